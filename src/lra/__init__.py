@@ -1,0 +1,126 @@
+"""Train neural networks without backpropagation: LRA-E and its relatives."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lra.crossing import (
+    Absolute,
+    Cauchy,
+    Crossing,
+    Derivative,
+    Identity,
+    LocalLoss,
+    LossTerms,
+    Squared,
+    Surrogate,
+    Tanh,
+    TargetDifference,
+)
+from lra.errors import ConversionError, DataError, LraError, OptionError, RuleError, RunError
+from lra.feedback import (
+    FanIn,
+    Feedback,
+    Init,
+    Learned,
+    Magnitude,
+    Normal,
+    Random,
+    SignSymmetric,
+    Transpose,
+)
+from lra.rules import (
+    LRAE,
+    RULES,
+    Backprop,
+    FeedbackAlignment,
+    KolenPollack,
+    Rule,
+    SignSymmetry,
+    named,
+)
+from lra.wiring import Chain, Wiring
+
+if TYPE_CHECKING:
+    from lra.torch.convert import (
+        convert,
+        feedback_parameters,
+        is_converted,
+        restore,
+        set_loss_terms,
+    )
+
+_TORCH = {
+    "convert": "convert",
+    "feedback_parameters": "convert",
+    "is_converted": "convert",
+    "restore": "convert",
+    "set_loss_terms": "convert",
+}
+"""The names that need torch, and the module of lra.torch each comes from."""
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LRAE",
+    "RULES",
+    "Absolute",
+    "Backprop",
+    "Cauchy",
+    "Chain",
+    "ConversionError",
+    "Crossing",
+    "DataError",
+    "Derivative",
+    "FanIn",
+    "Feedback",
+    "FeedbackAlignment",
+    "Identity",
+    "Init",
+    "KolenPollack",
+    "Learned",
+    "LocalLoss",
+    "LossTerms",
+    "LraError",
+    "Magnitude",
+    "Normal",
+    "OptionError",
+    "Random",
+    "Rule",
+    "RuleError",
+    "RunError",
+    "SignSymmetric",
+    "SignSymmetry",
+    "Squared",
+    "Surrogate",
+    "Tanh",
+    "TargetDifference",
+    "Transpose",
+    "Wiring",
+    "convert",
+    "feedback_parameters",
+    "is_converted",
+    "named",
+    "restore",
+    "set_loss_terms",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch when it is first asked for."""
+    if name not in _TORCH:
+        raise AttributeError(f"module 'lra' has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"lra.torch.{_TORCH[name]}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(
+            f"lra.{name} needs PyTorch, which is not installed: pip install 'lra-e[torch]'"
+        ) from error
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

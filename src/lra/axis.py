@@ -1,0 +1,75 @@
+"""What every axis value shares: checked fields, and a way to plain data and back."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, Self
+
+from lra.errors import OptionError
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> OptionError:
+    """Build the error for a name that is not in a table, with the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return OptionError(f"unknown {what} {name!r}; known: {', '.join(names)}.{hint}")
+
+
+def finite(owner: object, field: str, *, above: float = -math.inf) -> None:
+    """Check that a field is a finite number greater than a bound.
+
+    Raises:
+        OptionError: naming the class, the field, its value and what is allowed.
+    """
+    value = getattr(owner, field)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value > above):
+        allowed = "a finite number" + (f" above {above:g}" if above > -math.inf else "")
+        raise OptionError(f"{type(owner).__name__}: {field} must be {allowed}, got {value!r}")
+
+
+def _subclasses(cls: type[Any]) -> dict[str, type[Any]]:
+    """All classes below one, by name; the ones users define are found as well."""
+    found = {cls.__name__: cls}
+    for child in cls.__subclasses__():
+        found |= _subclasses(child)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Base of the immutable values that make up a rule: they print, compare, hash and pickle."""
+
+    def to_config(self) -> dict[str, Any]:
+        """Turn the value into plain data that JSON can hold: its class's name and its fields."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"type": type(self).__name__} | {
+            name: value.to_config() if isinstance(value, Axis) else value
+            for name, value in fields.items()
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build a value of this class, or of one below it, from `to_config`'s plain data.
+
+        Raises:
+            OptionError: for an unknown type or field, listing the known ones.
+        """
+        if not isinstance(config, dict) or "type" not in config:
+            raise OptionError(f"{cls.__name__}: expected a mapping with 'type', got {config!r}")
+        known = _subclasses(cls)
+        if config["type"] not in known:
+            raise unknown(f"{cls.__name__} type", config["type"], known)
+        target = known[config["type"]]
+        fields = {f.name for f in dataclasses.fields(target)}
+        for name in config.keys() - {"type"} - fields:
+            raise unknown(f"field of {target.__name__}", name, fields)
+        values = {
+            name: Axis.from_config(value) if isinstance(value, dict) else value
+            for name, value in config.items()
+            if name != "type"
+        }
+        built: Self = target(**values)
+        return built

@@ -1,0 +1,191 @@
+"""The feedback axis: the tensor E that carries an error down across a weight layer, d = e E."""
+
+import enum
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lra.axis import Axis, finite
+from lra.errors import OptionError
+
+
+class Draw(Protocol):
+    """How a framework draws an array: `kind` is "normal" (by std) or "uniform" (by bound)."""
+
+    def __call__(self, kind: str, scale: float) -> Any:
+        """Draw an array of the layer's weight shape."""
+
+
+@dataclass(frozen=True)
+class Init(Axis):
+    """How feedback weights are drawn, with E's shape that of the layer's weight W."""
+
+    def draw(self, fan_in: int, draw: Draw) -> Any:
+        """Draw E for a layer whose units each read `fan_in` inputs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FanIn(Init):
+    """E ~ U(-b, b) with b = scale / sqrt(fan_in): how torch draws W itself, for scale 1."""
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        finite(self, "scale", above=0.0)
+
+    def draw(self, fan_in: int, draw: Draw) -> Any:
+        """Draw E uniformly, within scale / sqrt(fan_in)."""
+        return draw("uniform", self.scale / math.sqrt(fan_in))
+
+
+@dataclass(frozen=True)
+class Normal(Init):
+    """E ~ N(0, std^2), whatever the layer's size."""
+
+    std: float = 0.1
+
+    def __post_init__(self) -> None:
+        finite(self, "std", above=0.0)
+
+    def draw(self, fan_in: int, draw: Draw) -> Any:
+        """Draw E from the normal distribution."""
+        return draw("normal", self.std)
+
+
+class Stored(enum.Enum):
+    """What a layer keeps for its feedback."""
+
+    NOTHING = "nothing"
+    FIXED = "fixed"
+    LEARNED = "learned"
+
+
+@dataclass(frozen=True)
+class Feedback(Axis):
+    """Base of the feedback axis.
+
+    A layer holds what `stored` says, drawn by `init`; each training pass sends errors down
+    through `carried`; learned feedback moves by `update`.
+    """
+
+    @property
+    def stored(self) -> Stored:
+        """What the layer keeps: nothing, a fixed array, or a learned one."""
+        raise NotImplementedError
+
+    def draw(self, fan_in: int, draw: Draw) -> Any:
+        """Draw what the layer keeps, of W's shape."""
+        raise NotImplementedError
+
+    def carried(self, W: Any, kept: Any, fan_in: int, draw: Draw, xp: Any) -> Any:
+        """Give the E of one pass, of W's shape; `kept` is what the layer keeps, or None."""
+        return kept
+
+    def update(self, dW: Any) -> Any:
+        """Give dE from the layer's own dW, for learned feedback."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Transpose(Feedback):
+    """E = W: backprop's weight transport."""
+
+    @property
+    def stored(self) -> Stored:
+        """Keep nothing: the forward weights serve."""
+        return Stored.NOTHING
+
+    def carried(self, W: Any, kept: Any, fan_in: int, draw: Draw, xp: Any) -> Any:
+        """Send errors through W itself."""
+        return W
+
+
+@dataclass(frozen=True)
+class Random(Feedback):
+    """E fixed at its random draw: feedback alignment (Lillicrap et al. 2016)."""
+
+    init: Init = field(default_factory=FanIn)
+
+    @property
+    def stored(self) -> Stored:
+        """Keep a fixed array."""
+        return Stored.FIXED
+
+    def draw(self, fan_in: int, draw: Draw) -> Any:
+        """Draw E once."""
+        return self.init.draw(fan_in, draw)
+
+
+@dataclass(frozen=True)
+class Learned(Feedback):
+    """E learned beside W by dE = gamma dW: LRA-E, and Kolen and Pollack (1994).
+
+    Args:
+        gamma: the step of E relative to W's.
+        init: how E is drawn.
+    """
+
+    gamma: float = 1.0
+    init: Init = field(default_factory=FanIn)
+
+    def __post_init__(self) -> None:
+        finite(self, "gamma")
+
+    @property
+    def stored(self) -> Stored:
+        """Keep an array that the optimizer moves."""
+        return Stored.LEARNED
+
+    def draw(self, fan_in: int, draw: Draw) -> Any:
+        """Draw E once; learning moves it from there."""
+        return self.init.draw(fan_in, draw)
+
+    def update(self, dW: Any) -> Any:
+        """Give dE = gamma dW."""
+        return self.gamma * dW
+
+
+class Magnitude(enum.StrEnum):
+    """Where the magnitudes of sign-symmetric feedback come from."""
+
+    UNIFORM = "uniform"  # one constant for the layer: uSF
+    FIXED = "fixed"  # drawn once: frSF
+    BATCH = "batch"  # drawn anew for every batch: brSF
+
+
+@dataclass(frozen=True)
+class SignSymmetric(Feedback):
+    """E = |M| sign(W): the sign travels, the size does not (Liao et al. 2016).
+
+    Args:
+        magnitude: M constant (uSF), drawn once (frSF), or drawn for every batch (brSF).
+        init: how M is drawn; the constant of uSF is the scale of this draw.
+    """
+
+    magnitude: Magnitude = Magnitude.UNIFORM
+    init: Init = field(default_factory=FanIn)
+
+    def __post_init__(self) -> None:
+        if self.magnitude not in tuple(Magnitude):
+            raise OptionError(
+                f"SignSymmetric: magnitude must be one of {', '.join(Magnitude)}, "
+                f"got {self.magnitude!r}"
+            )
+        object.__setattr__(self, "magnitude", Magnitude(self.magnitude))
+
+    @property
+    def stored(self) -> Stored:
+        """Keep magnitudes where they are drawn once, else nothing."""
+        return Stored.FIXED if self.magnitude is Magnitude.FIXED else Stored.NOTHING
+
+    def draw(self, fan_in: int, draw: Draw) -> Any:
+        """Draw the magnitudes M of frSF."""
+        return self.init.draw(fan_in, draw)
+
+    def carried(self, W: Any, kept: Any, fan_in: int, draw: Draw, xp: Any) -> Any:
+        """Give |M| sign(W) for the W of now."""
+        if self.magnitude is Magnitude.UNIFORM:
+            return self.init.draw(fan_in, lambda kind, scale: scale) * xp.sign(W)
+        M = self.init.draw(fan_in, draw) if self.magnitude is Magnitude.BATCH else kept
+        return abs(M) * xp.sign(W)

@@ -1,0 +1,1 @@
+"""The workbench: data, training, runs on disk, and the `lra` command."""

@@ -1,0 +1,137 @@
+"""A rule: one value on each axis. The named rules, and the table that lists them."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lra.axis import Axis, unknown
+from lra.crossing import Crossing, Derivative, LocalLoss, Squared, Surrogate, TargetDifference
+from lra.errors import OptionError
+from lra.feedback import (
+    FanIn,
+    Feedback,
+    Init,
+    Learned,
+    Magnitude,
+    Random,
+    SignSymmetric,
+    Transpose,
+)
+from lra.wiring import Chain, Wiring
+
+
+@dataclass(frozen=True)
+class Rule(Axis):
+    """How errors travel back through a network: across weights, nonlinearities, and the whole.
+
+    Any combination is a rule, published or not; the default one is backprop.
+
+    Args:
+        feedback: the tensor that carries an error across a weight layer.
+        crossing: how an error crosses a nonlinearity.
+        wiring: the path through the network.
+    """
+
+    feedback: Feedback = field(default_factory=Transpose)
+    crossing: Crossing = field(default_factory=Derivative)
+    wiring: Wiring = field(default_factory=Chain)
+
+    def __post_init__(self) -> None:
+        for name, base in (("feedback", Feedback), ("crossing", Crossing), ("wiring", Wiring)):
+            value = getattr(self, name)
+            if not isinstance(value, base):
+                raise OptionError(
+                    f"Rule: {name} must be a {base.__name__}, such as "
+                    f"{base.__subclasses__()[0].__name__}(); got {value!r}"
+                )
+
+
+def LRAE(
+    beta: float = 0.1,
+    gamma: float = 1.0,
+    gain: float = 1.0,
+    local_loss: LocalLoss = Squared(),
+    through: Surrogate | None = None,
+    init: Init = FanIn(),
+) -> Rule:
+    """Build LRA-E, error-driven local representation alignment.
+
+    d = e E, y = phi(h - beta d), e = gain (z - y), dE = gamma dW.
+
+    Args:
+        beta: how far a target moves from its pre-activation.
+        gamma: the step of the feedback weights E relative to that of W.
+        gain: the factor of the local error; 1/beta makes the rule normalised.
+        local_loss: the loss between a layer's output and its target.
+        through: a surrogate to take the target through where phi is flat.
+        init: how E is drawn.
+
+    Source: Ororbia and Mali, Biologically motivated algorithms for propagating local target
+    representations, AAAI 2019.
+    """
+    return Rule(Learned(gamma, init), TargetDifference(beta, gain, local_loss, through))
+
+
+def Backprop() -> Rule:
+    """Build backpropagation of errors: e = phi'(h) (e W)."""
+    return Rule()
+
+
+def FeedbackAlignment(init: Init = FanIn()) -> Rule:
+    """Build feedback alignment: e = phi'(h) (e E) with E fixed and random.
+
+    Source: Lillicrap et al., Random synaptic feedback weights support error backpropagation
+    for deep learning, Nature Communications 2016.
+    """
+    return Rule(Random(init))
+
+
+def KolenPollack(gamma: float = 1.0, init: Init = FanIn()) -> Rule:
+    """Build Kolen and Pollack's rule: e = phi'(h) (e E), dE = gamma dW.
+
+    E and W align when both decay: train with weight decay on both.
+
+    Source: Kolen and Pollack, Backpropagation without weight transport, ICNN 1994; Akrout et
+    al., Deep learning without weight transport, NeurIPS 2019.
+    """
+    return Rule(Learned(gamma, init))
+
+
+def SignSymmetry(magnitude: Magnitude = Magnitude.UNIFORM, init: Init = FanIn()) -> Rule:
+    """Build sign symmetry: e = phi'(h) (e E) with E = |M| sign(W).
+
+    Args:
+        magnitude: M constant (uSF), drawn once (frSF), or drawn for every batch (brSF).
+        init: how M is drawn.
+
+    Source: Liao, Leibo and Poggio, How important is weight symmetry in backpropagation?, AAAI
+    2016; Moskovitz et al., Feedback alignment in deep convolutional networks, 2018.
+    """
+    return Rule(SignSymmetric(magnitude, init))
+
+
+RULES: dict[str, Callable[..., Rule]] = {
+    "backprop": Backprop,
+    "lra-e": LRAE,
+    "feedback-alignment": FeedbackAlignment,
+    "kolen-pollack": KolenPollack,
+    "sign-symmetry": SignSymmetry,
+}
+"""The named rules, for scripts and the command line."""
+
+
+def named(name: str, **options: Any) -> Rule:
+    """Build a rule of the table by its name.
+
+    Raises:
+        OptionError: for an unknown name, or an option that this rule does not have.
+    """
+    if name not in RULES:
+        raise unknown("rule", name, RULES)
+    known = inspect.signature(RULES[name]).parameters
+    for option in options.keys() - known:
+        if not known:
+            raise OptionError(f"rule {name!r} has no options, got {option!r}")
+        raise unknown(f"option of rule {name!r}", option, known)
+    return RULES[name](**options)

@@ -1,0 +1,105 @@
+"""The convolutions, in one, two and three dimensions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch.nn.functional as F  # noqa: N812
+
+import torch
+from lra.torch.backward import Gradients, Operation
+from lra.torch.layers.base import LocalWeights
+from torch import Tensor, nn
+
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@dataclass(frozen=True)
+class ConvOperation:
+    """h = z * W + b over 1, 2 or 3 dimensions; all settings are tuples of that length."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def forward(self, z: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+        """Give h of shape (batch, out, ...) from z of shape (batch, in, ...)."""
+        convolve = _CONVOLUTIONS[len(self.stride)]
+        return convolve(z, W, b, self.stride, self.padding, self.dilation, self.groups)
+
+    def backward(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        """Give d, dW and db: a convolution's own adjoint, taken at E where it would be at W.
+
+        The adjoint in z depends on the weight alone and the one in the weight on z alone, so one
+        call with E gives the error that E sends down and the update of W.
+        """
+        gradients: Gradients = torch.ops.aten.convolution_backward(
+            e,
+            z,
+            E,
+            [E.shape[0]],
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            [0] * len(self.stride),
+            self.groups,
+            list(needs),
+        )
+        return gradients
+
+
+class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
+    """What the three convolutions share."""
+
+    dimensions: ClassVar[int]
+
+    def operation(self) -> Operation:
+        """Give the convolution, with the padding that torch's kernel does itself."""
+        return ConvOperation(self.stride, self._padding()[0], self.dilation, self.groups)
+
+    def _padding(self) -> tuple[tuple[int, ...], list[int]]:
+        """Split the padding in what the kernel does, and what must be done before, as for F.pad."""
+        if self.padding_mode != "zeros":
+            return (0,) * self.dimensions, self._reversed_padding_repeated_twice
+        if not isinstance(self.padding, str):
+            return self.padding, []
+        both = self._reversed_padding_repeated_twice  # last dimension first, (left, right) each
+        left, right = both[-2::-2], both[::-2]
+        extra = [x for a, b in zip(left[::-1], right[::-1], strict=True) for x in (0, b - a)]
+        return tuple(left), extra if any(extra) else []
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Give h = z * W + b."""
+        if not self.crosses:
+            self.check_input(input)
+            return super().forward(input)  # type: ignore[no-any-return]
+        _, extra = self._padding()
+        unbatched = input.dim() == self.dimensions + 1
+        z = input.unsqueeze(0) if unbatched else input
+        if extra:
+            z = F.pad(z, extra, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+        h: Tensor = self.carry(z)
+        return h.squeeze(0) if unbatched else h
+
+
+class LocalConv1d(_LocalConv, nn.Conv1d):
+    """torch.nn.Conv1d under a rule."""
+
+    plain: ClassVar[type[Any]] = nn.Conv1d
+    dimensions = 1
+
+
+class LocalConv2d(_LocalConv, nn.Conv2d):
+    """torch.nn.Conv2d under a rule."""
+
+    plain: ClassVar[type[Any]] = nn.Conv2d
+    dimensions = 2
+
+
+class LocalConv3d(_LocalConv, nn.Conv3d):
+    """torch.nn.Conv3d under a rule."""
+
+    plain: ClassVar[type[Any]] = nn.Conv3d
+    dimensions = 3

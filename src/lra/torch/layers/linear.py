@@ -1,0 +1,45 @@
+"""The linear layer, over any number of leading dimensions."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F  # noqa: N812
+
+from lra.torch.backward import Gradients, Operation
+from lra.torch.layers.base import LocalWeights
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LinearOperation:
+    """h = z W^T + b for z of shape (..., in)."""
+
+    def forward(self, z: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+        """Give h of shape (..., out)."""
+        return F.linear(z, W, b)
+
+    def backward(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        """Give d = e E, dW = e^T z, db = sum e, summed over the leading dimensions."""
+        need_d, need_W, need_b = needs
+        rows = e if e.dim() == 2 else e.reshape(-1, e.shape[-1])
+        d = e @ E if need_d else None
+        dW = rows.t() @ z.reshape(-1, z.shape[-1]) if need_W else None
+        db = rows.sum(0) if need_b else None
+        return d, dW, db
+
+
+class LocalLinear(LocalWeights, nn.Linear):  # type: ignore[misc]
+    """torch.nn.Linear under a rule."""
+
+    plain = nn.Linear
+    fuses = True
+
+    def operation(self) -> Operation:
+        """Give h = z W^T + b."""
+        return LinearOperation()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Give h = z W^T + b."""
+        if self.crosses:
+            return self.carry(input)
+        self.check_input(input)
+        return super().forward(input)

@@ -1,0 +1,59 @@
+"""torch.nn.Sequential: runs of neighbouring layers cross as one autograd Function."""
+
+from typing import Any, ClassVar, TypeGuard
+
+import torch
+from lra.torch.backward import Place, send, transforming
+from lra.torch.layers.base import Local
+from torch import Tensor, nn
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
+    """Tell whether a layer may run without being called as a module.
+
+    Not where somebody hooked it or replaced its forward; nor, at the start of a run, where it
+    overwrites its input, which someone outside may hold.
+    """
+    return (
+        isinstance(layer, Local)
+        and layer.fuses
+        and layer.crosses
+        and (inside_run or not getattr(layer, "inplace", False))
+        and "forward" not in vars(layer)
+        and not any(vars(layer)[hooks] for hooks in _HOOKS)
+    )
+
+
+class LocalSequential(nn.Sequential):
+    """torch.nn.Sequential with its converted layers: the same result in fewer graph nodes."""
+
+    plain: ClassVar[type[Any]] = nn.Sequential
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Run the layers one after the other."""
+        if (
+            torch.compiler.is_compiling()
+            or transforming()
+            or not torch.is_grad_enabled()
+            or nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        ):
+            return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
+        x = input
+        places: list[Place] = []
+        tensors: list[Tensor | None] = []
+        for layer in self:
+            if _fusible(layer, bool(places)):
+                place, own = layer.place()
+                places.append(place)
+                tensors += own
+                continue
+            if places:
+                x, places, tensors = send(tuple(places), x, *tensors), [], []
+            x = layer(x)
+        return send(tuple(places), x, *tensors) if places else x
+
+    def restore(self) -> None:
+        """Become the plain class again."""
+        self.__class__ = self.plain
