@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-import torch
 from lra import pseudocode
 from lra.errors import OptionError
 from lra.pseudocode import ACTIVATIONS, MLP, SGD, Adam

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from lra.errors import RunError
 
 NAME = "checkpoint"
@@ -106,19 +107,26 @@ def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[s
     """Read a run's newest good checkpoint.
 
     Returns:
-        The state, and what was wrong with newer ones that had to be passed over.
+        The state, and what was wrong with newer ones; those are renamed to end in `.refused`, so
+        that the good one is the newest again.
 
     Raises:
         RunError: where none is good, saying why for each.
     """
     troubles: list[str] = []
-    for name in (f"{NAME}.new", NAME, PREVIOUS):
+    newest = (f"{NAME}.new", NAME, PREVIOUS)
+    for name in newest:
         if not (folder / name).exists():
             continue
         try:
-            return load(folder / name, config), troubles
+            state = load(folder / name, config)
         except RunError as error:
             troubles.append(str(error))
+            continue
+        for newer in newest[: newest.index(name)]:
+            if (folder / newer).exists():
+                (folder / newer).replace(folder / f"{newer}.refused")
+        return state, troubles
     listing = "".join(f"\n  - {trouble}" for trouble in troubles) or " it has none"
     raise RunError(
         f"{folder}: no checkpoint to resume from:{listing}\n"

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import logging
 import sys
 import time
 import warnings
@@ -13,7 +14,6 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 import lra
 from lra.axis import unknown
@@ -233,18 +233,15 @@ def _predict(arguments: list[str], console: Console) -> None:
 def _data_list(arguments: list[str], console: Console) -> None:
     """List the datasets and where they are."""
     options = tyro.cli(DataList, args=arguments, prog="lra data list")
-    table = Table("name", "what", "train", "test", "sample", "licence", "on this machine")
     for entry in data.catalogue(options.data):
-        table.add_row(
-            entry.name,
-            entry.summary,
-            f"{entry.num_train:,}",
-            f"{entry.num_test:,}",
-            "x".join(map(str, entry.sample_shape)),
-            entry.licence,
-            str(entry.where) if entry.where else "no: lra data fetch",
+        shape = "x".join(map(str, entry.sample_shape))
+        _print(
+            console,
+            f"{entry.name:<14} {entry.num_train:>6,} + {entry.num_test:>6,} of {shape:<6} "
+            f"{entry.summary}; {entry.licence}",
         )
-    console.print(table)
+        where = entry.where or f"not on this machine; lra data fetch {entry.name}"
+        _print(console, f"{'':14} {where}")
 
 
 def _data_fetch(arguments: list[str], console: Console) -> None:
@@ -300,6 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     console, errors = Console(), Console(stderr=True)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: _print(errors, f"lra: {message}")
     if not words or words[0] in ("-h", "--help"):
         _help(console)

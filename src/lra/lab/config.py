@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import tyro
+from torch import nn
 
 from lra.axis import Axis, unknown
 from lra.errors import OptionError
 from lra.feedback import FanIn, Init, Normal
 from lra.rules import LRAE, Rule
 from lra.torch.layers import NONLINEARITIES
-from torch import nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     cls.__name__.lower(): cls for cls in NONLINEARITIES if cls is not nn.Threshold

@@ -5,11 +5,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import lra
 import torch
+from torch import Tensor, nn
+
+import lra
 from lra.feedback import Init
 from lra.lab.config import ACTIVATIONS, TrainConfig
-from torch import Tensor, nn
 
 
 def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int) -> nn.Sequential:

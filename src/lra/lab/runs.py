@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
-
 import torch
+from torch import Tensor, nn
+
 from lra.errors import DataError, OptionError, RunError
 from lra.lab import checkpoint, data
 from lra.lab.config import TrainConfig
 from lra.lab.models import build_network
-from torch import Tensor, nn
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
 WEIGHTS, CURVES = "model.safetensors", "curves.png"
@@ -51,7 +51,8 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in names if (folder / name).exists())
     yield from folder.glob("events.out.tfevents.*")
     yield from folder.glob("*.tmp")
-    yield from folder.glob(f"{checkpoint.NAME}.new")
+    yield from folder.glob(f"{checkpoint.NAME}*.new")
+    yield from folder.glob(f"{checkpoint.NAME}*.refused")
 
 
 def read_config(folder: Path) -> TrainConfig:

@@ -13,19 +13,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from lightning_fabric import Fabric
 from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+from torch import Tensor, nn
 
 import lra
-import torch
 from lra.errors import OptionError, RunError
 from lra.lab import checkpoint, data, plots, runs
 from lra.lab.config import PRECISIONS, TrainConfig
 from lra.lab.display import Reporter
 from lra.lab.models import build_network, build_optimizer, plain_state
 from lra.rules import name_of
-from torch import Tensor, nn
 
 CHECK_EVERY = 20
 """Steps between looks at the losses, each of which waits for the device."""
