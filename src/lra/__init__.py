@@ -36,6 +36,7 @@ from lra.rules import (
     KolenPollack,
     Rule,
     SignSymmetry,
+    name_of,
     named,
 )
 from lra.wiring import Chain, Wiring
@@ -99,6 +100,7 @@ __all__ = [
     "convert",
     "feedback_parameters",
     "is_converted",
+    "name_of",
     "named",
     "restore",
     "set_loss_terms",

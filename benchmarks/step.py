@@ -1,0 +1,94 @@
+"""One training step of LRA-E against backprop's: forward, updates, optimizer, in one run.
+
+    python benchmarks/step.py
+
+The network is 784-256-256-256-256-10 with tanh, the batch 50, the optimizer AdamW, both eager.
+Medians over rounds in which the contestants take turns; the ratio is the median of the rounds'
+ratios, with the quartiles. Run it with nothing else running.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import lra
+
+SIZES = (784, 256, 256, 256, 256, 10)
+
+
+def network(bias: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(SIZES):
+        layers += [nn.Linear(inputs, outputs, bias=bias), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Separate(nn.Module):
+    """The same layers called one by one, as in a forward of one's own: nothing is fused."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def step_of(model: nn.Module, batch: int, optimizer: dict) -> Callable[[], None]:
+    x, t = torch.rand(batch, SIZES[0]), torch.randint(SIZES[-1], (batch,))
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, **optimizer)
+
+    def step() -> None:
+        adamw.zero_grad(set_to_none=True)
+        F.cross_entropy(model(x), t).backward()
+        adamw.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=30, help="steps in a round")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {options.batch}")
+    for optimizer, bias in itertools.product(({"fused": True}, {}), (True, False)):
+        torch.manual_seed(0)
+        contestants = {
+            "backprop": network(bias),
+            "LRA-E": lra.convert(network(bias), lra.LRAE()),
+            "LRA-E, layers called one by one": lra.convert(Separate(network(bias)), lra.LRAE()),
+            "feedback alignment": lra.convert(network(bias), lra.FeedbackAlignment()),
+        }
+        steps = {k: step_of(m, options.batch, optimizer) for k, m in contestants.items()}
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(options.rounds):
+            for name, step in steps.items():
+                for _ in range(3):
+                    step()
+                start = time.perf_counter()
+                for _ in range(options.steps):
+                    step()
+                times[name].append((time.perf_counter() - start) / options.steps * 1e3)
+        kind = "fused AdamW" if optimizer else "default AdamW"
+        print(f"\n{kind}, {'with' if bias else 'without'} biases")
+        for name, values in times.items():
+            ratios = [a / b for a, b in zip(values, times["backprop"], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            print(
+                f"  {name:<34} {statistics.median(values):6.3f} ms   "
+                f"{middle:5.3f} of backprop's ({low:5.3f} to {high:5.3f})"
+            )
+
+
+if __name__ == "__main__":
+    main()
