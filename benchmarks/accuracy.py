@@ -57,9 +57,7 @@ def main() -> None:
             for case in cases
         }
         results = {key: future.result() for key, future in futures.items()}
-    table = {
-        case: [results[case, seed] for seed in options.seeds] for case in cases
-    }
+    table = {case: [results[case, seed] for seed in options.seeds] for case in cases}
     lines = [
         "| recipe | rule | validation % | test % | test % of the last weights |",
         "|---|---|---|---|---|",

@@ -1,6 +1,6 @@
 """What `import lra` adds to `import torch`, and what it loads: medians over fresh processes.
 
-    python benchmarks/imports.py
+python benchmarks/imports.py
 """
 
 import statistics
@@ -23,8 +23,12 @@ def main() -> None:
         for _ in range(11)
     ]
     figures = [[float(word) for word in run.stdout.split()] for run in runs]
-    for what, values in zip(("import lra", "and lra.convert"), zip(*figures, strict=True), strict=True):
-        print(f"{what:<16} {statistics.median(values):6.1f} ms ({min(values):.1f} to {max(values):.1f})")
+    for what, values in zip(
+        ("import lra", "and lra.convert"), zip(*figures, strict=True), strict=True
+    ):
+        print(
+            f"{what:<16} {statistics.median(values):6.1f} ms ({min(values):.1f} to {max(values):.1f})"
+        )
 
 
 if __name__ == "__main__":

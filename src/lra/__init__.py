@@ -42,6 +42,7 @@ from lra.rules import (
 from lra.wiring import Chain, Wiring
 
 if TYPE_CHECKING:
+    from lra.torch.audit import Audit, audit
     from lra.torch.convert import (
         convert,
         feedback_parameters,
@@ -49,8 +50,13 @@ if TYPE_CHECKING:
         restore,
         set_loss_terms,
     )
+    from lra.torch.testing import RuleReport, check_rule
 
 _TORCH = {
+    "Audit": "audit",
+    "RuleReport": "testing",
+    "audit": "audit",
+    "check_rule": "testing",
     "convert": "convert",
     "feedback_parameters": "convert",
     "is_converted": "convert",
@@ -65,6 +71,7 @@ __all__ = [
     "LRAE",
     "RULES",
     "Absolute",
+    "Audit",
     "Backprop",
     "Cauchy",
     "Chain",
@@ -88,6 +95,7 @@ __all__ = [
     "Random",
     "Rule",
     "RuleError",
+    "RuleReport",
     "RunError",
     "SignSymmetric",
     "SignSymmetry",
@@ -97,6 +105,8 @@ __all__ = [
     "TargetDifference",
     "Transpose",
     "Wiring",
+    "audit",
+    "check_rule",
     "convert",
     "feedback_parameters",
     "is_converted",

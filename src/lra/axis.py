@@ -31,6 +31,21 @@ def finite(owner: object, field: str, *, above: float = -math.inf) -> None:
         raise OptionError(f"{type(owner).__name__}: {field} must be {allowed}, got {value!r}")
 
 
+def instance(owner: object, field: str, base: type[Any]) -> None:
+    """Check that a field is a value of a class, and neither a name nor the class itself.
+
+    Raises:
+        OptionError: naming the class, the field, its value and what is allowed.
+    """
+    value = getattr(owner, field)
+    if not isinstance(value, base):
+        example = base.__subclasses__()[0].__name__
+        raise OptionError(
+            f"{type(owner).__name__}: {field} must be a {base.__name__}, such as {example}(); "
+            f"got {value!r}"
+        )
+
+
 def _subclasses(cls: type[Any]) -> dict[str, type[Any]]:
     """All classes below one, by name; the ones users define are found as well."""
     found = {cls.__name__: cls}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lra.axis import Axis, finite
+from lra.axis import Axis, finite, instance
 from lra.errors import OptionError
 
 
@@ -29,7 +29,7 @@ def count_terms(terms: LossTerms | float, shape: tuple[int, ...]) -> float:
     n = 1
     for size in counted:
         n *= size
-    return n
+    return n or 1  # nothing is divided by the size of an empty batch
 
 
 def check_terms(terms: LossTerms | str | float) -> LossTerms | float:
@@ -155,6 +155,9 @@ class TargetDifference(Crossing):
     def __post_init__(self) -> None:
         finite(self, "beta", above=0.0)
         finite(self, "gain", above=0.0)
+        instance(self, "local_loss", LocalLoss)
+        if self.through is not None:
+            instance(self, "through", Surrogate)
 
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
         """Give e = gain L'(z - y) / N."""

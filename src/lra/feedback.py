@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lra.axis import Axis, finite
+from lra.axis import Axis, finite, instance
 from lra.errors import OptionError
 
 
@@ -107,6 +107,9 @@ class Random(Feedback):
 
     init: Init = field(default_factory=FanIn)
 
+    def __post_init__(self) -> None:
+        instance(self, "init", Init)
+
     @property
     def stored(self) -> Stored:
         """Keep a fixed array."""
@@ -131,6 +134,7 @@ class Learned(Feedback):
 
     def __post_init__(self) -> None:
         finite(self, "gamma")
+        instance(self, "init", Init)
 
     @property
     def stored(self) -> Stored:
@@ -173,6 +177,7 @@ class SignSymmetric(Feedback):
                 f"got {self.magnitude!r}"
             )
         object.__setattr__(self, "magnitude", Magnitude(self.magnitude))
+        instance(self, "init", Init)
 
     @property
     def stored(self) -> Stored:

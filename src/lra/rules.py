@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lra.axis import Axis, unknown
+from lra.axis import Axis, instance, unknown
 from lra.crossing import Crossing, Derivative, LocalLoss, Squared, Surrogate, TargetDifference
 from lra.errors import OptionError
 from lra.feedback import (
@@ -39,12 +39,7 @@ class Rule(Axis):
 
     def __post_init__(self) -> None:
         for name, base in (("feedback", Feedback), ("crossing", Crossing), ("wiring", Wiring)):
-            value = getattr(self, name)
-            if not isinstance(value, base):
-                raise OptionError(
-                    f"Rule: {name} must be a {base.__name__}, such as "
-                    f"{base.__subclasses__()[0].__name__}(); got {value!r}"
-                )
+            instance(self, name, base)
 
 
 def LRAE(

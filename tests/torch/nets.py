@@ -1,12 +1,13 @@
-"""What the torch tests share: small models of three families, rules, and ways to compare updates."""
+"""What the torch tests share: models of three families, rules, and ways to compare updates."""
 
 import inspect
 
-import lra
 import torch
-from lra.torch.layers import NONLINEARITIES
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
+
+import lra
+from lra.torch.layers import NONLINEARITIES
 
 
 class Residual(nn.Module):
@@ -55,7 +56,9 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))

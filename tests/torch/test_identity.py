@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 from nets import (
     ACTIVATIONS,
     ALL_RULES,
@@ -17,11 +18,10 @@ from nets import (
     taken,
     updates,
 )
+from torch import nn
 
 import lra
-import torch
 from lra.torch.layers import NONLINEARITIES, WEIGHTS
-from torch import nn
 
 every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 every_model = pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
@@ -71,11 +71,9 @@ def test_forward_of_a_model_is_bit_equal(build, rule, train):
     x, _ = images(5, torch.float32)
     expected = plain(x)
     assert torch.equal(converted(x), expected)
-    for (key, mine), (_, theirs) in zip(
-        converted.named_buffers(), plain.named_buffers(), strict=False
-    ):
-        if not key.endswith("feedback"):  # the statistics of batch norm move alike
-            assert torch.equal(mine, theirs), key
+    buffers = dict(converted.named_buffers())
+    for key, theirs in plain.named_buffers():  # the statistics of batch norm
+        assert torch.equal(buffers[key], theirs), key
     with torch.no_grad():
         assert torch.equal(converted(x), plain(x))
 
@@ -180,10 +178,12 @@ def test_hooks_inside_a_fused_sequential_are_called(hooked):
     handles = [
         layer.register_forward_pre_hook(lambda *_: called.append("before")),
         layer.register_forward_hook(lambda *_: called.append("after")),
-        layer.register_full_backward_pre_hook(lambda *_: called.append("backward before")),
     ]
-    if hooked > 1:
-        handles.append(layer.register_full_backward_hook(lambda *_: called.append("backward")))
+    if hooked > 1:  # torch warns of backward hooks where no input requires a gradient
+        handles += [
+            layer.register_full_backward_pre_hook(lambda *_: called.append("backward before")),
+            layer.register_full_backward_hook(lambda *_: called.append("backward")),
+        ]
     assert_same(updates(model, x, y), expected)
     assert called == ["before", "after", "backward before", "backward"][: len(handles)]
     for handle in handles:
@@ -222,5 +222,5 @@ def test_what_a_layer_gives_can_be_changed_in_place(shape, rule):
     h = layer(x)
     h.relu_()
     h.sum().backward()
-    assert_shape = x.grad.shape
-    assert assert_shape == x.shape
+    e = (nn.functional.linear(x, layer.weight, layer.bias) > 0).float()
+    torch.testing.assert_close(x.grad, e @ layer.feedback)

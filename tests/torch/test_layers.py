@@ -3,13 +3,13 @@
 import copy
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from nets import ACTIVATIONS, alone, name_of
+from torch import nn
 
 import lra
-import torch
-from torch import nn
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 FA = lra.FeedbackAlignment()
@@ -49,7 +49,7 @@ def test_linear(leading, n_in, n_out, bias):
     check_weight_layer(nn.Linear(n_in, n_out, bias).double(), torch.randn(*leading, n_in).double())
 
 
-def test_linear_sends_e_times_E():
+def test_linear_sends_e_times_the_feedback():
     layer = alone(nn.Linear(3, 3).double(), FA)  # square: E must not be transposed
     x = torch.randn(2, 3).double().requires_grad_()
     e = torch.randn(2, 3).double()
@@ -91,11 +91,13 @@ def convolutions(draw):
     return plain, torch.randn(*batch, plain.in_channels, *size).double()
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
 @given(convolutions())
 def test_convolution(case):
     check_weight_layer(*case)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("dims", CONVOLUTIONS)
 def test_uneven_same_padding(dims, mode):
@@ -294,7 +296,7 @@ def test_targets_are_taken_in_float32_at_least(dtype):
         wide_h, wide_d = h.double(), d.double()
         exact = (torch.tanh(wide_h) - torch.tanh(wide_h - beta * N * wide_d)) / N
         naive = (torch.tanh(h) - torch.tanh(h - beta * N * d)) / N
-    bound = 0.005
+    bound = torch.finfo(dtype).eps  # twice what rounding the result alone may cost
     assert h.grad.dtype == dtype
     assert apart(h.grad) < bound
-    assert apart(naive) > 2 * bound  # what the bound is there to notice
+    assert apart(naive) > 3 * bound  # what the bound is there to notice

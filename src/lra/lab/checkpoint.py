@@ -14,6 +14,7 @@ from lra.errors import RunError
 
 NAME = "checkpoint"
 PREVIOUS = "checkpoint.previous"
+_NEWEST_FIRST = (f"{NAME}.new", NAME, PREVIOUS)
 _MAGIC = b"lra-checkpoint-1\n"
 
 
@@ -34,8 +35,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise RunError(f"cannot write {path}: {why}") from error
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> RunError:
+    why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+    return RunError(f"cannot write {path}: {why}")
 
 
 def _flush_folder(folder: Path) -> None:
@@ -55,6 +60,9 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     Args:
         folder: the run's folder.
         state: tensors, numbers, strings and None, in dicts, lists and tuples.
+
+    Raises:
+        RunError: where the disk is full or refuses.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -62,10 +70,13 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     current = folder / NAME
     aside = folder / f"{NAME}.new"
     write_atomically(aside, _MAGIC + hashlib.sha256(payload).digest() + payload)
-    if current.exists():
-        current.replace(folder / PREVIOUS)
-    aside.replace(current)
-    _flush_folder(folder)
+    try:
+        if current.exists():
+            current.replace(folder / PREVIOUS)
+        aside.replace(current)
+        _flush_folder(folder)
+    except OSError as error:
+        raise _refused(current, error) from error
 
 
 def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +114,11 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     return dict(state)
 
 
+def exists(folder: Path) -> bool:
+    """Tell whether a folder holds a checkpoint, good or not."""
+    return any((folder / name).exists() for name in _NEWEST_FIRST)
+
+
 def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Read a run's newest good checkpoint.
 
@@ -114,8 +130,7 @@ def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[s
         RunError: where none is good, saying why for each.
     """
     troubles: list[str] = []
-    newest = (f"{NAME}.new", NAME, PREVIOUS)
-    for name in newest:
+    for name in _NEWEST_FIRST:
         if not (folder / name).exists():
             continue
         try:
@@ -123,7 +138,7 @@ def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[s
         except RunError as error:
             troubles.append(str(error))
             continue
-        for newer in newest[: newest.index(name)]:
+        for newer in _NEWEST_FIRST[: _NEWEST_FIRST.index(name)]:
             if (folder / newer).exists():
                 (folder / newer).replace(folder / f"{newer}.refused")
         return state, troubles

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -52,7 +53,9 @@ def parse_init(text: str) -> Init:
 def format_init(init: Init) -> str:
     """Write an initialisation as `parse_init` reads it."""
     name = next(name for name, cls in _INITS.items() if type(init) is cls)
-    return ":".join((name, *(f"{value:g}" for value in dataclasses.astuple(init))))
+    return ":".join(
+        (name, *(repr(value).removesuffix(".0") for value in dataclasses.astuple(init)))
+    )
 
 
 InitText = Annotated[
@@ -115,9 +118,14 @@ class TrainConfig(Axis):
     """32, 64 or bf16-mixed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # a list, out of JSON
-        if self.betas is not None:
-            object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("hidden", "betas"):
+            if isinstance(getattr(self, name), list):  # out of JSON
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.dataset, Path):
+            object.__setattr__(self, "dataset", str(self.dataset))
+        for name, kind in (("rule", Rule), ("bias", bool), ("init", Init)):
+            if not isinstance(getattr(self, name), kind):
+                raise OptionError(f"{name} must be a {kind.__name__}; got {getattr(self, name)!r}")
         for what, table in (
             ("activation", ACTIVATIONS),
             ("optimizer", OPTIMIZERS),
@@ -136,15 +144,35 @@ class TrainConfig(Axis):
         self._whole("batch_size", 1)
         self._whole("devices", 1)
         self._whole("seed", 0)
+        if self.seed >= 2**63:
+            raise OptionError(f"seed must be a whole number, below 2**63; got {self.seed}")
         for name, least in (("epochs", 1), ("patience", 1), ("validation", 0)):
             if getattr(self, name) is not None:
                 self._whole(name, least)
-        if any(not isinstance(size, int) or size < 1 for size in self.hidden):
+        if self.patience is not None and self.validation == 0:
+            raise OptionError("patience needs validation samples, and validation is 0")
+        if not isinstance(self.hidden, tuple) or any(
+            type(size) is not int or size < 1 for size in self.hidden
+        ):
             raise OptionError(f"hidden: sizes must be whole numbers above 0, got {self.hidden}")
         self._real("lr", 0.0, open_below=True)
         self._real("weight_decay", 0.0)
+        if self.momentum is not None:
+            self._real("momentum", 0.0)
         if self.feedback_lr is not None:
             self._real("feedback_lr", 0.0)
+        if self.smoothing is not None:
+            self._factors("smoothing", (self.smoothing,))
+        if self.betas is not None:
+            if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+                raise OptionError(f"betas must be two numbers; got {self.betas!r}")
+            self._factors("betas", self.betas)
+
+    def _factors(self, name: str, values: tuple[float, ...]) -> None:
+        for value in values:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and 0 <= value < 1):
+                raise OptionError(f"{name} must be 0 or more, and below 1; got {value!r}")
 
     def _whole(self, name: str, least: int) -> None:
         value = getattr(self, name)

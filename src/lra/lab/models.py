@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import lra
+from lra.errors import OptionError
 from lra.feedback import Init
 from lra.lab.config import ACTIVATIONS, TrainConfig
+from lra.rules import name_of
 
 
 def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int) -> nn.Sequential:
@@ -43,15 +45,22 @@ def _draw(weight: Tensor, init: Init) -> None:
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer, with a group of its own for learned feedback weights."""
-    feedback = lra.feedback_parameters(model)
-    learned = {id(E) for E in feedback}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if id(p) not in learned], "lr": config.lr}
-    ]
-    if feedback:
-        rate = config.lr if config.feedback_lr is None else config.feedback_lr
-        groups.append({"params": feedback, "lr": rate})
+    """Build the optimizer, with a group for learned feedback weights if they have their own step.
+
+    Raises:
+        OptionError: for a feedback_lr where the rule learns no feedback weights.
+    """
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": config.lr}]
+    if config.feedback_lr is not None:
+        feedback = lra.feedback_parameters(model)
+        if not feedback:
+            raise OptionError(
+                f"feedback_lr is given, but {name_of(config.rule)} learns no feedback weights here; "
+                "leave it out"
+            )
+        learned = {id(E) for E in feedback}
+        groups[0]["params"] = [p for p in model.parameters() if id(p) not in learned]
+        groups.append({"params": feedback, "lr": config.feedback_lr})
     decay = config.weight_decay
     match config.optimizer:
         case "sgd":

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +41,13 @@ def create(folder: Path, config: TrainConfig, overwrite: bool) -> None:
             )
         if not (folder / CONFIG).is_file():
             raise RunError(f"{folder} is no run's folder; --overwrite replaces earlier runs only")
-        for path in _files(folder):
-            path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+        # The configuration last: without it the folder would be no run's.
+        for path in sorted(_files(folder), key=lambda path: path.name == CONFIG):
+            path.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {folder}: {error.strerror}") from error
     write_json(folder / CONFIG, config.to_config())
 
 
@@ -50,7 +56,8 @@ def _files(folder: Path) -> Iterator[Path]:
     names = (CONFIG, METRICS, RESULT, WEIGHTS, CURVES, checkpoint.NAME, checkpoint.PREVIOUS)
     yield from (folder / name for name in names if (folder / name).exists())
     yield from folder.glob("events.out.tfevents.*")
-    yield from folder.glob("*.tmp")
+    for name in names:
+        yield from folder.glob(f"{name}.*.tmp")
     yield from folder.glob(f"{checkpoint.NAME}*.new")
     yield from folder.glob(f"{checkpoint.NAME}*.refused")
 
@@ -222,15 +229,19 @@ def _read_samples(file: Path) -> np.ndarray[Any, Any]:
     try:
         content = np.load(file, allow_pickle=False)
         x = content["x"] if isinstance(content, np.lib.npyio.NpzFile) else content
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{file}: expected an .npy array, or an .npz with an array x ({error})"
         ) from error
     if x.dtype == np.uint8:
         return x.astype(np.float32) / np.float32(255)
-    if not np.issubdtype(x.dtype, np.floating) or not np.isfinite(x).all():
-        raise DataError(f"{file}: expected uint8 or finite floating-point values, got {x.dtype}")
-    return x.astype(np.float32)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise DataError(f"{file}: expected uint8 or floating-point values, got {x.dtype}")
+    with np.errstate(over="ignore"):
+        samples: np.ndarray[Any, Any] = x.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise DataError(f"{file}: some values are not finite in float32")
+    return samples
 
 
 def _samples(trained: Trained, x: np.ndarray[Any, Any]) -> Tensor:

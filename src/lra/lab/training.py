@@ -105,6 +105,8 @@ def resume(
     """
     config = runs.read_config(folder)
     reporter = reporter or Reporter()
+    if not checkpoint.exists(folder) and not (folder / runs.WEIGHTS).exists():
+        return _Run(config, folder, data_folder, reporter).go(_State())  # ended before its first
     saved, troubles = checkpoint.latest(folder, config.to_config())
     run = _Run(config, folder, data_folder, reporter)
     for trouble in troubles:
@@ -119,12 +121,18 @@ class _Run:
         self, config: TrainConfig, folder: Path, data_folder: Path | None, reporter: Reporter
     ) -> None:
         self.config, self.folder = config, folder
-        self.fabric = Fabric(
-            accelerator=config.device,
-            devices=config.devices,
-            precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
-            strategy="ddp" if config.devices > 1 else "auto",
-        )
+        try:
+            self.fabric = Fabric(
+                accelerator=config.device,
+                devices=config.devices,
+                precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+                strategy="ddp" if config.devices > 1 else "auto",
+            )
+        except Exception as error:  # Fabric raises many kinds, all about this machine's devices
+            raise OptionError(
+                f"device {config.device!r}, devices {config.devices}, precision "
+                f"{config.precision!r}: not on this machine ({error})"
+            ) from error
         self.fabric.launch()
         self.device = self.fabric.device
         self.reporter = reporter if self.fabric.is_global_zero else Reporter()
@@ -207,11 +215,8 @@ class _Run:
             began = time.monotonic() - state.seconds
             while state.epoch < epochs and not self._stale(state):
                 self._epoch(state, steps, began)
-                row = state.rows[-1]
-                for column in runs.COLUMNS[1:]:
-                    if events and row[column] is not None:
-                        events.add_scalar(column, row[column], row["epoch"])
-                self.reporter.epoch(row, epochs)
+                _log(events, state.rows[-1])
+                self.reporter.epoch(state.rows[-1], epochs)
         return self._finish(state)
 
     def _describe(self) -> str:
@@ -377,13 +382,22 @@ class _Run:
 
     @contextlib.contextmanager
     def _events(self, state: _State) -> Iterator[SummaryWriter | None]:
-        """Open the TensorBoard log; what an interrupted run wrote after its checkpoint is void."""
+        """Open a new TensorBoard log with the epochs so far; a killed run's may lack its last."""
         if not self.fabric.is_global_zero:
             yield None
             return
-        purge = state.epoch + 1 if state.epoch or state.step else None
-        with SummaryWriter(str(self.folder), purge_step=purge) as writer:
+        for old in self.folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        writer = SummaryWriter(str(self.folder))
+        try:
+            for row in state.rows:
+                _log(writer, row)
             yield writer
+        finally:
+            try:
+                writer.close()
+            except OSError as error:  # a full disk must not hide the error that came before
+                self.reporter.note(f"the TensorBoard log is not complete: {error}")
 
     def _require_finite_weights(self, state: _State) -> None:
         for name, weight in self.network.named_parameters():
@@ -410,6 +424,13 @@ class _Run:
         good = self.folder / checkpoint.NAME
         kept = f"The last good checkpoint is {good}. " if good.exists() else ""
         return f"{kept}Try a smaller --lr, a smaller --beta, or another initialisation"
+
+
+def _log(events: SummaryWriter | None, row: dict[str, Any]) -> None:
+    """Add an epoch's figures to the TensorBoard log, where this process keeps it."""
+    for column in runs.COLUMNS[1:]:
+        if events and row[column] is not None:
+            events.add_scalar(column, row[column], row["epoch"])
 
 
 def _order(n: int, seed: int, epoch: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The rules for torch: convert a module, restore it, look at what a rule reaches."""
 
+from lra.torch.audit import Audit, audit
 from lra.torch.convert import (
     convert,
     feedback_parameters,
@@ -7,5 +8,16 @@ from lra.torch.convert import (
     restore,
     set_loss_terms,
 )
+from lra.torch.testing import RuleReport, check_rule
 
-__all__ = ["convert", "feedback_parameters", "is_converted", "restore", "set_loss_terms"]
+__all__ = [
+    "Audit",
+    "RuleReport",
+    "audit",
+    "check_rule",
+    "convert",
+    "feedback_parameters",
+    "is_converted",
+    "restore",
+    "set_loss_terms",
+]

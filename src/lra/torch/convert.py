@@ -153,9 +153,9 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
 
 def _walk(model: nn.Module, skip: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules with their qualified names, without the skipped ones and their inside."""
-    cut = [f"{name}." for name in skip]
+    left = {module for name in skip for module in model.get_submodule(name).modules()}
     for path, module in model.named_modules():
-        if not any(f"{path}.".startswith(prefix) for prefix in cut):
+        if module not in left:
             yield path, module
 
 

@@ -1,0 +1,74 @@
+"""Write the README's tables of rules and layers from the code's own tables.
+
+python docs/tables.py           rewrites README.md
+python docs/tables.py --check   fails where README.md is behind the code
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from torch import nn
+
+import lra
+from lra.torch.layers import NONLINEARITIES, REFUSED, WEIGHTS
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def rules() -> str:
+    """One line for each rule of `lra.RULES`: its axes and its source."""
+    lines = ["| rule | for scripts | feedback | crossing | wiring |", "|---|---|---|---|---|"]
+    for name, build in lra.RULES.items():
+        rule = build()
+        axes = (rule.feedback, rule.crossing, rule.wiring)
+        kinds = " | ".join(f"`{type(axis).__name__}`" for axis in axes)
+        lines.append(f"| `lra.{build.__name__}` | `{name}` | {kinds} |")
+    return "\n".join(lines)
+
+
+def layers() -> str:
+    """The layers by what `convert` does with them."""
+
+    def names(classes: list[type[nn.Module]]) -> str:
+        return ", ".join(sorted((cls.__name__.lstrip("_") for cls in classes), key=str.lower))
+
+    return "\n".join(
+        (
+            "| torch.nn layers | an error crosses them by |",
+            "|---|---|",
+            f"| {names(list(WEIGHTS))} | the rule's feedback |",
+            f"| {names(list(NONLINEARITIES))} | the rule's crossing |",
+            "| normalisation, pooling, dropout, embedding, softmax, attention's products, sums, "
+            "reshaping | autograd's own derivative |",
+            f"| {names(list(REFUSED))}; parametrized, lazy and subclassed weight layers | "
+            "refused, unless you `skip` them |",
+        )
+    )
+
+
+def written(text: str) -> str:
+    """Give the README's text with the tables of now."""
+    for name, table in (("rules", rules()), ("layers", layers())):
+        block = f"<!-- table: {name} -->\n{table}\n<!-- end -->"
+        text, found = re.subn(
+            rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL
+        )
+        if found != 1:
+            raise SystemExit(f"README.md: expected one marked table {name!r}, found {found}")
+    return text
+
+
+def main() -> None:
+    """Rewrite or check the README."""
+    text = README.read_text("utf-8")
+    new = written(text)
+    if "--check" in sys.argv[1:]:
+        if new != text:
+            raise SystemExit("README.md is behind the code: run python docs/tables.py")
+    else:
+        README.write_text(new, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""The configuration: round trips, what is refused and how, and the recipes in full."""
+
+import inspect
+import json
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import lra
+from lra import FanIn, Normal, OptionError
+from lra.lab import cli, config, runs
+from lra.lab.config import ACTIVATIONS, OPTIMIZERS, PRECISIONS, RECIPES, Recipe, TrainConfig
+from lra.torch.layers import NONLINEARITIES
+
+RULES = [
+    *(build() for build in lra.RULES.values()),
+    lra.LRAE(0.3, 0.5, 2.0, lra.Cauchy(), lra.Tanh(), Normal(0.2)),
+    lra.SignSymmetry(lra.Magnitude.BATCH, Normal(0.3)),
+    lra.Rule(lra.SignSymmetric(), lra.TargetDifference()),
+]
+
+
+def through_json(given: TrainConfig) -> TrainConfig:
+    return TrainConfig.from_config(json.loads(json.dumps(given.to_config())))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_rules_survive_json(rule: lra.Rule) -> None:
+    given = TrainConfig("digits", rule=rule)
+    again = through_json(given)
+    assert again == given
+    assert again.rule == rule
+    assert again.to_config() == given.to_config()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_json(name: str) -> None:
+    made = RECIPES[name]
+    given = TrainConfig("mnist", rule=lra.named(made.rule, **made.options), **made.settings)
+    assert through_json(given) == given
+
+
+def test_every_field_survives_json() -> None:
+    other: dict[str, Any] = {
+        "dataset": "a.npz",
+        "rule": lra.KolenPollack(0.5),
+        "hidden": (3, 2),
+        "activation": "relu",
+        "bias": False,
+        "init": Normal(0.25),
+        "optimizer": "adam",
+        "lr": 0.25,
+        "feedback_lr": 0.125,
+        "weight_decay": 0.5,
+        "momentum": None,
+        "betas": (0.5, 0.75),
+        "smoothing": None,
+        "epochs": 3,
+        "batch_size": 7,
+        "validation": 9,
+        "patience": 2,
+        "seed": 11,
+        "device": "cpu",
+        "devices": 2,
+        "precision": "64",
+    }
+    assert other.keys() == {f.name for f in fields(TrainConfig)}
+    given = TrainConfig(**other)
+    again = through_json(given)
+    for name, value in other.items():
+        assert getattr(again, name) == value
+        assert type(getattr(again, name)) is type(value)
+    rms = TrainConfig("digits", optimizer="rmsprop", momentum=0.5, smoothing=0.25)
+    assert through_json(rms) == rms
+
+
+def test_a_path_may_name_the_data(tmp_path: Path) -> None:
+    given = TrainConfig(tmp_path / "mine.npz")  # type: ignore[arg-type]
+    assert given.dataset == str(tmp_path / "mine.npz")
+    assert through_json(given) == given
+
+
+def test_unknown_fields_and_types_are_refused() -> None:
+    plain = TrainConfig("digits").to_config()
+    with pytest.raises(OptionError, match=r"'epocs'.*Did you mean 'epochs'"):
+        TrainConfig.from_config(plain | {"epocs": 3})
+    with pytest.raises(OptionError, match="'Trainconfig'"):
+        TrainConfig.from_config(plain | {"type": "Trainconfig"})
+    with pytest.raises(OptionError, match="'type'"):
+        TrainConfig.from_config({"dataset": "digits"})
+    broken = dict(plain["rule"], feedback={"type": "Learned", "gama": 1.0})
+    with pytest.raises(OptionError, match=r"'gama'.*Did you mean 'gamma'"):
+        TrainConfig.from_config(plain | {"rule": broken})
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"hidden": (4, 0)}, r"hidden.*above 0.*\(4, 0\)"),
+    ({"hidden": (4.0,)}, r"hidden.*whole numbers"),
+    ({"hidden": (True,)}, r"hidden.*whole numbers"),
+    ({"hidden": 5}, r"hidden.*whole numbers"),
+    ({"activation": "tahn"}, r"activation 'tahn'.*known: .*sigmoid.*Did you mean 'tanh'"),
+    ({"bias": "no"}, r"bias.*'no'"),
+    ({"init": "fan-in"}, r"init.*'fan-in'"),
+    ({"rule": "lra-e"}, r"rule.*'lra-e'"),
+    ({"optimizer": "adamm"}, r"optimizer 'adamm'.*known: adam, adamw, rmsprop, sgd"),
+    ({"precision": "16"}, r"precision '16'.*known: 32, 64, bf16-mixed"),
+    ({"precision": 32}, r"precision 32.*known: 32, 64, bf16-mixed"),
+    ({"device": "gpu"}, r"device 'gpu'.*known: auto, cpu, cuda, mps"),
+    ({"lr": 0}, r"lr must be a number, above 0; got 0"),
+    ({"lr": -1e-3}, r"lr must be a number, above 0; got -0.001"),
+    ({"lr": math.inf}, r"lr .*inf"),
+    ({"lr": math.nan}, r"lr .*nan"),
+    ({"lr": "0.1"}, r"lr .*'0.1'"),
+    ({"lr": True}, r"lr .*True"),
+    ({"feedback_lr": -1.0}, r"feedback_lr must be a number, 0 or more; got -1.0"),
+    ({"feedback_lr": math.nan}, r"feedback_lr"),
+    ({"weight_decay": -0.1}, r"weight_decay must be a number, 0 or more; got -0.1"),
+    ({"optimizer": "sgd", "momentum": -0.5}, r"momentum.*0 or more.*-0.5"),
+    ({"optimizer": "sgd", "momentum": math.nan}, r"momentum"),
+    ({"betas": (1.0, 0.9)}, r"betas.*0 or more.*below 1.*1.0"),
+    ({"betas": (0.9, -0.1)}, r"betas.*-0.1"),
+    ({"betas": (0.9,)}, r"betas.*two"),
+    ({"betas": (0.9, 0.9, 0.9)}, r"betas.*two"),
+    ({"betas": 0.9}, r"betas.*two"),
+    ({"optimizer": "rmsprop", "smoothing": 1.5}, r"smoothing.*1.5"),
+    ({"optimizer": "rmsprop", "smoothing": -0.5}, r"smoothing.*-0.5"),
+    ({"epochs": 0}, r"epochs must be a whole number, 1 or more; got 0"),
+    ({"epochs": 2.0}, r"epochs.*2.0"),
+    ({"epochs": True}, r"epochs.*True"),
+    ({"batch_size": 0}, r"batch_size must be a whole number, 1 or more; got 0"),
+    ({"validation": -1}, r"validation must be a whole number, 0 or more; got -1"),
+    ({"patience": 0}, r"patience must be a whole number, 1 or more; got 0"),
+    ({"patience": 2, "validation": 0}, r"patience.*validation"),
+    ({"seed": -1}, r"seed must be a whole number, .*got -1"),
+    ({"seed": 2**64}, r"seed must be a whole number, .*got 18446744073709551616"),
+    ({"devices": 0}, r"devices must be a whole number, 1 or more; got 0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=lambda v: str(v)[:50])
+def test_wrong_values_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        TrainConfig("digits", **changes)
+
+
+def test_wrong_values_cover_every_field() -> None:
+    tried = {name for changes, _ in WRONG for name in changes}
+    assert tried == {f.name for f in fields(TrainConfig)} - {"dataset"}
+
+
+def test_edges_are_allowed() -> None:
+    TrainConfig("digits", hidden=(), validation=0, seed=2**63 - 1, weight_decay=0, feedback_lr=0)
+    TrainConfig("digits", betas=(0.0, 0.0), patience=1, epochs=1, batch_size=1)
+    TrainConfig("digits", optimizer="rmsprop", smoothing=0.0, momentum=0.0)
+
+
+OWN = {"momentum": 0.5, "betas": (0.9, 0.9), "smoothing": 0.9}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("option", OWN)
+def test_options_of_another_optimizer_are_refused(optimizer: str, option: str) -> None:
+    having = {
+        "momentum": {"sgd", "rmsprop"},
+        "betas": {"adam", "adamw"},
+        "smoothing": {"rmsprop"},
+    }[option]
+    given = {"optimizer": optimizer, option: OWN[option]}
+    if optimizer in having:
+        assert getattr(TrainConfig("digits", **given), option) == OWN[option]
+        return
+    with pytest.raises(OptionError, match=f"^{option} is an option of .*not of {optimizer}") as e:
+        TrainConfig("digits", **given)
+    named = set(re.split(" and ", re.findall(r"an option of (.*), not", str(e.value))[0]))
+    assert named == having
+
+
+# the recipes: the numbers of the sources, written out once more
+
+SEED = {
+    "hidden": (256, 256, 256, 256),
+    "activation": "tanh",
+    "bias": False,
+    "optimizer": "adamw",
+    "lr": 0.001,
+    "weight_decay": 0.01,
+    "batch_size": 50,
+    "epochs": 100,
+    "validation": 2000,
+}
+EXPECTED = {
+    "seed-mnist": (
+        lra.Rule(lra.Learned(1.0, Normal(0.1)), lra.TargetDifference(0.1, 1.0)),
+        {**SEED, "init": Normal(0.1)},
+    ),
+    "seed-fashion-mnist": (
+        lra.Rule(lra.Learned(1.0, FanIn(1.0)), lra.TargetDifference(0.1, 1.0)),
+        {**SEED, "init": FanIn(1.0)},
+    ),
+    "paper": (
+        lra.Rule(lra.Learned(1.0, Normal(math.sqrt(0.05))), lra.TargetDifference(0.1, 1.0)),
+        {
+            "hidden": (256, 256, 256),
+            "activation": "tanh",
+            "bias": True,
+            "init": Normal(math.sqrt(0.05)),
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "weight_decay": 0.0,
+            "batch_size": 50,
+            "epochs": 100,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_recipes_hold_the_numbers_of_their_sources(name: str) -> None:
+    rule, settings = EXPECTED[name]
+    made, _ = cli.read_train(["mnist", "--recipe", name])
+    assert made.rule == rule
+    defaults = TrainConfig("mnist")
+    for f in fields(TrainConfig):
+        if f.name not in ("dataset", "rule"):
+            expected = settings.get(f.name, getattr(defaults, f.name))
+            assert getattr(made, f.name) == expected, f.name
+    assert made.feedback_lr is None
+    assert made.momentum is None
+    assert made.betas is None
+    assert made.patience is None
+
+
+def test_recipes_are_all_tested() -> None:
+    assert RECIPES.keys() == EXPECTED.keys()
+    assert all(isinstance(made, Recipe) and made.summary for made in RECIPES.values())
+
+
+def test_unknown_recipe() -> None:
+    assert config.recipe("paper") is RECIPES["paper"]
+    with pytest.raises(OptionError, match=r"recipe 'seed-mnits'; known: .*Did you mean 'seed-m"):
+        config.recipe("seed-mnits")
+
+
+def test_defaults_are_those_of_the_main_job() -> None:
+    made = TrainConfig("mnist")
+    assert made.rule == lra.LRAE(beta=0.1, gamma=1.0)
+    assert made.hidden == (256, 256, 256, 256)
+    assert (made.activation, made.optimizer) == ("tanh", "adamw")
+    assert (made.lr, made.batch_size) == (1e-3, 50)
+
+
+# initialisations as text
+
+
+@pytest.mark.parametrize(
+    ("text", "init"),
+    [
+        ("fan-in", FanIn()),
+        ("fan-in:0.5", FanIn(0.5)),
+        ("normal", Normal()),
+        ("normal:0.1", Normal(0.1)),
+        ("normal:1e-9", Normal(1e-9)),
+    ],
+)
+def test_initialisations_are_read(text: str, init: lra.Init) -> None:
+    assert config.parse_init(text) == init
+
+
+@pytest.mark.parametrize(
+    "init", [FanIn(), FanIn(2.5), Normal(), Normal(0.1), Normal(math.sqrt(0.05)), Normal(1 / 3)]
+)
+def test_initialisations_come_back_from_their_text(init: lra.Init) -> None:
+    assert config.parse_init(config.format_init(init)) == init
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fanin", r"initialisation 'fanin'; known: fan-in, normal.*Did you mean 'fan-in'"),
+        ("", r"initialisation ''; known: fan-in, normal"),
+        ("normal:x", r"'normal:x': 'x' is no positive number"),
+        ("normal:0", r"'normal:0': '0' is no positive number"),
+        ("fan-in:-1", r"'-1' is no positive number"),
+        ("normal:nan", r"'nan' is no positive number"),
+        ("normal:inf", r"'inf' is no positive number"),
+    ],
+)
+def test_wrong_initialisations_are_refused(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        config.parse_init(text)
+
+
+# what the help texts list is what the tables hold
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """Give the text under each field, as the command's help shows it."""
+    pairs = re.findall(r'^    (\w+): .*\n    """(.*?)"""', inspect.getsource(cls), re.M)
+    return dict(pairs)
+
+
+def listed(text: str) -> set[str]:
+    return set(re.findall(r"[\w.-]+\w", text.split(";")[0])) - {"or", "default", "and", "lra-e:"}
+
+
+def test_help_lists_the_tables() -> None:
+    texts = field_texts(TrainConfig)
+    assert listed(texts["optimizer"]) == set(OPTIMIZERS)
+    assert listed(texts["precision"]) == set(PRECISIONS)
+    assert listed(texts["device"]) == {"auto", "cpu", "cuda", "mps"}
+    for option in ("momentum", "betas", "smoothing"):
+        having = {name for name, own in OPTIMIZERS.items() if option in own}
+        assert {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", texts[option])} == having
+    rules = field_texts(cli.RuleOptions)
+    assert listed(rules["rule"]) == set(lra.RULES)
+    assert "lra-e (default)" in rules["rule"]
+    recipes = field_texts(cli.Train)["recipe"].partition(":")[2]
+    assert listed(recipes) == set(RECIPES)
+    assert listed(rules["local_loss"].partition(":")[2]) == set(cli._LOCAL_LOSSES)
+    surrogates = rules["through"].rpartition(":")[2]
+    assert listed(surrogates) == set(cli._SURROGATES)
+
+
+def test_help_says_which_rules_have_an_option() -> None:
+    names = {"feedback_init": "init"}
+    texts = field_texts(cli.RuleOptions)
+    assert len(texts) == len(fields(cli.RuleOptions))
+    offered = set()
+    for option, text in texts.items():
+        if option == "rule":
+            continue
+        own = names.get(option, option)
+        offered.add(own)
+        having = [n for n, build in lra.RULES.items() if own in inspect.signature(build).parameters]
+        assert text.partition(":")[0].split(", ") == having, option
+    taken = {p for build in lra.RULES.values() for p in inspect.signature(build).parameters}
+    assert offered == taken
+
+
+def test_activations_are_those_that_convert() -> None:
+    assert {cls for cls in NONLINEARITIES if cls is not nn.Threshold} == set(ACTIVATIONS.values())
+    assert all(name == cls.__name__.lower() for name, cls in ACTIVATIONS.items())
+    assert {"tanh", "relu", "sigmoid", "gelu"} <= set(ACTIVATIONS)
+
+
+def test_the_saved_file_is_readable_by_people(tmp_path: Path) -> None:
+    runs.create(tmp_path / "run", TrainConfig("digits", hidden=(3,)), overwrite=False)
+    plain = json.loads((tmp_path / "run" / runs.CONFIG).read_text())
+    assert plain["hidden"] == [3]
+    assert plain["rule"]["crossing"]["beta"] == 0.1
+    assert runs.read_config(tmp_path / "run") == TrainConfig("digits", hidden=(3,))

@@ -1,0 +1,184 @@
+"""Networks and optimizers: what the configuration says is what torch gets."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lra
+from lra import FanIn, Normal, OptionError
+from lra.lab.config import ACTIVATIONS, OPTIMIZERS, TrainConfig
+from lra.lab.models import build_network, build_optimizer, plain_state
+
+
+def network(sample_shape: tuple[int, ...] = (2, 3), classes: int = 4, **changes: Any):
+    return build_network(TrainConfig("digits", **changes), sample_shape, classes)
+
+
+def linears(model: nn.Module) -> list[nn.Linear]:
+    return [m for m in model if isinstance(m, nn.Linear)]
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (7, 5, 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_sizes(hidden: tuple[int, ...], bias: bool) -> None:
+    model = network(hidden=hidden, bias=bias)
+    sizes = (6, *hidden, 4)
+    kinds = [nn.Flatten, *[nn.Linear, nn.Tanh] * len(hidden), nn.Linear]
+    assert [type(m) for m in model] == kinds
+    found = [(m.in_features, m.out_features) for m in linears(model)]
+    assert found == list(itertools.pairwise(sizes))
+    assert all((m.bias is not None) is bias for m in linears(model))
+    assert model(torch.randn(3, 2, 3)).shape == (3, 4)
+
+
+def test_samples_without_axes_of_their_own() -> None:
+    assert network(sample_shape=(9,))(torch.randn(2, 9)).shape == (2, 4)
+    assert network(sample_shape=(1, 3, 3))(torch.randn(2, 1, 3, 3)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_builds_converts_and_learns(name: str) -> None:
+    model = network(hidden=(6, 5), activation=name, init=Normal(1.0))
+    assert [type(m) for m in model][2::2] == [ACTIVATIONS[name]] * 2
+    lra.convert(model, lra.LRAE())
+    assert isinstance(model[2], ACTIVATIONS[name])
+    x, y = torch.randn(8, 2, 3), torch.arange(8) % 4
+    nn.functional.cross_entropy(model(x), y).backward()
+    layers = linears(model)
+    assert all(bool(m.weight.grad.isfinite().all()) for m in layers)
+    assert layers[-1].weight.grad.abs().sum() > 0
+    assert layers[0].weight.grad.abs().sum() > 0
+    assert layers[0].feedback is None
+    torch.testing.assert_close(layers[1].feedback.grad, layers[1].weight.grad)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_fan_in_draws_within_its_bound(scale: float) -> None:
+    model = network(sample_shape=(100,), hidden=(400,), init=FanIn(scale))
+    first, second = linears(model)
+    for layer, fan_in in ((first, 100), (second, 400)):
+        bound = scale / math.sqrt(fan_in)
+        assert layer.weight.abs().max() <= bound
+        assert layer.weight.abs().max() > 0.98 * bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+        assert abs(layer.weight.mean().item()) < 0.1 * bound
+
+
+def test_normal_draws_with_its_deviation() -> None:
+    first, second = linears(network(sample_shape=(100,), hidden=(400,), init=Normal(0.3)))
+    for layer in (first, second):
+        assert layer.weight.std().item() == pytest.approx(0.3, rel=0.1)
+        assert abs(layer.weight.mean().item()) < 0.03
+        assert layer.weight.abs().max() > 0.6
+    assert first.bias.abs().max() <= 0.1  # torch's own way
+
+
+def test_draws_follow_the_global_generator() -> None:
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        states.append(plain_state(network()))
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=0)
+        assert not torch.equal(states[0][name], states[2][name])
+
+
+OPTIONS = [
+    ("sgd", {}, torch.optim.SGD, {"momentum": 0.0}),
+    ("sgd", {"momentum": 0.7}, torch.optim.SGD, {"momentum": 0.7}),
+    ("adam", {}, torch.optim.Adam, {"betas": (0.9, 0.999)}),
+    ("adam", {"betas": (0.5, 0.6)}, torch.optim.Adam, {"betas": (0.5, 0.6)}),
+    ("adamw", {}, torch.optim.AdamW, {"betas": (0.9, 0.999)}),
+    ("adamw", {"betas": (0.0, 0.6)}, torch.optim.AdamW, {"betas": (0.0, 0.6)}),
+    ("rmsprop", {}, torch.optim.RMSprop, {"alpha": 0.99, "momentum": 0.0}),
+    (
+        "rmsprop",
+        {"momentum": 0.7, "smoothing": 0.0},
+        torch.optim.RMSprop,
+        {"alpha": 0.0, "momentum": 0.7},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "own", "cls", "expected"), OPTIONS, ids=str)
+def test_options_arrive_in_the_optimizer(
+    name: str, own: dict[str, Any], cls: type, expected: dict[str, Any]
+) -> None:
+    config = TrainConfig(
+        "digits", hidden=(5, 4), optimizer=name, lr=0.25, weight_decay=0.125, feedback_lr=0.5, **own
+    )
+    model = lra.convert(build_network(config, (6,), 3), config.rule)
+    optimizer = build_optimizer(config, model)
+    assert type(optimizer) is cls
+    forward, feedback = optimizer.param_groups
+    for group in (forward, feedback):
+        assert group["weight_decay"] == 0.125
+        for option, value in expected.items():
+            assert group[option] == value
+    assert (forward["lr"], feedback["lr"]) == (0.25, 0.5)
+    learned = {id(p) for p in lra.feedback_parameters(model)}
+    assert {id(p) for p in feedback["params"]} == learned
+    assert {id(p) for p in forward["params"]} == {id(p) for p in model.parameters()} - learned
+    assert len(learned) == 2
+
+
+def test_every_optimizer_is_tested() -> None:
+    assert {name for name, *_ in OPTIONS} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 0.25), (0.0, 0.0), (0.5, 0.5)])
+def test_step_size_of_feedback(given: float | None, expected: float) -> None:
+    config = TrainConfig("digits", hidden=(5, 4), lr=0.25, feedback_lr=given)
+    model = lra.convert(build_network(config, (6,), 3), config.rule)
+    groups = build_optimizer(config, model).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    learned = {id(p) for p in lra.feedback_parameters(model)}
+    assert len(learned) == 2
+    for p in model.parameters():
+        assert rates[id(p)] == (expected if id(p) in learned else 0.25)
+
+
+@pytest.mark.parametrize(
+    ("rule", "hidden"),
+    [(lra.Backprop(), (5,)), (lra.FeedbackAlignment(), (5,)), (lra.LRAE(), ())],
+    ids=str,
+)
+def test_step_size_of_feedback_that_is_not_there(rule: lra.Rule, hidden: tuple[int, ...]) -> None:
+    config = TrainConfig("digits", hidden=hidden, rule=rule, feedback_lr=0.5)
+    model = lra.convert(build_network(config, (6,), 3), rule)
+    with pytest.raises(OptionError, match=r"feedback_lr .*learns no feedback"):
+        build_optimizer(config, model)
+
+
+@pytest.mark.parametrize(
+    "rule", [lra.Backprop(), lra.FeedbackAlignment(), lra.SignSymmetry()], ids=str
+)
+def test_rules_without_learned_feedback_have_one_group(rule: lra.Rule) -> None:
+    config = TrainConfig("digits", hidden=(5,), rule=rule)
+    model = lra.convert(build_network(config, (6,), 3), rule)
+    (group,) = build_optimizer(config, model).param_groups
+    assert len(group["params"]) == 4
+
+
+RULES = [*(build() for build in lra.RULES.values()), lra.SignSymmetry(lra.Magnitude.FIXED)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_plain_state_loads_into_the_unconverted_network(rule: lra.Rule) -> None:
+    model = network(hidden=(5, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    lra.convert(model, rule)
+    state = plain_state(model)
+    assert list(state) == list(before)
+    torch.manual_seed(1)
+    plain = network(hidden=(5, 4))
+    plain.load_state_dict(state, strict=True)
+    x = torch.randn(3, 2, 3)
+    assert torch.equal(plain(x), model(x))
+    for name, value in before.items():
+        assert torch.equal(state[name], value)
+        assert not state[name].requires_grad

@@ -1,0 +1,882 @@
+"""Training: stopped anywhere, it goes on to the same bits; what it reports is what it did."""
+
+import errno
+import functools
+import json
+import math
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
+from torch import nn
+from workbench import (
+    Watcher,
+    assert_same_run,
+    differences,
+    fork_lra,
+    interrupt_at,
+    metrics,
+    packed,
+    saved_state,
+    start_lra,
+    tiny,
+    wait_for,
+    write_blobs,
+)
+
+import lra
+from lra.errors import OptionError, RunError
+from lra.lab import checkpoint, cli, data, runs, training
+from lra.lab.config import TrainConfig
+from lra.lab.models import build_network
+from lra.lab.training import Interrupted, resume, train
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("data") / "blobs.npz")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, blobs: Path) -> Path:
+    """A run of 12 epochs that nothing stopped, and its configuration."""
+    folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    train(tiny(blobs, epochs=12), folder)
+    return folder
+
+
+# what a run leaves
+
+
+def test_every_file_is_there(uninterrupted: Path) -> None:
+    names = {p.name for p in uninterrupted.iterdir()}
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert names - events == {
+        *("config.json", "metrics.csv", "result.json", "curves.png"),
+        *("model.safetensors", "checkpoint", "checkpoint.previous"),
+    }
+    result = json.loads((uninterrupted / runs.RESULT).read_text())
+    rows = metrics(uninterrupted)
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
+    accuracies = [float(row["validation_accuracy"]) for row in rows]
+    assert result["best_epoch"] == 1 + accuracies.index(max(accuracies))
+    assert result["validation_accuracy"] == max(accuracies)
+    assert (result["epochs"], result["rule"], result["device"]) == (12, "lra-e", "cpu")
+    assert result["weights"] == 6 * 7 + 7 + 7 * 5 + 5 + 5 * 3 + 3
+    assert result["feedback_weights"] == 7 * 5 + 5 * 3
+    assert result["seconds"] > 0
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+    assert saved_state(uninterrupted)["state"]["epoch"] == 12
+
+
+def test_the_curves_are_a_picture(uninterrupted: Path) -> None:
+    from matplotlib.image import imread
+
+    picture = imread(uninterrupted / runs.CURVES)
+    height, width = picture.shape[:2]
+    assert height > 300
+    assert width > 800
+    colours = {tuple(c) for c in (picture[..., :3].reshape(-1, 3) * 255).round().astype(int)}
+    assert (0x1F, 0x77, 0xB4) in colours  # the curves of training
+    assert (0xFF, 0x7F, 0x0E) in colours  # the curve of validation
+
+
+def read_events(folder: Path) -> list[tuple[str, int, float]]:
+    """Read a TensorBoard log: records of length, checksum, event, checksum."""
+    found = []
+    (path,) = folder.glob("events.out.tfevents.*")
+    content, at = path.read_bytes(), 0
+    while at < len(content):
+        length = int.from_bytes(content[at : at + 8], "little")
+        event = Event.FromString(content[at + 12 : at + 12 + length])
+        found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        at += 16 + length
+    return found
+
+
+def assert_events_are_the_metrics(folder: Path) -> None:
+    expected = [
+        (scalar(name, 0).value[0].tag, int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6))
+        for row in metrics(folder)
+        for name in runs.COLUMNS[1:]
+        if row[name]
+    ]
+    assert read_events(folder) == expected
+
+
+def test_tensorboard_events_are_the_metrics(uninterrupted: Path) -> None:
+    assert len(read_events(uninterrupted)) == 12 * 4
+    assert_events_are_the_metrics(uninterrupted)
+
+
+def best_network(folder: Path) -> nn.Sequential:
+    """Build the plain network without the library's own reading, strictly."""
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 5)]
+    network = nn.Sequential(*layers, nn.Tanh(), nn.Linear(5, 3))
+    network.load_state_dict(safetensors.torch.load_file(folder / runs.WEIGHTS), strict=True)
+    return network
+
+
+def share_right(network: nn.Module, x: np.ndarray, y: np.ndarray) -> float:
+    with torch.no_grad():
+        return 100 * float((network(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
+
+
+def test_the_test_accuracies_are_those_of_the_saved_weights(
+    blobs: Path, uninterrupted: Path
+) -> None:
+    arrays = np.load(blobs)
+    result = json.loads((uninterrupted / runs.RESULT).read_text())
+    best = best_network(uninterrupted)
+    accuracy = share_right(best, arrays["x_test"], arrays["y_test"])
+    assert result["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
+    state = saved_state(uninterrupted)["model"]
+    plain = {name: value for name, value in state.items() if "feedback" not in name}
+    assert len(state) == len(plain) + 2
+    best.load_state_dict(plain)
+    accuracy = share_right(best, arrays["x_test"], arrays["y_test"])
+    assert result["test_accuracy_last"] == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_the_validation_accuracy_is_that_of_the_saved_weights(
+    blobs: Path, uninterrupted: Path
+) -> None:
+    arrays = data.load(str(blobs))
+    _, validation = data.split(arrays, 13, 0)
+    x, y = arrays.x_train[validation], arrays.y_train[validation]
+    result = json.loads((uninterrupted / runs.RESULT).read_text())
+    accuracy = share_right(best_network(uninterrupted), x, y)
+    assert result["validation_accuracy"] == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(tmp_path: Path, blobs: Path) -> None:
+    """Not the last ones: a run whose accuracy falls keeps what it had before."""
+    watcher = Watcher()
+    states = {}
+
+    def keep(row: dict[str, Any], epochs: int) -> None:
+        states[row["epoch"]] = saved_state(tmp_path / "run")["model"]
+
+    watcher.epoch = keep  # type: ignore[method-assign]
+    config = tiny(blobs, epochs=8, optimizer="sgd", lr=3.0, seed=1)
+    result = train(config, tmp_path / "run", reporter=watcher)
+    assert result["best_epoch"] < 8
+    saved = safetensors.torch.load_file(tmp_path / "run" / runs.WEIGHTS)
+    for name, value in saved.items():
+        assert torch.equal(value, states[result["best_epoch"]][name])
+    assert any(not torch.equal(value, states[8][name]) for name, value in saved.items())
+
+
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.Backprop()], ids=str)
+def test_one_step_is_what_the_rule_says(tmp_path: Path, rule: lra.Rule) -> None:
+    """One batch of all samples: the loss of the first weights, then one SGD step by hand."""
+    path = write_blobs(tmp_path / "few.npz", n=40)
+    settings = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0.0, "precision": "64"}
+    config = tiny(path, rule=rule, epochs=1, batch_size=40, validation=0, seed=3, **settings)
+    result = train(config, tmp_path / "run")
+    torch.manual_seed(3)
+    network = lra.convert(build_network(config, (2, 3), 3), rule).double()
+    arrays = data.load(str(path))
+    x, y = torch.from_numpy(arrays.x_train).double(), torch.from_numpy(arrays.y_train)
+    logits = network(x)
+    log_p = logits - logits.exp().sum(1, keepdim=True).log()
+    loss = -log_p[torch.arange(40), y].mean()
+    (row,) = metrics(tmp_path / "run")
+    assert float(row["loss"]) == pytest.approx(loss.item(), rel=1e-12)
+    right = (logits.argmax(1) == y).double().mean().item()
+    assert float(row["train_accuracy"]) == pytest.approx(100 * right, rel=1e-12)
+    assert row["validation_accuracy"] == ""
+    assert result["validation_accuracy"] is None
+    loss.backward()
+    state = saved_state(tmp_path / "run")["model"]
+    for name, p in network.named_parameters():
+        torch.testing.assert_close(state[name], (p - 0.5 * p.grad).detach())
+
+
+def test_the_loss_is_the_mean_over_samples(tmp_path: Path, blobs: Path) -> None:
+    """With next to no learning, batches of 16 and a smaller last one: the loss of all at once."""
+    config = tiny(blobs, epochs=1, optimizer="sgd", lr=1e-12, weight_decay=0.0, precision="64")
+    train(config, tmp_path / "run")
+    network = best_network(tmp_path / "run").double()
+    arrays = data.load(str(blobs))
+    chosen, _ = data.split(arrays, 13, 0)
+    assert len(chosen) % 16
+    x, y = torch.from_numpy(arrays.x_train[chosen]).double(), arrays.y_train[chosen]
+    loss = nn.functional.cross_entropy(network(x), torch.from_numpy(y)).item()
+    (row,) = metrics(tmp_path / "run")
+    assert float(row["loss"]) == pytest.approx(loss, rel=1e-9)
+    share = 100 * float((network(x).argmax(1).numpy() == y).mean())
+    assert float(row["train_accuracy"]) == pytest.approx(share)
+
+
+def test_every_sample_is_seen_once_an_epoch_in_another_order() -> None:
+    orders = [training._order(117, 0, epoch) for epoch in (0, 1)] + [training._order(117, 1, 0)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(117))
+    assert not torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    assert torch.equal(orders[0], training._order(117, 0, 0))
+
+
+def test_the_reporter_hears_all(tmp_path: Path, blobs: Path) -> None:
+    watcher = Watcher()
+    result = train(tiny(blobs, epochs=2), tmp_path / "run", reporter=watcher)
+    kinds = [kind for kind, _ in watcher.heard]
+    assert kinds == ["start", "step", "epoch", "step", "epoch", "end"]
+    what, epochs, steps = watcher.heard[0][1]
+    assert (epochs, steps) == (2, 8)
+    assert "lra-e on blobs.npz: 6-7-5-3, tanh" in what
+    assert "117 samples" in what
+    step, loss_sum, correct, seen = watcher.heard[1][1]
+    (first, _) = metrics(tmp_path / "run")
+    assert (step, seen) == (8, 117)
+    assert loss_sum / seen == pytest.approx(float(first["loss"]))
+    assert 100 * correct / seen == pytest.approx(float(first["train_accuracy"]))
+    assert watcher.heard[-1][1] == result
+
+
+def test_the_library_is_silent(
+    tmp_path: Path, blobs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny(blobs, epochs=1), tmp_path / "run")
+    assert capfd.readouterr().out == ""
+
+
+# settings that change a run
+
+
+def test_a_seed_is_a_run(tmp_path: Path, blobs: Path) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        torch.manual_seed(random.randrange(1000))
+        train(tiny(blobs, seed=seed), tmp_path / name)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert differences(saved_state(tmp_path / "a")["model"], saved_state(tmp_path / "c")["model"])
+
+
+def test_no_test_pair(tmp_path: Path) -> None:
+    path = write_blobs(tmp_path / "no-test.npz", n_test=None)
+    result = train(tiny(path), tmp_path / "run")
+    assert result["test_accuracy"] is None
+    assert result["test_accuracy_last"] is None
+    assert result["validation_accuracy"] > 0
+
+
+def test_no_validation(tmp_path: Path, blobs: Path) -> None:
+    result = train(tiny(blobs, validation=0), tmp_path / "run")
+    assert result["validation_accuracy"] is None
+    assert result["best_epoch"] == 3  # the last one, for want of a better judge
+    assert result["test_accuracy"] == result["test_accuracy_last"]
+    assert [row["validation_accuracy"] for row in metrics(tmp_path / "run")] == [""] * 3
+    last = saved_state(tmp_path / "run")["model"]
+    for name, value in safetensors.torch.load_file(tmp_path / "run" / runs.WEIGHTS).items():
+        assert torch.equal(value, last[name])
+
+
+def test_validation_samples_are_not_trained_on(tmp_path: Path, blobs: Path) -> None:
+    watcher = Watcher()
+    train(tiny(blobs, epochs=1, validation=60), tmp_path / "run", reporter=watcher)
+    assert "70 samples" in watcher.heard[0][1][0]
+    assert watcher.heard[1][1][3] == 70
+
+
+def test_batches_larger_than_the_data_are_refused(tmp_path: Path, blobs: Path) -> None:
+    with pytest.raises(OptionError, match="batch_size 118 is more than the 117 training samples"):
+        train(tiny(blobs, batch_size=118), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(tiny(blobs, batch_size=117, epochs=1), tmp_path / "run")
+
+
+def test_too_many_validation_samples_are_refused(tmp_path: Path, blobs: Path) -> None:
+    with pytest.raises(OptionError, match="validation = 130 .*between 0 and 129"):
+        train(tiny(blobs, validation=130), tmp_path / "run")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_a_device_that_is_not_there(tmp_path: Path, blobs: Path) -> None:
+    with pytest.raises(OptionError, match=r"device 'cuda'.*not on this machine"):
+        train(tiny(blobs, device="cuda"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping(tmp_path: Path, blobs: Path) -> None:
+    result = train(tiny(blobs, epochs=500, patience=3), tmp_path / "run")
+    rows = metrics(tmp_path / "run")
+    accuracies = [float(row["validation_accuracy"]) for row in rows]
+    best = accuracies.index(max(accuracies)) + 1
+    assert result["best_epoch"] == best
+    assert result["epochs"] == len(rows) == best + 3
+    # No earlier epoch had gone three without a better one.
+    for end in range(1, len(rows)):
+        assert end - (accuracies.index(max(accuracies[:end])) + 1) < 3
+
+
+def test_by_default_small_data_take_a_thousand_steps(tmp_path: Path, blobs: Path) -> None:
+    result = train(tiny(blobs, epochs=None, batch_size=10), tmp_path / "run")
+    assert result["epochs"] == math.ceil(1000 / 12)
+
+
+@pytest.mark.parametrize("precision", ["64", "bf16-mixed"])
+def test_precisions_train(tmp_path: Path, blobs: Path, precision: str) -> None:
+    config = tiny(blobs, precision=precision, epochs=25, lr=0.01)
+    result = train(config, tmp_path / "run")
+    assert result["test_accuracy"] > 70
+    weights = safetensors.torch.load_file(tmp_path / "run" / runs.WEIGHTS)
+    expected = torch.float64 if precision == "64" else torch.float32
+    assert {value.dtype for value in weights.values()} == {expected}
+
+
+def test_precision_64_computes_in_64(tmp_path: Path, blobs: Path) -> None:
+    rows = {}
+    for precision in ("32", "64", "bf16-mixed"):
+        train(tiny(blobs, precision=precision, epochs=1), tmp_path / precision)
+        (row,) = metrics(tmp_path / precision)
+        rows[precision] = float(row["loss"])
+    assert rows["32"] == pytest.approx(rows["64"], rel=1e-5)
+    assert rows["32"] != rows["64"]
+    assert rows["bf16-mixed"] == pytest.approx(rows["64"], rel=0.05)
+    assert abs(rows["bf16-mixed"] - rows["64"]) > 10 * abs(rows["32"] - rows["64"])
+
+
+def feedback_of(folder: Path) -> dict[str, torch.Tensor]:
+    state = saved_state(folder)["model"]
+    return {name: value for name, value in state.items() if "feedback" in name}
+
+
+def test_feedback_of_step_0_stays(tmp_path: Path, blobs: Path) -> None:
+    def initial(config: TrainConfig) -> dict[str, torch.Tensor]:
+        torch.manual_seed(config.seed)
+        network = lra.convert(build_network(config, (2, 3), 3), config.rule)
+        return {n: p.detach() for n, p in network.named_parameters() if "feedback" in n}
+
+    # AdamW decays by step size times decay, and so not at all.
+    still, moved = tiny(blobs, feedback_lr=0.0), tiny(blobs)
+    train(still, tmp_path / "still")
+    train(moved, tmp_path / "moved")
+    before = initial(still)
+    assert before.keys() == {"3.feedback", "5.feedback"}
+    for name, value in feedback_of(tmp_path / "still").items():
+        assert torch.equal(value, before[name])
+    for name, value in feedback_of(tmp_path / "moved").items():
+        assert not torch.equal(value, before[name])
+
+
+# folders
+
+
+def test_an_existing_folder_is_refused(tmp_path: Path, blobs: Path, uninterrupted: Path) -> None:
+    before = {p.name: p.read_bytes() for p in uninterrupted.iterdir()}
+    with pytest.raises(RunError, match="exists already; .*--resume .*--overwrite"):
+        train(tiny(blobs), uninterrupted)
+    assert {p.name: p.read_bytes() for p in uninterrupted.iterdir()} == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="exists already"):
+        train(tiny(blobs), tmp_path / "file")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "empty").mkdir()
+    train(tiny(blobs, epochs=1), tmp_path / "below" / "empty")
+    train(tiny(blobs, epochs=1), tmp_path / "new" / "deep" / "run")
+
+
+def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, blobs: Path) -> None:
+    folder = tmp_path / "run"
+    train(tiny(blobs, epochs=4, seed=1), folder)
+    (folder / "checkpoint.refused").write_text("bad")
+    (folder / "checkpoint.new.77.tmp").write_text("torn")
+    (folder / "metrics.csv.77.tmp").write_text("torn")
+    foreign = {"notes.txt": "mine", "plan.tmp": "mine", "old.new": "mine", "sub/checkpoint": "mine"}
+    (folder / "sub").mkdir()
+    for name, text in foreign.items():
+        (folder / name).write_text(text)
+    train(tiny(blobs, epochs=2), folder, overwrite=True)
+    train(tiny(blobs, epochs=2), tmp_path / "fresh")
+    assert_same_run(folder, tmp_path / "fresh")
+    for name, text in foreign.items():
+        assert (folder / name).read_text() == text
+    left = {p.name for p in folder.iterdir() if not p.name.startswith("events")}
+    expected = {p.name for p in (tmp_path / "fresh").iterdir() if not p.name.startswith("events")}
+    assert left == expected | {"notes.txt", "plan.tmp", "old.new", "sub"}
+    assert len(read_events(folder)) == 8
+
+
+def test_overwriting_refuses_what_is_no_run(tmp_path: Path, blobs: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("mine")
+    with pytest.raises(RunError, match="no run's folder; --overwrite replaces earlier runs only"):
+        train(tiny(blobs), tmp_path, overwrite=True)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("metrics.csv", "mine")]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError):
+        train(tiny(blobs), tmp_path / "file", overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_wrong_settings_replace_nothing(tmp_path: Path, blobs: Path) -> None:
+    train(tiny(blobs, epochs=1), tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(OptionError):
+        train(tiny(blobs, batch_size=1000), tmp_path / "run", overwrite=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+# interrupted and resumed: the same bits
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lra-e, adamw": {},
+    "lra-e, sgd": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.1},
+    "lra-e, rmsprop": {"optimizer": "rmsprop", "momentum": 0.5, "feedback_lr": 0.01},
+    "lra-e, adam, 64": {"optimizer": "adam", "precision": "64", "validation": 0},
+    "lra-e, rrelu": {"activation": "rrelu", "patience": 2},
+    "backprop, bf16": {"rule": lra.Backprop(), "precision": "bf16-mixed"},
+    "feedback alignment": {"rule": lra.FeedbackAlignment(), "optimizer": "sgd", "lr": 0.1},
+    "kolen-pollack": {"rule": lra.KolenPollack()},
+    "brSF": {"rule": lra.SignSymmetry(lra.Magnitude.BATCH)},
+    "frSF": {"rule": lra.SignSymmetry(lra.Magnitude.FIXED), "activation": "prelu"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_resumed_runs_end_in_the_same_bits(
+    tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    config = tiny(blobs, seed=len(name), **SETTINGS[name])
+    train(config, tmp_path / "whole")
+    monkeypatch.setattr(training, "CHECK_EVERY", 1)  # so that it can be stopped at every step
+    draw = random.Random(name)
+    stops = sorted(draw.sample(range(1, 24), 3))
+    done = 0
+    for stop in stops:
+        torch.manual_seed(draw.randrange(1000))
+        watcher = interrupt_at(stop - done, number=draw.choice((signal.SIGINT, signal.SIGTERM)))
+        with pytest.raises(Interrupted, match=f"go on with: lra train --resume {tmp_path}"):
+            if done:
+                resume(tmp_path / "run", reporter=watcher)
+            else:
+                train(config, tmp_path / "run", reporter=watcher)
+        done = stop
+        state = saved_state(tmp_path / "run")["state"]
+        assert state["epoch"] * 8 + state["step"] == stop
+        assert not (tmp_path / "run" / runs.RESULT).exists()
+    torch.manual_seed(draw.randrange(1000))
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_events_are_the_metrics(tmp_path / "run")
+
+
+def test_the_settings_cover_rules_and_optimizers() -> None:
+    made = [TrainConfig("digits", **settings) for settings in SETTINGS.values()]
+    assert {lra.rules.name_of(config.rule) for config in made} == set(lra.RULES)
+    assert {config.optimizer for config in made} == {"sgd", "adam", "adamw", "rmsprop"}
+    assert {config.precision for config in made} == {"32", "64", "bf16-mixed"}
+
+
+def test_saving_in_the_midst_of_an_epoch(
+    tmp_path: Path, blobs: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved after every second step; ended without notice; resumed from there."""
+    monkeypatch.setattr(training, "CHECK_EVERY", 2)
+    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
+
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(tiny(blobs, epochs=12), tmp_path / "run", reporter=Watcher([7], die))
+    state = saved_state(tmp_path / "run")["state"]
+    assert (state["epoch"], state["step"]) == (1, 4)  # the step-th call was for steps 5 and 6
+    resume(tmp_path / "run")
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+def test_the_signal_handlers_are_put_back(tmp_path: Path, blobs: Path) -> None:
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted) as stopped:
+        train(tiny(blobs), tmp_path / "run", reporter=interrupt_at(1, number=signal.SIGTERM))
+    assert stopped.value.signal == signal.SIGTERM
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+    train(tiny(blobs, epochs=1), tmp_path / "other")
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path, blobs: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(blobs), tmp_path / "run", reporter=Watcher([1], twice))
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, blobs: Path) -> None:
+    result = train(tiny(blobs), tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    again = resume(tmp_path / "run")
+    assert not differences(again, result)
+    for name in (checkpoint.NAME, runs.WEIGHTS, runs.METRICS, runs.CONFIG):
+        assert (tmp_path / "run" / name).read_bytes() == before[name]
+    assert_events_are_the_metrics(tmp_path / "run")
+
+
+def test_an_altered_configuration_is_refused(tmp_path: Path, blobs: Path) -> None:
+    train(tiny(blobs, epochs=1), tmp_path / "run")
+    path = tmp_path / "run" / runs.CONFIG
+    path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.002'))
+    with pytest.raises(RunError, match=r"another configuration \(lr: 0.001 there, 0.002 here\)"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no run's folder"),
+        ("{", "no valid JSON"),
+        ("{}", "'type'"),
+        ("[]", "'type'"),
+        ('{"type": "TrainConfig"}', "dataset"),
+        ('{"type": "TrainConfig", "dataset": "digits", "epocs": 1}', "'epocs'"),
+    ],
+)
+def test_folders_without_a_good_configuration(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / runs.CONFIG).write_text(content)
+    with pytest.raises(RunError, match=message) as error:
+        resume(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint(
+    tmp_path: Path, blobs: Path, uninterrupted: Path
+) -> None:
+    runs.create(tmp_path / "run", tiny(blobs, epochs=12), overwrite=False)
+    resume(tmp_path / "run")
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path, blobs: Path) -> None:
+    train(tiny(blobs), tmp_path / "run")
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
+        (tmp_path / "run" / name).unlink()
+    weights = (tmp_path / "run" / runs.WEIGHTS).read_bytes()
+    with pytest.raises(RunError, match="no checkpoint to resume from"):
+        resume(tmp_path / "run")
+    assert (tmp_path / "run" / runs.WEIGHTS).read_bytes() == weights
+
+
+# a bad checkpoint: the one before is used
+
+
+@pytest.mark.parametrize("kind", ["torn", "another configuration", "runs code"])
+def test_bad_checkpoints_are_passed_over(
+    tmp_path: Path, blobs: Path, uninterrupted: Path, kind: str
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(tiny(blobs, epochs=12), run, reporter=interrupt_at(4))
+    path = run / checkpoint.NAME
+    match kind:
+        case "torn":
+            path.write_bytes(path.read_bytes()[:-100])
+        case "another configuration":
+            path.write_bytes(packed(saved_state(run) | {"config": tiny("digits").to_config()}))
+        case _:
+            path.write_bytes(packed({"config": functools.partial(os.mkdir, tmp_path / "ran")}))
+    watcher = Watcher()
+    resume(run, reporter=watcher)
+    (note,) = watcher.notes()
+    assert note.startswith(f"passed over: {path}: ")
+    assert (run / "checkpoint.refused").exists()
+    assert not (tmp_path / "ran").exists()
+    assert_same_run(uninterrupted, run)
+
+
+# a disk that fills, at every write
+
+
+def count_writes(config: TrainConfig, folder: Path) -> int:
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        flush = os.fsync
+        patch.setattr(os, "fsync", lambda handle: (calls.append(handle), flush(handle))[1])
+        train(config, folder)
+    return len(calls)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(tmp_path: Path, blobs: Path) -> None:
+    """The disk fills at each flush in turn; then there is room again, and the run goes on."""
+    config = tiny(blobs, epochs=2)
+    total = count_writes(config, tmp_path / "whole")
+    assert total > 15
+    flush = os.fsync
+    for at in range(1, total + 1):
+        calls = []
+
+        def filling(handle: int, at: int = at, calls: list[int] = calls) -> None:
+            calls.append(handle)
+            if len(calls) >= at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            flush(handle)
+
+        folder = tmp_path / f"run{at}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", filling)
+            with pytest.raises(RunError, match=r"cannot write .*: the disk is full"):
+                train(config, folder)
+        if (folder / runs.CONFIG).exists():
+            resume(folder)
+            assert_same_run(tmp_path / "whole", folder)
+        else:
+            assert at == 1
+            train(config, folder)
+
+
+def test_a_full_disk_in_a_process(tmp_path: Path, blobs: Path, uninterrupted: Path) -> None:
+    """The system itself refuses: no file may grow beyond 4,000 bytes."""
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(tiny(blobs, epochs=12), run, reporter=interrupt_at(2))
+    size = (run / checkpoint.NAME).stat().st_size
+    assert size > 8000
+    child = fork_lra(["train", "--resume", run], tmp_path / "said", file_limit=4000)
+    child.join(60)
+    assert child.exitcode == 1
+    said = (tmp_path / "said").read_text()
+    assert "lra: cannot write" in said
+    assert "Traceback" not in said
+    resume(run)
+    assert_same_run(uninterrupted, run)
+
+
+# losses and weights that are not finite
+
+
+class Poison(Watcher):
+    """Sets one weight of a layer to NaN at a call of `step`."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, layer: int, value: float) -> None:
+        super().__init__([at], self.poison)
+        self.layer, self.value = layer, value
+        original = training.build_network
+
+        def build(*arguments: Any) -> nn.Sequential:
+            self.network = original(*arguments)
+            return self.network
+
+        patch.setattr(training, "build_network", build)
+
+    def poison(self) -> None:
+        with torch.no_grad():
+            self.network[self.layer].weight[0, 0] = self.value
+
+
+@pytest.mark.parametrize(
+    ("at", "layer", "value", "place"),
+    [
+        (1, 1, math.nan, r"epoch 1, step 2, in layer 1 \(Linear\): its weight"),
+        (10, 3, math.inf, r"epoch 2, step 3, in layer 3 \(Linear\): its weight"),
+        (13, 5, math.nan, r"epoch 2, step 6, in layer 5 \(Linear\): its weight"),
+        # a weight so large that the layer's output overflows, or the loss
+        (13, 5, 3e38, r"epoch 2, step 6, in layer 5 \(Linear\): its (weight|output)"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_named(
+    tmp_path: Path,
+    blobs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    layer: int,
+    value: float,
+    place: str,
+) -> None:
+    monkeypatch.setattr(training, "CHECK_EVERY", 1)
+    poison = Poison(monkeypatch, at, layer, value)
+    config = tiny(blobs, epochs=3, activation="relu")
+    with pytest.raises(RunError, match=rf"the loss became (nan|inf) in {place}") as error:
+        train(config, tmp_path / "run", reporter=poison)
+    assert "smaller --lr" in str(error.value)
+    path = tmp_path / "run" / checkpoint.NAME
+    if at < 8:
+        assert not path.exists()
+        return
+    assert f"The last good checkpoint is {path}" in str(error.value)
+    state = saved_state(tmp_path / "run")
+    assert state["state"]["epoch"] == 1
+    assert all(bool(value.isfinite().all()) for value in state["model"].values())
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    train(config, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step of an epoch: its loss was finite, the weights after it are not."""
+    poison = Poison(monkeypatch, 2, 3, math.nan)
+    with pytest.raises(RunError, match=r"weights stopped being finite.* in 3.weight") as error:
+        train(tiny(blobs), tmp_path / "run", reporter=poison)
+    assert "The last good checkpoint is" in str(error.value)
+    state = saved_state(tmp_path / "run")
+    assert state["state"]["epoch"] == 1
+    assert all(bool(value.isfinite().all()) for value in state["model"].values())
+
+
+def test_steps_that_are_far_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "train digits --optimizer sgd --lr 1e6 --hidden 64 64 --epochs 3 --out"
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words.split(), str(tmp_path / "run")])
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert "lra: the loss became" in said
+    assert "epoch 1, step " in said
+    assert "in layer 1 (Linear)" in said
+    assert not (tmp_path / "run" / runs.WEIGHTS).exists()
+
+
+# processes
+
+
+def test_killed_at_any_moment(tmp_path: Path, blobs: Path) -> None:
+    """Killed before the first checkpoint, then six times at drawn moments, and gone on with."""
+    config = tiny(blobs, epochs=300, hidden=(40, 40))
+    started = time.monotonic()
+    train(config, tmp_path / "whole")
+    lasts = time.monotonic() - started
+    run, draw = tmp_path / "run", random.Random(0)
+    options = ["--hidden", "40", "40", "--epochs", "300", "--batch-size", "16", "--device", "cpu"]
+    words: list[object] = ["train", blobs, *options, "--out", run]
+    epochs = [0]
+    for kill in range(7):
+        child = fork_lra(words, tmp_path / "said")
+
+        def begun(kill: int = kill) -> bool:
+            if kill == 0:
+                return (run / runs.CONFIG).exists()
+            return (run / checkpoint.NAME).exists() and len(metrics(run)) > epochs[-1]
+
+        assert wait_for(begun, child.is_alive), (tmp_path / "said").read_text()
+        if kill:
+            time.sleep(draw.uniform(0, lasts / 14))
+        child.kill()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+        if (run / runs.METRICS).exists():
+            epochs.append(len(metrics(run)))
+        words = ["train", "--resume", run]
+    assert not (run / runs.RESULT).exists()
+    assert sorted(epochs) == epochs
+    assert 6 <= epochs[-1] < 300
+    resume(run)
+    assert_same_run(tmp_path / "whole", run)
+    assert_events_are_the_metrics(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_ended_by_a_signal(tmp_path: Path, blobs: Path, number: int, code: int) -> None:
+    """The command in full: a clean end, its exit code, and plain lines; then the same bits."""
+    options = ["--hidden", "40", "40", "--epochs", "400", "--batch-size", "16", "--device", "cpu"]
+    process = start_lra("train", blobs, *options, "--out", "run", cwd=tmp_path)
+    ready = functools.partial(Path.exists, tmp_path / "run" / runs.WEIGHTS)
+    assert wait_for(ready, lambda: process.poll() is None), process.communicate()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    if code > 0:
+        assert err == "lra: stopped; go on with: lra train --resume run\n"
+        lines = out.splitlines()
+        assert lines[0].startswith("lra-e on blobs.npz")
+        assert lines[2].startswith("  1/400 ")
+        assert "\x1b" not in out
+        assert "\r" not in out
+        state = saved_state(tmp_path / "run")["state"]
+        assert 1 <= state["epoch"] < 400
+    resume(tmp_path / "run")
+    config = tiny(blobs, epochs=400, hidden=(40, 40))
+    train(config, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """The last batch is one sample, so that the second process has none of it."""
+    path = write_blobs(tmp_path / "odd.npz", n=49 + 9)
+    config = tiny(path, epochs=4, precision="64", validation=9, patience=4, lr=0.01)
+    words = "--hidden 7 5 --epochs 4 --batch-size 16 --precision 64 --validation 9 --patience 4"
+    words += " --lr 0.01 --device cpu --devices 2 --out two"
+    process = start_lra("train", path, *words.split(), cwd=tmp_path)
+    train(config, tmp_path / "one")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("  1/4 ") == 1, out
+    one, two = (saved_state(tmp_path / name) for name in ("one", "two"))
+    assert one["model"].keys() == two["model"].keys()
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-9, atol=1e-12)
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-9)
+        assert a["train_accuracy"] == b["train_accuracy"]
+        assert a["validation_accuracy"] == b["validation_accuracy"]
+    # The run of two processes is a run like any other.
+    best = safetensors.torch.load_file(tmp_path / "two" / runs.WEIGHTS)
+    assert set(best) == {f"{i}.{kind}" for i in (1, 3, 5) for kind in ("weight", "bias")}
+    assert runs.evaluate(tmp_path / "two").samples == 41
+
+
+# learning
+
+
+@pytest.mark.slow
+def test_digits_are_learned_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["train", "digits", "--device", "cpu", "--out", str(tmp_path / "run")])
+    result = json.loads((tmp_path / "run" / runs.RESULT).read_text())
+    assert result["test_accuracy"] > 94
+    assert f"test accuracy {result['test_accuracy']:.2f}%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", lra.RULES)
+def test_every_rule_learns(tmp_path: Path, rule: str) -> None:
+    config = TrainConfig(
+        "digits", lra.named(rule), (64, 64), epochs=8, lr=3e-3, validation=0, device="cpu"
+    )
+    floor = {"sign-symmetry": 90, "feedback-alignment": 80, "kolen-pollack": 85}.get(rule, 92)
+    assert train(config, tmp_path / "run")["test_accuracy"] > floor
+
+
+def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:
+    """The ceiling: errors that reach no hidden layer leave it where it was drawn."""
+    settings: dict[str, Any] = {"hidden": (16, 16), "epochs": 8, "validation": 0, "device": "cpu"}
+    settings |= {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "bias": False}
+    accuracies: list[Callable[[], float] | float] = []
+    for name, init, rate in (("deaf", lra.Normal(1e-9), 0.0), ("hearing", lra.FanIn(), None)):
+        rule = lra.LRAE(beta=1.0, init=init)
+        config = TrainConfig("digits", rule, feedback_lr=rate, **settings)
+        accuracies.append(train(config, tmp_path / name)["test_accuracy"])
+        torch.manual_seed(0)
+        drawn = build_network(config, (8, 8), 10)
+        state = saved_state(tmp_path / name)["model"]
+        moved = {i: (state[f"{i}.weight"] - drawn[i].weight).abs().max().item() for i in (1, 3, 5)}
+        assert moved[5] > 0.1
+        if name == "deaf":
+            assert max(moved[1], moved[3]) < 1e-6
+        else:
+            assert min(moved[1], moved[3]) > 0.05
+    print(accuracies)
+    assert accuracies[0] + 5 < accuracies[1]

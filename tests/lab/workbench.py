@@ -1,0 +1,197 @@
+"""What the workbench's tests share: tiny data and runs, comparison to the bit, forked commands.
+
+A child is forked from a server that has loaded torch already, so that it starts at once; a few
+tests start `python -m lra` in full.
+"""
+
+import csv
+import io
+import json
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lra.lab import checkpoint, cli, runs
+from lra.lab.config import TrainConfig
+from lra.lab.display import Reporter
+
+SHAPE, CLASSES = (2, 3), 3
+
+
+def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0) -> Path:
+    """Write an .npz of three overlapping clouds of samples of shape (2, 3)."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(7).normal(size=(CLASSES, *SHAPE)) * 1.5
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        y = np.concatenate((np.arange(CLASSES), rng.integers(0, CLASSES, count - CLASSES)))
+        return (centres[y] + rng.normal(size=(count, *SHAPE))).astype(np.float32), y
+
+    x, y = draw(n)
+    arrays = {"x": x, "y": y}
+    if n_test is not None:
+        arrays["x_test"], arrays["y_test"] = draw(n_test)
+    np.savez(path, **arrays)
+    return path
+
+
+def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
+    """Configure a run of 3 epochs with 8 steps each, the last batch smaller than the others."""
+    settings: dict[str, Any] = {"hidden": (7, 5), "epochs": 3, "batch_size": 16, "device": "cpu"}
+    return TrainConfig(str(dataset), **(settings | changes))
+
+
+class Watcher(Reporter):
+    """Writes down what it hears; does something at the given calls of `step`."""
+
+    def __init__(self, at: Sequence[int] = (), do: Callable[[], None] | None = None) -> None:
+        self.heard: list[tuple[str, Any]] = []
+        self.at, self.do, self.calls = at, do, 0
+
+    def start(self, what: str, epochs: int, steps: int) -> None:
+        self.heard.append(("start", (what, epochs, steps)))
+
+    def note(self, text: str) -> None:
+        self.heard.append(("note", text))
+
+    def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
+        self.heard.append(("step", (step, loss_sum, correct, seen)))
+        self.calls += 1
+        if self.calls in self.at and self.do:
+            self.do()
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        self.heard.append(("epoch", row))
+
+    def end(self, result: dict[str, Any], folder: Path) -> None:
+        self.heard.append(("end", result))
+
+    def notes(self) -> list[str]:
+        return [what for kind, what in self.heard if kind == "note"]
+
+
+def interrupt_at(*calls: int, number: int = signal.SIGINT) -> Watcher:
+    """Send this process a signal at the given calls of the reporter's `step`."""
+    return Watcher(calls, lambda: os.kill(os.getpid(), number))
+
+
+def saved_state(folder: Path) -> dict[str, Any]:
+    """Read a run's checkpoint."""
+    return checkpoint.load(folder / checkpoint.NAME, runs.read_config(folder).to_config())
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """Read metrics.csv."""
+    with (folder / runs.METRICS).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """Say where two states differ in any bit; measured times are left out."""
+    if type(a) is not type(b):
+        return [f"{where}: {type(a).__name__} and {type(b).__name__}"]
+    if isinstance(a, Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape
+        same = same and a.numpy().tobytes() == b.numpy().tobytes()
+        return [] if same else [f"{where}: tensors"]
+    if isinstance(a, dict):
+        if list(a) != list(b):
+            return [f"{where}: keys {list(a)} and {list(b)}"]
+        return [d for k in a if k != "seconds" for d in differences(a[k], b[k], f"{where}/{k}")]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [f"{where}: lengths {len(a)} and {len(b)}"]
+        pairs = zip(a, b, strict=True)
+        return [d for i, (p, q) in enumerate(pairs) for d in differences(p, q, f"{where}/{i}")]
+    same = a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
+    return [] if same else [f"{where}: {a!r} and {b!r}"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Hold two finished runs to the same bits: state, weights' file, figures, result."""
+    found = differences(saved_state(one), saved_state(other))
+    assert not found, found
+    assert (one / runs.WEIGHTS).read_bytes() == (other / runs.WEIGHTS).read_bytes()
+    assert not differences(metrics(one), metrics(other))
+    results = [json.loads((folder / runs.RESULT).read_text()) for folder in (one, other)]
+    assert not differences(*results), differences(*results)
+
+
+def sealed(payload: bytes) -> bytes:
+    """Give a checkpoint file's content with a header and checksum that fit the payload."""
+    import hashlib
+
+    return checkpoint._MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def packed(state: Any) -> bytes:
+    """Give a checkpoint file's content for a state."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return sealed(buffer.getvalue())
+
+
+# commands in processes of their own
+
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")},
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def start_lra(*words: object, cwd: Path, **more: Any) -> subprocess.Popen[str]:
+    """Start `python -m lra` in full."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lra", *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def _command(words: list[str], output: str, file_limit: int | None) -> None:
+    target = os.open(output, os.O_RDWR | os.O_CREAT | os.O_NOCTTY, 0o600)
+    for standard in (1, 2):
+        os.dup2(target, standard)
+    torch.set_num_threads(1)
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    cli.main(words)
+
+
+def fork_lra(
+    words: Sequence[object], output: Path | str, file_limit: int | None = None
+) -> multiprocessing.process.BaseProcess:
+    """Start the command in a forked child; its output goes to a file or a terminal."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lra.lab.cli"])
+    child = context.Process(target=_command, args=([*map(str, words)], str(output), file_limit))
+    child.start()
+    return child
+
+
+def wait_for(what: Callable[[], bool], alive: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Wait until something is so; False where the process ended before."""
+    end = time.monotonic() + seconds
+    while not what():
+        if not alive():
+            return False
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.002)
+    return True

@@ -1,0 +1,246 @@
+"""Break a copy of the core, one line at a time, and see that the tests notice each defect.
+
+    python tests/mutation.py            # all defects, about two minutes
+    python tests/mutation.py --only beta padding
+    python tests/mutation.py --list
+
+The checkout itself is never touched. Exits 1 where a defect goes unnoticed, where the line that it
+replaces is no longer there, or where the tests fail without any defect.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+AXES = "tests/test_axes.py"
+LAYERS = "tests/torch/test_layers.py"
+IDENTITY = "tests/torch/test_identity.py"
+MACHINERY = "tests/torch/test_machinery.py"
+REFUSALS = "tests/torch/test_refusals.py"
+PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A part of one line of a file of the package, what to put there, and which tests must fail."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: str
+
+
+DEFECTS = (
+    Defect(
+        "drop beta",
+        "crossing.py",
+        "h - (self.beta * n) * d",
+        "h - n * d",
+        PSEUDOCODE,
+    ),
+    Defect(
+        "flip the error",
+        "crossing.py",
+        "z - phi(target)",
+        "phi(target) - z",
+        AXES,
+    ),
+    Defect(
+        "drop the gain",
+        "crossing.py",
+        "(self.gain / n) *",
+        "(1 / n) *",
+        LAYERS,
+    ),
+    Defect(
+        "forget 1/N",
+        "crossing.py",
+        "(self.gain / n) *",
+        "self.gain *",
+        PSEUDOCODE,
+    ),
+    Defect(
+        "forget N in the target",
+        "crossing.py",
+        "(self.beta * n) * d",
+        "self.beta * d",
+        PSEUDOCODE,
+    ),
+    Defect(
+        "wrong derivative of the local loss",
+        "crossing.py",
+        "difference / (1 + difference * difference)",
+        "difference / (1 + abs(difference))",
+        AXES,
+    ),
+    Defect(
+        "ignore gamma",
+        "feedback.py",
+        "return self.gamma * dW",
+        "return dW",
+        PSEUDOCODE,
+    ),
+    Defect(
+        "signed magnitudes",
+        "feedback.py",
+        "abs(M) * xp.sign(W)",
+        "M * xp.sign(W)",
+        AXES,
+    ),
+    Defect(
+        "transpose E",
+        "torch/layers/linear.py",
+        "e @ E if",
+        "e @ E.t() if",
+        LAYERS,
+    ),
+    Defect(
+        "mean for sum in db",
+        "torch/layers/linear.py",
+        "rows.sum(0)",
+        "rows.mean(0)",
+        LAYERS,
+    ),
+    Defect(
+        "W for E",
+        "torch/layers/base.py",
+        "(self.weight, self.bias, E)",
+        "(self.weight, self.bias, self.weight)",
+        PSEUDOCODE,
+    ),
+    Defect(
+        "no feedback in plain states",
+        "torch/layers/base.py",
+        'state_dict.setdefault(f"{prefix}feedback", self.feedback)',
+        "pass",
+        MACHINERY,
+    ),
+    Defect(
+        "no float32 upcast",
+        "torch/backward.py",
+        "h, d = h.float(), d.float()",
+        "pass",
+        MACHINERY,
+    ),
+    Defect(
+        "in place does not overwrite",
+        "torch/layers/activation.py",
+        "return input.copy_(send((place,), input.clone()))",
+        "return send((place,), input)",
+        IDENTITY,
+    ),
+    Defect(
+        "slopes from all of h",
+        "torch/layers/activation.py",
+        "h.clamp(max=0)",
+        "h",
+        LAYERS,
+    ),
+    Defect(
+        "padding on the wrong side",
+        "torch/layers/conv.py",
+        "(0, b - a)",
+        "(b - a, 0)",
+        LAYERS,
+    ),
+    Defect(
+        "skip hooked layers' hooks",
+        "torch/layers/sequential.py",
+        "and not any(vars(layer)[hooks] for hooks in _HOOKS)",
+        "and True",
+        IDENTITY,
+    ),
+    Defect(
+        "refuse nothing",
+        "torch/convert.py",
+        "in REFUSED.items():",
+        "in ():",
+        REFUSALS,
+    ),
+)
+
+
+def run_tests(package: Path, *tests: str) -> subprocess.CompletedProcess[str]:
+    """Run tests against a copy of the package; conftest.py checks that it is this one."""
+    environment = os.environ | {
+        "PYTHONPATH": str(package.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",  # or a stale byte code might hide a defect
+        "LRA_UNDER_TEST": str(package.parent),
+        "OMP_NUM_THREADS": "1",
+    }
+    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *tests],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def attempt(defect: Defect, package: Path) -> str:
+    """Apply a defect, run the tests, and undo it; say what is amiss, or nothing."""
+    path = package / defect.file
+    text = path.read_text()
+    if text.count(defect.right) != 1:
+        return f"{defect.right!r} is {text.count(defect.right)} times in {defect.file}, not once"
+    mutated = text.replace(defect.right, defect.wrong)
+    compile(mutated, str(path), "exec")
+    path.write_text(mutated)
+    try:
+        ran = run_tests(package, defect.tests)
+    finally:
+        path.write_text(text)
+    if ran.returncode == 0:
+        return f"no test of {defect.tests} noticed"
+    if ran.returncode != 1:
+        return f"the tests did not run:\n{ran.stdout}{ran.stderr}"
+    return ""
+
+
+def main() -> int:
+    """Try every defect that was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="defects with such a word")
+    parser.add_argument("--list", action="store_true", help="list the defects and stop")
+    arguments = parser.parse_args()
+    chosen = [
+        defect
+        for defect in DEFECTS
+        if not arguments.only or any(word in defect.name for word in arguments.only)
+    ]
+    if arguments.list or not chosen:
+        print("\n".join(f"{d.file}: {d.name}" for d in DEFECTS))
+        return 0 if arguments.list else 1
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "lra"
+        shutil.copytree(ROOT / "src" / "lra", package, ignore=shutil.ignore_patterns("__pycache__"))
+        started = time.perf_counter()
+        ran = run_tests(package, *sorted({defect.tests for defect in chosen}))
+        if ran.returncode:
+            print(f"the tests fail without any defect:\n{ran.stdout}{ran.stderr}")
+            return 1
+        print(f"without a defect   the tests pass    {time.perf_counter() - started:5.1f} s")
+        amiss = 0
+        for defect in chosen:
+            started = time.perf_counter()
+            trouble = attempt(defect, package)
+            amiss += bool(trouble)
+            took = f"{time.perf_counter() - started:5.1f} s"
+            verdict = f"SURVIVED: {trouble}" if trouble else "caught"
+            print(f"{defect.file:28} {defect.name:36} {took}  {verdict}", flush=True)
+    print(f"{len(chosen) - amiss} of {len(chosen)} defects caught")
+    return 1 if amiss else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""Closed form: the axes' arithmetic against each formula written out anew, in NumPy and torch."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lra
+from lra.crossing import check_terms, count_terms
+from lra.feedback import Stored
+
+NAMESPACES = pytest.mark.parametrize(
+    ("xp", "array"),
+    [(np, np.asarray), (torch, lambda a: torch.from_numpy(np.array(a)))],
+    ids=["numpy", "torch"],
+)
+rng = np.random.default_rng(0)
+FINITE = st.floats(-1e3, 1e3)
+LOSSES = {
+    lra.Squared(): lambda u: u,
+    lra.Absolute(): lambda u: (u > 0) * 1.0 - (u < 0) * 1.0,
+    lra.Cauchy(): lambda u: u / (1 + u * u),
+}
+ENERGIES = {
+    lra.Squared(): lambda u: u * u / 2,
+    lra.Absolute(): abs,
+    lra.Cauchy(): lambda u: math.log(1 + u * u) / 2,
+}
+
+
+def close(actual, expected, **options):
+    torch.testing.assert_close(
+        torch.as_tensor(actual), torch.as_tensor(expected), rtol=1e-12, atol=1e-14, **options
+    )
+
+
+def no_draw(kind, scale):
+    raise AssertionError("nothing is to be drawn here")
+
+
+@NAMESPACES
+@pytest.mark.parametrize(("loss", "derivative"), LOSSES.items(), ids=str)
+def test_derivative_of_a_local_loss(xp, array, loss, derivative):
+    u = np.concatenate([rng.normal(size=20), [0.0, 1e-9, 1e9, -1e9]])
+    close(loss.derivative(array(u), xp), derivative(u))
+
+
+@pytest.mark.parametrize(("loss", "energy"), ENERGIES.items(), ids=str)
+@given(u=FINITE.filter(lambda u: abs(u) > 1e-3))
+def test_a_local_loss_is_what_its_derivative_says(loss, energy, u):
+    step = 1e-6 * max(1.0, abs(u))
+    slope = (energy(u + step) - energy(u - step)) / (2 * step)
+    assert loss.derivative(np.float64(u), np) == pytest.approx(slope, rel=1e-3, abs=1e-6)
+
+
+@NAMESPACES
+def test_surrogates(xp, array):
+    h = rng.normal(size=20)
+    close(lra.Identity()(array(h), xp), h)
+    close(lra.Tanh()(array(h), xp), np.tanh(h))
+
+
+@NAMESPACES
+@pytest.mark.parametrize(("loss", "derivative"), LOSSES.items(), ids=str)
+@pytest.mark.parametrize(
+    ("through", "s"),
+    [(None, lambda h: h**3), (lra.Tanh(), np.tanh), (lra.Identity(), lambda h: h)],
+    ids=["phi", "tanh", "identity"],
+)
+def test_target_difference(xp, array, loss, derivative, through, s):
+    beta, gain, N = 0.3, 1.9, 5
+    crossing = lra.TargetDifference(beta, gain, loss, through)
+    h, d = rng.normal(size=(2, N, 4))
+    e = crossing.error(lambda v: v**3, array(h), array(h**3), array(d), N, xp)
+    close(e, gain * derivative(s(h) - s(h - beta * N * d)) / N)
+
+
+@given(
+    beta=st.floats(1e-3, 10),
+    gain=st.floats(0.1, 10),
+    n=st.integers(1, 100),
+    scale=st.floats(0.1, 10),
+)
+def test_a_loss_scaled_by_s_with_terms_scaled_back_scales_the_error(beta, gain, n, scale):
+    crossing = lra.TargetDifference(beta, gain)
+    h, d = np.linspace(-2, 2, 9), np.linspace(1, -1, 9) / n
+    e = crossing.error(np.tanh, h, np.tanh(h), d, n, np)
+    scaled = crossing.error(np.tanh, h, np.tanh(h), scale * d, n / scale, np)
+    torch.testing.assert_close(
+        torch.from_numpy(scaled), torch.from_numpy(scale * e), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_normalised_target_difference_tends_to_the_derivative():
+    h, d = rng.normal(size=(2, 3, 4))
+    truth = (1 - np.tanh(h) ** 2) * d
+
+    def distance(beta):
+        crossing = lra.TargetDifference(beta, 1 / beta)
+        return np.abs(crossing.error(np.tanh, h, np.tanh(h), d, 3, np) - truth).max()
+
+    assert distance(1e-5) < 1e-4
+    assert 9 < distance(1e-4) / distance(1e-5) < 11
+
+
+@pytest.mark.parametrize(
+    ("terms", "shape", "N"),
+    [
+        (lra.LossTerms.BATCH, (7,), 7),
+        (lra.LossTerms.BATCH, (7, 3, 2), 7),
+        (lra.LossTerms.TOKENS, (7, 3, 2), 21),
+        (lra.LossTerms.TOKENS, (7, 2), 7),
+        (lra.LossTerms.TOKENS, (7,), 1),
+        (lra.LossTerms.BATCH, (0, 3), 1),
+        (lra.LossTerms.TOKENS, (4, 0, 3), 1),
+        (2.5, (7, 3), 2.5),
+        (1, (7, 3), 1),
+    ],
+)
+def test_terms_of_the_loss(terms, shape, N):
+    assert count_terms(terms, shape) == N
+
+
+@pytest.mark.parametrize("terms", ["batch", "tokens", 1, 0.5, 2**20])
+def test_terms_that_may_be_given(terms):
+    assert check_terms(terms) == terms
+
+
+@pytest.mark.parametrize(
+    "terms", ["batches", "", 0, -1, math.nan, math.inf, True, None, [4], lra.LossTerms]
+)
+def test_terms_that_may_not(terms):
+    with pytest.raises(lra.OptionError, match=r"'batch', 'tokens', or a positive number"):
+        check_terms(terms)
+
+
+def test_transpose_carries_the_weights_themselves():
+    W = rng.normal(size=(3, 2))
+    assert lra.Transpose().stored is Stored.NOTHING
+    assert lra.Transpose().carried(W, None, 2, no_draw, np) is W
+
+
+@pytest.mark.parametrize(
+    ("feedback", "stored"), [(lra.Random(), Stored.FIXED), (lra.Learned(), Stored.LEARNED)]
+)
+def test_stored_feedback_is_carried_as_it_is(feedback, stored):
+    W, E = rng.normal(size=(2, 3, 2))
+    assert feedback.stored is stored
+    assert feedback.carried(W, E, 2, no_draw, np) is E
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.25, -2.0, 0.0])
+def test_learned_feedback_moves_by_gamma_dw(gamma):
+    dW = rng.normal(size=(3, 2))
+    close(lra.Learned(gamma).update(dW), gamma * dW)
+
+
+@NAMESPACES
+@pytest.mark.parametrize("magnitude", list(lra.Magnitude))
+def test_sign_symmetric(xp, array, magnitude):
+    feedback = lra.SignSymmetric(magnitude, lra.FanIn(scale=2.0))
+    W, drawn, kept = rng.normal(size=(3, 3, 16))
+    W[0, 0] = 0.0
+    asked = []
+
+    def draw(kind, scale):
+        asked.append((kind, scale))
+        return array(drawn)
+
+    E = feedback.carried(array(W), array(kept), 16, draw, xp)
+    M = {"uniform": np.full((3, 16), 0.5), "fixed": kept, "batch": drawn}[magnitude]
+    close(E, np.abs(M) * np.sign(W))
+    assert asked == ([("uniform", 0.5)] if magnitude == "batch" else [])
+    assert feedback.stored is (Stored.FIXED if magnitude == "fixed" else Stored.NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("init", "fan_in", "asked"),
+    [
+        (lra.FanIn(), 16, ("uniform", 0.25)),
+        (lra.FanIn(scale=2.0), 100, ("uniform", 0.2)),
+        (lra.Normal(), 16, ("normal", 0.1)),
+        (lra.Normal(std=1.0), 100, ("normal", 1.0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("feedback", [lra.Random, lra.Learned, lra.SignSymmetric])
+def test_what_is_drawn(feedback, init, fan_in, asked):
+    assert feedback(init=init).draw(fan_in, lambda *request: request) == asked
+
+
+def test_bases_leave_their_arithmetic_to_the_values():
+    for call in (
+        lambda: lra.LocalLoss().derivative(0.0, np),
+        lambda: lra.Surrogate()(0.0, np),
+        lambda: lra.Crossing().error(np.tanh, 0.0, 0.0, 0.0, 1, np),
+        lambda: lra.Init().draw(1, no_draw),
+        lambda: lra.Feedback().stored,
+        lambda: lra.Transpose().draw(1, no_draw),
+        lambda: lra.Random().update(0.0),
+    ):
+        with pytest.raises(NotImplementedError):
+            call()

@@ -1,0 +1,427 @@
+"""Machinery: what people do with a module keeps working, and gives the same updates."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from nets import (
+    ALL_RULES,
+    COMBINATIONS,
+    MODELS,
+    alone,
+    assert_same,
+    images,
+    mlp,
+    taken,
+    updates,
+)
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+import lra
+
+LRA = lra.LRAE(beta=0.3)
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+
+every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
+every_model = pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+DRAWS_PER_PASS = COMBINATIONS["sign symmetry, drawn per batch"]
+
+
+def converted(build, rule=LRA, **options):
+    return lra.convert(build().double(), rule, **options)
+
+
+# Parameters
+
+
+@every_model
+def test_learned_feedback_is_a_parameter(build):
+    model = converted(build)
+    named = dict(model.named_parameters())
+    feedback = {name: p for name, p in named.items() if name.endswith("feedback")}
+    assert [*map(id, lra.feedback_parameters(model))] == [*map(id, feedback.values())]
+    holders = {name.removesuffix("feedback") for name in feedback}
+    weights = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    assert holders == {f"{name}." for name in weights[1:]}  # the first sees the raw input
+    for name, E in feedback.items():
+        W = named[name.replace("feedback", "weight")]
+        assert (E.shape, E.dtype, E.requires_grad) == (W.shape, W.dtype, True)
+    assert not [name for name, _ in model.named_buffers() if "feedback" in name]
+
+
+@pytest.mark.parametrize(
+    "rule", [lra.FeedbackAlignment(), lra.SignSymmetry("fixed")], ids=["fa", "frsf"]
+)
+def test_fixed_feedback_is_a_buffer(rule):
+    model = converted(mlp, rule)
+    assert lra.feedback_parameters(model) == []
+    assert [*dict(model.named_buffers())] == ["3.feedback", "5.feedback"]
+    assert "3.feedback" in model.state_dict()
+    x, y = images()
+    before = model[3].feedback.clone()
+    updates(model, x, y)
+    assert torch.equal(model[3].feedback, before)
+    assert model[3].feedback.grad is None
+
+
+@pytest.mark.parametrize(
+    "rule", [lra.Backprop(), lra.SignSymmetry(), DRAWS_PER_PASS], ids=["bp", "usf", "brsf"]
+)
+def test_other_rules_store_nothing(rule):
+    plain = mlp()
+    keys = [*plain.state_dict()]
+    model = lra.convert(plain, rule)
+    assert [*model.state_dict()] == keys
+    assert lra.feedback_parameters(model) == []
+
+
+def test_what_comes_before_the_first_weight_layer_decides_whether_it_sees_the_input():
+    embedded = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    lra.convert(embedded, LRA)
+    assert len(lra.feedback_parameters(embedded)) == 2
+    F.cross_entropy(embedded(torch.arange(4)), torch.arange(4) % 2).backward()
+    assert embedded[0].weight.grad.abs().sum() > 0
+    flat = lra.convert(mlp(), LRA, input_layers=())
+    assert len(lra.feedback_parameters(flat)) == 3
+    two = nn.ModuleDict({"left": nn.Linear(3, 4), "right": nn.Linear(3, 4), "top": nn.Linear(4, 2)})
+    lra.convert(two, LRA, input_layers=["left", "right"])
+    assert [name for name, _ in two.named_parameters() if "feedback" in name] == ["top.feedback"]
+
+
+def test_an_optimizer_built_before_goes_on():
+    model = mlp().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    lra.convert(model, LRA)
+    optimizer.add_param_group({"params": lra.feedback_parameters(model), "lr": 0.2})
+    x, y = images()
+    got = updates(model, x, y)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.step()
+    for name, p in model.named_parameters():
+        step = 0.2 if "feedback" in name else 0.1
+        torch.testing.assert_close(p.detach(), before[name] - step * got[name], **CLOSE)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_frozen_weights_stay_and_the_others_learn_alike(before):
+    torch.manual_seed(3)
+    expected_model = converted(mlp)
+    x, y = images()
+    expected = updates(expected_model, x, y)
+    torch.manual_seed(3)
+    model = mlp().double()
+    if before:
+        model[3].weight.requires_grad_(False)
+    lra.convert(model, LRA)
+    if before:
+        assert not model[3].feedback.requires_grad
+    else:
+        model[3].weight.requires_grad_(False)
+        model[3].feedback.requires_grad_(False)
+    got = updates(model, x, y)
+    assert expected.keys() - got.keys() == {"3.weight", "3.feedback"}
+    assert_same(got, {name: expected[name] for name in got})
+
+
+# The loss, its scale and its parts
+
+
+@every_rule
+def test_accumulated_batches_are_one_batch(rule):
+    if rule == DRAWS_PER_PASS:
+        pytest.skip("draws anew for every batch")
+    model, k = converted(mlp, rule), 3
+    x, y = images(12)
+    expected = updates(model, x, y)
+    lra.set_loss_terms(model, 12)
+    model.zero_grad()
+    for part, labels in zip(x.chunk(k), y.chunk(k), strict=True):
+        (F.cross_entropy(model(part), labels) / k).backward()
+    assert_same(taken(model), expected, **CLOSE)
+
+
+@every_model
+def test_a_summed_loss_has_one_term(build):
+    model = converted(build).eval()
+    x, y = images(6)
+    expected = updates(model, x, y)
+    lra.set_loss_terms(model, 1)
+    assert_same(updates(model, x, y, scale=6), {k: 6 * g for k, g in expected.items()}, **CLOSE)
+
+
+@every_model
+def test_a_scaled_loss_has_fewer_terms(build):
+    model, S = converted(build), 1024.0
+    x, y = images(6)
+    expected = updates(model, x, y)
+    lra.set_loss_terms(model, 6 / S)
+    assert_same(updates(model, x, y, scale=S), {k: S * g for k, g in expected.items()}, **CLOSE)
+
+
+def test_tokens_are_terms():
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 4))
+    lra.convert(model.double(), LRA)
+    x, y = torch.randn(3, 7, 5).double(), torch.randint(4, (3, 7))
+    expected = updates(model, x.flatten(0, 1), y.flatten())
+    lra.set_loss_terms(model, "tokens")
+    model.zero_grad()
+    F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+    assert_same(taken(model), expected, **CLOSE)
+
+
+def test_an_empty_batch_gives_updates_of_zero():
+    model = converted(mlp)
+    model(torch.empty(0, 192).double()).sum().backward()
+    assert all(not g.any() for g in taken(model).values())
+    assert len(taken(model)) == 8
+
+
+def test_feedback_drawn_per_batch_is_drawn_per_forward():
+    model = converted(mlp, DRAWS_PER_PASS)
+    x, y = images()
+    first, second = updates(model, x, y), updates(model, x, y)
+    assert not torch.equal(first["1.weight"], second["1.weight"])
+    assert torch.equal(first["5.weight"], second["5.weight"])
+    loss = F.cross_entropy(model(x), y)
+    model.zero_grad()
+    loss.backward(retain_graph=True)
+    once = taken(model)
+    loss.backward()
+    assert_same(taken(model), {k: 2 * g for k, g in once.items()}, **CLOSE)
+
+
+def test_all_updates_are_exact_in_float64():
+    model = converted(mlp)
+    x, y = images()
+    exact = updates(model, x, y)
+    assert all(g.dtype == torch.float64 for g in exact.values())
+    single = updates(model.float(), x.float(), y)
+    assert_same({k: g.double() for k, g in single.items()}, exact, rtol=1e-4, atol=1e-6)
+
+
+# Copies and storage
+
+
+@every_rule
+@every_model
+def test_copies_give_the_same_updates(build, rule):
+    model = lra.convert(build(), rule)
+    x, y = images(4, torch.float32)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    copies = (
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(file, weights_only=False),
+    )
+    torch.manual_seed(1)
+    expected = updates(model, x, y)
+    for other in copies:
+        assert repr(other) == repr(model)
+        torch.manual_seed(1)
+        assert_same(updates(other, x, y), expected)
+        assert not lra.is_converted(lra.restore(other))
+
+
+@every_rule
+def test_state_of_a_plain_model_loads_and_keeps_the_feedback(rule):
+    plain, model = mlp(), lra.convert(mlp(), rule)
+    state = plain.state_dict()
+    keys = [*state]
+    kept = {k: v.clone() for k, v in model.state_dict().items() if "feedback" in k}
+    assert str(model.load_state_dict(state, strict=True)) == "<All keys matched successfully>"
+    assert [*state] == keys
+    loaded = model.state_dict()
+    assert_same({k: loaded[k] for k in keys}, dict(state))
+    assert_same({k: loaded[k] for k in kept}, kept)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@every_rule
+def test_state_of_a_converted_model_carries_the_feedback(rule, assign):
+    model, other = lra.convert(mlp(), rule), lra.convert(mlp(), rule)
+    state = copy.deepcopy(model.state_dict())
+    other.load_state_dict(state, assign=assign)
+    assert_same(dict(other.state_dict()), dict(state))
+    x, y = images(4, torch.float32)
+    torch.manual_seed(1)
+    expected = updates(model, x, y)
+    torch.manual_seed(1)
+    assert_same(updates(other, x, y), expected)
+
+
+def test_strict_loading_still_tells_of_wrong_keys():
+    model = lra.convert(mlp(), LRA)
+    state = model.state_dict()
+    state["6.weight"] = state.pop("5.weight")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        mlp().load_state_dict(lra.convert(mlp(), LRA).state_dict())
+
+
+def test_repr_tells_the_rule():
+    text = repr(lra.convert(mlp(), LRA))
+    assert "LocalLinear(in_features=192, out_features=10, bias=True, feedback=None)" in text
+    assert "feedback=Learned(gamma=1.0" in text
+    assert "crossing=TargetDifference(beta=0.3" in text
+
+
+# Other ways to run a backward pass
+
+
+@every_rule
+@every_model
+def test_functional_grad(build, rule):
+    model = converted(build, rule).eval()
+    x, y = images(4)
+    torch.manual_seed(1)
+    expected = updates(model, x, y)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters):
+        return F.cross_entropy(torch.func.functional_call(model, parameters, (x,)), y)
+
+    torch.manual_seed(1)
+    assert_same(torch.func.grad(loss)(parameters), expected, **CLOSE)
+
+
+@every_model
+def test_autograd_grad(build):
+    model = converted(build)
+    x, y = images(4)
+    expected = updates(model, x, y)
+    named = dict(model.named_parameters())
+    got = torch.autograd.grad(F.cross_entropy(model(x), y), [*named.values()])
+    assert_same(dict(zip(named, got, strict=True)), expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("rule", [LRA, DRAWS_PER_PASS], ids=["lra-e", "brsf"])
+def test_gradient_checkpointing(rule, reentrant):
+    model = converted(mlp, rule)
+    x, y = images()
+    torch.manual_seed(1)
+    expected = updates(model, x, y)
+    torch.manual_seed(1)
+    model.zero_grad()
+    z = model[2](model[1](model[0](x)))
+    h = checkpoint(model[3:], z, use_reentrant=reentrant)
+    F.cross_entropy(h, y).backward()
+    assert_same(taken(model), expected, **CLOSE)
+
+
+def test_hooks_see_the_rules_errors():
+    model = converted(mlp)
+    x, y = images()
+    model(x)
+    seen = {}
+    handles = [
+        model[3].register_full_backward_hook(lambda m, d, e: seen.update(d=d[0], e=e[0])),
+        model[3].weight.register_hook(lambda g: seen.update(dW=g)),
+        model[2].register_forward_hook(lambda m, i, z: seen.update(z=z)),
+    ]
+    updates(model, x, y)
+    torch.testing.assert_close(seen["d"], seen["e"] @ model[3].feedback, **CLOSE)
+    torch.testing.assert_close(seen["dW"], seen["e"].T @ seen["z"], **CLOSE)
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("build", [mlp, lambda: nn.Sequential(nn.Linear(192, 4), nn.Linear(4, 4))])
+def test_a_derivative_of_updates_is_refused(build):
+    model = converted(build)
+    x, y = images()
+    x = x.flatten(1)
+    loss = F.cross_entropy(model(x), y)
+    with pytest.raises(lra.RuleError, match=r"create_graph=True .* lra\.restore"):
+        loss.backward(create_graph=True)
+    with pytest.raises(lra.RuleError, match="create_graph=True"):
+        torch.autograd.grad(F.cross_entropy(model(x), y), [*model.parameters()], create_graph=True)
+
+
+@pytest.mark.parametrize("rule", [LRA, lra.FeedbackAlignment()], ids=["lra-e", "fa"])
+def test_an_input_that_requires_a_gradient(rule):
+    model = converted(mlp, rule)
+    x, y = images()
+    with torch.no_grad():
+        model(x.requires_grad_())
+    with pytest.raises(lra.RuleError, match=r"layer '1' .* input_layers=\(\)") as refusal:
+        model(x)
+    assert "raw input" in str(refusal.value)
+    lra.convert(lra.restore(model), rule, input_layers=())
+    updates(model, x, y)
+    assert x.grad.abs().min() > 0
+
+
+def test_inference_mode():
+    model = lra.convert(mlp(lambda: nn.ReLU(inplace=True)), LRA)
+    x, _ = images(3, torch.float32)
+    with torch.inference_mode():
+        z = model(x)
+    assert torch.equal(z, model(x))
+
+
+# Precision
+
+
+def distance(a, b):
+    a, b = (torch.cat([g.flatten().double() for _, g in sorted(u.items())]) for u in (a, b))
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("rule", [LRA, lra.KolenPollack()], ids=["lra-e", "kolen-pollack"])
+@every_model
+def test_autocast(build, rule):
+    model = lra.convert(build(), rule)
+    x, y = images(8, torch.float32)
+    expected = updates(model, x, y)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    got = taken(model)
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in got.values())
+    assert got.keys() == expected.keys()
+    assert distance(got, expected) < 0.05
+
+
+def test_half_precision_updates_need_the_crossing_in_float32(monkeypatch):
+    model = lra.convert(mlp(), lra.LRAE(beta=0.01, gain=100))
+    x, y = images(8, torch.float32)
+    expected = updates(model, x, y)
+    model.bfloat16()
+    x = x.bfloat16()
+    bound = 0.05
+    assert distance(updates(model, x, y), expected) < bound
+
+    def narrow(phi, crossing, terms, h, z, d):
+        return crossing.error(phi, h, z, d, h.shape[0], torch)
+
+    monkeypatch.setattr("lra.torch.backward.cross", narrow)
+    assert distance(updates(model, x, y), expected) > 4 * bound
+
+
+def test_tied_weights_collect_both_updates():
+    tied = nn.Linear(4, 4, bias=False).double()
+    model = nn.Sequential(nn.Linear(4, 4).double(), nn.Tanh(), tied, nn.Tanh(), tied)
+    lra.convert(model, LRA)
+    apart = nn.Sequential(*(copy.deepcopy(layer) for layer in model))
+    x, y = torch.randn(5, 4).double(), torch.arange(5) % 4
+    got, expected = updates(model, x, y), updates(apart, x, y)
+    for name in ("weight", "feedback"):
+        both = expected[f"2.{name}"] + expected[f"4.{name}"]
+        torch.testing.assert_close(got[f"2.{name}"], both, **CLOSE)
+
+
+def test_one_layer_runs_under_several_batches_before_backward():
+    layer = alone(nn.Linear(3, 3).double(), LRA)
+    x = torch.randn(2, 4, 3).double()
+    (layer(x[0]).sum() + layer(x[1]).sum()).backward()
+    expected = torch.ones(4, 3).double().T @ (x[0] + x[1])
+    torch.testing.assert_close(layer.weight.grad, expected, **CLOSE)

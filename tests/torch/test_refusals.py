@@ -1,0 +1,315 @@
+"""Refusals: what cannot follow a rule is named, with the remedy, and nothing is changed."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from nets import mlp
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrizations, prune
+
+import lra
+from lra.torch.layers import NONLINEARITIES, REFUSED, WEIGHTS
+
+LRA = lra.LRAE()
+
+
+class OwnLinear(nn.Linear):
+    """A subclass with a forward of its own."""
+
+
+class OwnConv(nn.Conv2d):
+    """A subclass with a forward of its own."""
+
+
+class OwnReLU(nn.ReLU):
+    """A subclass with a forward of its own."""
+
+
+def integer_linear() -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    layer.weight.requires_grad_(False)
+    layer.weight.data = layer.weight.data.long()
+    return layer
+
+
+def old_norm(norm) -> nn.Linear:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return norm(nn.Linear(2, 2))
+
+
+def pruned() -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    prune.random_unstructured(layer, "weight", 0.5)
+    return layer
+
+
+REFUSED_LAYERS = {
+    "LSTM": (lambda: nn.LSTM(2, 2), "inside one kernel"),
+    "GRU": (lambda: nn.GRU(2, 2, bidirectional=True), "inside one kernel"),
+    "RNN": (lambda: nn.RNN(2, 2), "inside one kernel"),
+    "LSTMCell": (lambda: nn.LSTMCell(2, 2), "inside one kernel"),
+    "GRUCell": (lambda: nn.GRUCell(2, 2), "inside one kernel"),
+    "RNNCell": (lambda: nn.RNNCell(2, 2), "inside one kernel"),
+    "MultiheadAttention": (lambda: nn.MultiheadAttention(4, 2), r"write it with nn\.Linear"),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(2, 2, 3), "transposed convolutions"),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(2, 2, 3), "transposed convolutions"),
+    "ConvTranspose3d": (lambda: nn.ConvTranspose3d(2, 2, 3), "transposed convolutions"),
+    "Bilinear": (lambda: nn.Bilinear(2, 2, 2), "bilinear"),
+    "a linear subclass": (lambda: OwnLinear(2, 2), r"a subclass of torch\.nn\.Linear"),
+    "a convolution's subclass": (lambda: OwnConv(2, 2, 3), r"a subclass of torch\.nn\.Conv2d"),
+    "an activation's subclass": (OwnReLU, r"a subclass of torch\.nn\.ReLU"),
+    "weight norm": (lambda: parametrizations.weight_norm(nn.Linear(2, 2)), "remove_parametriz"),
+    "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(2, 2)), "remove_param"),
+    "old weight norm": (
+        lambda: old_norm(nn.utils.weight_norm),
+        "remove weight or spectral norm",
+    ),
+    "old spectral norm": (
+        lambda: old_norm(nn.utils.spectral_norm),
+        "remove weight or spectral norm",
+    ),
+    "pruned": (pruned, "its weight is not a parameter of its own"),
+    "lazy": (lambda: nn.LazyLinear(2), "run one forward pass first"),
+    "lazy convolution": (lambda: nn.LazyConv2d(2, 3), "run one forward pass first"),
+    "complex": (lambda: nn.Linear(2, 2, dtype=torch.complex64), r"its weight is torch\.complex64"),
+    "integer": (integer_linear, r"its weight is torch\.int64"),
+    "data parallel": (lambda: nn.DataParallel(nn.Linear(2, 2)), "convert first, then wrap"),
+}
+
+
+def snapshot(model: nn.Module):
+    """The classes of a model, what it holds, and the identity of its parameters."""
+    held = {k: v.clone() for k, v in model.state_dict().items() if not is_lazy(v)}
+    return [type(m) for m in model.modules()], held, [*map(id, model.parameters())]
+
+
+def assert_unchanged(model: nn.Module, before) -> None:
+    classes, held, identities = snapshot(model)
+    assert classes == before[0]
+    assert identities == before[2]
+    assert held.keys() == before[1].keys()
+    assert all(torch.equal(held[name], before[1][name]) for name in held)
+    assert not lra.is_converted(model)
+
+
+def test_every_refused_class_is_tried():
+    tried = [build() for build, _ in REFUSED_LAYERS.values()]
+    for base in REFUSED:
+        assert any(isinstance(layer, base) for layer in tried), base
+
+
+@pytest.mark.parametrize(("build", "why"), REFUSED_LAYERS.values(), ids=REFUSED_LAYERS)
+def test_a_layer_that_would_stay_on_backprop_is_refused(build, why):
+    model = nn.Module()
+    model.body = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), build())
+    before, kind = snapshot(model), type(model.body[2])
+    with pytest.raises(lra.ConversionError, match=why) as refusal:
+        lra.convert(model, LRA)
+    message = str(refusal.value)
+    assert f"body.2 ({kind.__name__}): " in message
+    assert message.count("  - ") == 1
+    assert "skip=" in message
+    assert_unchanged(model, before)
+    lra.convert(model, LRA, skip=["body.2"])
+    assert type(model.body[0]) is WEIGHTS[nn.Linear]
+    assert type(model.body[2]) is kind
+    lra.restore(model)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize(("build", "why"), REFUSED_LAYERS.values(), ids=REFUSED_LAYERS)
+def test_the_model_itself_may_be_what_is_refused(build, why):
+    model = build()
+    before = snapshot(model)
+    with pytest.raises(lra.ConversionError, match=why) as refusal:
+        lra.convert(model, LRA)
+    assert "(the model itself)" in str(refusal.value)
+    assert_unchanged(model, before)
+
+
+def test_all_troubles_are_told_at_once():
+    model = nn.ModuleDict({name: build() for name, (build, _) in REFUSED_LAYERS.items()})
+    model["fine"] = nn.Linear(2, 2)
+    kinds = [type(m) for m in model.modules()]
+    with pytest.raises(lra.ConversionError) as refusal:
+        lra.convert(model, LRA)
+    message = str(refusal.value)
+    for name in REFUSED_LAYERS:
+        assert message.count(f"  - {name} (") == 1
+    assert message.count("  - ") == len(REFUSED_LAYERS)  # their insides are not listed again
+    assert "fine" not in message
+    assert [type(m) for m in model.modules()] == kinds
+    assert not lra.is_converted(model)
+
+
+@pytest.mark.parametrize("rule", [lra.FeedbackAlignment(), lra.KolenPollack(), lra.SignSymmetry()])
+def test_every_rule_but_backprop_refuses(rule):
+    model = nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2))
+    with pytest.raises(lra.ConversionError, match="LSTM"):
+        lra.convert(model, rule)
+    lra.convert(model, lra.Backprop())
+    assert type(model[1]) is nn.LSTM
+    lra.restore(model)
+
+
+def test_what_a_rule_does_not_touch_stays_plain():
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.LayerNorm(4), nn.Softmax(-1), nn.ReLU(), nn.Linear(4, 2)
+    )
+    lra.convert(model, lra.FeedbackAlignment())
+    assert [type(m) for m in model[1:4]] == [nn.LayerNorm, nn.Softmax, nn.ReLU]
+    lra.convert(lra.restore(model), LRA)
+    assert type(model[2]) is nn.Softmax
+    assert type(model[3]) is NONLINEARITIES[nn.ReLU]
+
+
+# Calls that make no sense
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(), nn.ReLU(), nn.Embedding(3, 2)], ids=str)
+@pytest.mark.parametrize("rule", [LRA, lra.Backprop()], ids=["lra-e", "backprop"])
+def test_nothing_to_convert(model, rule):
+    with pytest.raises(lra.ConversionError, match=r"has no layer to convert; .* Conv1d, .* Linear"):
+        lra.convert(model, rule)
+
+
+@pytest.mark.parametrize("rule", [LRA, lra.Backprop()], ids=["lra-e", "backprop"])
+def test_converted_twice(rule):
+    model = lra.convert(mlp(), LRA)
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(lra.ConversionError, match=r"already converted: '1', '2'.*lra\.restore"):
+        lra.convert(model, rule)
+    assert model[1].rule == LRA
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
+
+
+def test_half_converted():
+    model = nn.Sequential(mlp(), nn.Linear(4, 2))
+    lra.convert(model[0], LRA)
+    with pytest.raises(lra.ConversionError, match=r"already converted: '0\.1'"):
+        lra.convert(model, LRA)
+    assert type(model[1]) is nn.Linear
+    lra.convert(lra.restore(model), LRA)
+
+
+def test_many_converted_layers_are_not_all_listed():
+    model = lra.convert(nn.Sequential(*(nn.Linear(2, 2) for _ in range(20))), LRA)
+    with pytest.raises(lra.ConversionError, match="'7' and 12 more"):
+        lra.convert(model, LRA)
+
+
+@pytest.mark.parametrize("model", [None, [nn.Linear(2, 2)], nn.Linear, torch.ones(2)], ids=repr)
+def test_not_a_module(model):
+    with pytest.raises(lra.ConversionError, match=r"expected a torch\.nn\.Module, got "):
+        lra.convert(model, LRA)
+
+
+@pytest.mark.parametrize("rule", [None, "lra-e", lra.LRAE, lra.Learned()], ids=repr)
+def test_not_a_rule(rule):
+    model = mlp()
+    before = snapshot(model)
+    with pytest.raises(lra.ConversionError, match=r"expected a rule such as lra\.LRAE\(\), got "):
+        lra.convert(model, rule)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize(
+    "verb", [lra.restore, lra.feedback_parameters, lambda m: lra.set_loss_terms(m, 1)]
+)
+def test_verbs_that_need_a_converted_model(verb):
+    with pytest.raises(lra.ConversionError, match=r"call lra\.convert\(model, rule\) first"):
+        verb(mlp())
+
+
+def test_loss_terms_that_do_not_exist():
+    model = mlp()
+    before = snapshot(model)
+    with pytest.raises(lra.OptionError, match="loss_terms must be one of"):
+        lra.convert(model, LRA, loss_terms="samples")
+    assert_unchanged(model, before)
+    lra.convert(model, LRA)
+    with pytest.raises(lra.OptionError, match="loss_terms must be one of"):
+        lra.set_loss_terms(model, 0)
+    assert {m.loss_terms for m in model.modules() if hasattr(m, "loss_terms")} == {"batch"}
+
+
+# Names
+
+
+def nested() -> nn.Module:
+    model = nn.Module()
+    model.encoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    model.decoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    model.decoder2 = nn.Linear(3, 3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("skip", "said"),
+    [
+        (["encodr"], "unknown submodule in skip 'encodr'; known: .*Did you mean 'encoder'"),
+        (["encoder", "decoder.9"], r"unknown submodule in skip 'decoder\.9'"),
+        ("encoder.", r"unknown submodule in skip 'encoder\.'"),
+        ("", "unknown submodule in skip ''"),
+        (["encoder.0.weight"], "unknown submodule"),
+        ([3], "unknown submodule in skip 3"),
+    ],
+)
+def test_names_to_skip_that_do_not_exist(skip, said):
+    model = nested()
+    before = snapshot(model)
+    with pytest.raises(lra.OptionError, match=said):
+        lra.convert(model, LRA, skip=skip)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["decoder.3"],
+            r"unknown weight layer in input_layers 'decoder\.3'; known: .*Did you mean",
+        ),
+        (["encoder"], "unknown weight layer in input_layers 'encoder'"),
+        ("encoder.1", "unknown weight layer in input_layers"),
+        (["decoder.0"], r"unknown weight layer in input_layers 'decoder\.0'"),  # it is skipped
+    ],
+)
+def test_input_layers_that_do_not_exist(names, said):
+    model = nested()
+    before = snapshot(model)
+    with pytest.raises(lra.OptionError, match=said):
+        lra.convert(model, LRA, skip=["decoder"], input_layers=names)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("skip", ["decoder", ["decoder"], ("decoder",)], ids=repr)
+def test_a_skipped_module_keeps_all_it_holds(skip):
+    model = lra.convert(nested(), LRA, skip=skip)
+    assert type(model.decoder) is nn.Sequential
+    assert [type(m) for m in model.decoder] == [nn.Linear, nn.Tanh, nn.Linear]
+    assert type(model.encoder[2]) is WEIGHTS[nn.Linear]
+    assert type(model.decoder2) is WEIGHTS[nn.Linear]  # only its name begins alike
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_a_shared_module_can_be_skipped_by_any_of_its_names(name):
+    model = nn.Module()
+    model.below = nn.Linear(2, 2)
+    model.first = model.second = nn.Linear(2, 2)
+    lra.convert(model, LRA, skip=[name])
+    assert type(model.first) is nn.Linear
+    assert type(model.below) is WEIGHTS[nn.Linear]
+
+
+def test_lazy_layers_convert_after_a_forward_pass():
+    model = nn.Sequential(nn.LazyLinear(3), nn.Tanh(), nn.LazyLinear(2))
+    model(torch.randn(2, 4))
+    lra.convert(model, LRA)
+    assert type(model[2]) is WEIGHTS[nn.Linear]
+    model(torch.randn(2, 4)).sum().backward()
+    assert model[2].feedback.grad is not None

@@ -1,0 +1,323 @@
+"""check_rule: the named rules keep every identity, and each identity has a rule that breaks it."""
+
+import copy
+import itertools
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from nets import ALL_RULES
+
+import lra
+from lra.feedback import Stored
+from lra.torch import testing
+from lra.torch.testing import IDENTITIES, check_rule
+
+CALLS = itertools.count()
+NAMES = [identity.name for identity in IDENTITIES]
+
+
+@dataclass(frozen=True)
+class Centred(lra.Crossing):
+    """A user's crossing that keeps every identity: a finite difference around h."""
+
+    beta: float = 0.01
+
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        step = self.beta * n * d
+        return (phi(h + step) - phi(h - step)) / (2 * self.beta * n)
+
+
+@dataclass(frozen=True)
+class Decayed(lra.Feedback):
+    """A user's feedback that keeps every identity: learned, with a scale between the two steps."""
+
+    scale: float = 0.3
+    init: lra.Init = field(default_factory=lra.Normal)
+
+    @property
+    def stored(self) -> Stored:
+        return Stored.LEARNED
+
+    def draw(self, fan_in, draw) -> Any:
+        return self.init.draw(fan_in, draw)
+
+    def update(self, dW) -> Any:
+        return self.scale * dW
+
+
+@dataclass(frozen=True)
+class Bounded(lra.LocalLoss):
+    """A user's local loss."""
+
+    def derivative(self, difference, xp) -> Any:
+        return xp.tanh(difference)
+
+
+@dataclass(frozen=True)
+class Halved(lra.Init):
+    """A user's initialisation."""
+
+    def draw(self, fan_in, draw) -> Any:
+        return 0.5 * draw("normal", fan_in**-0.5)
+
+
+OWN_RULES = {
+    "crossing": lra.Rule(lra.Learned(), Centred()),
+    "feedback": lra.Rule(Decayed(), lra.Derivative()),
+    "local loss": lra.LRAE(local_loss=Bounded()),
+    "init": lra.FeedbackAlignment(Halved()),
+    "tiny beta": lra.LRAE(beta=1e-6, gain=1e6),
+    "gamma 0": lra.LRAE(gamma=0.0),
+}
+
+
+@pytest.mark.parametrize("loss_terms", ["batch", "tokens"])
+@pytest.mark.parametrize("rule", (ALL_RULES | OWN_RULES).values(), ids=ALL_RULES | OWN_RULES)
+def test_rules_keep_every_identity(rule, loss_terms):
+    report = check_rule(rule, loss_terms=loss_terms)
+    assert [outcome.identity for outcome in report.outcomes] == NAMES
+    assert all(outcome.passed for outcome in report.outcomes)
+
+
+def applying(rule: lra.Rule) -> set[str]:
+    outcomes = check_rule(rule).outcomes
+    return {outcome.identity for outcome in outcomes if outcome.deviation is not None}
+
+
+@pytest.mark.parametrize(
+    ("rule", "not_applying"),
+    [
+        (lra.LRAE(), {"weight transport"}),
+        (lra.LRAE(local_loss=lra.Cauchy()), {"weight transport", "limit"}),
+        (lra.LRAE(through=lra.Tanh()), {"weight transport", "limit"}),
+        (lra.Rule(lra.Random(), Centred()), {"weight transport", "limit", "learned feedback"}),
+        (lra.KolenPollack(), {"NumPy", "limit"}),
+        (lra.Backprop(), {"NumPy", "limit", "learned feedback"}),
+    ],
+    ids=str,
+)
+def test_identities_apply_where_they_can(rule, not_applying):
+    assert applying(rule) == set(NAMES) - not_applying
+
+
+# Rules that each break something: what must fail is named, and whether nothing else may.
+
+
+@dataclass(frozen=True)
+class ForgetsN(lra.TargetDifference):
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        return self.gain * (z - phi(h - self.beta * n * d))
+
+
+@dataclass(frozen=True)
+class MixesSamples(lra.TargetDifference):
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        return super().error(phi, h, z, d - d.mean(0), n, xp)
+
+
+@dataclass(frozen=True)
+class WeighsByPosition(lra.TargetDifference):
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        position = xp.cumsum(xp.ones_like(d), 0)
+        return super().error(phi, h, z, d * position / d.shape[0], n, xp)
+
+
+@dataclass(frozen=True)
+class NeverAtRest(lra.TargetDifference):
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        return super().error(phi, h, z, d, n, xp) + 1e-3 * z / n
+
+
+@dataclass(frozen=True)
+class ForgetsBeta(lra.TargetDifference):
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        return (self.gain / n) * self.beta * (z - phi(h - n * d))
+
+
+@dataclass(frozen=True)
+class TorchOnly(lra.TargetDifference):
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        return super().error(phi, h, z, torch.clone(d), n, xp)
+
+
+@dataclass(frozen=True)
+class Remembers(lra.TargetDifference):
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        return super().error(phi, h, z, d, n, xp) * (1 + 0.01 * next(CALLS))
+
+
+@dataclass(frozen=True)
+class UpdateTransposed(lra.Learned):
+    def update(self, dW) -> Any:
+        return self.gamma * dW.T
+
+
+@dataclass(frozen=True)
+class UpdateInPlace(lra.Learned):
+    def update(self, dW) -> Any:
+        dW *= self.gamma
+        return dW
+
+
+@dataclass(frozen=True)
+class UpdateDrawn(lra.Learned):
+    def update(self, dW) -> Any:
+        return self.gamma * dW * torch.rand_like(dW)
+
+
+@dataclass(frozen=True)
+class CarriedTransposed(lra.Random):
+    def carried(self, W, kept, fan_in, draw, xp) -> Any:
+        return kept.swapaxes(0, 1)
+
+
+@dataclass(frozen=True)
+class CarriedFloat32(lra.Random):
+    def carried(self, W, kept, fan_in, draw, xp) -> Any:
+        return kept.float()
+
+
+@dataclass(frozen=True)
+class OverwritesW(lra.SignSymmetric):
+    def carried(self, W, kept, fan_in, draw, xp) -> Any:
+        return W.sign_()
+
+
+class NoDataclass(lra.Random):
+    """Its strength is no field, so no config or comparison knows it."""
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+        object.__setattr__(self, "strength", strength)
+
+    def draw(self, fan_in, draw) -> Any:
+        return self.strength * super().draw(fan_in, draw)
+
+
+@dataclass(frozen=True)
+class HoldsFunction(lra.Random):
+    function: Any = field(default_factory=lambda: lambda E: E)
+
+
+LEARNED = lra.TargetDifference()
+BROKEN = {
+    "forgets 1/n": (
+        lra.Rule(lra.Learned(), ForgetsN()),
+        {"duplicates", "samples apart", "summed loss"},
+        False,
+    ),
+    "mixes samples": (lra.Rule(lra.Learned(), MixesSamples()), {"samples apart"}, False),
+    "weighs by position": (lra.Rule(lra.Learned(), WeighsByPosition()), {"order"}, False),
+    "moves at d = 0": (lra.Rule(lra.Learned(), NeverAtRest()), {"zero error"}, False),
+    "forgets beta": (lra.Rule(lra.Learned(), ForgetsBeta()), {"limit"}, True),
+    "torch only": (lra.Rule(lra.Learned(), TorchOnly()), {"NumPy"}, True),
+    "remembers": (lra.Rule(lra.Learned(), Remembers()), {"fused", "deepcopy"}, False),
+    "update transposed": (lra.Rule(UpdateTransposed(), LEARNED), {"learned feedback"}, False),
+    "update in place": (
+        lra.Rule(UpdateInPlace(0.5), LEARNED),
+        {"one layer", "top layer", "learned feedback"},
+        True,
+    ),
+    "update drawn": (lra.Rule(UpdateDrawn(), LEARNED), {"learned feedback"}, True),
+    "carried transposed": (lra.Rule(CarriedTransposed(), LEARNED), {"shape"}, False),
+    "carried in float32": (lra.Rule(CarriedFloat32(), LEARNED), {"shape"}, True),
+    "overwrites W": (lra.Rule(OverwritesW()), {"forward", "top layer", "restore"}, False),
+    "no dataclass": (lra.Rule(NoDataclass(2.0)), {"config"}, True),
+    "holds a function": (lra.Rule(HoldsFunction()), {"config", "pickle"}, False),
+}
+
+
+def broken_by(rule: lra.Rule) -> tuple[set[str], str]:
+    with pytest.raises(lra.RuleError) as caught:
+        check_rule(rule)
+    message = str(caught.value)
+    return set(re.findall(r"^  - FAILS ([^:]+):", message, re.MULTILINE)), message
+
+
+@pytest.mark.parametrize(("rule", "named", "only"), BROKEN.values(), ids=BROKEN)
+def test_broken_rules_are_told_what_they_break(rule, named, only):
+    failed, _ = broken_by(rule)
+    assert named <= failed
+    assert failed == named or not only
+
+
+@pytest.mark.parametrize("name", ["mixes samples", "moves at d = 0"])
+def test_a_broken_rule_passes_what_it_keeps(name):
+    failed, _ = broken_by(BROKEN[name][0])
+    assert failed.isdisjoint({"forward", "shape", "one layer", "top layer", "order", "duplicates"})
+
+
+def test_broken_machinery_is_noticed(monkeypatch):
+    monkeypatch.setattr(testing, "restore", lambda model: model)
+    assert broken_by(lra.FeedbackAlignment())[0] == {"restore"}
+    monkeypatch.undo()
+    monkeypatch.setattr(testing, "Transpose", lra.Random)
+    assert broken_by(lra.FeedbackAlignment())[0] == {"weight transport"}
+
+
+def test_every_identity_is_broken_by_some_test():
+    covered = set().union(*(named for _, named, _ in BROKEN.values()))
+    assert covered | {"restore", "weight transport"} == set(NAMES)
+
+
+def test_messages_give_measured_and_allowed_numbers():
+    _, message = broken_by(lra.Rule(lra.Learned(), ForgetsBeta()))
+    assert re.search(r"breaks 1 of \d+ identities", message)
+    assert re.search(r"limit: .*\(\d\S*, allowed 0.12\)", message)
+    _, message = broken_by(lra.Rule(UpdateTransposed(), LEARNED))
+    assert re.search(r"learned feedback: .*\(inf, allowed 0; RuntimeError: .*shape", message)
+
+
+def test_reports_print_a_line_for_each_identity():
+    lines = str(check_rule(lra.LRAE())).splitlines()
+    assert "LRA" not in lines[0]
+    assert "TargetDifference(beta=0.1" in lines[0]
+    assert len(lines) == 1 + len(IDENTITIES)
+    assert "  n/a   weight transport: " in "\n".join(lines)
+    assert re.fullmatch(r"  ok    order: The order .* \(\S+, allowed 1e-07\)", lines[7])
+
+
+def test_a_new_identity_is_one_function(monkeypatch):
+    monkeypatch.setattr(testing, "IDENTITIES", [])
+
+    @testing.identity("never", allowed=0.5)
+    def _never(bench: testing.Bench) -> float:
+        """Always far off."""
+        return math.nan if isinstance(bench.rule.feedback, lra.Random) else 0.75
+
+    for rule, number in ((lra.LRAE(), "0.75"), (lra.FeedbackAlignment(), "nan")):
+        with pytest.raises(
+            lra.RuleError, match=rf"never: Always far off \({number}, allowed 0.5\)"
+        ):
+            check_rule(rule)
+
+
+def test_the_caller_s_settings_neither_matter_nor_change():
+    state = torch.get_rng_state()
+    expected = str(check_rule(lra.LRAE()))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        assert str(check_rule(lra.LRAE())) == expected
+    with torch.no_grad():
+        assert str(check_rule(lra.LRAE())) == expected
+    torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("what", [lra.LRAE, "lra-e", lra.Learned()])
+def test_only_rules_are_checked(what):
+    with pytest.raises(lra.OptionError, match="expected a rule"):
+        check_rule(what)
+
+
+@pytest.mark.parametrize("terms", [1, "rows"])
+def test_only_countable_loss_terms_are_taken(terms):
+    with pytest.raises(lra.OptionError, match=r"loss_terms must be"):
+        check_rule(lra.LRAE(), loss_terms=terms)
+
+
+def test_outcomes_copy_and_compare():
+    report = check_rule(lra.Backprop())
+    assert copy.deepcopy(report) == report
