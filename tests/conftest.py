@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import lra
 
 settings.register_profile("repeat", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile(  # to know that a test fails, not on which least example
+    "brief", settings.get_profile("repeat"), phases=[Phase.explicit, Phase.generate]
+)
 settings.register_profile("explore", deadline=None, max_examples=400)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 

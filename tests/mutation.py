@@ -44,7 +44,7 @@ DEFECTS = (
         "crossing.py",
         "h - (self.beta * n) * d",
         "h - n * d",
-        PSEUDOCODE,
+        AXES,
     ),
     Defect(
         "flip the error",
@@ -65,7 +65,7 @@ DEFECTS = (
         "crossing.py",
         "(self.gain / n) *",
         "self.gain *",
-        PSEUDOCODE,
+        AXES,
     ),
     Defect(
         "forget N in the target",
@@ -86,7 +86,7 @@ DEFECTS = (
         "feedback.py",
         "return self.gamma * dW",
         "return dW",
-        PSEUDOCODE,
+        AXES,
     ),
     Defect(
         "signed magnitudes",
@@ -114,7 +114,7 @@ DEFECTS = (
         "torch/layers/base.py",
         "(self.weight, self.bias, E)",
         "(self.weight, self.bias, self.weight)",
-        PSEUDOCODE,
+        LAYERS,
     ),
     Defect(
         "no feedback in plain states",
@@ -135,7 +135,7 @@ DEFECTS = (
         "torch/layers/activation.py",
         "return input.copy_(send((place,), input.clone()))",
         "return send((place,), input)",
-        IDENTITY,
+        LAYERS,
     ),
     Defect(
         "slopes from all of h",
@@ -175,6 +175,7 @@ def run_tests(package: Path, *tests: str) -> subprocess.CompletedProcess[str]:
         "PYTHONDONTWRITEBYTECODE": "1",  # or a stale byte code might hide a defect
         "LRA_UNDER_TEST": str(package.parent),
         "OMP_NUM_THREADS": "1",
+        "HYPOTHESIS_PROFILE": "brief",
     }
     options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
     return subprocess.run(

@@ -100,6 +100,11 @@ WEIGHTS = {
     "tied embedding": (lambda m, h: F.linear(h, m.embed.weight), "inner.embed.weight"),
     "converted layer's": (lambda m, h: F.linear(h, m.above.weight), "inner.above.weight"),
     "frozen": (lambda m, h: F.linear(h, m.frozen), "inner.frozen"),
+    "frozen, with biases": (lambda m, h: F.linear(h, m.frozen, m.gamma.detach()), "inner.frozen"),
+    "frozen conv": (
+        lambda m, h: F.conv1d(h[:, None], m.frozen[:1, None, :3], m.gamma[:1])[:, 0],
+        "inner.frozen",
+    ),
     "frozen, transposed": (lambda m, h: h @ m.frozen.t() + 0 * m.gamma, "inner.frozen"),
     "two factors": (lambda m, h: h @ (m.W @ m.V), "inner.V, inner.W"),
     "low-rank adapter": (lambda m, h: h @ (m.frozen + m.W @ m.V), "inner.V, inner.W"),
@@ -108,7 +113,7 @@ WEIGHTS = {
     "bfloat16": (lambda m, h: (h.bfloat16() @ m.W.bfloat16()).float(), "inner.W"),
     "bilinear": (lambda m, h: F.bilinear(h, h, m.W[None]), "inner.W"),
     "second of two": (lambda m, h: h + (m.q @ m.V) @ m.W, "inner.W"),
-    "no Parameter": (lambda m, h: h @ UNREGISTERED, "(a tensor that is no Parameter)"),
+    "no Parameter": (lambda m, h: h @ (2 * UNREGISTERED), "(a tensor that is no Parameter)"),
 }
 
 
@@ -141,6 +146,8 @@ PASSES = {
     "attention kernel": lambda m, h: F.scaled_dot_product_attention(h[None], h[None], h[None])[0],
     "upsampling": lambda m, h: F.interpolate(h[:, None], 2 * WIDTH, mode="linear")[:, 0, ::2],
     "fixed projection": lambda m, h: h @ m.P,
+    "frozen, but added": lambda m, h: torch.addmm(m.frozen[:N, :N], h, h.t()) @ h,
+    "fixed from the left": lambda m, h: torch.addmm(m.q, m.P[:N, :N], h),
     "product of weights": lambda m, h: h + (m.q @ m.W) + (m.W @ m.V).sum(0),
     "rotation": lambda m, h: h * torch.sin(torch.arange(WIDTH)),
     "no gradient": lambda m, h: h + F.relu(h).detach(),
@@ -208,12 +215,12 @@ def test_the_first_product_sends_nothing_down():
             self.W, self.fc = nn.Parameter(torch.randn(WIDTH, WIDTH)), nn.Linear(WIDTH, WIDTH)
 
         def forward(self, x):
-            return self.fc(x @ self.W)
+            return self.fc(F.relu(2 * x) @ self.W)
 
     model, x = lra.convert(First(), lra.LRAE(), input_layers=()), torch.randn(N, WIDTH)
     assert lra.audit(model, x).clean
-    (finding,) = lra.audit(model, x.requires_grad_()).findings
-    assert finding.parameter == "W"
+    relu, weights = lra.audit(model, x.requires_grad_()).findings
+    assert (relu.kind, weights.parameter) == (Kind.NONLINEARITY, "W")
 
 
 def test_passes_are_counted():
@@ -264,6 +271,22 @@ def test_in_place_work_on_a_part_is_seen():
 
     (finding,) = audited(part).findings
     assert finding.operation == "torch.Tensor.relu_"
+
+
+def test_a_constant_that_is_filled_with_data_is_data():
+    def filled(m, h):
+        z = torch.zeros(N, WIDTH)
+        z[0] = h[0].detach()
+        return h + F.relu(z * m.gamma)
+
+    (finding,) = audited(filled).findings
+    assert finding.operation == "torch.nn.functional.relu"
+
+
+def test_a_parallel_wrapper_is_looked_through():
+    model = nn.DataParallel(lra.convert(Outer(lambda m, h: F.relu(h)), lra.LRAE()))
+    (finding,) = lra.audit(model, torch.randn(N, WIDTH)).findings
+    assert finding.module == "inner"
 
 
 def test_skipped_layers_are_findings():

@@ -291,6 +291,21 @@ def test_functional_grad(build, rule):
     assert_same(torch.func.grad(loss)(parameters), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("build", [mlp, MODELS["vit"]], ids=["mlp", "vit"])
+def test_updates_per_sample(build):
+    model = converted(build, loss_terms=1)
+    x, y = images(3)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, x, y):
+        return F.cross_entropy(torch.func.functional_call(model, parameters, (x[None],)), y[None])
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, x, y)
+    for i in range(len(x)):
+        expected = updates(model, x[i : i + 1], y[i : i + 1])
+        assert_same({k: g[i] for k, g in each.items()}, expected, **CLOSE)
+
+
 @every_model
 def test_autograd_grad(build):
     model = converted(build)

@@ -14,6 +14,8 @@ from nets import ALL_RULES
 import lra
 from lra.feedback import Stored
 from lra.torch import testing
+from lra.torch.backward import send
+from lra.torch.layers import sequential
 from lra.torch.testing import IDENTITIES, check_rule
 
 CALLS = itertools.count()
@@ -176,6 +178,20 @@ class CarriedTransposed(lra.Random):
 
 
 @dataclass(frozen=True)
+class CarriesNothing(lra.Random):
+    def carried(self, W, kept, fan_in, draw, xp) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class CountsRows(lra.TargetDifference):
+    """Right where rows are the loss's terms, and for one term."""
+
+    def error(self, phi, h, z, d, n, xp) -> Any:
+        return super().error(phi, h, z, d, n if n == 1 else len(h), xp)
+
+
+@dataclass(frozen=True)
 class CarriedFloat32(lra.Random):
     def carried(self, W, kept, fan_in, draw, xp) -> Any:
         return kept.float()
@@ -224,6 +240,7 @@ BROKEN = {
     ),
     "update drawn": (lra.Rule(UpdateDrawn(), LEARNED), {"learned feedback"}, True),
     "carried transposed": (lra.Rule(CarriedTransposed(), LEARNED), {"shape"}, False),
+    "carries nothing": (lra.Rule(CarriesNothing(), LEARNED), {"shape"}, False),
     "carried in float32": (lra.Rule(CarriedFloat32(), LEARNED), {"shape"}, True),
     "overwrites W": (lra.Rule(OverwritesW()), {"forward", "top layer", "restore"}, False),
     "no dataclass": (lra.Rule(NoDataclass(2.0)), {"config"}, True),
@@ -254,6 +271,10 @@ def test_a_broken_rule_passes_what_it_keeps(name):
 def test_broken_machinery_is_noticed(monkeypatch):
     monkeypatch.setattr(testing, "restore", lambda model: model)
     assert broken_by(lra.FeedbackAlignment())[0] == {"restore"}
+    assert broken_by(lra.Backprop())[0] == {"restore"}  # for the classes, though not the gradient
+    monkeypatch.undo()
+    monkeypatch.setattr(sequential, "send", lambda places, x, *rest: 2 * send(places, x, *rest))
+    assert "fused" in broken_by(lra.LRAE())[0]
     monkeypatch.undo()
     monkeypatch.setattr(testing, "Transpose", lra.Random)
     assert broken_by(lra.FeedbackAlignment())[0] == {"weight transport"}
@@ -264,9 +285,46 @@ def test_every_identity_is_broken_by_some_test():
     assert covered | {"restore", "weight transport"} == set(NAMES)
 
 
+def test_loss_terms_choose_the_data():
+    rule = lra.Rule(lra.Learned(), CountsRows())
+    check_rule(rule)
+    with pytest.raises(lra.RuleError, match="FAILS summed loss"):
+        check_rule(rule, loss_terms="tokens")
+
+
+ONE = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "gap"),
+    [
+        ({"a": 3 * ONE}, {"a": 2 * ONE}, 0.5),
+        ({"a": ONE, "b": 3 * ONE}, {"a": ONE, "b": 4 * ONE}, 0.25),
+        ({"a": 0 * ONE}, {"a": 0 * ONE}, 0.0),
+        ({"a": ONE}, {"a": ONE, "b": ONE}, math.inf),
+        ({"a": ONE, "b": ONE}, {"a": ONE}, math.inf),
+        ({"a": ONE}, {"a": torch.ones(3, 2)}, math.inf),
+        ({"a": 2 * ONE, "b": math.nan * ONE, "c": 9 * ONE}, dict.fromkeys("abc", ONE), math.nan),
+    ],
+)
+def test_gaps(found, expected, gap):
+    assert testing._gap(found, expected) == pytest.approx(gap, nan_ok=True)
+    assert testing._gap({"a": ONE}, {"a": 0 * ONE}) > 1e100
+
+
+def test_differing_looks_below_equality():
+    a, b = NoDataclass(1.0), NoDataclass(2.0)
+    assert a == b
+    assert testing._differing(a, b) == 1
+    assert testing._differing(lra.Rule(a), lra.Rule(b)) == 1
+    assert testing._differing(lra.LRAE(), lra.LRAE(beta=0.2, gamma=2.0)) == 2
+    assert testing._differing(lra.Learned(), lra.Random()) == 1
+
+
 def test_messages_give_measured_and_allowed_numbers():
     _, message = broken_by(lra.Rule(lra.Learned(), ForgetsBeta()))
     assert re.search(r"breaks 1 of \d+ identities", message)
+    assert re.search(r"shape: .*\(5, allowed 0\)", broken_by(lra.Rule(CarriesNothing()))[1])
     assert re.search(r"limit: .*\(\d\S*, allowed 0.12\)", message)
     _, message = broken_by(lra.Rule(UpdateTransposed(), LEARNED))
     assert re.search(r"learned feedback: .*\(inf, allowed 0; RuntimeError: .*shape", message)
@@ -299,7 +357,7 @@ def test_a_new_identity_is_one_function(monkeypatch):
 def test_the_caller_s_settings_neither_matter_nor_change():
     state = torch.get_rng_state()
     expected = str(check_rule(lra.LRAE()))
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+    with torch.inference_mode(), torch.device("meta"):
         assert str(check_rule(lra.LRAE())) == expected
     with torch.no_grad():
         assert str(check_rule(lra.LRAE())) == expected

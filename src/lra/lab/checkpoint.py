@@ -14,7 +14,8 @@ from lra.errors import RunError
 
 NAME = "checkpoint"
 PREVIOUS = "checkpoint.previous"
-_NEWEST_FIRST = (f"{NAME}.new", NAME, PREVIOUS)
+_NEW = "checkpoint.new"
+_NEWEST_FIRST = (_NEW, NAME, PREVIOUS)
 _MAGIC = b"lra-checkpoint-1\n"
 
 
@@ -67,13 +68,17 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
+    write_atomically(folder / _NEW, _MAGIC + hashlib.sha256(payload).digest() + payload)
+    _put_in_place(folder)
+
+
+def _put_in_place(folder: Path) -> None:
+    """Make the new checkpoint the current one, and the current one the previous one."""
     current = folder / NAME
-    aside = folder / f"{NAME}.new"
-    write_atomically(aside, _MAGIC + hashlib.sha256(payload).digest() + payload)
     try:
         if current.exists():
             current.replace(folder / PREVIOUS)
-        aside.replace(current)
+        (folder / _NEW).replace(current)
         _flush_folder(folder)
     except OSError as error:
         raise _refused(current, error) from error
@@ -141,6 +146,8 @@ def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[s
         for newer in _NEWEST_FIRST[: _NEWEST_FIRST.index(name)]:
             if (folder / newer).exists():
                 (folder / newer).replace(folder / f"{newer}.refused")
+        if name == _NEW:
+            _put_in_place(folder)  # what the end of the run kept `save` from doing
         return state, troubles
     listing = "".join(f"\n  - {trouble}" for trouble in troubles) or " it has none"
     raise RunError(

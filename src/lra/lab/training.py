@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import DoublePrecision
 from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
@@ -114,6 +115,14 @@ def resume(
     return run.go(run.take_up(saved))
 
 
+class _Double(DoublePrecision):
+    """Fabric's double precision, with the network's output left in it, as the loss needs it."""
+
+    def convert_output(self, data: Any) -> Any:
+        """Give the output as it is; Fabric would round it to torch's default dtype."""
+        return data
+
+
 class _Run:
     """One process's part of a run."""
 
@@ -121,11 +130,13 @@ class _Run:
         self, config: TrainConfig, folder: Path, data_folder: Path | None, reporter: Reporter
     ) -> None:
         self.config, self.folder = config, folder
+        double = config.precision == "64"
         try:
             self.fabric = Fabric(
                 accelerator=config.device,
                 devices=config.devices,
-                precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+                precision=None if double else PRECISIONS[config.precision],  # type: ignore[arg-type]
+                plugins=_Double() if double else None,
                 strategy="ddp" if config.devices > 1 else "auto",
             )
         except Exception as error:  # Fabric raises many kinds, all about this machine's devices
@@ -242,13 +253,14 @@ class _Run:
             start = state.step * config.batch_size
             batch = order[start : start + config.batch_size]
             own = batch[rank::world]
+            if world > 1:
+                lra.set_loss_terms(self.network, len(batch) / world)
             logits = self.model(x[own])
             target = y[own]
             if world == 1:
                 loss = F.cross_entropy(logits, target)
             else:
                 # Processes average their updates: each one's share of the mean, times their number.
-                lra.set_loss_terms(self.network, len(batch) / world)
                 loss = F.cross_entropy(logits, target, reduction="sum") * (world / len(batch))
             self.stepper.zero_grad()
             self.fabric.backward(loss)

@@ -34,9 +34,7 @@ from lra.torch.layers import NONLINEARITIES, WEIGHTS, Local
 
 # The names of graph nodes, without "Backward0", by what they do to an error; after "|", of those
 # kernels that do several things at once.
-_PRODUCT = re.compile(
-    r"(?!Upsample).*([mM][mv]|[dD]ot|Matmul|Conv.*|[lL]inear)|Addr|.*(Rnn.*|Lstm.*|Gru.*)"
-)
+_PRODUCT = re.compile(r".*([mM][mv]|[dD]ot|Matmul|Conv.*|[lL]inear)|Addr|.*(Rnn.*|Lstm.*|Gru.*)")
 _ADDS = re.compile(r"(Sparse)?B?[aA]dd")  # products whose first input is only added
 _BEND = re.compile(
     "|".join(cls.__name__ for cls in NONLINEARITIES)
@@ -170,7 +168,7 @@ def audit(model: nn.Module, *example: Any, **kwargs: Any) -> Audit:
         is_tensor = isinstance(leaf, Tensor)
         return leaf.detach().clone().requires_grad_(leaf.requires_grad) if is_tensor else leaf
 
-    with _untouched(model), torch.inference_mode(False), torch.enable_grad():
+    with _untouched(model), torch.inference_mode(False):  # which enables gradients too
         example, kwargs = pytree.tree_map(copied, (example, kwargs))
         recorder = _Recorder(model, _tensors((example, kwargs)))
         with recorder.hooks(), recorder:
@@ -249,7 +247,7 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         call = _Call(name, resolve_name(func) or name, self.stack[-1], "", level)
         call.frozen = tuple(sorted({name for names in frozen for name in names}))
-        self.sweep([*made, *given], call)
+        self.sweep(made, call)
         if any(_PRODUCT.fullmatch(_stem(node)) for node in call.nodes):
             call.level = min(level + 1, 2)
         if call.nodes:
@@ -258,7 +256,7 @@ class _Recorder(TorchFunctionMode):
         for t in made:
             if call.level < 2:
                 self.fixed[id(t)] = (t, call.level, frozenset().union(*roots.values()))
-            elif id(t) not in self.names:
+            else:
                 self.fixed.pop(id(t), None)
         return out
 

@@ -177,6 +177,8 @@ class _Chain(Function):
 class _Single(Function):
     """One place as one node, in the form that torch.func's transforms ask for."""
 
+    generate_vmap_rule = True  # updates per sample, by vmap over grad
+
     @staticmethod
     def forward(place: Place, x: Tensor, *parameters: Any) -> Tensor:
         return place.forward(x, *parameters)
