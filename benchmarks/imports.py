@@ -26,9 +26,8 @@ def main() -> None:
     for what, values in zip(
         ("import lra", "and lra.convert"), zip(*figures, strict=True), strict=True
     ):
-        print(
-            f"{what:<16} {statistics.median(values):6.1f} ms ({min(values):.1f} to {max(values):.1f})"
-        )
+        middle = statistics.median(values)
+        print(f"{what:<16} {middle:6.1f} ms ({min(values):.1f} to {max(values):.1f})")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,9 @@ def test_lra_imports_without_torch_and_says_what_is_missing() -> None:
 
 
 def test_importing_lra_loads_neither_torch_nor_the_workbench() -> None:
-    done = run("-c", "import lra, sys; print([m for m in sys.modules if 'torch' in m or 'lab' in m])")
+    done = run(
+        "-c", "import lra, sys; print([m for m in sys.modules if 'torch' in m or 'lab' in m])"
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -168,6 +168,9 @@ def _command(words: list[str], output: str, file_limit: int | None) -> None:
     target = os.open(output, os.O_RDWR | os.O_CREAT | os.O_NOCTTY, 0o600)
     for standard in (1, 2):
         os.dup2(target, standard)
+    os.environ["TERM"] = "xterm"
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
+        os.environ.pop(name, None)
     torch.set_num_threads(1)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))

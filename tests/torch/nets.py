@@ -4,7 +4,7 @@ import inspect
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import lra
 from lra.torch.layers import NONLINEARITIES

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from nets import ALL_RULES, MODELS, images
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -215,7 +215,7 @@ def test_the_first_product_sends_nothing_down():
             self.W, self.fc = nn.Parameter(torch.randn(WIDTH, WIDTH)), nn.Linear(WIDTH, WIDTH)
 
         def forward(self, x):
-            return self.fc(F.relu(2 * x) @ self.W)
+            return self.fc(F.relu(2 * x) + x @ self.W)
 
     model, x = lra.convert(First(), lra.LRAE(), input_layers=()), torch.randn(N, WIDTH)
     assert lra.audit(model, x).clean

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from nets import MODELS, assert_same, images, taken, updates
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import lra
 

@@ -18,7 +18,7 @@ from nets import (
     updates,
 )
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import lra
@@ -440,3 +440,20 @@ def test_one_layer_runs_under_several_batches_before_backward():
     (layer(x[0]).sum() + layer(x[1]).sum()).backward()
     expected = torch.ones(4, 3).double().T @ (x[0] + x[1])
     torch.testing.assert_close(layer.weight.grad, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Softplus, nn.Tanh])
+@pytest.mark.parametrize("sequential", [True, False])
+def test_what_comes_out_of_a_nonlinearity_may_be_overwritten(
+    activation: type[nn.Module], sequential: bool
+) -> None:
+    layers = [nn.Linear(4, 5), activation(), nn.Dropout(0.5, inplace=True), nn.Linear(5, 3)]
+    model = nn.Sequential(*layers).double()
+    lra.convert(model, lra.LRAE())
+    x = torch.randn(6, 4, dtype=torch.float64)
+    torch.manual_seed(0)
+    h = model[:2](x) if sequential else model[1](model[0](x))
+    kept = h.detach().clone()
+    model[3](model[2](h)).sum().backward()
+    assert not torch.equal(h, kept)
+    assert model[0].weight.grad.abs().sum() > 0

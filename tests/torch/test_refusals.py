@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrizations, prune
 
 import lra
+from lra.feedback import Stored
 from lra.torch.layers import NONLINEARITIES, REFUSED, WEIGHTS
 
 LRA = lra.LRAE()
@@ -66,11 +67,11 @@ REFUSED_LAYERS = {
     "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(2, 2)), "remove_param"),
     "old weight norm": (
         lambda: old_norm(nn.utils.weight_norm),
-        "remove weight or spectral norm",
+        "remove its weight norm or pruning",
     ),
     "old spectral norm": (
         lambda: old_norm(nn.utils.spectral_norm),
-        "remove weight or spectral norm",
+        "remove its weight norm or pruning",
     ),
     "pruned": (pruned, "its weight is not a parameter of its own"),
     "lazy": (lambda: nn.LazyLinear(2), "run one forward pass first"),
@@ -313,3 +314,20 @@ def test_lazy_layers_convert_after_a_forward_pass():
     assert type(model[2]) is WEIGHTS[nn.Linear]
     model(torch.randn(2, 4)).sum().backward()
     assert model[2].feedback.grad is not None
+
+
+class _Breaks(lra.Feedback):
+    """Cannot be drawn."""
+
+    stored = Stored.LEARNED
+
+    def draw(self, fan_in: int, draw: object) -> object:
+        raise ArithmeticError("no luck")
+
+
+def test_feedback_that_cannot_be_drawn_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
+    before = snapshot(model)
+    with pytest.raises(ArithmeticError, match="no luck"):
+        lra.convert(model, lra.Rule(_Breaks()))
+    assert_unchanged(model, before)

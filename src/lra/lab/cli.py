@@ -79,7 +79,10 @@ class RuleOptions:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a network, by LRA-E unless told otherwise, and leave a run in a folder."""
+    """Train a network, by LRA-E unless told otherwise, and leave a run in a folder.
+
+    lra train --resume RUN continues a run that was stopped.
+    """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     rule: Annotated[RuleOptions, tyro.conf.arg(name="")]
@@ -107,7 +110,7 @@ class Resume:
 class Evaluate:
     """Measure a run's best weights on its test pair."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     dataset: str | None = None
     """Another dataset than the one it was trained on."""
@@ -119,9 +122,9 @@ class Evaluate:
 class Predict:
     """Predict the classes of samples, as CSV: index, class, probability."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """An .npy array of samples, or an .npz with an array x."""
     out: Path | None = None
     """File to write instead of the standard output."""
@@ -139,7 +142,7 @@ class DataList:
 class DataFetch:
     """Fetch a dataset into the cache, and check every file."""
 
-    dataset: tyro.conf.Positional[str]
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist or fashion-mnist."""
     data: Path | None = None
     """Folder to take the files from."""
@@ -149,7 +152,7 @@ class DataFetch:
 class DataShow:
     """Draw a picture of samples."""
 
-    dataset: tyro.conf.Positional[str]
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, or the path of an .npz."""
     out: Path | None = None
     """File of the picture; by default the dataset's name with .png, here."""

@@ -55,8 +55,8 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         feedback = lra.feedback_parameters(model)
         if not feedback:
             raise OptionError(
-                f"feedback_lr is given, but {name_of(config.rule)} learns no feedback weights here; "
-                "leave it out"
+                f"feedback_lr is given, but {name_of(config.rule)} learns no feedback weights "
+                "here; leave it out"
             )
         learned = {id(E) for E in feedback}
         groups[0]["params"] = [p for p in model.parameters() if id(p) not in learned]

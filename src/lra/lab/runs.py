@@ -227,8 +227,9 @@ def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
 
 def _read_samples(file: Path) -> np.ndarray[Any, Any]:
     try:
-        content = np.load(file, allow_pickle=False)
-        x = content["x"] if isinstance(content, np.lib.npyio.NpzFile) else content
+        with file.open("rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            x = content["x"] if isinstance(content, np.lib.npyio.NpzFile) else content
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{file}: expected an .npy array, or an .npz with an array x ({error})"

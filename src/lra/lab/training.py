@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import DoublePrecision
 from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
@@ -297,6 +297,7 @@ class _Run:
 
     def _close_epoch(self, state: _State, began: float) -> None:
         """Measure, remember the best weights, and write it all down."""
+        self._require_finite_weights(state)
         samples = len(self.train_set[1])
         validation = self._measure(self.model, self.validation_set)
         best = state.best_accuracy

@@ -42,8 +42,8 @@ class Place(Protocol):
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
         """Compute what the plain layer computes."""
 
-    def keep(self, x: Tensor, out: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
-        """Give the tensors that `backward` needs."""
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Give the tensors that `backward` needs; where `seen`, others may overwrite `out`."""
 
     def backward(
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
@@ -64,7 +64,7 @@ class Weights:
         W, b, _ = parameters
         return self.operation.forward(x, W, b)
 
-    def keep(self, x: Tensor, out: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
         """Keep z and E; W itself is not needed."""
         return x, parameters[2]
 
@@ -96,37 +96,35 @@ class Nonlinearity:
         """Give z from h."""
         return self.phi(x)
 
-    def keep(self, x: Tensor, out: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
-        """Keep h and z."""
-        return x, out
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep h, and z where nobody else sees it; else z is computed anew."""
+        return (x,) if seen else (x, out)
 
     def backward(
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
         """Give the error at h."""
-        h, z = kept
-        return (cross(self.phi, self.crossing, self.terms, h, z, error),)
+        return (cross(self.phi, self.crossing, self.terms, error, *kept),)
 
 
 def cross(
     phi: Callable[[Tensor], Tensor],
     crossing: Crossing,
     terms: LossTerms | float,
-    h: Tensor,
-    z: Tensor,
     d: Tensor,
+    h: Tensor,
+    z: Tensor | None = None,
 ) -> Tensor:
     """Send an error d at z = phi(h) across phi, in float32 at least.
 
     The difference of an output and its target is far smaller than either: in 16 bits it would be
-    mostly rounding, so there both are computed anew from h in 32.
+    mostly rounding, so there both are computed from h in 32.
     """
     n = count_terms(terms, h.shape)
     given = d.dtype
     if h.dtype in (torch.float16, torch.bfloat16):
-        h, d = h.float(), d.float()
-        z = phi(h)
-    e: Tensor = crossing.error(phi, h, z, d, n, torch)
+        h, d, z = h.float(), d.float(), None
+    e: Tensor = crossing.error(phi, h, phi(h) if z is None else z, d, n, torch)
     return e.to(given)
 
 
@@ -138,11 +136,11 @@ class _Chain(Function):
         kept: list[Tensor] = []
         spans = []
         taken = 0
-        for place in places:
+        for i, place in enumerate(places, 1):
             own = parameters[taken : taken + place.parameters]
             taken += place.parameters
             out = place.forward(x, *own)
-            saved = place.keep(x, out, *own)
+            saved = place.keep(x, out, i == len(places), *own)
             spans.append(len(saved))
             kept += saved
             x = out
@@ -187,7 +185,7 @@ class _Single(Function):
     def setup_context(ctx: FunctionCtx, inputs: Any, output: Any) -> None:
         place, x, *parameters = inputs
         ctx.place = place  # type: ignore[attr-defined]
-        ctx.save_for_backward(*place.keep(x, output, *parameters))
+        ctx.save_for_backward(*place.keep(x, output, True, *parameters))
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> Any:

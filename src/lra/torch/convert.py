@@ -22,6 +22,7 @@ from lra.torch.layers import (
     LocalSequential,
     LocalWeights,
 )
+from lra.torch.layers.base import draw_feedback
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -80,10 +81,14 @@ def convert(
         raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
     terms = check_terms(loss_terms)
     plan = _plan(model, rule, _names(skip), None if input_layers is None else _names(input_layers))
+    drawn = {  # before any class is swapped: a user's feedback may raise
+        path: None if path in plan.input_layers else draw_feedback(rule.feedback, module.weight)
+        for path, module in plan.weights.items()
+    }
     for path, module in plan.weights.items():
         module.__class__ = WEIGHTS[type(module)]
         assert isinstance(module, LocalWeights)
-        module.adopt(rule, path, path in plan.input_layers)
+        module.adopt(rule, path, path in plan.input_layers, drawn[path])
     for path, module in plan.nonlinearities.items():
         module.__class__ = NONLINEARITIES[type(module)]
         assert isinstance(module, LocalNonlinearity)
@@ -219,14 +224,18 @@ def _trouble(module: nn.Module, rule: Rule) -> str:
     for base, why in REFUSED.items():
         if isinstance(module, base):
             return why
-    for base in (*WEIGHTS, *NONLINEARITIES):
-        known = type(module) in WEIGHTS or type(module) in NONLINEARITIES
+    known = type(module) in WEIGHTS or type(module) in NONLINEARITIES
+    concerned = (
+        *(() if isinstance(rule.feedback, Transpose) else WEIGHTS),
+        *(() if isinstance(rule.crossing, Derivative) else NONLINEARITIES),
+    )
+    for base in concerned:
         if isinstance(module, base) and not known:
             return f"a subclass of torch.nn.{base.__name__}, whose forward may differ from it"
     if type(module) in WEIGHTS:
         weight = module._parameters.get("weight")
         if weight is None:
-            return "its weight is not a parameter of its own; remove weight or spectral norm"
+            return "its weight is no parameter of its own; remove its weight norm or pruning"
         if not weight.is_floating_point():
             return f"its weight is {weight.dtype}; rules work on real floating-point weights"
     return ""

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.crossing import Crossing, LossTerms
@@ -90,18 +90,18 @@ class _Slopes:
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
         return F.prelu(x, parameters[0])
 
-    def keep(self, x: Tensor, out: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
-        return x, out, parameters[0]
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        return x, parameters[0]
 
     def backward(
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        h, z, a = kept
+        h, a = kept
 
         def phi(v: Tensor) -> Tensor:
             return F.prelu(v, a.to(v.dtype))
 
-        e = cross(phi, self.crossing, self.terms, h, z, error) if needs[0] else None
+        e = cross(phi, self.crossing, self.terms, error, h) if needs[0] else None
         if not needs[1]:
             return e, None
         da = error * h.clamp(max=0)
@@ -139,7 +139,7 @@ class _DrawnSlopes:
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
         return F.rrelu(x, self.lower, self.upper, self.training)
 
-    def keep(self, x: Tensor, out: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
         return x, out
 
     def backward(
@@ -151,7 +151,7 @@ class _DrawnSlopes:
         def phi(v: Tensor) -> Tensor:
             return torch.where(v < 0, slope.to(v.dtype) * v, v)
 
-        return (cross(phi, self.crossing, self.terms, h, z, error),)
+        return (cross(phi, self.crossing, self.terms, error, h),)
 
 
 class LocalRReLU(LocalNonlinearity, nn.RReLU):

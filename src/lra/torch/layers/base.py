@@ -1,5 +1,6 @@
 """What every converted layer shares: its rule, its feedback weights, and the way back."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -7,9 +8,29 @@ from torch import Tensor, nn
 
 from lra.crossing import LossTerms
 from lra.errors import RuleError
-from lra.feedback import Stored, Transpose
+from lra.feedback import Feedback, Stored, Transpose
 from lra.rules import Rule
 from lra.torch.backward import Nonlinearity, Operation, Place, Weights, send
+
+
+def fan_in(W: Tensor) -> int:
+    """Give how many inputs each unit of a weight layer reads."""
+    return W[0].numel()
+
+
+def draw_like(W: Tensor, kind: str, scale: float) -> Tensor:
+    """Draw a tensor of W's shape, type and device, normal by std or uniform by bound."""
+    E = torch.empty_like(W, requires_grad=False)
+    return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
+
+
+@torch.no_grad()
+def draw_feedback(feedback: Feedback, W: Any) -> Tensor | None:
+    """Draw what a layer with weight W keeps for its feedback, if anything."""
+    if feedback.stored is Stored.NOTHING:
+        return None
+    E: Tensor = feedback.draw(fan_in(W), partial(draw_like, W))
+    return E
 
 
 class Local(nn.Module):
@@ -55,20 +76,14 @@ class LocalWeights(Local):
     feedback: Tensor | None
     sees_input: bool
 
-    def adopt(self, rule: Rule, path: str, sees_input: bool) -> None:
-        """Take a rule, and draw its feedback weights."""
+    def adopt(self, rule: Rule, path: str, sees_input: bool, E: Tensor | None) -> None:
+        """Take a rule, and what it keeps as feedback weights."""
         self.rule, self.path, self.sees_input = rule, path, sees_input
-        stored = Stored.NOTHING if sees_input else rule.feedback.stored
-        if stored is Stored.NOTHING:
-            self.register_parameter("feedback", None)
-            return
-        with torch.no_grad():
-            E = rule.feedback.draw(self._fan_in, self._draw)
-        if stored is Stored.LEARNED:
-            learns = self.weight.requires_grad
-            self.register_parameter("feedback", nn.Parameter(E, requires_grad=learns))
-        else:
+        if E is not None and rule.feedback.stored is Stored.FIXED:
             self.register_buffer("feedback", E)
+            return
+        learned = None if E is None else nn.Parameter(E, requires_grad=self.weight.requires_grad)
+        self.register_parameter("feedback", learned)
 
     def restore(self) -> None:
         """Become the plain class again, and drop what the conversion added."""
@@ -84,7 +99,8 @@ class LocalWeights(Local):
         """Give h = z W^T + b with the E of this pass."""
         with torch.no_grad():
             feedback = self.rule.feedback
-            E = feedback.carried(self.weight, self.feedback, self._fan_in, self._draw, torch)
+            W = self.weight
+            E = feedback.carried(W, self.feedback, fan_in(W), partial(draw_like, W), torch)
         return Weights(self.operation(), feedback), (self.weight, self.bias, E)
 
     def operation(self) -> Operation:
@@ -109,14 +125,6 @@ class LocalWeights(Local):
                 "Convert with input_layers=() to give every layer feedback weights, or name the "
                 "layers that do see the raw input: input_layers=(...)"
             )
-
-    @property
-    def _fan_in(self) -> int:
-        return self.weight[0].numel()
-
-    def _draw(self, kind: str, scale: float) -> Tensor:
-        E = torch.empty_like(self.weight, requires_grad=False)
-        return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
 
     def _describe(self) -> str:
         return f"feedback={None if self.sees_input else self.rule.feedback}"

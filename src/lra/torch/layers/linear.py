@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.torch.backward import Gradients, Operation

@@ -1,0 +1,514 @@
+"""The command `lra`: what it offers, what it refuses and how, and what it says."""
+
+import csv
+import json
+import os
+import re
+import select
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workbench import fork_lra, metrics, start_lra, tiny, write_blobs
+
+import lra
+from lra import FanIn, Normal
+from lra.lab import cli, data, runs, sources, training
+from lra.lab.config import RECIPES, TrainConfig
+
+
+class Said:
+    """What a call of the command left: exit code, standard output, and errors."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def words(self) -> str:
+        """All that was said, frames and line ends left out."""
+        return " ".join(re.sub(r"[│╭╮╰╯─]|---+", " ", self.out + self.err).split())
+
+
+@pytest.fixture
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> "Call":
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LRA_DATA", raising=False)
+    monkeypatch.setattr(sources, "SYSTEM", {})
+    monkeypatch.setattr(sources, "REMOTE", {"mnist": (), "fashion-mnist": ()})
+    monkeypatch.setattr(cli.warnings, "showwarning", cli.warnings.showwarning)
+    return Call(capsys)
+
+
+class Call:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *words: object) -> Said:
+        code = 0
+        try:
+            cli.main([*map(str, words)])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = self.capsys.readouterr()
+        return Said(code, out, err)
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("data") / "blobs.npz")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, blobs: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    training.train(tiny(blobs), folder)
+    return folder
+
+
+# help
+
+
+def test_help(call: Call) -> None:
+    said = call("--help")
+    assert said.code == 0
+    for name in cli._COMMANDS:
+        assert f"lra {name} " in said.out
+    assert call("-h").out == call().out == said.out
+
+
+def test_version(call: Call) -> None:
+    assert call("--version").out == f"{lra.__version__}\n"
+
+
+OPTIONS = {
+    "train": (TrainConfig, cli.RuleOptions, cli.Train),
+    "evaluate": (cli.Evaluate,),
+    "predict": (cli.Predict,),
+    "data list": (cli.DataList,),
+    "data fetch": (cli.DataFetch,),
+    "data show": (cli.DataShow,),
+}
+
+
+@pytest.mark.parametrize("name", cli._COMMANDS)
+def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
+    said = call(*name.split(), "--help")
+    assert said.code == 0
+    assert said.err == ""
+    assert f"usage: lra {name} " in said.words
+    shown = set(re.findall(r"(?<=[│ ])--?[a-z][a-z-]*(?=[ ,\n])", said.out))
+    expected = {"-h", "--help"}
+    for cls in OPTIONS[name]:
+        for f in fields(cls):
+            if "Positional" in str(f.type):
+                assert f.name.upper() in said.out
+            elif f.name not in ("rule", "config") or cls is cli.RuleOptions:
+                option = f.name.replace("_", "-")
+                expected.add(f"--{option}")
+                if f.type in (bool, "bool"):
+                    expected.add(f"--no-{option}")
+    if name == "train":
+        expected.add("--resume")
+    assert shown == expected
+
+
+def test_help_shows_defaults(call: Call) -> None:
+    said = call("train", "--help")
+    assert "(default: 256 256 256 256)" in said.words
+    assert "(default: 0.001)" in said.words
+    assert "(default: fan-in:1)" in said.words
+    said = call("train", "--recipe", "paper", "--help")
+    assert "(default: 256 256 256)" in said.words
+    assert "(default: normal:0.2236" in said.words
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("trian digits", "unknown command 'trian'; known: .* Did you mean 'train'"),
+        ("data lits", "unknown command 'data lits'; known: .* Did you mean 'data list'"),
+        ("data", "unknown command 'data'; known: data fetch, data list, data show"),
+        ("train digits --epocs 3", "Unrecognized options: --epocs, 3 Perhaps you meant: --epochs"),
+        ("evaluate run --datset digits", "--datset.*--dataset"),
+        ("train digits --rule lra", "unknown rule 'lra'; known: .*Did you mean 'lra-e'"),
+        ("train digits --rule backprob", "unknown rule 'backprob'.*Did you mean 'backprop'"),
+        ("train digits --recipe seed-mnits", "unknown recipe .*Did you mean 'seed-mnist'"),
+        ("train digits --recipe=papre", "unknown recipe 'papre'; known: .*Did you mean 'paper'"),
+        ("train digits --activation tahn", "unknown activation 'tahn'.*Did you mean 'tanh'"),
+        ("train digits --optimizer adamv", "unknown optimizer 'adamv'.*Did you mean 'adam"),
+        ("train digits --init normall:1", "initialisation 'normall'.*Did you mean 'normal'"),
+        ("train digits --feedback-init x", "initialisation 'x'; known: fan-in, normal"),
+        ("train digits --precision 16", "unknown precision '16'; known: 32, 64, bf16-mixed"),
+        ("train digits --device gpu", "unknown device 'gpu'; known: auto, cpu, cuda, mps"),
+        ("train digits --local-loss squarred", "local loss 'squarred'.*Did you mean 'squared'"),
+        ("train digits --through tan", "unknown surrogate 'tan'.*Did you mean 'tanh'"),
+        (
+            "train digits --rule sign-symmetry --magnitude big",
+            "'big' for argument '--magnitude'. Expected one of .*'batch'",
+        ),
+        ("train digts", "unknown dataset 'digts'.*Did you mean 'digits'"),
+        ("train digits --rule backprop --beta 0.1", "rule 'backprop' has no options, got 'beta'"),
+        ("train digits --rule kolen-pollack --beta 0.1", "option of rule 'kolen-pollack' 'beta'"),
+        ("train digits --rule feedback-alignment --gamma 1", "'gamma'; known: init"),
+        ("train digits --magnitude fixed", "option of rule 'lra-e' 'magnitude'"),
+        ("train digits --rule backprop --feedback-lr 0.1", "feedback_lr .*backprop learns no"),
+        ("train digits --optimizer sgd --betas 0.9 0.9", "betas is an option of adam and adamw"),
+        ("train digits --beta 0", "beta must be a finite number above 0, got 0.0"),
+        ("train digits --lr 0", "lr must be a number, above 0; got 0.0"),
+        ("train digits --lr fast", "fast"),
+        ("train digits --hidden 10 0", "hidden: sizes must be whole numbers above 0"),
+        ("train digits --batch-size 5000", "batch_size 5000 is more than the 1294"),
+        ("train digits --validation 1437", "validation = 1437"),
+        ("train", "Missing from lra train: DATASET digits, mnist"),
+        ("train digits --out", "--out"),
+        ("predict run", "Missing from lra predict: FILE"),
+        ("data show digits --count 0", "count = 0"),
+        ("data fetch mnits", "unknown dataset 'mnits'.*Did you mean 'mnist'"),
+    ],
+)
+def test_wrong_words_are_refused(call: Call, tmp_path: Path, words: str, expected: str) -> None:
+    said = call(*words.split())
+    assert said.code == 2
+    assert re.search(expected, said.words), said.words
+    assert said.out == "" or "lra-e on" not in said.out
+    assert "Traceback" not in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("train nowhere.npz", "nowhere.npz: there is no such file"),
+        ("train --resume nowhere", "nowhere is no run's folder"),
+        ("evaluate nowhere", "nowhere is no run's folder"),
+        ("predict nowhere file.npy", "nowhere is no run's folder"),
+        ("train mnist", "mnist"),
+        ("data fetch mnist", "mnist"),
+    ],
+)
+def test_what_is_not_there_ends_with_1(call: Call, words: str, expected: str) -> None:
+    said = call(*words.split())
+    assert said.code == 1
+    assert said.err.startswith("lra: ")
+    assert expected in said.err
+
+
+@pytest.mark.parametrize("words", ["--lr 3", "--epochs 9", "--recipe paper", "digits", "--rule x"])
+def test_resume_takes_no_settings(call: Call, run: Path, words: str) -> None:
+    before = (run / runs.CONFIG).read_bytes()
+    said = call("train", "--resume", run, *words.split())
+    assert said.code == 2
+    assert words.split()[0] in said.words
+    assert (run / runs.CONFIG).read_bytes() == before
+
+
+def test_an_existing_run(call: Call, blobs: Path, tmp_path: Path) -> None:
+    words = ("train", blobs, "--out", "run", "--hidden", "4", "--device", "cpu", "--epochs")
+    assert call(*words, 1).code == 0
+    said = call(*words, 2)
+    assert said.code == 1
+    assert "run exists already; choose another --out, resume it" in said.err
+    assert len(metrics(tmp_path / "run")) == 1
+    assert call(*words, 2, "--overwrite").code == 0
+    assert len(metrics(tmp_path / "run")) == 2
+
+
+# recipes and rules
+
+
+def test_a_recipe_and_some_options_over_it() -> None:
+    words = ["mnist", "--recipe", "seed-mnist", "--epochs", "20", "--beta", "0.05"]
+    config, options = cli.read_train(words)
+    made = RECIPES["seed-mnist"]
+    expected = TrainConfig(
+        "mnist",
+        lra.LRAE(beta=0.05, gamma=1.0, init=Normal(0.1)),
+        **made.settings | {"epochs": 20},
+    )
+    assert config == expected
+    assert options.recipe == "seed-mnist"
+    assert config.epochs == 20
+    assert made.settings["epochs"] == 100
+
+
+@pytest.mark.parametrize("words", ["--recipe=paper mnist", "mnist --recipe paper"])
+def test_a_recipe_in_each_way_to_write_it(words: str) -> None:
+    config, _ = cli.read_train([*words.split(), "--hidden", "9"])
+    paper = RECIPES["paper"]
+    rule = lra.named(paper.rule, **paper.options)
+    assert config == TrainConfig("mnist", rule, **paper.settings | {"hidden": (9,)})
+
+
+def test_options_over_a_recipe_of_another_kind() -> None:
+    words = "mnist --recipe seed-mnist --bias --init fan-in:2 --feedback-init normal:0.5 --gain 3"
+    config, _ = cli.read_train(words.split())
+    assert config.bias is True
+    assert config.init == FanIn(2.0)
+    assert config.rule == lra.LRAE(0.1, 1.0, 3.0, init=Normal(0.5))
+
+
+@pytest.mark.parametrize("name", [name for name in lra.RULES if name != "lra-e"])
+def test_another_rule_than_the_recipe(name: str) -> None:
+    """The recipe's set-up, and nothing of its rule."""
+    config, _ = cli.read_train(["mnist", "--recipe", "seed-mnist", "--rule", name])
+    assert config == TrainConfig("mnist", lra.named(name), **RECIPES["seed-mnist"].settings)
+
+
+def test_the_recipes_rule_by_name_keeps_its_options() -> None:
+    plain, _ = cli.read_train(["mnist", "--recipe", "paper"])
+    named, _ = cli.read_train(["mnist", "--recipe", "paper", "--rule", "lra-e"])
+    assert named == plain
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        ("", lra.LRAE()),
+        ("--beta 0.5 --gamma 0.25 --gain 2", lra.LRAE(0.5, 0.25, 2.0)),
+        ("--local-loss cauchy", lra.LRAE(local_loss=lra.Cauchy())),
+        ("--local-loss absolute --through tanh", lra.LRAE(0.1, 1, 1, lra.Absolute(), lra.Tanh())),
+        ("--through identity", lra.LRAE(through=lra.Identity())),
+        ("--rule backprop", lra.Backprop()),
+        ("--rule kolen-pollack --gamma 0.5", lra.KolenPollack(0.5)),
+        ("--rule sign-symmetry --magnitude batch", lra.SignSymmetry(lra.Magnitude.BATCH)),
+        (
+            "--rule feedback-alignment --feedback-init fan-in:2",
+            lra.FeedbackAlignment(FanIn(2.0)),
+        ),
+    ],
+)
+def test_rules_and_their_options(words: str, rule: lra.Rule) -> None:
+    config, _ = cli.read_train(["digits", *words.split()])
+    assert config.rule == rule
+    assert config == TrainConfig("digits", rule)
+
+
+def test_every_setting_has_an_option() -> None:
+    words = (
+        "a.npz --hidden 3 2 --activation relu --no-bias --init normal:0.25 --optimizer rmsprop "
+        "--lr 0.5 --feedback-lr 0.25 --weight-decay 0.5 --momentum 0.5 --smoothing 0.75 --epochs 3 "
+        "--batch-size 7 --validation 9 --patience 2 --seed 11 --device cpu --devices 2 "
+        "--precision 64 --out there --overwrite --data here"
+    )
+    config, options = cli.read_train(words.split())
+    expected = TrainConfig(
+        dataset="a.npz",
+        hidden=(3, 2),
+        activation="relu",
+        bias=False,
+        init=Normal(0.25),
+        optimizer="rmsprop",
+        lr=0.5,
+        feedback_lr=0.25,
+        weight_decay=0.5,
+        momentum=0.5,
+        smoothing=0.75,
+        epochs=3,
+        batch_size=7,
+        validation=9,
+        patience=2,
+        seed=11,
+        device="cpu",
+        devices=2,
+        precision="64",
+    )
+    assert config == expected
+    assert (options.out, options.overwrite, options.data) == (Path("there"), True, Path("here"))
+    config, _ = cli.read_train(["digits", "--betas", "0.5", "0.25", "--hidden"])
+    assert (config.betas, config.hidden) == ((0.5, 0.25), ())
+
+
+# train, evaluate, predict
+
+
+def test_train_evaluate_predict(call: Call, blobs: Path, tmp_path: Path) -> None:
+    words = [
+        "--hidden",
+        "7",
+        "5",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "16",
+        "--device",
+        "cpu",
+        "--out",
+        "run",
+    ]
+    said = call("train", blobs, *words)
+    assert (said.code, said.err) == (0, "")
+    config = runs.read_config(tmp_path / "run")
+    assert config == tiny(blobs)
+    result = json.loads((tmp_path / "run" / runs.RESULT).read_text())
+    lines = said.out.splitlines()
+    assert lines[0].startswith("lra-e on blobs.npz: 6-7-5-3, tanh; 107 weights, 50 learned")
+    assert lines[1].split() == ["epoch", "loss", "train", "%", "validation", "%", "samples/s"]
+    for line, row in zip(lines[2:5], metrics(tmp_path / "run"), strict=True):
+        shown = line.replace(",", "").split()
+        assert shown[0] == f"{row['epoch']}/3"
+        for text, name in zip(
+            shown[1:4], ("loss", "train_accuracy", "validation_accuracy"), strict=True
+        ):
+            digits = len(text.partition(".")[2])
+            assert text == f"{float(row[name]):.{digits}f}"
+        assert float(shown[4]) > 0
+    assert lines[5].startswith(
+        f"test accuracy {result['test_accuracy']:.2f}% (best epoch {result['best_epoch']} of 3), "
+        f"{result['test_accuracy_last']:.2f}% with the last weights; "
+    )
+    assert lines[6:] == ["curves, weights and figures are in run"]
+    assert all(c == "\n" or c.isprintable() for c in said.out)
+
+    said = call("evaluate", "run")
+    accuracy = f"{result['test_accuracy']:.2f}%"
+    assert re.fullmatch(
+        rf"blobs.npz: accuracy {accuracy}, loss \d\.\d{{4}}, over 41 test samples",
+        said.out.splitlines()[0],
+    )
+    assert [line.split()[0] for line in said.out.splitlines()[1:]] == ["0", "1", "2"]
+
+    x = np.load(blobs)["x_test"]
+    np.save(tmp_path / "x.npy", x)
+    said = call("predict", "run", "x.npy")
+    rows = list(csv.DictReader(said.out.splitlines()))
+    found = runs.predict(tmp_path / "run", tmp_path / "x.npy")
+    assert [row["index"] for row in rows] == [str(i) for i in range(41)]
+    assert [(row["class"], row["probability"]) for row in rows] == [
+        (name, f"{share:.4f}") for name, share in found
+    ]
+    assert call("predict", "run", "x.npy", "--out", "y.csv").out == ""
+    assert (tmp_path / "y.csv").read_text() == said.out
+
+
+def test_no_test_pair_and_no_validation(call: Call, tmp_path: Path) -> None:
+    write_blobs(tmp_path / "alone.npz", n_test=None)
+    words = [
+        "train",
+        "alone.npz",
+        "--validation",
+        "0",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--hidden",
+        "4",
+        "--out",
+        "run",
+    ]
+    said = call(*words)
+    assert said.code == 0
+    assert "best epoch 1 of 1; alone.npz has no test pair" in said.out
+    assert re.search(r"  1/1 .* - ", said.out)
+
+
+def test_each_run_gets_a_folder_of_its_own(
+    call: Call, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli.time, "strftime", lambda form: "now")
+    for seed in (0, 1, 2):
+        said = call("train", blobs, "--epochs", 1, "--hidden", 4, "--device=cpu", "--seed", seed)
+        assert said.code == 0
+    expected = ["blobs-lra-e-now", "blobs-lra-e-now-2", "blobs-lra-e-now-3"]
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == expected
+    assert [runs.read_config(tmp_path / "runs" / name).seed for name in expected] == [0, 1, 2]
+
+
+def test_resume(call: Call, run: Path) -> None:
+    said = call("train", "--resume", run)
+    assert said.code == 0
+    assert "test accuracy" in said.out
+    assert call("train", f"--resume={run}").code == 0
+
+
+# data
+
+
+def test_data_list(call: Call) -> None:
+    said = call("data", "list")
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[0].split()[:5] == ["digits", "1,437", "+", "360", "of"]
+    assert lines[1].strip().endswith("digits.npz")
+    assert lines[2].split()[:5] == ["mnist", "60,000", "+", "10,000", "of"]
+    assert lines[3].strip() == "not on this machine; lra data fetch mnist"
+    assert lines[5].strip() == "not on this machine; lra data fetch fashion-mnist"
+    assert len(lines) == 6
+
+
+def test_data_fetch(call: Call) -> None:
+    assert call("data", "fetch", "digits").out == f"{data._digits_path()}\n"
+
+
+def test_data_show(call: Call, blobs: Path, tmp_path: Path) -> None:
+    assert call("data", "show", "digits").out == "digits.png\n"
+    assert call("data", "show", "digits", "--out", "sub/some.png", "--count", 5).code == 0
+    assert call("data", "show", blobs, "--seed", 3).out == "blobs.png\n"
+    pictures = [tmp_path / name for name in ("digits.png", "sub/some.png", "blobs.png")]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+    assert len({p.read_bytes() for p in pictures}) == 3
+
+
+# processes and terminals
+
+
+@pytest.mark.slow
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    process = start_lra("--version", cwd=tmp_path)
+    assert process.communicate(timeout=60) == (f"{lra.__version__}\n", "")
+    assert process.returncode == 0
+
+
+def on_terminal(words: Sequence[object]) -> tuple[int | None, str]:
+    """Run the command with a terminal as its output, and give what the terminal got."""
+    screen, slave = os.openpty()
+    child = fork_lra(words, os.ttyname(slave))
+    got = b""
+    while child.is_alive() or select.select([screen], [], [], 0)[0]:
+        if select.select([screen], [], [], 0.05)[0]:
+            got += os.read(screen, 65536)
+    child.join()
+    os.close(slave)
+    os.close(screen)
+    return child.exitcode, got.decode()
+
+
+def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
+    path = write_blobs(tmp_path / "many.npz", n=3000)
+    words = [
+        "train",
+        path,
+        *["--hidden", "30", "30", "--epochs", "3", "--batch-size", "8", "--device", "cpu"],
+    ]
+    code, got = on_terminal([*words, "--out", tmp_path / "run"])
+    assert code == 0, got
+    assert "\x1b[?25l" in got  # the cursor is hidden ...
+    assert got.rstrip().rpartition("\x1b[?25h")[0]  # ... and comes back
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", got)
+    assert "━" in plain
+    assert re.search(r"epoch 2 .*loss \d\.\d{4} +train \d+\.\d\d% +[\d,]+ samples/s", plain)
+    assert re.search(r"\d:\d\d:\d\d", plain)  # time left
+    lines = [line.strip() for line in re.split(r"[\r\n]+", plain)]
+    assert [line[:3] for line in lines if re.match(r"\d/3 ", line)] == ["1/3", "2/3", "3/3"]
+    assert any(line.startswith("test accuracy") for line in lines)
+
+
+def test_a_terminal_is_left_in_order_after_an_error(tmp_path: Path, blobs: Path) -> None:
+    words = [
+        "train",
+        blobs,
+        *["--optimizer", "sgd", "--lr", "1e30", "--device", "cpu", "--hidden", "9", "9"],
+    ]
+    code, got = on_terminal([*words, "--out", tmp_path / "run"])
+    assert code == 1
+    assert "\x1b[?25l" in got
+    assert got.rfind("\x1b[?25h") > got.rfind("\x1b[?25l")
+    assert "lra: " in got.rpartition("\x1b[?25h")[2]

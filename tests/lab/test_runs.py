@@ -1,0 +1,305 @@
+"""Runs on disk: what can be asked of one later, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from workbench import CLASSES, SHAPE, interrupt_at, tiny, write_blobs
+
+import lra
+from lra.errors import DataError, OptionError, RunError
+from lra.lab import data, runs, training
+from lra.lab.config import TrainConfig
+from lra.lab.runs import Evaluation, evaluate, predict
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and three finished runs on it."""
+    home = tmp_path_factory.mktemp("home")
+    path = write_blobs(home / "blobs.npz")
+    training.train(tiny(path, epochs=6, lr=0.02), home / "run")
+    training.train(tiny(path, epochs=2, precision="64"), home / "double")
+    training.train(TrainConfig("digits", hidden=(24,), epochs=2, device="cpu"), home / "digits")
+    return home
+
+
+def plain_network(run: Path) -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 5), nn.Tanh())
+    network.append(nn.Linear(5, 3))
+    network.load_state_dict(safetensors.torch.load_file(run / runs.WEIGHTS), strict=True)
+    return network
+
+
+@torch.no_grad()
+def probabilities(run: Path, x: np.ndarray) -> np.ndarray:
+    logits = plain_network(run)(torch.from_numpy(x)).double().numpy()
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+# evaluate
+
+
+def test_evaluate(home: Path) -> None:
+    arrays = np.load(home / "blobs.npz")
+    x, y = arrays["x_test"], arrays["y_test"]
+    p = probabilities(home / "run", x)
+    right = p.argmax(1) == y
+    found = evaluate(home / "run")
+    assert (found.dataset, found.samples) == ("blobs.npz", 41)
+    assert found.accuracy == pytest.approx(100 * right.mean())
+    assert found.loss == pytest.approx(-np.log(p[np.arange(41), y]).mean(), rel=1e-5)
+    expected = {str(c): pytest.approx(100 * right[y == c].mean()) for c in range(CLASSES)}
+    assert found.per_class == expected
+    result = json.loads((home / "run" / runs.RESULT).read_text())
+    assert found.accuracy == pytest.approx(result["test_accuracy"])
+    assert 34 < found.accuracy < 100  # so that the figures mean something
+
+
+def test_evaluate_on_another_dataset(home: Path, tmp_path: Path) -> None:
+    other = write_blobs(tmp_path / "other.npz", n_test=300, seed=5)
+    arrays = np.load(other)
+    p = probabilities(home / "run", arrays["x_test"])
+    found = evaluate(home / "run", str(other))
+    assert (found.dataset, found.samples) == ("other.npz", 300)
+    assert found.accuracy == pytest.approx(100 * (p.argmax(1) == arrays["y_test"]).mean())
+    assert found != evaluate(home / "run")
+
+
+def test_evaluate_in_double_precision(home: Path) -> None:
+    result = json.loads((home / "double" / runs.RESULT).read_text())
+    assert evaluate(home / "double").accuracy == pytest.approx(result["test_accuracy"])
+    assert next(runs.load(home / "double").network.parameters()).dtype == torch.float64
+
+
+def test_evaluate_by_the_classes_that_are_there(home: Path, tmp_path: Path) -> None:
+    x, y = np.zeros((4, *SHAPE), np.float32), np.array([0, 1, 1, 0])
+    np.savez(tmp_path / "few.npz", x=x, y=y, x_test=x, y_test=y)
+    found = evaluate(home / "run", str(tmp_path / "few.npz"))
+    assert list(found.per_class) == ["0", "1"]
+    assert sorted(found.per_class.values()) in ([0, 0], [0, 100])
+    assert isinstance(found, Evaluation)
+
+
+def test_evaluate_without_a_test_pair(home: Path, tmp_path: Path) -> None:
+    path = write_blobs(tmp_path / "alone.npz", n_test=None)
+    with pytest.raises(RunError, match=r"alone.npz has no test pair \(arrays x_test and y_test\)"):
+        evaluate(home / "run", str(path))
+
+
+def test_evaluate_on_more_classes(home: Path, tmp_path: Path) -> None:
+    x, y = np.zeros((4, *SHAPE), np.float32), np.array([0, 1, 2, 3])
+    np.savez(tmp_path / "four.npz", x=x, y=y, x_test=x, y_test=y)
+    with pytest.raises(RunError, match=r"four.npz has 4 classes; the network knows 3"):
+        evaluate(home / "run", str(tmp_path / "four.npz"))
+
+
+def test_evaluate_on_other_shapes(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"digits: samples of shape \(8, 8\); .* trained on \(2, 3\) \(6 values"
+    ):
+        evaluate(home / "run", "digits")
+    # As many values, but in another shape: refused as well.
+    x, y = np.zeros((4, 3, 2), np.float32), np.array([0, 1, 2, 0])
+    np.savez(tmp_path / "turned.npz", x=x, y=y, x_test=x, y_test=y)
+    with pytest.raises(RunError, match=r"shape \(3, 2\)"):
+        evaluate(home / "run", str(tmp_path / "turned.npz"))
+
+
+def test_evaluate_on_what_is_not_there(home: Path) -> None:
+    with pytest.raises(OptionError, match=r"unknown dataset 'digts'.*Did you mean 'digits'"):
+        evaluate(home / "run", "digts")
+    with pytest.raises(DataError, match="no such file"):
+        evaluate(home / "run", "nowhere.npz")
+
+
+# predict
+
+
+def assert_predicted(found: list[tuple[str, float]], p: np.ndarray) -> None:
+    assert [name for name, _ in found] == [str(label) for label in p.argmax(1)]
+    np.testing.assert_allclose([share for _, share in found], p.max(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "float64", "float16"])
+def test_predict(home: Path, tmp_path: Path, kind: str) -> None:
+    x = np.load(home / "blobs.npz")["x_test"]
+    if kind == "npz":
+        np.savez(tmp_path / "samples.npz", x=x, anything=np.arange(3))
+        file = tmp_path / "samples.npz"
+    else:
+        file = tmp_path / "samples.npy"
+        x = x if kind == "npy" else x.astype(kind)
+        np.save(file, x)
+    found = predict(home / "run", file)
+    assert len(set(found)) > 10
+    assert_predicted(found, probabilities(home / "run", x.astype(np.float32)))
+
+
+def test_predict_one_sample(home: Path, tmp_path: Path) -> None:
+    x = np.load(home / "blobs.npz")["x_test"]
+    np.save(tmp_path / "one.npy", x[4])
+    np.save(tmp_path / "first.npy", x[4:5])
+    one = predict(home / "run", tmp_path / "one.npy")
+    assert one == predict(home / "run", tmp_path / "first.npy")
+    assert_predicted(one, probabilities(home / "run", x[4:5]))
+
+
+def test_predict_bytes_as_in_training(home: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (20, *SHAPE)).astype(np.uint8)
+    np.save(tmp_path / "bytes.npy", x)
+    found = predict(home / "run", tmp_path / "bytes.npy")
+    assert_predicted(found, probabilities(home / "run", (x / 255).astype(np.float32)))
+    np.savez(tmp_path / "bytes.npz", x=x, y=np.arange(20) % 3)
+    np.testing.assert_array_equal(
+        data.load(str(tmp_path / "bytes.npz")).x_train, runs._read_samples(tmp_path / "bytes.npy")
+    )
+
+
+def test_predict_many_samples(home: Path, tmp_path: Path) -> None:
+    """More than go through the network at once."""
+    x = np.random.default_rng(0).normal(size=(4500, *SHAPE)).astype(np.float32)
+    np.save(tmp_path / "many.npy", x)
+    found = predict(home / "run", tmp_path / "many.npy")
+    assert_predicted(found, probabilities(home / "run", x))
+
+
+def test_predict_no_sample(home: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.zeros((0, *SHAPE), np.float32))
+    assert predict(home / "run", tmp_path / "none.npy") == []
+
+
+def test_predict_by_the_names_of_the_classes(home: Path, tmp_path: Path) -> None:
+    digits = data.load("digits")
+    assert digits.x_test is not None
+    np.save(tmp_path / "digits.npy", digits.x_test)
+    found = [name for name, _ in predict(home / "digits", tmp_path / "digits.npy")]
+    accuracy = 100 * np.mean(np.array(found, int) == digits.y_test)
+    assert accuracy == pytest.approx(evaluate(home / "digits").accuracy)
+    about = runs.load(home / "digits")
+    assert about.classes == tuple("0123456789")
+    assert about.sample_shape == (8, 8)
+    assert not about.network.training
+
+
+@pytest.mark.parametrize("shape", [(5,), (6,), (4, 6), (3, 2), (4, 3, 2), (4, 2, 3, 1), ()])
+def test_predict_refuses_other_shapes(home: Path, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "other.npy", np.zeros(shape, np.float32))
+    with pytest.raises(RunError, match=r"other.npy: samples of shape .* trained on \(2, 3\)"):
+        predict(home / "run", tmp_path / "other.npy")
+
+
+class Code:
+    """Unpickles by writing a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.path, "ran")
+
+
+def object_array(path: Path) -> None:
+    np.save(path, np.array([Code(path.parent / "ran")], dtype=object), allow_pickle=True)
+
+
+def torn(path: Path) -> None:
+    np.savez(path.with_suffix(".npz"), x=np.zeros((40, *SHAPE), np.float32))
+    content = path.with_suffix(".npz").read_bytes()
+    path.write_bytes(content[:-30])
+
+
+def altered(path: Path) -> None:
+    np.savez(path.with_suffix(".npz"), x=np.zeros((40, *SHAPE), np.float32))
+    content = bytearray(path.with_suffix(".npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+BAD: dict[str, Callable[[Path], Any]] = {
+    "missing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("1,2,3\n"),
+    "objects": object_array,
+    "torn npz": torn,
+    "altered npz": altered,
+    "no array x": lambda path: path.write_bytes(npz_bytes(path, y=np.zeros(3))),
+    "objects in npz": lambda path: path.write_bytes(npz_bytes(path, x=np.array([{}], object))),
+    "integers": lambda path: np.save(path, np.zeros((3, *SHAPE), np.int64)),
+    "booleans": lambda path: np.save(path, np.zeros((3, *SHAPE), bool)),
+    "complex": lambda path: np.save(path, np.zeros((3, *SHAPE), np.complex64)),
+    "text array": lambda path: np.save(path, np.array(["a"])),
+    "nan": lambda path: np.save(path, np.full((3, *SHAPE), np.nan, np.float32)),
+    "infinite": lambda path: np.save(path, np.full((3, *SHAPE), np.inf)),
+    "too large for float32": lambda path: np.save(path, np.full((3, *SHAPE), 1e300)),
+}
+
+
+def npz_bytes(path: Path, **arrays: np.ndarray) -> bytes:
+    aside = path.with_suffix(".npz")
+    np.savez(aside, allow_pickle=True, **arrays)
+    return aside.read_bytes()
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_predict_refuses_bad_files(home: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "samples.npy"
+    BAD[kind](file)
+    with pytest.raises(DataError, match=r"samples\.npy: ") as error:
+        predict(home / "run", file)
+    assert not (tmp_path / "ran").exists()
+    assert "expected" in str(error.value) or "finite" in str(error.value)
+
+
+# runs that are not whole
+
+
+def test_a_run_without_weights_yet(home: Path, tmp_path: Path) -> None:
+    config = tiny(home / "blobs.npz")
+    runs.create(tmp_path / "begun", config, overwrite=False)
+    with pytest.raises(RunError, match=r"has no model.safetensors yet: its first epoch"):
+        evaluate(tmp_path / "begun")
+    with pytest.raises(RunError, match=r"no run's folder: config.json cannot be read"):
+        evaluate(tmp_path / "nothing")
+
+
+def test_a_run_that_is_not_finished_can_be_asked(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(training.Interrupted):
+        training.train(tiny(home / "blobs.npz"), tmp_path / "run", reporter=interrupt_at(2))
+    assert not (tmp_path / "run" / runs.RESULT).exists()
+    assert evaluate(tmp_path / "run").samples == 41
+
+
+def test_damaged_weights(home: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    runs.create(run, runs.read_config(home / "run"), overwrite=False)
+    whole = (home / "run" / runs.WEIGHTS).read_bytes()
+    for content in (whole[:-1], whole[:20], b"", b"\xff" * 100):
+        (run / runs.WEIGHTS).write_bytes(content)
+        with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
+            evaluate(run)
+    weights = safetensors.torch.load(whole)
+    (run / runs.WEIGHTS).write_bytes(safetensors.torch.save(weights))  # without the header
+    with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
+        evaluate(run)
+    (run / runs.WEIGHTS).write_bytes((home / "digits" / runs.WEIGHTS).read_bytes())
+    with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
+        evaluate(run)
+    (run / runs.WEIGHTS).write_bytes(whole)
+    assert evaluate(run) == evaluate(home / "run")
+
+
+@pytest.mark.parametrize("rule", lra.RULES)
+def test_the_weights_are_the_plain_network(home: Path, tmp_path: Path, rule: str) -> None:
+    config = tiny(home / "blobs.npz", rule=lra.named(rule), epochs=1)
+    training.train(config, tmp_path / "run")
+    assert isinstance(plain_network(tmp_path / "run"), nn.Sequential)
+    assert not lra.is_converted(runs.load(tmp_path / "run").network)
