@@ -73,7 +73,7 @@ REFUSED_LAYERS = {
         lambda: old_norm(nn.utils.spectral_norm),
         "remove its weight norm or pruning",
     ),
-    "pruned": (pruned, "its weight is not a parameter of its own"),
+    "pruned": (pruned, "its weight is no parameter of its own"),
     "lazy": (lambda: nn.LazyLinear(2), "run one forward pass first"),
     "lazy convolution": (lambda: nn.LazyConv2d(2, 3), "run one forward pass first"),
     "complex": (lambda: nn.Linear(2, 2, dtype=torch.complex64), r"its weight is torch\.complex64"),
