@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workbench import fork_lra, metrics, start_lra, tiny, write_blobs
+from workbench import fork_lra, metrics, tiny, write_blobs
 
 import lra
 from lra import FanIn, Normal
@@ -457,14 +457,7 @@ def test_data_show(call: Call, blobs: Path, tmp_path: Path) -> None:
     assert len({p.read_bytes() for p in pictures}) == 3
 
 
-# processes and terminals
-
-
-@pytest.mark.slow
-def test_the_module_is_the_command(tmp_path: Path) -> None:
-    process = start_lra("--version", cwd=tmp_path)
-    assert process.communicate(timeout=60) == (f"{lra.__version__}\n", "")
-    assert process.returncode == 0
+# terminals
 
 
 def on_terminal(words: Sequence[object]) -> tuple[int | None, str]:

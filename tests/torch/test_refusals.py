@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -330,4 +331,16 @@ def test_feedback_that_cannot_be_drawn_leaves_the_model_as_it_was() -> None:
     before = snapshot(model)
     with pytest.raises(ArithmeticError, match="no luck"):
         lra.convert(model, lra.Rule(_Breaks()))
+    assert_unchanged(model, before)
+
+
+def test_a_wiring_that_torch_does_not_know_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Elsewhere(lra.Wiring):
+        """Another path."""
+
+    model = mlp()
+    before = snapshot(model)
+    with pytest.raises(lra.ConversionError, match=r"Elsewhere.*use lra\.Chain\(\)"):
+        lra.convert(model, lra.Rule(wiring=Elsewhere()))
     assert_unchanged(model, before)

@@ -23,6 +23,7 @@ from lra.torch.layers import (
     LocalWeights,
 )
 from lra.torch.layers.base import draw_feedback
+from lra.wiring import Chain
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -79,6 +80,8 @@ def convert(
         raise ConversionError(f"convert: expected a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(rule, Rule):
         raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
+    if not isinstance(rule.wiring, Chain):
+        raise ConversionError(f"convert: {rule.wiring} has no form in torch yet; use lra.Chain()")
     terms = check_terms(loss_terms)
     plan = _plan(model, rule, _names(skip), None if input_layers is None else _names(input_layers))
     drawn = {  # before any class is swapped: a user's feedback may raise
