@@ -947,3 +947,13 @@ def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:
         else:
             assert min(moved[1], moved[3]) > 0.05
     assert accuracies[0] + 5 < accuracies[1]
+
+
+def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, blobs: Path) -> None:
+    config = TrainConfig(str(blobs), hidden=(4,), epochs=1)
+    train(config, tmp_path / "run")
+    state = checkpoint.load(tmp_path / "run" / checkpoint.NAME, config.to_config())
+    del state["optimizer"]
+    checkpoint.save(tmp_path / "run", state)
+    with pytest.raises(RunError, match="does not fit the run"):
+        resume(tmp_path / "run")

@@ -40,7 +40,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _refused(path: Path, error: OSError) -> RunError:
-    why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+    full = "the disk is full; free some space, then lra train --resume goes on"
+    why = full if error.errno == errno.ENOSPC else str(error)
     return RunError(f"cannot write {path}: {why}")
 
 

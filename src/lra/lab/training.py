@@ -29,7 +29,7 @@ from lra.lab.models import build_network, build_optimizer, plain_state
 from lra.rules import name_of
 
 CHECK_EVERY = 20
-"""Steps between looks at the losses, each of which waits for the device."""
+"""Steps between reports, and between looks at the losses where a look waits for a device."""
 SAVE_EVERY = 120.0
 """Seconds between checkpoints inside an epoch."""
 
@@ -154,6 +154,7 @@ class _Run:
         lra.convert(self.network, config.rule)
         self.optimizer = build_optimizer(config, self.network)
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
+        self.check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
         self.stopped_by: int | None = None
         self.last_save = time.monotonic()
 
@@ -182,12 +183,17 @@ class _Run:
 
     def take_up(self, saved: dict[str, Any]) -> _State:
         """Set everything as the checkpoint has it."""
-        self.network.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        if saved["cuda_rng"]:
-            torch.cuda.set_rng_state_all(saved["cuda_rng"])
-        return _State(**saved["state"])
+        try:
+            self.network.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            torch.set_rng_state(saved["rng"])
+            if saved["cuda_rng"]:
+                torch.cuda.set_rng_state_all(saved["cuda_rng"])
+            return _State(**saved["state"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(
+                f"{self.folder}: its checkpoint does not fit the run ({error})"
+            ) from error
 
     def save(self, state: _State) -> None:
         """Write a checkpoint, and the files that follow from it."""
@@ -233,13 +239,17 @@ class _Run:
     def _describe(self) -> str:
         config = self.config
         sizes = (math.prod(self.data.sample_shape), *config.hidden, self.data.num_classes)
-        learned = sum(E.numel() for E in lra.feedback_parameters(self.network))
-        weights = sum(p.numel() for p in self.network.parameters()) - learned
+        weights, learned = self._sizes()
         return (
             f"{name_of(config.rule)} on {self.data.name}: {'-'.join(map(str, sizes))}, "
             f"{config.activation}; {weights:,} weights, {learned:,} learned feedback weights; "
             f"{len(self.train_set[1]):,} samples; {self.device}; run in {self.folder}"
         )
+
+    def _sizes(self) -> tuple[int, int]:
+        """Count the forward weights, and the learned feedback weights."""
+        learned = sum(E.numel() for E in lra.feedback_parameters(self.network))
+        return sum(p.numel() for p in self.network.parameters()) - learned, learned
 
     def _epoch(self, state: _State, steps: int, began: float) -> None:
         """Do an epoch, or the rest of one."""
@@ -262,13 +272,14 @@ class _Run:
             else:
                 # Processes average their updates: each one's share of the mean, times their number.
                 loss = F.cross_entropy(logits, target, reduction="sum") * (world / len(batch))
+            state.step += 1
+            pending.append((loss.detach(), (logits.argmax(1) == target).sum(), len(batch)))
+            if len(pending) == self.check_every or state.step == steps:
+                self._account(state, pending, x[own])  # before a loss that is not finite spreads
             self.stepper.zero_grad()
             self.fabric.backward(loss)
             self.stepper.step()
-            state.step += 1
-            pending.append((loss.detach(), (logits.argmax(1) == target).sum(), len(batch)))
-            if len(pending) == CHECK_EVERY or state.step == steps:
-                self._account(state, pending, x[own])
+            if not pending and (state.step % CHECK_EVERY == 0 or state.step == steps):
                 state.seconds = time.monotonic() - began
                 self.reporter.step(state.step, state.loss_sum, state.correct, start + len(batch))
             if self._must_stop(state, pending, x[own]):
@@ -335,7 +346,7 @@ class _Run:
         config = self.config
         best = build_network(config, self.data.sample_shape, self.data.num_classes)
         best.to(self.device, self.train_set[0].dtype).load_state_dict(state.best_weights)
-        learned = sum(E.numel() for E in lra.feedback_parameters(self.network))
+        weights, learned = self._sizes()
         result: dict[str, Any] = {
             "dataset": self.data.name,
             "rule": name_of(config.rule),
@@ -345,7 +356,7 @@ class _Run:
             "test_accuracy": self._measure(best, self.test_set),
             "test_accuracy_last": self._measure(self.network, self.test_set),
             "seconds": round(state.seconds, 3),
-            "weights": sum(p.numel() for p in self.network.parameters()) - learned,
+            "weights": weights,
             "feedback_weights": learned,
             "device": str(self.device),
             "versions": {
