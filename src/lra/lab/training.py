@@ -300,7 +300,7 @@ class _Run:
             if not math.isfinite(loss):
                 raise RunError(
                     f"the loss became {loss} in epoch {state.epoch + 1}, step {first + i + 1}, "
-                    f"{self._not_finite(x) or 'in the loss itself'}. {self._way_on()}"
+                    f"{self._not_finite(x)}. {self._way_on()}"
                 )
             state.loss_sum += loss / self.fabric.world_size * pending[i][2]
             state.correct += int(correct)
@@ -433,7 +433,7 @@ class _Run:
 
     @torch.no_grad()
     def _not_finite(self, x: Tensor) -> str:
-        """Name the first layer whose weights or output are not finite."""
+        """Say in which layer what stops the loss from being finite shows first."""
         for name, layer in self.network.named_children():
             title = f"in layer {name} ({type(layer).__name__.removeprefix('Local')})"
             for kind, weight in layer.named_parameters():
@@ -442,7 +442,7 @@ class _Run:
             x = layer(x)
             if not bool(torch.isfinite(x).all()):
                 return f"{title}: its output is no longer finite"
-        return ""
+        return f"{title}: its outputs, up to {x.abs().max():.1e}, are too large for the loss"
 
     def _way_on(self) -> str:
         good = self.folder / checkpoint.NAME
