@@ -762,7 +762,10 @@ def test_the_first_layer_that_is_not_finite_is_named(
 
 def test_a_network_that_is_finite() -> None:
     run = SimpleNamespace(network=build_network(tiny("digits"), (2, 3), 3))
-    assert training._Run._not_finite(run, torch.ones(4, 2, 3)) == ""  # type: ignore[arg-type]
+    said = training._Run._not_finite(run, torch.ones(4, 2, 3))  # type: ignore[arg-type]
+    assert re.fullmatch(
+        r"in layer 5 \(Linear\): its outputs, up to .* too large for the loss", said
+    )
 
 
 def test_weights_that_are_not_finite_are_not_saved(
