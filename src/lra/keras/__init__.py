@@ -1,0 +1,37 @@
+"""The rules for Keras 3: convert a model, restore it, on TensorFlow, JAX or torch."""
+
+try:
+    import keras
+except ModuleNotFoundError as error:
+    if error.name == "keras":
+        raise ImportError(
+            "lra.keras needs Keras 3, which is not installed: pip install 'lra-e[keras]', and "
+            "one of its backends: tensorflow, jax or torch"
+        ) from error
+    raise ImportError(
+        f"lra.keras: Keras is installed, but not the backend it was told to use: {error}. Install "
+        "tensorflow, jax or torch, and set KERAS_BACKEND to its name"
+    ) from error
+
+if not keras.__version__.startswith("3."):
+    raise ImportError(
+        f"lra.keras needs Keras 3, and found {keras.__version__}: pip install 'lra-e[keras]'"
+    )
+
+from lra.keras import layers
+from lra.keras.convert import (
+    convert,
+    feedback_parameters,
+    is_converted,
+    restore,
+    set_loss_terms,
+)
+
+__all__ = [
+    "convert",
+    "feedback_parameters",
+    "is_converted",
+    "layers",
+    "restore",
+    "set_loss_terms",
+]
