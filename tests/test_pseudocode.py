@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-import torch
 from lra import pseudocode
 from lra.errors import OptionError
 from lra.pseudocode import ACTIVATIONS, MLP, SGD, Adam
@@ -141,11 +141,13 @@ def test_activation_and_derivative_are_those_of_torch(name):
         assert_allclose(derivative(values), h.grad, rtol=1e-7, atol=1e-14)
 
 
-def test_large_logits_keep_the_loss_finite():
+def test_large_logits_keep_the_loss_finite_row_by_row():
     net = MLP((2, 2), weight_std=0.0)
-    net.W[0][:] = [[2000.0, 0.0], [0.0, 0.0]]
-    assert net.loss([[1.0, 0.0]], [1]) == 2000.0
-    assert_array_equal(net.compute_output([[1.0, 0.0]])[1][-1], [[1.0, 0.0]])
+    net.W[0][:] = [[2000.0, 0.0], [2000.0, 1.0]]
+    assert net.loss([[1.0, 0.0]], [1]) == pytest.approx(math.log(2), rel=1e-12)
+    x = [[1.0, 500.0], [0.0, 0.0]]  # logits (2000, 2500) and (0, 0)
+    assert net.loss(x, [0, 0]) == pytest.approx((500 + math.log(2)) / 2, rel=1e-12)
+    assert_allclose(net.compute_output(x)[1][-1], [[0.0, 1.0], [0.5, 0.5]], atol=1e-12)
 
 
 # --- LRA-E: the closed form, by loops over samples and units --------------------------------------
@@ -453,6 +455,7 @@ X, T = np.zeros((4, 3)), np.zeros(4, dtype=int)
         (np.zeros((0, 3)), T[:0], "at least one"),
         (X, T[:3], r"t has shape \(3,\) .* integer labels \(4,\)"),
         (X, np.zeros((4, 5)), r"not \(4, 2\)"),
+        (X, np.full((1, 2), 0.5), r"not \(4, 2\)"),
         (X, np.zeros(4), "float64"),
         (X, T + 2, r"labels t go from 2 to 2, not in 0\.\.1"),
         (X, T - 1, "labels t go from -1 to -1"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import enum
 import math
 from collections.abc import Iterable
 from typing import Any, Self
@@ -38,6 +39,12 @@ def _subclasses(cls: type[Any]) -> dict[str, type[Any]]:
     return found
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Axis):
+        return value.to_config()
+    return value.value if isinstance(value, enum.Enum) else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Axis:
     """Base of the immutable values that make up a rule: they print, compare, hash and pickle."""
@@ -46,8 +53,7 @@ class Axis:
         """Turn the value into plain data that JSON can hold: its class's name and its fields."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"type": type(self).__name__} | {
-            name: value.to_config() if isinstance(value, Axis) else value
-            for name, value in fields.items()
+            name: _plain(value) for name, value in fields.items()
         }
 
     @classmethod

@@ -77,7 +77,7 @@ class MLP:
 
     Rows are samples and lists count from 0: the paper's W_l is W[l - 1], of shape (out, in).
 
-    | paper, for layers l = 1 .. L                     | here                                    |
+    | pseudo-code, layers l = 1 .. L                   | here                                    |
     |--------------------------------------------------|-----------------------------------------|
     | z_0 = x; h_l = W_l z_(l-1)                       | `compute_output`                        |
     | z_l = phi(h_l); z_L = softmax(h_L)               | `compute_output`                        |
@@ -87,7 +87,7 @@ class MLP:
     | e_l = z_l - y_l                                  | e[i] = gain * (z[i] - y), gain 1        |
     | V1: dW_l = (e_l * phi'(h_l)) z_(l-1)^T           | e * phi'(h) for e[:-1], then as V2      |
     | V2: dW_l = e_l z_(l-1)^T                         | `_updates`: e.T @ z / N                 |
-    | dE_l = gamma dW_l, transposed as E_l is          | gamma * dW: E has W's own shape         |
+    | dE_l = gamma dW_l (sign: the authors' code)      | gamma * dW: E has W's own shape         |
 
     Args:
         layer_sizes: units from input to output, two or more numbers.
@@ -98,8 +98,10 @@ class MLP:
         feedback_std: the same for E.
         seed: an integer or a `numpy.random.Generator`. All of W is drawn before all of E.
 
-    Attributes (all may be written to): W, arrays (out, in); b, arrays (out,) or None; E, arrays
-        (out, in), but E[0] is None, as the layer that sees the raw input sends nothing down.
+    Attributes:
+        W: arrays (out, in). These three lists may be written to.
+        b: arrays (out,), or None.
+        E: arrays (out, in); E[0] is None, as the layer that sees the raw input sends nothing down.
 
     Raises:
         OptionError: an unknown name, too few sizes or impossible ones, a negative deviation.

@@ -135,3 +135,13 @@ def named(name: str, **options: Any) -> Rule:
             raise OptionError(f"rule {name!r} has no options, got {option!r}")
         raise unknown(f"option of rule {name!r}", option, known)
     return RULES[name](**options)
+
+
+def name_of(rule: Rule) -> str:
+    """Give the table's name for a rule with these kinds of axes, or "custom" where it has none."""
+    axes = (type(rule.feedback), type(rule.crossing), type(rule.wiring))
+    for name, build in RULES.items():
+        known = build()
+        if axes == (type(known.feedback), type(known.crossing), type(known.wiring)):
+            return name
+    return "custom"

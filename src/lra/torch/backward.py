@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-import torch
 from lra.crossing import Crossing, LossTerms, count_terms
 from lra.errors import RuleError
 from lra.feedback import Feedback, Stored
-from torch import Tensor
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -148,7 +148,7 @@ class _Chain(Function):
             x = out
         ctx.places, ctx.spans = places, spans
         ctx.save_for_backward(*kept)
-        return x
+        return x.detach()  # not a view, so that it may be changed in place as a plain layer's
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
@@ -21,7 +22,6 @@ from lra.torch.layers import (
     LocalSequential,
     LocalWeights,
 )
-from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -1,11 +1,12 @@
 """The tables of layers: what each torch.nn class becomes, and which classes are refused."""
 
+from torch import nn
+
 from lra.torch.layers.activation import ACTIVATIONS, LocalPReLU, LocalRReLU
 from lra.torch.layers.base import Local, LocalNonlinearity, LocalWeights
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
 from lra.torch.layers.linear import LocalLinear
 from lra.torch.layers.sequential import LocalSequential
-from torch import nn
 
 WEIGHTS: dict[type[nn.Module], type[LocalWeights]] = {
     local.plain: local for local in (LocalLinear, LocalConv1d, LocalConv2d, LocalConv3d)

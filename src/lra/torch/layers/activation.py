@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import torch.nn.functional as F  # noqa: N812
-
 import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
 from lra.crossing import Crossing, LossTerms
 from lra.torch.backward import Gradients, Place, cross, send
 from lra.torch.layers.base import LocalNonlinearity
-from torch import Tensor, nn
 
 Phi = Callable[[Tensor], Tensor]
 

@@ -3,12 +3,13 @@
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from lra.crossing import LossTerms
 from lra.errors import RuleError
 from lra.feedback import Stored, Transpose
 from lra.rules import Rule
 from lra.torch.backward import Nonlinearity, Operation, Place, Weights, send
-from torch import Tensor, nn
 
 
 class Local(nn.Module):

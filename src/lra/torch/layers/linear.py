@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
 
 from lra.torch.backward import Gradients, Operation
 from lra.torch.layers.base import LocalWeights
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

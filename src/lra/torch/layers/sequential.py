@@ -3,9 +3,10 @@
 from typing import Any, ClassVar, TypeGuard
 
 import torch
+from torch import Tensor, nn
+
 from lra.torch.backward import Place, send, transforming
 from lra.torch.layers.base import Local
-from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

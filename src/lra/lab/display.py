@@ -1,0 +1,111 @@
+"""What a run says while it goes: nothing, or a live bar that degrades to plain lines."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Reporter:
+    """Hears what a run does, and keeps silent."""
+
+    def start(self, what: str, epochs: int, steps: int) -> None:
+        """Hear that training starts: what it is, its epochs, and the steps in one."""
+
+    def note(self, text: str) -> None:
+        """Hear a remark."""
+
+    def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
+        """Hear how far the epoch is: sums over the samples seen in it."""
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """Hear an epoch's figures."""
+
+    def end(self, result: dict[str, Any], folder: Path) -> None:
+        """Hear the result."""
+
+
+class ConsoleReporter(Reporter):
+    """Shows a bar on a terminal, and a line for each epoch anywhere.
+
+    Args:
+        console: where to write.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+
+    def start(self, what: str, epochs: int, steps: int) -> None:
+        """Show what is trained, and start the bar."""
+        self._print(what)
+        self._print("epoch      loss   train %   validation %   samples/s")
+        self.steps = steps
+        self.mark, self.seen_at_mark, self.rate, self.done = time.monotonic(), 0, 0.0, 0
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self.task = self.bar.add_task("", total=epochs * steps, epoch=1, figures="")
+            self.bar.start()
+
+    def note(self, text: str) -> None:
+        """Print a remark."""
+        self._print(text)
+
+    def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
+        """Move the bar."""
+        now = time.monotonic()
+        if seen <= self.seen_at_mark:
+            self.seen_at_mark = 0
+        self.rate = (seen - self.seen_at_mark) / max(now - self.mark, 1e-9)
+        if self.bar and seen:
+            figures = f"loss {loss_sum / seen:.4f}  train {100 * correct / seen:.2f}%"
+            self.bar.update(
+                self.task,
+                completed=self.done * self.steps + step,
+                figures=f"{figures}  {self.rate:,.0f} samples/s",
+            )
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """Print the epoch's line."""
+        validation = row["validation_accuracy"]
+        shown = "      -" if validation is None else f"{validation:7.2f}"
+        self._print(
+            f"{row['epoch']:>3}/{epochs:<3}  {row['loss']:7.4f}   {row['train_accuracy']:7.2f}"
+            f"        {shown}   {self.rate:9,.0f}"
+        )
+        self.done = row["epoch"]
+        self.mark, self.seen_at_mark = time.monotonic(), 0
+        if self.bar:
+            self.bar.update(self.task, epoch=min(self.done + 1, epochs))
+
+    def end(self, result: dict[str, Any], folder: Path) -> None:
+        """Stop the bar and print the result."""
+        self.close()
+        test = result["test_accuracy"]
+        best = f"best epoch {result['best_epoch']} of {result['epochs']}"
+        if test is None:
+            self._print(f"{best}; {result['dataset']} has no test pair")
+        else:
+            self._print(
+                f"test accuracy {test:.2f}% ({best}), {result['test_accuracy_last']:.2f}% "
+                f"with the last weights; {result['seconds']:.1f} s"
+            )
+        self._print(f"curves, weights and figures are in {folder}")
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
