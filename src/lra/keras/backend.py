@@ -49,6 +49,13 @@ def send(forward: Forward, backward: Backward, *inputs: Any) -> Any:
     return carried(*inputs)
 
 
+def value_of(variable: Any) -> Any:
+    """Read a variable, in the type that its layer computes in, as a tensor that `send` takes."""
+    if keras.backend.backend() == "tensorflow":
+        return ops.copy(variable)  # what is read inside a custom gradient would have to be declared
+    return ops.convert_to_tensor(variable)
+
+
 def adjoint(
     operation: Bilinear, z: Any, W: Any, e: Any, needs: tuple[bool, bool] = (True, True)
 ) -> tuple[Any, Any]:

@@ -174,7 +174,7 @@ def _copy_weights(old: Any, new: Any) -> None:
     """Copy all variables but the feedback weights, through NumPy: no backend shares the memory."""
     pairs = zip(_forward_variables(old), _forward_variables(new), strict=True)
     for source, target in pairs:
-        target.assign(np.array(keras.ops.convert_to_numpy(source)))
+        target.assign(np.array(keras.ops.convert_to_numpy(source.value)))
 
 
 def _forward_variables(layer: Any) -> list[Any]:

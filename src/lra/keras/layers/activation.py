@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from lra.crossing import Derivative
-from lra.keras.backend import send
+from lra.keras.backend import send, value_of
 from lra.keras.backward import Phi, send_nonlinearity
 from lra.keras.layers.base import Local
 from lra.keras.layers.elementwise import crossable
@@ -91,7 +91,7 @@ class LocalPReLU(LocalNonlinearity, keras.layers.PReLU):
             e = place.error(h, z, d) if needs[0] else None
             return e, self._slopes_update(d * -ops.relu(-h), a) if needs[1] else None
 
-        return send(forward, backward, inputs, ops.convert_to_tensor(self.alpha))
+        return send(forward, backward, inputs, value_of(self.alpha))
 
     def _slopes_update(self, each: Any, a: Any) -> Any:
         shared = [i for i, size in enumerate(a.shape, start=1) if size == 1]

@@ -8,6 +8,7 @@ from keras import ops
 
 from lra.crossing import LossTerms, check_terms
 from lra.feedback import Magnitude, SignSymmetric, Stored, Transpose
+from lra.keras.backend import value_of
 from lra.keras.backward import Nonlinearity, Operation, Phi, send_weights
 from lra.keras.layers.elementwise import crossable
 from lra.rules import Rule
@@ -106,8 +107,8 @@ class LocalWeights(Local):
         crosses = self.crosses_activation
         if not (crosses or self.carries):
             return self.plain.call(self, inputs)
-        W = ops.convert_to_tensor(self.kernel)
-        b = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        W = value_of(self.kernel)
+        b = None if self.bias is None else value_of(self.bias)
         x = inputs if keras.backend.is_float_dtype(_dtype(inputs)) else ops.cast(inputs, W.dtype)
         place = self.nonlinearity(self.activation) if crosses else None
         E = self._pass_feedback(W) if self.carries else None
@@ -137,7 +138,7 @@ class LocalWeights(Local):
         super().load_own_variables(saved)
 
     def _pass_feedback(self, W: Any) -> Any:
-        kept = None if self.feedback is None else ops.convert_to_tensor(self.feedback)
+        kept = None if self.feedback is None else value_of(self.feedback)
         W = ops.stop_gradient(W)
         return self.rule.feedback.carried(W, kept, self._fan_in(W.shape), self._drawer(W), ops)
 
