@@ -1,6 +1,7 @@
 """Convert a Keras model to a rule and back: plan the whole, check the whole, then rebuild it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import keras
@@ -31,7 +32,8 @@ def convert(
 
     Args:
         model: a Sequential or Functional model, with other such models in it or not. It stays as
-            it is. Where it is compiled, the twin is too, with a new optimizer.
+            it is. Where it is compiled, the twin is too, with an optimizer that starts anew, unless
+            a loss or metric of your own stands in the way: then compile the twin yourself.
         rule: how errors travel, such as `lra.LRAE(beta=0.1)`.
         skip: names of layers or nested models to leave, with all they hold, on backprop; for one
             in a nested model, "model/layer".
@@ -139,9 +141,12 @@ def _local(layer: Any, what: Plan, rule: Rule, terms: LossTerms | float) -> Any:
 
 def _plain(layer: Any) -> Any:
     """Give a layer's twin without a rule."""
+    cls, config = type(layer), layer.get_config()
     if isinstance(layer, Local):
-        return layer.plain.from_config(layer.plain_config())
-    return type(layer).from_config(layer.get_config())
+        cls, config = layer.plain, layer.plain_config()
+    if callable(getattr(layer, "activation", None)) and "activation" in config:
+        config["activation"] = layer.activation  # a function of the user's own has no config
+    return cls.from_config(config)
 
 
 def _rebuild(model: Any, twin: Callable[[Any], Any]) -> Any:
@@ -153,7 +158,8 @@ def _rebuild(model: Any, twin: Callable[[Any], Any]) -> Any:
         twins.append((layer, made))
         return made
 
-    rebuilt = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    with _uncompiled(model):
+        rebuilt = keras.models.clone_model(model, clone_function=clone, recursive=True)
     if model.built and not rebuilt.built:
         rebuilt.build(model.input_shape)
     for old, new in twins:
@@ -163,7 +169,28 @@ def _rebuild(model: Any, twin: Callable[[Any], Any]) -> Any:
     for old, new in zip(_models(model), _models(rebuilt), strict=True):
         if not old.trainable:
             new.trainable = False
+    if model.compiled:
+        _compile_alike(model, rebuilt)
     return rebuilt
+
+
+@contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """Keep a clone from being compiled as the model is: not all settings can be cloned."""
+    compiled = [part for part in _models(model) if part.compiled]
+    for part in compiled:
+        part.compiled = False
+    try:
+        yield
+    finally:
+        for part in compiled:
+            part.compiled = True
+
+
+def _compile_alike(model: Any, rebuilt: Any) -> None:
+    """Compile a clone with the model's settings, where they are Keras's own or registered."""
+    with suppress(TypeError, ValueError):
+        rebuilt.compile_from_config(model.get_compile_config())
 
 
 def _models(model: Any) -> list[Any]:
@@ -180,4 +207,4 @@ def _copy_weights(old: Any, new: Any) -> None:
 def _forward_variables(layer: Any) -> list[Any]:
     if type(layer) not in WEIGHTS and not isinstance(layer, LocalWeights):
         return list(layer.variables)
-    return [v for v in (getattr(layer, "_kernel", None), getattr(layer, "bias", None)) if v is not None]
+    return [v for v in (getattr(layer, name, None) for name in ("_kernel", "bias")) if v is not None]

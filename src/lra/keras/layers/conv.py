@@ -49,8 +49,19 @@ class _LocalConv(LocalWeights):
 
     def operation(self) -> Operation:
         """Give the convolution, padding included."""
-        return ConvOperation(
-            self.convolution_op, -1 if self.data_format == "channels_last" else 1
+        return ConvOperation(self._convolve, -1 if self.data_format == "channels_last" else 1)
+
+    def _convolve(self, z: Any, W: Any) -> Any:
+        padding = self.padding
+        if padding == "causal":  # Conv1D's own: as many zeros before as the kernel looks back
+            z, padding = ops.pad(z, self._compute_causal_padding()), "valid"
+        return ops.conv(
+            z,
+            W,
+            strides=list(self.strides),
+            padding=padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
         )
 
 
