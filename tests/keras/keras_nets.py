@@ -52,7 +52,7 @@ def updates(model, x, y, loss=None, optimizer=None, batch_size=None, sample_weig
     model.fit(
         x,
         y,
-        batch_size=batch_size or len(x),
+        batch_size=batch_size or len(y),
         sample_weight=sample_weight,
         verbose=0,
         shuffle=False,

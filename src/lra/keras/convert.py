@@ -1,5 +1,6 @@
 """Convert a Keras model to a rule and back: plan the whole, check the whole, then rebuild it."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -141,6 +142,8 @@ def _local(layer: Any, what: Plan, rule: Rule, terms: LossTerms | float) -> Any:
 
 def _plain(layer: Any) -> Any:
     """Give a layer's twin without a rule."""
+    if isinstance(layer, keras.layers.Lambda):
+        return layer  # it has no state to copy, and its function no config
     cls, config = type(layer), layer.get_config()
     if isinstance(layer, Local):
         cls, config = layer.plain, layer.plain_config()
@@ -189,7 +192,7 @@ def _uncompiled(model: Any) -> Iterator[None]:
 
 def _compile_alike(model: Any, rebuilt: Any) -> None:
     """Compile a clone with the model's settings, where they are Keras's own or registered."""
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError), warnings.catch_warnings(action="ignore"):
         rebuilt.compile_from_config(model.get_compile_config())
 
 
