@@ -14,7 +14,8 @@ from lra.keras.layers.elementwise import crossable
 from lra.rules import Rule
 
 FEEDBACK = "feedback"
-"""The name under which a layer's feedback weights are saved."""
+SEED = "seed"
+"""The names under which a layer's feedback weights, and the state of its draws, are saved."""
 
 
 class Local(keras.layers.Layer):
@@ -82,7 +83,9 @@ class LocalWeights(Local):
         self.crosses_activation = crosses_activation and crossable(self.activation, self.rule)
         self.feedback: Any = None
         feedback = self.rule.feedback
-        if isinstance(feedback, SignSymmetric) and feedback.magnitude is Magnitude.BATCH:
+        draws = isinstance(feedback, SignSymmetric) and feedback.magnitude is Magnitude.BATCH
+        self.seed_generator: Any = None
+        if draws and self.carries:
             self.seed_generator = keras.random.SeedGenerator()
 
     def get_config(self) -> dict[str, Any]:
@@ -129,12 +132,16 @@ class LocalWeights(Local):
         super().save_own_variables(store)
         if self.feedback is not None:
             store[FEEDBACK] = self.feedback
+        if self.seed_generator is not None:
+            store[SEED] = self.seed_generator.state
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` saved; a plain layer's weights leave the feedback's."""
         saved = {name: store[name] for name in store.keys()}  # noqa: SIM118 - no mapping
         if self.feedback is not None:  # counted among the weights, so it has to be there
             self.feedback.assign(saved.setdefault(FEEDBACK, self.feedback))
+        if self.seed_generator is not None and SEED in saved:
+            self.seed_generator.state.assign(saved.pop(SEED))
         super().load_own_variables(saved)
 
     def _pass_feedback(self, W: Any) -> Any:
