@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras_nets import Record, by_layer, numpy, updates
 
 import lra
 import lra.keras
-from keras_nets import Record, by_layer, numpy, updates
 from lra.errors import ConversionError, OptionError
 from lra.keras.layers import LocalActivation, LocalDense, LocalReLU
 
@@ -88,14 +88,18 @@ def test_a_functional_model_is_converted_with_all_that_it_holds():
     y = {"p": np.ones((8, 1)), "c": np.arange(8) % 3}
     before = [numpy(v) for v in local.trainable_variables]
     local.fit(x, y, verbose=0)
-    moved = [np.abs(numpy(v) - b).max() for v, b in zip(local.trainable_variables, before)]
+    moved = [
+        np.abs(numpy(v) - b).max() for v, b in zip(local.trainable_variables, before, strict=True)
+    ]
     assert min(moved) > 0
 
     plain = lra.keras.restore(local)
     assert_same_predictions(local, plain)
     assert not lra.keras.is_converted(plain)
     assert lra.keras.is_converted(local)
-    assert [v.path for v in plain.trainable_variables] == [v.path for v in model.trainable_variables]
+    assert [v.path for v in plain.trainable_variables] == [
+        v.path for v in model.trainable_variables
+    ]
     assert [type(layer) for layer in plain.layers] == [type(layer) for layer in model.layers]
 
 
@@ -175,7 +179,9 @@ def test_trainable_layers_below_get_an_error_and_so_feedback_above_them():
     assert lra.keras.convert(keras.Model(x, found), RULE).get_layer("last").feedback is not None
     tokens = keras.Input((4,), dtype="int32")
     found = layers.Dense(3, name="last")(layers.Flatten()(layers.Embedding(9, 2)(tokens)))
-    assert lra.keras.convert(keras.Model(tokens, found), RULE).get_layer("last").feedback is not None
+    assert (
+        lra.keras.convert(keras.Model(tokens, found), RULE).get_layer("last").feedback is not None
+    )
     normal = layers.Normalization()
     normal.adapt(np.ones((4, 6)))
     model = keras.Sequential([keras.Input((6,)), normal, layers.Dense(3, name="last")])
@@ -271,13 +277,13 @@ def test_everything_that_cannot_be_converted_is_refused_in_one_message():
 
 
 def test_models_that_cannot_be_seen_are_refused_with_the_remedy():
-    with pytest.raises(ConversionError, match="OwnModel is a subclassed model.*LocalDense"):
+    with pytest.raises(ConversionError, match=r"OwnModel is a subclassed model.*LocalDense"):
         lra.keras.convert(OwnModel(), RULE)
     x = keras.Input((3,))
     nested = keras.Model(x, layers.Dense(2)(OwnModel(name="inner")(x)))
     with pytest.raises(ConversionError, match=r"inner \(OwnModel\): a subclassed model"):
         lra.keras.convert(nested, RULE)
-    with pytest.raises(ConversionError, match="expected a keras.Model, got int"):
+    with pytest.raises(ConversionError, match=r"expected a keras\.Model, got int"):
         lra.keras.convert(3, RULE)
     with pytest.raises(ConversionError, match="expected a rule such as"):
         lra.keras.convert(mlp(), "lra-e")
@@ -374,13 +380,16 @@ def test_nothing_imports_torch():
     done = run(
         "import sys, lra.keras, lra, keras\n"
         "sys.modules['torch'] = None\n"  # whatever asks for it now fails
-        "m = keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Conv2D(2, 2, activation='relu'),"
-        " keras.layers.Flatten(), keras.layers.Dense(2)])\n"
+        "m = keras.Sequential([keras.Input((3, 3, 1)), "
+        "keras.layers.Conv2D(2, 2, activation='relu'), "
+        "keras.layers.Flatten(), keras.layers.Dense(2)])\n"
         "m = lra.keras.convert(m, lra.LRAE())\n"
         "m.compile('sgd', 'mse'); import numpy as np\n"
         "m.fit(np.ones((4, 3, 3, 1)), np.ones((4, 2)), verbose=0)\n"
         "lra.keras.restore(m)\n"
-        "assert not [n for n, m in sys.modules.items() if n.startswith(('torch', 'lra.torch')) and m]"
+        "names = ('torch', 'lra.torch')\n"
+        "found = [n for n, m in sys.modules.items() if n.startswith(names) and m]\n"
+        "assert not found, found"
     )
     assert done.returncode == 0, done.stderr
 
@@ -388,7 +397,10 @@ def test_nothing_imports_torch():
 def test_without_keras_or_its_backend_the_error_says_what_to_install():
     done = run("import sys; sys.modules['keras'] = None; import lra.keras")
     assert "pip install 'lra-e[keras]', and one of its backends" in done.stderr
-    done = run("import lra.keras", KERAS_BACKEND="tensorflow" if keras.backend.backend() != "tensorflow" else "torch")
+    done = run(
+        "import lra.keras",
+        KERAS_BACKEND="tensorflow" if keras.backend.backend() != "tensorflow" else "torch",
+    )
     assert "Keras is installed, but not the backend it was told to use" in done.stderr
 
 
@@ -396,7 +408,8 @@ def test_without_keras_or_its_backend_the_error_says_what_to_install():
 def test_backends_that_only_predict_are_refused():
     done = run(
         "import lra, lra.keras, keras\n"
-        "lra.keras.convert(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), lra.LRAE())",
+        "model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
+        "lra.keras.convert(model, lra.LRAE())",
         KERAS_BACKEND="numpy",
     )
     assert "numpy backend does not train; set KERAS_BACKEND to one of tensorflow" in done.stderr

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras_nets import Record, assert_close, exact, numpy, updates
 
 import lra
 import lra.keras
-from keras_nets import Record, assert_close, exact, numpy, updates
 from lra.keras.layers import NONLINEARITIES, WEIGHTS, crossable
 from lra.rules import Rule
 
@@ -115,7 +115,9 @@ def test_normalised_lra_with_the_kernels_as_feedback_tends_to_backprop(kind, act
     if not exact():
         pytest.skip("beta has to be small, and float32 is too coarse for it")
     options = {"padding": "same", "strides": 2}
-    dense = [layers.Flatten(), layers.Dense(7, activation, name="second")] if kind == "dense" else []
+    dense = (
+        [layers.Flatten(), layers.Dense(7, activation, name="second")] if kind == "dense" else []
+    )
     model = conv_net(layers.Conv2D, 6, options, activation)
     if dense:
         model = keras.Sequential([keras.Input((6,)), *(layers.Dense(7, activation) for _ in "ab"),

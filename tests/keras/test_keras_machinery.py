@@ -5,17 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras_nets import numpy, updates
 
 import lra
 import lra.keras
-from keras_nets import numpy, updates
 from lra.errors import ConversionError
 
 RULE = lra.LRAE(beta=0.3)
@@ -221,7 +220,7 @@ def test_mixed_bfloat16_crosses_in_float32():
 
 def test_float16_is_refused_with_the_reason():
     for policy in ("mixed_float16", "float16"):
-        with pytest.raises(ConversionError, match="float16 needs a scaled loss.*mixed_bfloat16"):
+        with pytest.raises(ConversionError, match=r"float16 needs a scaled loss.*mixed_bfloat16"):
             net(policy=policy)
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -5,9 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import lra
-import lra.keras
 from keras_nets import (
     Record,
     assert_close,
@@ -17,13 +14,16 @@ from keras_nets import (
     take_feedback,
     updates,
 )
+
+import lra
+import lra.keras
 from lra.pseudocode import MLP, SGD
 
 pytestmark = pytest.mark.usefixtures("precise")
 
-SIZES = st.tuples(
-    st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(2, 9)
-).map(lambda drawn: (*drawn[0], drawn[1]))
+SIZES = st.tuples(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(2, 9)).map(
+    lambda drawn: (*drawn[0], drawn[1])
+)
 ACTIVATIONS = ["tanh", "sigmoid", "relu", "softplus"]
 
 
@@ -63,7 +63,7 @@ def test_fit_descends_along_the_pseudocodes_updates(
     net, x, t = problem(sizes, batch, activation, bias, seed=seed)
     model = converted(net, lra.LRAE(beta=beta, gamma=gamma, gain=gain), activation, bias)
     expected = net.compute_lra_updates(x, t, beta=beta, gamma=gamma, gain=gain)
-    # z - y is of the size of beta, and float32 rounds z itself: each error is off by gain times that.
+    # z - y is of beta's size, and float32 rounds z itself: an error is off by gain times that.
     size = max(np.abs(z).max() for z in net.compute_output(x)[1])
     rounding = 2e-7 * gain * max(1.0, abs(gamma)) * size**2 * len(sizes)
     assert_equal_updates(model, updates(model, x, t), expected, rounding)
@@ -105,7 +105,9 @@ def test_float32_is_within_a_millionth():
     net, x, t = problem((20, 30, 30, 10), 50)
     model = converted(net, lra.LRAE(beta=1.0))
     expected = net.compute_lra_updates(x, t, beta=1.0)
-    for own, W, E in zip(by_layer(model, updates(model, x, t)), expected.W, expected.E, strict=True):
+    for own, W, E in zip(
+        by_layer(model, updates(model, x, t)), expected.W, expected.E, strict=True
+    ):
         assert_close(own["kernel"].T, W, 1e-6)
         if E is not None:
             assert_close(own["feedback"].T, E, 1e-6)

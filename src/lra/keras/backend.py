@@ -35,7 +35,7 @@ def send(forward: Forward, backward: Backward, *inputs: Any) -> Any:
 
     wanted = (True,) * len(inputs)  # XLA and TensorFlow's graphs drop what nobody reads
 
-    @ops.custom_gradient  # type: ignore[untyped-decorator]
+    @ops.custom_gradient
     def carried(*tensors: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
         out, kept = forward(*tensors)
 

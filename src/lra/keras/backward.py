@@ -68,7 +68,8 @@ def send_nonlinearity(place: Nonlinearity, h: Any) -> Any:
         return z, (h, z)
 
     def backward(kept: tuple[Any, ...], d: Any, needs: tuple[bool, ...]) -> tuple[Any]:
-        return (place.error(*kept, d),)
+        h, z = kept
+        return (place.error(h, z, d),)
 
     return send(forward, backward, h)
 
@@ -109,9 +110,10 @@ def send_weights(
         return z, (x, down, h, z)
 
     def backward(kept: tuple[Any, ...], e: Any, needs: tuple[bool, ...]) -> list[Any]:
-        z_below, down, *own = kept
+        z_below, down = kept[:2]
         if nonlinearity is not None:
-            e = nonlinearity.error(*own, e)
+            h, z = kept[2:]
+            e = nonlinearity.error(h, z, e)
         learned = E is not None and feedback.stored is Stored.LEARNED and needs[-1]
         d, dW = operation.backward(e, z_below, down, (needs[0], needs[1] or learned))
         updates = [d, dW if needs[1] else None]

@@ -210,4 +210,6 @@ def _copy_weights(old: Any, new: Any) -> None:
 def _forward_variables(layer: Any) -> list[Any]:
     if type(layer) not in WEIGHTS and not isinstance(layer, LocalWeights):
         return list(layer.variables)
-    return [v for v in (getattr(layer, name, None) for name in ("_kernel", "bias")) if v is not None]
+    return [
+        v for v in (getattr(layer, name, None) for name in ("_kernel", "bias")) if v is not None
+    ]

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch.autograd import Function
-
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 
 class Send(Function):

@@ -19,10 +19,22 @@ _MOVING = ("Reshape", "Flatten", "Permute", "Identity")
 """Layers that only move elements, so that what comes before them still is the output."""
 
 _OPERATIONS = frozenset(
-    ("Celu", "Cos", "Elu", "Exp", "Gelu", "HardShrink", "HardSigmoid", "HardSilu", "HardSwish")
-    + ("HardTanh", "LeakyRelu", "LogSigmoid", "Maximum", "Minimum", "Mish", "Relu", "Relu6")
-    + ("Selu", "Sigmoid", "Silu", "Sin", "SoftShrink", "Softplus", "Softsign", "SparsePlus")
-    + ("SparseSigmoid", "Squareplus", "Tanh", "TanhShrink", "Threshold")
+    (
+        *(
+            "Celu",
+            "Cos",
+            "Elu",
+            "Exp",
+            "Gelu",
+            "HardShrink",
+            "HardSigmoid",
+            "HardSilu",
+            "HardSwish",
+        ),
+        *("HardTanh", "LeakyRelu", "LogSigmoid", "Maximum", "Minimum", "Mish", "Relu", "Relu6"),
+        *("Selu", "Sigmoid", "Silu", "Sin", "SoftShrink", "Softplus", "Softsign", "SparsePlus"),
+        *("SparseSigmoid", "Squareplus", "Tanh", "TanhShrink", "Threshold"),
+    )
 )
 """The nonlinearities of keras.ops, by their classes' names."""
 
@@ -75,7 +87,7 @@ def _unseen(model: Any) -> str:
         return f"a subclass of keras.Sequential, whose steps may differ from it; {remedy}"
     if not is_model(model):
         return f"a subclassed model, whose forward pass cannot be seen; {remedy}"
-    functional = next(cls for cls in type(model).__mro__ if cls.__name__ == "Functional")
+    functional: Any = next(cls for cls in type(model).__mro__ if cls.__name__ == "Functional")
     if type(model).call is not functional.call:
         return f"a functional model with a call of its own; {remedy}"
     if "__init__" in vars(type(model)) and type(model).train_step is not functional.train_step:
@@ -101,9 +113,7 @@ def plan(
             "Call lra.keras.restore(model) first"
         )
     cut = [f"{name}/" for name in skip]
-    taken = {
-        path: layer for path, layer in paths.items() if not f"{path}/".startswith(tuple(cut))
-    }
+    taken = {path: layer for path, layer in paths.items() if not f"{path}/".startswith(tuple(cut))}
     _refuse(model, rule, taken)
     weights = {path: layer for path, layer in taken.items() if type(layer) in WEIGHTS}
     if not weights:
@@ -177,7 +187,9 @@ def _setting_trouble(layer: Any) -> str:
     phi = getattr(layer, "activation", None)
     if isinstance(phi, keras.layers.Layer) and (phi.weights or type(phi) in (keras.layers.PReLU,)):
         return "its activation has weights of its own; write it as a layer after this one"
-    if any(getattr(x, "sparse", False) for node in layer._inbound_nodes for x in node.input_tensors):
+    if any(
+        getattr(x, "sparse", False) for node in layer._inbound_nodes for x in node.input_tensors
+    ):
         return "its input is sparse; make it dense first"
     return ""
 

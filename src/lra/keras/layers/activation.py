@@ -33,7 +33,7 @@ class LocalNonlinearity(Local):
         return send_nonlinearity(self.nonlinearity(self.phi), inputs)
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalActivation(LocalNonlinearity, keras.layers.Activation):
     """keras.layers.Activation under a rule; what is not elementwise keeps its derivative."""
 
@@ -49,28 +49,28 @@ class LocalActivation(LocalNonlinearity, keras.layers.Activation):
         return self._elementwise
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalReLU(LocalNonlinearity, keras.layers.ReLU):
     """keras.layers.ReLU under a rule."""
 
     plain = keras.layers.ReLU
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalLeakyReLU(LocalNonlinearity, keras.layers.LeakyReLU):
     """keras.layers.LeakyReLU under a rule."""
 
     plain = keras.layers.LeakyReLU
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalELU(LocalNonlinearity, keras.layers.ELU):
     """keras.layers.ELU under a rule."""
 
     plain = keras.layers.ELU
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalPReLU(LocalNonlinearity, keras.layers.PReLU):
     """keras.layers.PReLU under a rule: the slopes a learn by the error d, as in backprop."""
 

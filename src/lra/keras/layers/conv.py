@@ -65,21 +65,21 @@ class _LocalConv(LocalWeights):
         )
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalConv1D(_LocalConv, keras.layers.Conv1D):
     """keras.layers.Conv1D under a rule."""
 
     plain = keras.layers.Conv1D
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalConv2D(_LocalConv, keras.layers.Conv2D):
     """keras.layers.Conv2D under a rule."""
 
     plain = keras.layers.Conv2D
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalConv3D(_LocalConv, keras.layers.Conv3D):
     """keras.layers.Conv3D under a rule."""
 

@@ -37,7 +37,7 @@ def _rows(x: Any) -> Any:
     return x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
 
 
-@keras.saving.register_keras_serializable(package="lra")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="lra")
 class LocalDense(LocalWeights, keras.layers.Dense):
     """keras.layers.Dense under a rule."""
 
