@@ -1,4 +1,4 @@
-"""LRA-E on Fashion-MNIST in Keras, beside backprop on the same network.
+"""LRA-E on Fashion-MNIST in Keras: with E drawn as W is, as published, and beside backprop.
 
 Run it with the backend that you have: KERAS_BACKEND=jax python keras_fashion_mnist.py
 """
@@ -16,7 +16,12 @@ fashion = data.load("fashion-mnist")
 x, x_test = (images.reshape(len(images), -1) for images in (fashion.x_train, fashion.x_test))
 
 recipe = recipes.FASHION_MNIST
-for name, rule in (("LRA-E", recipe.rule), ("backprop", lra.Backprop())):
+rules = {
+    "LRA-E": lra.LRAE(beta=0.05),
+    "LRA-E with E ~ N(0, 1)": recipe.rule,
+    "backprop": lra.Backprop(),
+}
+for name, rule in rules.items():
     keras.utils.set_random_seed(0)
     model = recipe.model(rule)
     model.fit(x, fashion.y_train, batch_size=recipe.batch_size, epochs=epochs, verbose=2)

@@ -1,4 +1,4 @@
-"""LRA-E on MNIST in Keras, beside backprop on the same network.
+"""LRA-E on MNIST in Keras: with E drawn as W is, as published, and beside backprop.
 
 Run it with the backend that you have: KERAS_BACKEND=jax python keras_mnist.py
 """
@@ -16,7 +16,8 @@ mnist = data.load("mnist")
 x, x_test = (images.reshape(len(images), -1) for images in (mnist.x_train, mnist.x_test))
 
 recipe = recipes.MNIST
-for name, rule in (("LRA-E", recipe.rule), ("backprop", lra.Backprop())):
+rules = {"LRA-E": lra.LRAE(), "LRA-E with E ~ N(0, 1)": recipe.rule, "backprop": lra.Backprop()}
+for name, rule in rules.items():
     keras.utils.set_random_seed(0)
     model = recipe.model(rule)
     model.fit(x, mnist.y_train, batch_size=recipe.batch_size, epochs=epochs, verbose=2)

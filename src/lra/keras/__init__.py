@@ -13,10 +13,9 @@ except ModuleNotFoundError as error:
         "tensorflow, jax or torch, and set KERAS_BACKEND to its name"
     ) from error
 
-if not keras.__version__.startswith("3."):
-    raise ImportError(
-        f"lra.keras needs Keras 3, and found {keras.__version__}: pip install 'lra-e[keras]'"
-    )
+_version = getattr(keras, "__version__", "none")
+if not _version.startswith("3."):
+    raise ImportError(f"lra.keras needs Keras 3, and found {_version}: pip install 'lra-e[keras]'")
 
 from lra.keras import layers
 from lra.keras.convert import (

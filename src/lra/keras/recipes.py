@@ -1,5 +1,6 @@
 """The set-ups of the authors' TensorFlow scripts: network, rule and optimizer for Keras."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +46,13 @@ class Recipe:
         """Give AdamW; with `fresh`, one without memory.
 
         The first step of an AdamW is that of averages over the last gradient alone: beta_1 =
-        beta_2 = 0 takes it at every step.
+        beta_2 = 0 takes it at every step. Keras adds epsilon to an average that is not yet
+        corrected, so that in a first step it weighs 1 / sqrt(1 - 0.999) times as much.
         """
-        memory = {"beta_1": 0.0, "beta_2": 0.0} if self.fresh else {}
-        return keras.optimizers.AdamW(self.step, **memory)
+        if not self.fresh:
+            return keras.optimizers.AdamW(self.step)
+        epsilon = 1e-7 / math.sqrt(1 - 0.999)
+        return keras.optimizers.AdamW(self.step, beta_1=0.0, beta_2=0.0, epsilon=epsilon)
 
     def model(self, rule: Rule | None = None, inputs: int = 784, classes: int = 10) -> Any:
         """Build the network, converted and compiled for integer labels.
