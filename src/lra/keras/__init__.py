@@ -17,8 +17,8 @@ _version = getattr(keras, "__version__", "none")
 if not _version.startswith("3."):
     raise ImportError(f"lra.keras needs Keras 3, and found {_version}: pip install 'lra-e[keras]'")
 
-from lra.keras import layers
-from lra.keras.convert import (
+from lra.keras import layers  # noqa: E402
+from lra.keras.convert import (  # noqa: E402
     convert,
     feedback_parameters,
     is_converted,
