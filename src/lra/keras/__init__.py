@@ -1,0 +1,36 @@
+"""The rules for Keras 3: convert a model, restore it, on TensorFlow, JAX or torch."""
+
+try:
+    import keras
+except ModuleNotFoundError as error:
+    if error.name == "keras":
+        raise ImportError(
+            "lra.keras needs Keras 3, which is not installed: pip install 'lra-e[keras]', and "
+            "one of its backends: tensorflow, jax or torch"
+        ) from error
+    raise ImportError(
+        f"lra.keras: Keras is installed, but not the backend it was told to use: {error}. Install "
+        "tensorflow, jax or torch, and set KERAS_BACKEND to its name"
+    ) from error
+
+_version = getattr(keras, "__version__", "none")
+if not _version.startswith("3."):
+    raise ImportError(f"lra.keras needs Keras 3, and found {_version}: pip install 'lra-e[keras]'")
+
+from lra.keras import layers  # noqa: E402
+from lra.keras.convert import (  # noqa: E402
+    convert,
+    feedback_parameters,
+    is_converted,
+    restore,
+    set_loss_terms,
+)
+
+__all__ = [
+    "convert",
+    "feedback_parameters",
+    "is_converted",
+    "layers",
+    "restore",
+    "set_loss_terms",
+]

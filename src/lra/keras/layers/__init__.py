@@ -1,0 +1,89 @@
+"""The tables of layers: what each Keras class becomes, and which classes are refused."""
+
+from typing import Any
+
+from keras import layers
+
+from lra.keras.layers.activation import (
+    LocalActivation,
+    LocalELU,
+    LocalLeakyReLU,
+    LocalNonlinearity,
+    LocalPReLU,
+    LocalReLU,
+)
+from lra.keras.layers.base import Local, LocalWeights
+from lra.keras.layers.conv import LocalConv1D, LocalConv2D, LocalConv3D
+from lra.keras.layers.dense import LocalDense
+from lra.keras.layers.elementwise import crossable
+
+WEIGHTS: dict[type[Any], type[LocalWeights]] = {
+    local.plain: local for local in (LocalDense, LocalConv1D, LocalConv2D, LocalConv3D)
+}
+"""Weight layers: errors go down through the rule's feedback."""
+
+NONLINEARITIES: dict[type[Any], type[LocalNonlinearity]] = {
+    local.plain: local
+    for local in (LocalActivation, LocalReLU, LocalLeakyReLU, LocalELU, LocalPReLU)
+}
+"""Elementwise nonlinearities: errors cross them by the rule's crossing."""
+
+KEPT: tuple[type[Any], ...] = (
+    layers.BatchNormalization,
+    layers.Embedding,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+    layers.Normalization,
+    *(getattr(layers, name) for name in ("RMSNormalization",) if hasattr(layers, name)),
+)
+"""Layers with weights that no rule has a say in: they keep their own derivative."""
+
+
+def _table(why: str, *names: str) -> dict[type[Any], str]:
+    return {getattr(layers, name): why for name in names if hasattr(layers, name)}
+
+
+REFUSED: dict[type[Any], str] = {
+    **_table("its steps through time are inside one layer", "RNN", "Bidirectional"),
+    **_table(
+        "its projections are inside one layer; write it with Dense and keras.ops",
+        *("MultiHeadAttention", "GroupQueryAttention", "AdditiveAttention"),
+    ),
+    **_table(
+        "transposed convolutions have no local form here; write UpSampling and Conv",
+        *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+    ),
+    **_table(
+        "write it as a Conv with groups=(the number of its input channels)",
+        *("DepthwiseConv1D", "DepthwiseConv2D"),
+    ),
+    **_table(
+        "write it as a Conv with groups=(the number of its input channels), then a Conv of size 1",
+        *("SeparableConv1D", "SeparableConv2D"),
+    ),
+    **_table("write it with Dense and Reshape", "EinsumDense"),
+    **_table("Dense itself works on the last axis, whatever comes before it", "TimeDistributed"),
+    **_table("a wrapper around a layer; put the layer itself in its place", "Wrapper"),
+    **_table("what its function computes cannot be seen; write it with layers", "Lambda"),
+}
+"""Layers that would silently stay on backprop, and why each cannot be converted."""
+
+__all__ = [
+    "KEPT",
+    "NONLINEARITIES",
+    "REFUSED",
+    "WEIGHTS",
+    "Local",
+    "LocalActivation",
+    "LocalConv1D",
+    "LocalConv2D",
+    "LocalConv3D",
+    "LocalDense",
+    "LocalELU",
+    "LocalLeakyReLU",
+    "LocalNonlinearity",
+    "LocalPReLU",
+    "LocalReLU",
+    "LocalWeights",
+    "crossable",
+]

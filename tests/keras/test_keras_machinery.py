@@ -1,0 +1,344 @@
+"""Oracle: machinery. Saving, export, callbacks, a kill in mid-epoch, precision, replicas."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras_nets import numpy, updates
+
+import lra
+import lra.keras
+from lra.errors import ConversionError
+
+RULE = lra.LRAE(beta=0.3)
+BACKEND = keras.backend.backend()
+
+
+def net(rule=RULE, policy=None, optimizer=None):
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [keras.Input((6, 6, 1)), layers.Conv2D(4, 3, activation="relu", dtype=policy),
+         layers.Conv2D(4, 3, activation="tanh", dtype=policy), layers.Flatten(dtype=policy),
+         layers.Dense(16, dtype=policy), layers.PReLU(dtype=policy),
+         layers.Dense(3, dtype=policy)]
+    )  # fmt: skip
+    local = lra.keras.convert(model, rule)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    local.compile(optimizer or keras.optimizers.AdamW(0.01), loss, metrics=["accuracy"])
+    local.optimizer.build(local.trainable_variables)
+    return local
+
+
+def data(count=64):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, 6, 6, 1)).astype("float32")
+    return x, np.eye(3, dtype="float32")[(x.sum((1, 2, 3)) > 0).astype(int)]
+
+
+def weights(model):
+    return {v.path: numpy(v) for v in model.variables}
+
+
+def assert_same(one, other):
+    pairs = zip(one.variables, other.variables, strict=True)
+    for old, new in pairs:
+        np.testing.assert_array_equal(numpy(new), numpy(old))
+
+
+RULES = [RULE, lra.FeedbackAlignment(), lra.SignSymmetry("fixed"), lra.SignSymmetry("batch")]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=["lra-e", "fa", "frsf", "brsf"])
+def test_a_saved_model_keeps_its_feedback_and_trains_on_to_the_same_numbers(tmp_path, rule):
+    x, y = data()
+    model = net(rule)
+    model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [type(layer) for layer in loaded.layers] == [type(layer) for layer in model.layers]
+    assert loaded.layers[1].rule == rule
+    assert_same(model, loaded)
+    for either in (model, loaded):
+        either.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    assert_same(model, loaded)
+    assert_same(lra.keras.restore(model), lra.keras.restore(loaded))
+
+
+def test_weights_alone_are_saved_with_the_feedback(tmp_path):
+    x, y = data()
+    model, other = net(), net()
+    model.fit(x, y, verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert_same(model, other)
+
+
+def test_settings_survive_the_round_trip(tmp_path):
+    rule = lra.LRAE(0.2, 0.5, 2.0, lra.Cauchy(), lra.Tanh(), lra.Normal(1.0))
+    x = keras.Input((4,))
+    h = layers.Dense(5, "tanh", name="one")(x)
+    model = keras.Model(x, layers.Dense(2, "sigmoid", name="two")(h))
+    local = lra.keras.convert(model, rule, loss_terms=7.0)
+    local.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for name in ("one", "two"):
+        one, two = local.get_layer(name), loaded.get_layer(name)
+        assert one.rule == two.rule == rule
+        assert two.loss_terms == 7.0
+        assert (one.sees_input, one.crosses_activation) == (two.sees_input, two.crosses_activation)
+
+
+def test_the_exported_model_predicts_the_same(tmp_path):
+    x, y = data()
+    model = net()
+    model.fit(x, y, verbose=0)
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_array_equal(lra.keras.restore(model).predict(x, verbose=0), expected)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        model.export(tmp_path / "saved", verbose=False)
+        saved = tf.saved_model.load(tmp_path / "saved")
+        found = saved.serve(x).numpy()
+    elif BACKEND == "torch":
+        import torch
+
+        with _quiet():
+            sizes = {0: torch.export.Dim("batch", min=1, max=128)}  # Keras's own default is 1
+            path = tmp_path / "model.pt2"
+            model.export(path, format="torch", verbose=False, dynamic_shapes=sizes)
+            program = torch.export.load(tmp_path / "model.pt2")
+        found = program.module()(torch.as_tensor(x)).detach().numpy()
+    else:
+        pytest.skip("Keras exports from JAX through TensorFlow, which is not installed here")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def _quiet():
+    import warnings
+
+    return warnings.catch_warnings(action="ignore")
+
+
+def test_early_stopping_checkpoints_and_the_log(tmp_path):
+    x, y = data()
+    model = net()
+    best, log = tmp_path / "best.keras", tmp_path / "log.csv"
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
+    history = model.fit(
+        x,
+        y,
+        batch_size=16,
+        epochs=60,
+        validation_data=(x[:20], 1 - y[:20]),  # learning makes it worse: it stops at once
+        callbacks=[
+            stop,
+            keras.callbacks.ModelCheckpoint(best, "val_loss", save_best_only=True),
+            keras.callbacks.CSVLogger(log),
+        ],
+        verbose=0,
+    )
+    epochs = len(history.history["loss"])
+    assert 1 < epochs < 60
+    assert stop.stopped_epoch == epochs - 1
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert len(rows) == epochs
+    assert float(rows[0]["loss"]) == pytest.approx(history.history["loss"][0], rel=1e-5)
+    loaded = keras.saving.load_model(best)
+    assert [numpy(v).shape for v in loaded.variables] == [numpy(v).shape for v in model.variables]
+    for old, new in zip(model.trainable_variables, loaded.trainable_variables, strict=True):
+        np.testing.assert_array_equal(numpy(new), numpy(old))  # the best weights, both
+
+
+TRAINING = """
+import os, signal, sys
+import keras, numpy as np
+sys.path.insert(0, {tests!r})
+from test_keras_machinery import data, net
+folder, kill_at = sys.argv[1], int(sys.argv[2])
+keras.utils.set_random_seed(0)
+x, y = data()
+model = net()
+
+class Kill(keras.callbacks.Callback):
+    steps = 0
+    def on_train_batch_end(self, batch, logs=None):
+        Kill.steps += 1
+        if Kill.steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+backup = keras.callbacks.BackupAndRestore(folder, save_freq={save!r}, delete_checkpoint=False)
+model.fit(x, y, batch_size=16, epochs=4, shuffle=False, verbose=0, callbacks=[backup, Kill()])
+model.save_weights(sys.argv[3])
+"""
+
+
+def test_a_kill_in_mid_epoch_loses_nothing_that_was_backed_up(tmp_path):
+    script = TRAINING.format(tests=str(Path(__file__).parent), save="epoch")
+
+    def train(folder, kill_at, result):
+        return subprocess.run(
+            [sys.executable, "-c", script, tmp_path / folder, str(kill_at), tmp_path / result],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+
+    assert train("whole", 0, "whole.weights.h5").returncode == 0
+    killed = train("killed", 10, "never.weights.h5")  # in the third epoch of four steps each
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "never.weights.h5").exists()
+    resumed = train("killed", 0, "resumed.weights.h5")
+    assert resumed.returncode == 0, resumed.stderr
+    one, two = net(), net()
+    one.load_weights(tmp_path / "whole.weights.h5")
+    two.load_weights(tmp_path / "resumed.weights.h5")
+    assert_same(one, two)
+
+
+def test_mixed_bfloat16_crosses_in_float32():
+    x, y = data(32)
+    full = updates(net(), x, y)
+    half = updates(net(policy="mixed_bfloat16"), x, y)
+    for (name, one), two in zip(full.items(), half.values(), strict=True):
+        assert two.dtype == np.float32
+        distance = np.linalg.norm(two - one) / np.linalg.norm(one)
+        assert distance < 0.06, name
+    model = net(policy="mixed_bfloat16")
+    before = model.evaluate(x, y, verbose=0)[0]
+    model.fit(x, y, epochs=20, verbose=0)
+    assert model.evaluate(x, y, verbose=0)[0] < 0.8 * before
+
+
+def test_float16_is_refused_with_the_reason():
+    for policy in ("mixed_float16", "float16"):
+        with pytest.raises(ConversionError, match=r"float16 needs a scaled loss.*mixed_bfloat16"):
+            net(policy=policy)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(ConversionError, match="float16 needs a scaled loss"):
+            lra.keras.convert(keras.Sequential([keras.Input((3,)), layers.Dense(2)]), RULE)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_fit_learns():
+    x, y = data(256)
+    model = net()
+    history = model.fit(x, y, batch_size=32, epochs=20, verbose=0).history
+    assert history["accuracy"][-1] > 0.9
+    assert history["accuracy"][0] < 0.8
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="its MirroredStrategy")
+def test_replicas_share_one_batch():
+    code = (
+        "import tensorflow as tf\n"
+        "cpus = tf.config.list_physical_devices('CPU')\n"
+        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        "tf.config.set_logical_device_configuration(cpus[0], two)\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import keras, numpy as np, lra, lra.keras\n"
+        "from test_keras_machinery import data, net, weights\n"
+        "x, y = data(32)\n"
+        "sgd = lambda: keras.optimizers.SGD(0.5)\n"
+        "one = net(optimizer=sgd())\n"
+        "one.fit(x, y, batch_size=32, verbose=0, shuffle=False)\n"
+        "with tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']).scope():\n"
+        "    two = net(optimizer=sgd())\n"
+        "    lra.keras.set_loss_terms(two, 32)\n"
+        "    two.fit(x, y, batch_size=32, verbose=0, shuffle=False)\n"
+        "for a, b in zip(one.trainable_variables, two.trainable_variables):\n"
+        "    np.testing.assert_allclose(np.array(b.value), np.array(a.value), atol=2e-6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the other side is lra.torch")
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_lra_for_torch_makes_the_same_updates(kind):
+    import torch
+
+    from lra.torch import convert
+
+    rng = np.random.default_rng(0)
+    if kind == "dense":
+        ours = keras.Sequential(
+            [keras.Input((6,)), layers.Dense(8, "tanh"), layers.Dense(7, "relu"), layers.Dense(3)]
+        )
+        theirs = torch.nn.Sequential(
+            torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 7), torch.nn.ReLU(),
+            torch.nn.Linear(7, 3),
+        )  # fmt: skip
+        x = rng.normal(size=(16, 6)).astype("float32")
+        turn = (1, 0)
+    else:
+        ours = keras.Sequential(
+            [keras.Input((9, 9, 2)), layers.Conv2D(4, 3, activation="tanh", strides=2),
+             layers.Conv2D(6, 3, activation="tanh", groups=2),
+             layers.Conv2D(3, 2, name="last"), layers.GlobalAveragePooling2D()]
+        )  # fmt: skip
+        theirs = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 4, 3, stride=2), torch.nn.Tanh(), torch.nn.Conv2d(4, 6, 3, groups=2),
+            torch.nn.Tanh(), torch.nn.Conv2d(6, 3, 2), torch.nn.Flatten(2),
+        )  # fmt: skip
+        x = rng.normal(size=(16, 9, 9, 2)).astype("float32")
+        turn = (3, 2, 0, 1)
+    y = rng.integers(0, 3, 16)
+    rule = lra.LRAE(beta=0.3, gamma=0.7)
+    ours = lra.keras.convert(ours, rule)
+    convert(theirs, rule)
+    weighted = [m for m in theirs if hasattr(m, "weight")]
+    local = [layer for layer in ours.layers if hasattr(layer, "kernel")]
+    with torch.no_grad():
+        for m, layer in zip(weighted, local, strict=True):
+            m.weight.copy_(torch.tensor(numpy(layer.kernel).transpose(turn)))
+            m.bias.copy_(torch.tensor(numpy(layer.bias)))
+            assert (m.feedback is None) == (layer.feedback is None)
+            if m.feedback is not None:
+                m.feedback.copy_(torch.tensor(numpy(layer.feedback).transpose(turn)))
+    found = updates(ours, x, y, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    logits = theirs(torch.tensor(x if kind == "dense" else x.transpose(0, 3, 1, 2).copy()))
+    logits = logits if kind == "dense" else logits.mean(2)
+    torch.nn.functional.cross_entropy(logits, torch.tensor(y)).backward()
+    for m, layer in zip(weighted, local, strict=True):
+        for name, parameter in (("kernel", m.weight), ("feedback", m.feedback)):
+            if parameter is not None:
+                update = found[getattr(layer, name).path].transpose(turn)
+                np.testing.assert_allclose(update, parameter.grad.numpy(), atol=1e-6)
+                assert np.abs(update).max() > 1e-3
+        np.testing.assert_allclose(found[layer.bias.path], m.bias.grad.numpy(), atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="on the others a step is one compiled function")
+def test_training_frees_its_graphs_as_keras_does():
+    import gc
+
+    import torch
+
+    kinds = (torch.Tensor, torch.autograd.graph.Node)
+    x, y = data(16)
+
+    def growth(model):
+        counts = []
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                model.fit(x, y, verbose=0)
+                counts.append(sum(issubclass(type(o), kinds) for o in gc.get_objects()))
+        finally:
+            gc.enable()
+        return counts[-1] - counts[1]
+
+    model = net()
+    assert growth(model) <= 2 * max(growth(lra.keras.restore(model)), 10)
