@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from lra.torch.backward import Place, send, transforming
 from lra.torch.layers.base import Local
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
     """Tell whether a layer may run without being called as a module.
@@ -17,14 +15,16 @@ def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
     Not where somebody hooked it or replaced its forward; nor, at the start of a run, where it
     overwrites its input, which someone outside may hold.
     """
-    return (
-        isinstance(layer, Local)
-        and layer.fuses
-        and layer.crosses
-        and (inside_run or not getattr(layer, "inplace", False))
-        and "forward" not in vars(layer)
-        and not any(vars(layer)[hooks] for hooks in _HOOKS)
+    if not (isinstance(layer, Local) and layer.fuses and layer.crosses):
+        return False
+    own = vars(layer)
+    hooked = (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
     )
+    return not hooked and "forward" not in own and (inside_run or not own.get("inplace"))
 
 
 class LocalSequential(nn.Sequential):
