@@ -29,7 +29,9 @@ def count_terms(terms: LossTerms | float, shape: tuple[int, ...]) -> float:
     n = 1
     for size in counted:
         n *= size
-    return n or 1  # nothing is divided by the size of an empty batch
+    if isinstance(n, int) and n == 0:  # a size that a graph learns when it runs is no int
+        return 1  # nothing is divided by the size of an empty batch
+    return n
 
 
 def check_terms(terms: LossTerms | str | float) -> LossTerms | float:
