@@ -26,6 +26,7 @@ else:
     _KERAS_OWN = (  # warnings from inside Keras and its backends, which we cannot mend
         "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning",
         "ignore:<class 'torch.autograd.function.Function'> should not:DeprecationWarning",
+        "ignore:The `native_serialization` parameter is deprecated:DeprecationWarning",
         "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
     )
 

@@ -1,5 +1,11 @@
 """Oracle: learning. Two epochs of MNIST, beside backprop on the same network."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import pytest
 
@@ -38,6 +44,35 @@ def test_two_epochs_of_mnist_come_within_a_point_of_backprop(mnist):
 
 def test_the_published_set_up_learns(mnist):
     assert accuracy(mnist, recipes.MNIST.rule, epochs=1) > 0.88
+
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(*arguments):
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.usefixtures("mnist")
+def test_the_code_on_the_page_for_keras_users_learns():
+    (code,) = re.findall(
+        r"^## Train\n\n```python\n(.*?)```",
+        (ROOT / "docs" / "keras.md").read_text("utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
+    assert float(run("-c", code).split()[-1].rstrip("]")) > 0.95
+
+
+@pytest.mark.usefixtures("mnist")
+def test_the_example_compares_three_rules():
+    found = re.findall(r"1 epochs: test accuracy ([\d.]+)", run("examples/keras_mnist.py", "1"))
+    assert len(found) == 3
+    assert min(map(float, found)) > 0.88
 
 
 def test_a_fresh_adamw_at_every_step_is_one_without_memory():
