@@ -14,12 +14,12 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
+import keras
+import numpy as np
 
-import lra  # noqa: E402
-import lra.keras  # noqa: E402
-from lra.keras import recipes  # noqa: E402
+import lra
+import lra.keras
+from lra.keras import recipes
 
 SAMPLES = 60_000
 
