@@ -122,6 +122,7 @@ def test_help_shows_defaults(call: Call) -> None:
     assert "(default: 256 256 256 256)" in said.words
     assert "(default: 0.001)" in said.words
     assert "(default: fan-in:1)" in said.words
+    assert "None" not in said.words
     said = call("train", "--recipe", "paper", "--help")
     assert "(default: 256 256 256)" in said.words
     assert "(default: normal:0.2236" in said.words

@@ -911,6 +911,30 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert runs.evaluate(tmp_path / "two").samples == 41
 
 
+@pytest.mark.slow
+def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
+    """A signal to one of them ends both, which say so once; then the numbers of one process."""
+    path = write_blobs(tmp_path / "many.npz", n=1600)
+    train(tiny(path, epochs=9, precision="64", lr=0.01), tmp_path / "one")
+    words = "--hidden 7 5 --epochs 9 --batch-size 16 --precision 64 --lr 0.01 --device cpu"
+    process = start_lra("train", path, *words.split(), "--devices", 2, "--out", "two", cwd=tmp_path)
+    ready = functools.partial(Path.exists, tmp_path / "two" / runs.WEIGHTS)
+    assert wait_for(ready, lambda: process.poll() is None), process.communicate()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err == "lra: stopped; go on with: lra train --resume two\n"
+    assert 1 <= saved_state(tmp_path / "two")["state"]["epoch"] < 9
+    process = start_lra("train", "--resume", "two", cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    one, two = (saved_state(tmp_path / name) for name in ("one", "two"))
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-8, atol=1e-11)
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-8)
+
+
 # learning
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import logging
+import os
 import sys
 import time
 import warnings
@@ -20,12 +21,15 @@ from lra.axis import unknown
 from lra.errors import LraError
 from lra.feedback import Magnitude
 from lra.lab import checkpoint, data, runs, training
-from lra.lab.config import InitText, Recipe, TrainConfig, recipe
+from lra.lab.config import InitText, MaybeFloat, Recipe, TrainConfig, optional, recipe
 from lra.lab.display import ConsoleReporter
 from lra.rules import name_of, named
 
 _LOCAL_LOSSES = {"squared": lra.Squared, "absolute": lra.Absolute, "cauchy": lra.Cauchy}
 _SURROGATES = {"identity": lra.Identity, "tanh": lra.Tanh}
+
+MaybeName = Annotated[str | None, optional("NAME")]
+MaybePath = Annotated[Path | None, optional("PATH")]
 
 
 def _lookup(what: str, name: str, table: Mapping[str, Callable[[], Any]]) -> Any:
@@ -38,21 +42,23 @@ def _lookup(what: str, name: str, table: Mapping[str, Callable[[], Any]]) -> Any
 class RuleOptions:
     """The learning rule, and its own options."""
 
-    rule: str | None = None
+    rule: MaybeName = None
     """lra-e (default), backprop, feedback-alignment, kolen-pollack or sign-symmetry."""
-    beta: float | None = None
+    beta: MaybeFloat = None
     """lra-e: how far targets move from the pre-activations."""
-    gamma: float | None = None
+    gamma: MaybeFloat = None
     """lra-e, kolen-pollack: step of the feedback weights relative to the forward weights'."""
-    gain: float | None = None
+    gain: MaybeFloat = None
     """lra-e: factor of the local error; 1/beta makes the rule normalised."""
-    local_loss: str | None = None
+    local_loss: MaybeName = None
     """lra-e: squared, absolute or cauchy."""
-    through: str | None = None
+    through: MaybeName = None
     """lra-e: surrogate to take targets through: identity or tanh."""
-    magnitude: tyro.conf.EnumChoicesFromValues[Magnitude | None] = None
+    magnitude: Annotated[
+        tyro.conf.EnumChoicesFromValues[Magnitude | None], optional("{uniform,fixed,batch}")
+    ] = None
     """sign-symmetry: where the magnitudes of the feedback come from."""
-    feedback_init: InitText | None = None
+    feedback_init: Annotated[InitText | None, optional("fan-in[:SCALE]|normal:STD")] = None
     """lra-e, feedback-alignment, kolen-pollack, sign-symmetry: how feedback weights are drawn."""
 
     def build(self, base: str, options: dict[str, Any]) -> lra.Rule:
@@ -86,13 +92,13 @@ class Train:
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     rule: Annotated[RuleOptions, tyro.conf.arg(name="")]
-    recipe: str | None = None
+    recipe: MaybeName = None
     """Start from a known set-up: seed-mnist, seed-fashion-mnist or paper."""
-    out: Path | None = None
+    out: MaybePath = None
     """Folder of the run; by default a new one under runs/."""
     overwrite: bool = False
     """Replace an earlier run in that folder."""
-    data: Path | None = None
+    data: MaybePath = None
     """Folder with the dataset's files, if they are not to be fetched."""
 
 
@@ -102,7 +108,7 @@ class Resume:
 
     resume: Path
     """The run's folder."""
-    data: Path | None = None
+    data: MaybePath = None
     """Folder with the dataset's files, if they are not to be fetched."""
 
 
@@ -112,9 +118,9 @@ class Evaluate:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
-    dataset: str | None = None
+    dataset: MaybeName = None
     """Another dataset than the one it was trained on."""
-    data: Path | None = None
+    data: MaybePath = None
     """Folder with the dataset's files, if they are not to be fetched."""
 
 
@@ -126,7 +132,7 @@ class Predict:
     """The run's folder."""
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """An .npy array of samples, or an .npz with an array x."""
-    out: Path | None = None
+    out: MaybePath = None
     """File to write instead of the standard output."""
 
 
@@ -134,7 +140,7 @@ class Predict:
 class DataList:
     """List the datasets, and which of them are on this machine."""
 
-    data: Path | None = None
+    data: MaybePath = None
     """Folder with the datasets' files, if they are not in the cache."""
 
 
@@ -144,7 +150,7 @@ class DataFetch:
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist or fashion-mnist."""
-    data: Path | None = None
+    data: MaybePath = None
     """Folder to take the files from."""
 
 
@@ -154,13 +160,13 @@ class DataShow:
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, or the path of an .npz."""
-    out: Path | None = None
+    out: MaybePath = None
     """File of the picture; by default the dataset's name with .png, here."""
     count: int = 40
     """How many samples."""
     seed: int = 0
     """Seed of the choice."""
-    data: Path | None = None
+    data: MaybePath = None
     """Folder to take the files from."""
 
 
@@ -299,7 +305,9 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after `lra`; by default the process's own.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    console, errors = Console(), Console(stderr=True)
+    # The processes of one run end for the same reason, which the first of them tells.
+    follows = os.environ.get("LOCAL_RANK", "0") != "0"
+    console, errors = Console(), Console(stderr=True, quiet=follows)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: _print(errors, f"lra: {message}")
     if not words or words[0] in ("-h", "--help"):

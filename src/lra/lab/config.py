@@ -70,6 +70,20 @@ InitText = Annotated[
 ]
 
 
+def _unless_none(default: str) -> str:
+    """Name a default in the help, unless it is None: then the help says what happens."""
+    return "" if default == "None" else f"(default: {default})"
+
+
+def optional(metavar: str) -> Any:
+    """Show an option that may be left out as `metavar` in the help."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=_unless_none)
+
+
+MaybeFloat = Annotated[float | None, optional("FLOAT")]
+MaybeInt = Annotated[int | None, optional("INT")]
+
+
 @dataclass(frozen=True)
 class TrainConfig(Axis):
     """Everything that decides a training run's numbers: a multilayer perceptron, data, a rule."""
@@ -90,23 +104,23 @@ class TrainConfig(Axis):
     """sgd, adam, adamw or rmsprop."""
     lr: float = 1e-3
     """Step size."""
-    feedback_lr: float | None = None
+    feedback_lr: MaybeFloat = None
     """Step size of learned feedback weights; by default the same as lr."""
     weight_decay: float = 0.01
     """Weight decay: decoupled for adamw, added to the gradient for the others."""
-    momentum: float | None = None
+    momentum: MaybeFloat = None
     """Momentum of sgd and rmsprop; 0 by default."""
-    betas: tuple[float, float] | None = None
+    betas: Annotated[tuple[float, float] | None, optional("FLOAT FLOAT")] = None
     """The two averaging factors of adam and adamw; 0.9 0.999 by default."""
-    smoothing: float | None = None
+    smoothing: MaybeFloat = None
     """The averaging factor of rmsprop; 0.99 by default."""
-    epochs: int | None = None
+    epochs: MaybeInt = None
     """Passes over the training data; by default 10, or as many as make 1,000 steps if more."""
     batch_size: int = 50
     """Samples a step, over all processes together."""
-    validation: int | None = None
+    validation: MaybeInt = None
     """Training samples set aside for validation; by default 2,000, or a tenth if that is less."""
-    patience: int | None = None
+    patience: MaybeInt = None
     """Stop after this many epochs without a better validation accuracy; by default never."""
     seed: int = 0
     """Seed of the split, the weights, and the order of the samples."""
