@@ -103,6 +103,18 @@ def test_a_functional_model_is_converted_with_all_that_it_holds():
     assert [type(layer) for layer in plain.layers] == [type(layer) for layer in model.layers]
 
 
+def test_a_published_network_is_converted_whole():
+    """MobileNetV2: depthwise convolutions, batch norm, ReLU6 and skip connections."""
+    model = keras.applications.MobileNetV2((32, 32, 3), 0.35, weights=None, classes=4)
+    local = lra.keras.convert(model, RULE)
+    assert_same_predictions(model, local)
+    weighted = [layer for layer in local.layers if hasattr(layer, "kernel")]
+    assert len(lra.keras.feedback_parameters(local)) == len(weighted) - 1
+    assert weighted[0].sees_input
+    plain = [layer for layer in local.layers if type(layer) is layers.ReLU]
+    assert not plain
+
+
 def test_a_shared_layers_update_is_the_sum_over_its_calls():
     """A layer called on two inputs learns as two layers with the same weights, added up."""
     a, b = keras.Input((4,)), keras.Input((4,))

@@ -23,17 +23,29 @@ CONVOLUTIONS = [  # (layer, size of the input's dimensions)
     (layers.Conv2D, 6, {"use_bias": False}),
     (layers.Conv3D, 4, {"padding": "same"}),
     (layers.Conv3D, 4, {"strides": 2, "padding": "same", "kernel_size": 2}),
+    (layers.DepthwiseConv1D, 8, {"strides": 2, "padding": "same"}),
+    (layers.DepthwiseConv2D, 6, {"depth_multiplier": 2}),
+    (layers.DepthwiseConv2D, 7, {"strides": 2, "padding": "same", "use_bias": False}),
+    (layers.DepthwiseConv2D, 7, {"dilation_rate": 2, "padding": "same"}),
 ]
+FIRST = {  # the convolution below, and how many dimensions it has
+    layers.Conv1D: (layers.Conv1D, 1),
+    layers.Conv2D: (layers.Conv2D, 2),
+    layers.Conv3D: (layers.Conv3D, 3),
+    layers.DepthwiseConv1D: (layers.Conv1D, 1),
+    layers.DepthwiseConv2D: (layers.Conv2D, 2),
+}
 
 
 def conv_net(kind, size, options, activation="tanh", middle=None):
     """Two convolutions, of which the second carries an error down, and a dense layer."""
-    dimensions = {layers.Conv1D: 1, layers.Conv2D: 2, layers.Conv3D: 3}[kind]
+    first, dimensions = FIRST[kind]
+    filters = () if kind is not first else (4,)
     options = {"kernel_size": 3} | options
     found = [
         keras.Input((size,) * dimensions + (2,)),
-        kind(4, 3, padding="same", activation=activation, name="first"),
-        middle or kind(4, activation=activation, name="second", **options),
+        first(4, 3, padding="same", activation=activation, name="first"),
+        middle or kind(*filters, activation=activation, name="second", **options),
         layers.Flatten(),
         layers.Dense(3, name="last"),
     ]
@@ -248,14 +260,15 @@ def test_what_mixes_elements_keeps_its_derivative():
 
 @pytest.mark.parametrize("local", WEIGHTS.values())
 def test_layers_built_by_hand_learn_by_the_rule(local):
-    dimensions = {"Dense": 0, "Conv1D": 1, "Conv2D": 2, "Conv3D": 3}[local.plain.__name__]
-    sizes = (3,) * bool(dimensions)
+    dimensions = 0 if local.plain is layers.Dense else FIRST[local.plain][1]
+    units = () if "Depthwise" in local.__name__ else (3,)
+    size, one = ((3,), (1,)) if dimensions else ((), ())
     shape = (4,) * dimensions + (2,)
     by_hand = keras.Sequential(
         [
             keras.Input(shape),
-            local(3, *sizes, activation="tanh", rule=lra.LRAE(), sees_input=True),
-            local(3, *(1,) * bool(dimensions), activation="tanh", rule=lra.LRAE()),
+            local(*units, *size, activation="tanh", rule=lra.LRAE(), sees_input=True),
+            local(*units, *one, activation="tanh", rule=lra.LRAE()),
             layers.Flatten(),
             lra.keras.layers.LocalDense(2, rule=lra.LRAE()),
         ]

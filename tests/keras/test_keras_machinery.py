@@ -25,7 +25,9 @@ def net(rule=RULE, policy=None, optimizer=None):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [keras.Input((6, 6, 1)), layers.Conv2D(4, 3, activation="relu", dtype=policy),
-         layers.Conv2D(4, 3, activation="tanh", dtype=policy), layers.Flatten(dtype=policy),
+         layers.Conv2D(4, 3, activation="tanh", dtype=policy),
+         layers.DepthwiseConv2D(3, padding="same", activation="relu", dtype=policy),
+         layers.Flatten(dtype=policy),
          layers.Dense(16, dtype=policy), layers.PReLU(dtype=policy),
          layers.Dense(3, dtype=policy)]
     )  # fmt: skip

@@ -208,8 +208,7 @@ def _copy_weights(old: Any, new: Any) -> None:
 
 
 def _forward_variables(layer: Any) -> list[Any]:
-    if type(layer) not in WEIGHTS and not isinstance(layer, LocalWeights):
+    if not isinstance(layer, LocalWeights):
         return list(layer.variables)
-    return [
-        v for v in (getattr(layer, name, None) for name in ("_kernel", "bias")) if v is not None
-    ]
+    kept = [layer.feedback, getattr(layer.seed_generator, "state", None)]
+    return [v for v in layer.variables if all(v is not own for own in kept)]

@@ -13,12 +13,23 @@ from lra.keras.layers.activation import (
     LocalReLU,
 )
 from lra.keras.layers.base import Local, LocalWeights
-from lra.keras.layers.conv import LocalConv1D, LocalConv2D, LocalConv3D
+from lra.keras.layers.conv import (
+    LocalConv1D,
+    LocalConv2D,
+    LocalConv3D,
+    LocalDepthwiseConv1D,
+    LocalDepthwiseConv2D,
+)
 from lra.keras.layers.dense import LocalDense
 from lra.keras.layers.elementwise import crossable
 
 WEIGHTS: dict[type[Any], type[LocalWeights]] = {
-    local.plain: local for local in (LocalDense, LocalConv1D, LocalConv2D, LocalConv3D)
+    local.plain: local
+    for local in (
+        LocalDense,
+        *(LocalConv1D, LocalConv2D, LocalConv3D),
+        *(LocalDepthwiseConv1D, LocalDepthwiseConv2D),
+    )
 }
 """Weight layers: errors go down through the rule's feedback."""
 
@@ -54,11 +65,7 @@ REFUSED: dict[type[Any], str] = {
         *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
     ),
     **_table(
-        "write it as a Conv with groups=(the number of its input channels)",
-        *("DepthwiseConv1D", "DepthwiseConv2D"),
-    ),
-    **_table(
-        "write it as a Conv with groups=(the number of its input channels), then a Conv of size 1",
+        "its two kernels are inside one layer; write it as a DepthwiseConv, then a Conv of size 1",
         *("SeparableConv1D", "SeparableConv2D"),
     ),
     **_table("write it with Dense and Reshape", "EinsumDense"),
@@ -79,6 +86,8 @@ __all__ = [
     "LocalConv2D",
     "LocalConv3D",
     "LocalDense",
+    "LocalDepthwiseConv1D",
+    "LocalDepthwiseConv2D",
     "LocalELU",
     "LocalLeakyReLU",
     "LocalNonlinearity",

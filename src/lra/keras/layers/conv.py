@@ -1,5 +1,6 @@
-"""The convolutions, in one, two and three dimensions."""
+"""The convolutions, in one, two and three dimensions, and the depthwise ones."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -84,3 +85,60 @@ class LocalConv3D(_LocalConv, keras.layers.Conv3D):
     """keras.layers.Conv3D under a rule."""
 
     plain = keras.layers.Conv3D
+
+
+class _OwnVariables(keras.layers.Layer):
+    """Saves kernel and bias alone, as Keras's other weight layers do.
+
+    Its depthwise convolutions would number all that is theirs, the feedback weights among them.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the plain layer's weights."""
+        for number, variable in self._plain_variables().items():
+            store[number] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved."""
+        self._check_load_own_variables(store)
+        for number, variable in self._plain_variables().items():
+            variable.assign(store[number])
+
+    def _plain_variables(self) -> dict[str, Any]:
+        own = [self.kernel] if self.bias is None else [self.kernel, self.bias]
+        return {str(i): variable for i, variable in enumerate(own)}
+
+
+class _LocalDepthwiseConv(LocalWeights, _OwnVariables):
+    """What the two depthwise convolutions share."""
+
+    def operation(self) -> Operation:
+        """Give the convolution of each channel by itself."""
+        return ConvOperation(self._convolve, -1 if self.data_format == "channels_last" else 1)
+
+    def _convolve(self, z: Any, W: Any) -> Any:
+        return ops.depthwise_conv(
+            z,
+            W,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+
+    def _fan_in(self, shape: Any) -> int:
+        return math.prod(shape[:-2])
+
+
+@keras.saving.register_keras_serializable(package="lra")
+class LocalDepthwiseConv1D(_LocalDepthwiseConv, keras.layers.DepthwiseConv1D):
+    """keras.layers.DepthwiseConv1D under a rule."""
+
+    plain = keras.layers.DepthwiseConv1D
+
+
+@keras.saving.register_keras_serializable(package="lra")
+class LocalDepthwiseConv2D(_LocalDepthwiseConv, keras.layers.DepthwiseConv2D):
+    """keras.layers.DepthwiseConv2D under a rule."""
+
+    plain = keras.layers.DepthwiseConv2D
