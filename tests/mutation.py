@@ -126,7 +126,7 @@ DEFECTS = (
     Defect(
         "no float32 upcast",
         "torch/backward.py",
-        "h, d = h.float(), d.float()",
+        "h, d, z = h.float(), d.float(), None",
         "pass",
         MACHINERY,
     ),
@@ -154,8 +154,8 @@ DEFECTS = (
     Defect(
         "skip hooked layers' hooks",
         "torch/layers/sequential.py",
-        "and not any(vars(layer)[hooks] for hooks in _HOOKS)",
-        "and True",
+        "return not hooked and",
+        "return",
         IDENTITY,
     ),
     Defect(
