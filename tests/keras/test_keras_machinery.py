@@ -237,6 +237,36 @@ def test_fit_learns():
     assert history["accuracy"][0] < 0.8
 
 
+def test_a_loop_of_ones_own_gets_the_updates_that_fit_does():
+    x, y = data(16)
+    model, loss = net(), keras.losses.CategoricalCrossentropy(from_logits=True)
+    expected = updates(net(), x, y)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = loss(y, model(x, training=True))
+        found = tape.gradient(value, model.trainable_variables)
+    elif BACKEND == "jax":
+        import jax
+
+        def value_of(trainable, rest):
+            return loss(y, model.stateless_call(trainable, rest, x, training=True)[0])
+
+        trainable, rest = (
+            [v.value for v in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        )
+        found = jax.grad(value_of)(trainable, rest)
+    else:
+        loss(keras.ops.convert_to_tensor(y), model(x, training=True)).backward()
+        found = [v.value.grad for v in model.trainable_variables]
+    for one, update in zip(found, expected.values(), strict=True):
+        size = np.abs(update).max()
+        assert size > 1e-6
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(one), update, atol=1e-2 * size)
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="its MirroredStrategy")
 def test_replicas_share_one_batch():
     code = (
