@@ -124,6 +124,9 @@ class Random(Feedback):
 class Learned(Feedback):
     """E learned beside W by dE = gamma dW: LRA-E, and Kolen and Pollack (1994).
 
+    With gamma = 1 and one optimizer for both, a step moves E as it moves W: E - W stays what it was
+    when E was drawn, and only weight decay shrinks it. E aligns with W as far as W is learned.
+
     Args:
         gamma: the step of E relative to W's.
         init: how E is drawn.

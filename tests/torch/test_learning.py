@@ -66,3 +66,29 @@ def test_nothing_is_learned_where_feedback_carries_nothing(digits):
     F.cross_entropy(model(x), y).backward()
     assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
     assert accuracy(model, digits) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "shrinks"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9), 1.0),
+        (lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.0), 1.0),
+        (lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5), 1 - 0.01 * 0.5),
+    ],
+)
+def test_feedback_keeps_its_distance_from_the_weights_but_for_decay(digits, optimizer, shrinks):
+    """gamma = 1: E - W is what it was drawn as, times (1 - lr decay) a step."""
+    x, y, *_ = digits
+    model = network(lra.LRAE(gamma=1.0)).double()
+    layers = [model[2], model[4]]
+    start = [layer.weight.detach().clone() for layer in layers]
+    apart = [(layer.feedback - layer.weight).detach() for layer in layers]
+    stepper = optimizer(model.parameters())
+    for rows in torch.arange(1000).split(50):
+        stepper.zero_grad()
+        F.cross_entropy(model(x[rows].double()), y[rows]).backward()
+        stepper.step()
+    for layer, W, difference in zip(layers, start, apart, strict=True):
+        found = (layer.feedback - layer.weight).detach()
+        torch.testing.assert_close(found, difference * shrinks**20, rtol=0, atol=1e-12)
+        assert (layer.weight - W).abs().max() > 1e-3
