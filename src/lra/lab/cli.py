@@ -30,6 +30,9 @@ _SURROGATES = {"identity": lra.Identity, "tanh": lra.Tanh}
 
 MaybeName = Annotated[str | None, optional("NAME")]
 MaybePath = Annotated[Path | None, optional("PATH")]
+MaybeMagnitude = Annotated[
+    tyro.conf.EnumChoicesFromValues[Magnitude | None], optional("|".join(Magnitude))
+]
 
 
 def _lookup(what: str, name: str, table: Mapping[str, Callable[[], Any]]) -> Any:
@@ -54,9 +57,7 @@ class RuleOptions:
     """lra-e: squared, absolute or cauchy."""
     through: MaybeName = None
     """lra-e: surrogate to take targets through: identity or tanh."""
-    magnitude: Annotated[
-        tyro.conf.EnumChoicesFromValues[Magnitude | None], optional("{uniform,fixed,batch}")
-    ] = None
+    magnitude: MaybeMagnitude = None
     """sign-symmetry: where the magnitudes of the feedback come from."""
     feedback_init: Annotated[InitText | None, optional("fan-in[:SCALE]|normal:STD")] = None
     """lra-e, feedback-alignment, kolen-pollack, sign-symmetry: how feedback weights are drawn."""
