@@ -127,7 +127,8 @@ def __getattr__(name: str) -> Any:
         if error.name != "torch":
             raise
         raise ImportError(
-            f"lra.{name} needs PyTorch, which is not installed: pip install 'lra-e[torch]'"
+            f"lra.{name} needs PyTorch, which is not installed: pip install 'lra-e[torch]'. "
+            "For Keras models there is lra.keras, which does without"
         ) from error
     value = getattr(module, name)
     globals()[name] = value

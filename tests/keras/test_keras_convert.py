@@ -297,6 +297,9 @@ def test_models_that_cannot_be_seen_are_refused_with_the_remedy():
         lra.keras.convert(nested, RULE)
     with pytest.raises(ConversionError, match=r"expected a keras\.Model, got int"):
         lra.keras.convert(3, RULE)
+    if keras.backend.backend() == "torch":  # where a Keras model is a torch.nn.Module too
+        with pytest.raises(ConversionError, match=r"Sequential\): of Keras; lra\.keras\.convert"):
+            lra.convert(mlp(), RULE)
     with pytest.raises(ConversionError, match="expected a rule such as"):
         lra.keras.convert(mlp(), "lra-e")
     with pytest.raises(ConversionError, match="no layer to convert"):

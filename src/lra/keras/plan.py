@@ -62,7 +62,10 @@ def check_model(model: Any, verb: str, *, subclassed: bool = False) -> None:
         ConversionError: saying what to do instead.
     """
     if not isinstance(model, keras.Model):
-        raise ConversionError(f"{verb}: expected a keras.Model, got {type(model).__name__}")
+        raise ConversionError(
+            f"{verb}: expected a keras.Model, got {type(model).__name__}; for a torch.nn.Module "
+            f"there is lra.{verb}"
+        )
     if subclassed:
         return
     if keras.backend.backend() not in BACKENDS:

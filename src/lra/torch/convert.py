@@ -77,7 +77,10 @@ def convert(
     Source: Ororbia and Mali, AAAI 2019.
     """
     if not isinstance(model, nn.Module):
-        raise ConversionError(f"convert: expected a torch.nn.Module, got {type(model).__name__}")
+        raise ConversionError(
+            f"convert: expected a torch.nn.Module, got {type(model).__name__}; for a Keras model "
+            "there is lra.keras.convert"
+        )
     if not isinstance(rule, Rule):
         raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
     if not isinstance(rule.wiring, Chain):
@@ -220,6 +223,8 @@ def _trouble(module: nn.Module, rule: Rule) -> str:
         return "it would not know the feedback weights; convert first, then wrap"
     if rule == Rule():
         return ""  # all that stays on backprop is as asked
+    if any(cls.__module__.startswith("keras.") for cls in type(module).__mro__):
+        return "of Keras; lra.keras.convert converts Keras models"
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         return "a lazy module without weights yet; run one forward pass first"
     if parametrize.is_parametrized(module):
