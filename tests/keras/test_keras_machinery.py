@@ -371,3 +371,14 @@ def test_training_frees_its_graphs_as_keras_does():
 
     model = net()
     assert growth(model) <= 2 * max(growth(lra.keras.restore(model)), 10)
+
+
+def test_weights_of_another_layer_are_refused(tmp_path):
+    for file, bias in (("with", True), ("without", False)):
+        model = keras.Sequential(
+            [keras.Input((6, 6, 2)), layers.Conv2D(2, 3), layers.DepthwiseConv2D(3, use_bias=bias)]
+        )
+        local = lra.keras.convert(model, RULE)
+        local.save_weights(tmp_path / f"{file}.weights.h5")
+    with pytest.raises(ValueError, match="has 1 weights, the file 2"):
+        local.load_weights(tmp_path / "with.weights.h5")

@@ -10,7 +10,7 @@ from keras import ops
 
 from lra.keras.backend import adjoint
 from lra.keras.backward import Operation
-from lra.keras.layers.base import LocalWeights
+from lra.keras.layers.base import FEEDBACK, LocalWeights
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,16 @@ class _OwnVariables(keras.layers.Layer):
             store[number] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
-        self._check_load_own_variables(store)
-        for number, variable in self._plain_variables().items():
+        """Load what `save_own_variables` saved.
+
+        Raises:
+            ValueError: where the file has more or fewer weights.
+        """
+        own = self._plain_variables()
+        found = sorted(set(store.keys()) - {FEEDBACK})
+        if found != sorted(own):
+            raise ValueError(f"layer {self.name!r} has {len(own)} weights, the file {len(found)}")
+        for number, variable in own.items():
             variable.assign(store[number])
 
     def _plain_variables(self) -> dict[str, Any]:
