@@ -288,6 +288,50 @@ def test_everything_that_cannot_be_converted_is_refused_in_one_message():
     lra.keras.convert(model, lra.Backprop())  # all that stays on backprop is as asked
 
 
+def test_sparse_inputs_are_refused():
+    x = keras.Input((6,), sparse=True)
+    model = keras.Model(x, layers.Dense(3)(layers.Dense(4, "tanh", name="one")(x)))
+    with pytest.raises(ConversionError, match=r"one \(Dense\): its input is sparse"):
+        lra.keras.convert(model, RULE)
+
+
+BENDING = {
+    "tanh": keras.ops.tanh,
+    "square": keras.ops.square,
+    "power": lambda h: h**3,
+    "product": lambda h: h * h,
+    "clip": lambda h: keras.ops.clip(h, 0.0, 6.0),
+    "maximum": lambda h: keras.ops.maximum(h, 0.0),
+    "log": keras.ops.log,
+    "round": keras.ops.round,
+    "rational": lambda h: 1.0 / h,
+}
+STRAIGHT = {
+    "sum": lambda h: h + h,
+    "scale": lambda h: 2.0 * h - 1.0,
+    "scale each": lambda h: h * np.arange(1.0, 9.0, dtype="float32"),
+    "gate": lambda h: h * layers.Dense(8)(h),
+    "softmax": keras.ops.softmax,
+    "reshape": lambda h: keras.ops.reshape(h, (-1, 2, 4)),
+    "normalise": lambda h: h - keras.ops.mean(h, axis=-1, keepdims=True),
+    "mask": lambda h: keras.ops.where(h > 0, h, -h),
+}
+
+
+@pytest.mark.parametrize("name", [*BENDING, *STRAIGHT])
+def test_operations_that_bend_are_refused_and_no_others(name):
+    x = keras.Input((6,))
+    h = (BENDING | STRAIGHT)[name](layers.Dense(8)(x))
+    model = keras.Model(x, layers.Dense(3)(layers.Flatten()(h)))
+    lra.keras.convert(model, lra.FeedbackAlignment())  # errors cross by the derivative, as asked
+    if name in STRAIGHT:
+        lra.keras.convert(model, RULE)
+        return
+    with pytest.raises(ConversionError, match=r"a nonlinearity of keras\.ops") as caught:
+        lra.keras.convert(model, RULE)
+    assert len(str(caught.value).splitlines()) == 3
+
+
 def test_models_that_cannot_be_seen_are_refused_with_the_remedy():
     with pytest.raises(ConversionError, match=r"OwnModel is a subclassed model.*LocalDense"):
         lra.keras.convert(OwnModel(), RULE)

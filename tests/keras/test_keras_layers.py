@@ -253,6 +253,7 @@ def test_what_mixes_elements_keeps_its_derivative():
     assert not crossable(lambda x: ops.sum(x, axis=-1), rule)
     assert not crossable(lambda x: x - ops.mean(x), rule)
     assert crossable(lambda x: ops.tanh(x) ** 3, rule)
+    assert crossable(ops.sqrt, rule)  # though half of the line has no root
     plain = crossed_error(layers.Activation("softmax"), H, D)
     local = crossed_error(lra.keras.layers.LocalActivation("softmax", rule=rule), H, D)
     np.testing.assert_array_equal(local, plain)

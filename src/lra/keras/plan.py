@@ -11,34 +11,14 @@ from lra.errors import ConversionError
 from lra.feedback import Transpose
 from lra.keras.backend import BACKENDS
 from lra.keras.graph import Graph, is_model, trace
-from lra.keras.layers import KEPT, NONLINEARITIES, REFUSED, WEIGHTS, Local, crossable
+from lra.keras.layers import KEPT, NONLINEARITIES, REFUSED, WEIGHTS, Local, bends, crossable
 from lra.rules import Rule
 from lra.wiring import Chain
 
 _MOVING = ("Reshape", "Flatten", "Permute", "Identity")
 """Layers that only move elements, so that what comes before them still is the output."""
 
-_OPERATIONS = frozenset(
-    (
-        *(
-            "Celu",
-            "Cos",
-            "Elu",
-            "Exp",
-            "Gelu",
-            "HardShrink",
-            "HardSigmoid",
-            "HardSilu",
-            "HardSwish",
-        ),
-        *("HardTanh", "LeakyRelu", "LogSigmoid", "Maximum", "Minimum", "Mish", "Relu", "Relu6"),
-        *("Selu", "Sigmoid", "Silu", "Sin", "SoftShrink", "Softplus", "Softsign", "SparsePlus"),
-        *("SparseSigmoid", "Squareplus", "Tanh", "TanhShrink", "Threshold"),
-    )
-)
-"""The nonlinearities of keras.ops, by their classes' names."""
-
-_OPERATION = "a nonlinearity of keras.ops; write it as a keras.layers.Activation"
+_OPERATION = "a nonlinearity of keras.ops; write it as a keras.layers.Activation(function)"
 _FLOAT16 = (
     "float16 needs a scaled loss, whose factor changes while it trains, and N with it; use "
     "mixed_bfloat16 or float32"
@@ -144,7 +124,7 @@ def _refuse(model: Any, rule: Rule, taken: dict[str, Any]) -> None:
     troubles = [
         f"{path} ({type(layer).__name__}): {trouble}"
         for path, layer in taken.items()
-        if (trouble := _trouble(layer))
+        if (trouble := _trouble(layer, rule))
     ]
     if not troubles and model.dtype_policy.compute_dtype == "float16":
         troubles.append(f"{model.name} (the model itself): {_FLOAT16}")
@@ -156,11 +136,13 @@ def _refuse(model: Any, rule: Rule, taken: dict[str, Any]) -> None:
         )
 
 
-def _trouble(layer: Any) -> str:
+def _trouble(layer: Any, rule: Rule) -> str:
     """Say why a layer or an operation cannot follow the rule, or nothing."""
     if not isinstance(layer, keras.layers.Layer):
-        name = type(layer).__name__
-        return _OPERATION if name in _OPERATIONS else ""
+        escapes = not isinstance(rule.crossing, Derivative) and any(
+            map(bends, layer._inbound_nodes)
+        )
+        return _OPERATION if escapes else ""
     if isinstance(layer, keras.Model):
         return _unseen(layer)
     for base, why in REFUSED.items():
@@ -190,9 +172,9 @@ def _setting_trouble(layer: Any) -> str:
     phi = getattr(layer, "activation", None)
     if isinstance(phi, keras.layers.Layer) and (phi.weights or type(phi) in (keras.layers.PReLU,)):
         return "its activation has weights of its own; write it as a layer after this one"
-    if any(
-        getattr(x, "sparse", False) for node in layer._inbound_nodes for x in node.input_tensors
-    ):
+    given = [x for node in layer._inbound_nodes for x in node.input_tensors]
+    # Keras calls sparse what it multiplies by an array, too; an input is so only if told.
+    if any(x.sparse and type(x._keras_history.operation) is keras.layers.InputLayer for x in given):
         return "its input is sparse; make it dense first"
     return ""
 

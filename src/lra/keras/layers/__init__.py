@@ -21,7 +21,7 @@ from lra.keras.layers.conv import (
     LocalDepthwiseConv2D,
 )
 from lra.keras.layers.dense import LocalDense
-from lra.keras.layers.elementwise import crossable
+from lra.keras.layers.elementwise import bends, crossable
 
 WEIGHTS: dict[type[Any], type[LocalWeights]] = {
     local.plain: local
@@ -94,5 +94,6 @@ __all__ = [
     "LocalPReLU",
     "LocalReLU",
     "LocalWeights",
+    "bends",
     "crossable",
 ]

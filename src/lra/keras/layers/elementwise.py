@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import activations, ops
 
 from lra.crossing import Derivative
@@ -29,7 +30,7 @@ LAYERS: tuple[type[Any], ...] = (
 """Layers that may stand as the `activation` inside another layer."""
 
 _MIXING = (activations.softmax, activations.log_softmax, activations.glu, activations.linear)
-_PROBE = (-2.5, -1.0, -0.4, 0.3, 0.8, 1.7)
+_PROBE = np.array([-200.0, -2.5, -1.0, -0.4, 0.3, 0.8, 1.7, 200.0], "float32")
 
 
 def crossable(phi: Any, rule: Rule) -> bool:
@@ -45,12 +46,36 @@ def crossable(phi: Any, rule: Rule) -> bool:
 
 def elementwise(phi: Callable[[Any], Any]) -> bool:
     """Tell whether a function treats every element alike, by trying it on a few numbers."""
-    row = ops.convert_to_tensor([_PROBE], dtype="float32")
+    return _values(phi) is not None
+
+
+def bends(node: Any) -> bool:
+    """Tell whether one call of an operation is an elementwise nonlinearity of one tensor."""
+    given = {id(x) for x in node.input_tensors}
+    if len(given) != 1:
+        return False
+
+    def phi(row: Any) -> Any:
+        args, kwargs = node.arguments.fill_in(dict.fromkeys(given, row))
+        return node.operation(*args, **kwargs)
+
+    z = _values(phi)
+    if z is None or z.dtype.kind != "f":  # what is not real sends no error down
+        return False
+    with np.errstate(all="ignore"):
+        line = z[0] + (z[-1] - z[0]) * (_PROBE - _PROBE[0]) / (_PROBE[-1] - _PROBE[0])
+        return not np.allclose(z, line, rtol=1e-4, atol=1e-4)
+
+
+def _values(phi: Callable[[Any], Any]) -> Any:
+    """Give phi of the probe, or None where it is not the same for each number by itself."""
+    row = ops.convert_to_tensor(_PROBE[None])
     try:
         z = ops.convert_to_numpy(phi(row))
         alone = [ops.convert_to_numpy(phi(row[:, i : i + 1])) for i in range(len(_PROBE))]
     except Exception:
-        return False  # what cannot take such an array is no elementwise function
+        return None  # what cannot take such an array is no elementwise function
     if z.shape != (1, len(_PROBE)) or any(one.shape != (1, 1) for one in alone):
-        return False
-    return all(abs(z[0, i] - one[0, 0]) < 1e-5 for i, one in enumerate(alone))
+        return None
+    each = np.concatenate(alone, axis=1)
+    return z[0] if np.allclose(z, each, rtol=1e-5, atol=1e-5, equal_nan=True) else None
