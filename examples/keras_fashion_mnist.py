@@ -1,9 +1,9 @@
 """LRA-E on Fashion-MNIST in Keras: with E drawn as W is, as published, and beside backprop.
 
-Run it with the backend that you have: KERAS_BACKEND=jax python keras_fashion_mnist.py
+KERAS_BACKEND=jax python examples/keras_fashion_mnist.py [--epochs 2] [--seed 0]
 """
 
-import sys
+import argparse
 
 import keras
 
@@ -11,7 +11,10 @@ import lra
 from lra.keras import recipes
 from lra.lab import data
 
-epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--seed", type=int, default=0, help="of the weights and of the samples' order")
+options = parser.parse_args()
 fashion = data.load("fashion-mnist")
 x, x_test = (images.reshape(len(images), -1) for images in (fashion.x_train, fashion.x_test))
 
@@ -22,8 +25,9 @@ rules = {
     "backprop": lra.Backprop(),
 }
 for name, rule in rules.items():
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(options.seed)
     model = recipe.model(rule)
-    model.fit(x, fashion.y_train, batch_size=recipe.batch_size, epochs=epochs, verbose=2)
+    model.fit(x, fashion.y_train, batch_size=recipe.batch_size, epochs=options.epochs, verbose=2)
     _, accuracy = model.evaluate(x_test, fashion.y_test, batch_size=1000, verbose=0)
-    print(f"{name} on {keras.backend.backend()}, {epochs} epochs: test accuracy {accuracy:.4f}")
+    where = f"{keras.backend.backend()}, {options.epochs} epochs"
+    print(f"{name} on {where}: test accuracy {accuracy:.4f}")

@@ -70,7 +70,9 @@ def test_the_code_on_the_page_for_keras_users_learns():
 
 @pytest.mark.usefixtures("mnist")
 def test_the_example_compares_three_rules():
-    found = re.findall(r"1 epochs: test accuracy ([\d.]+)", run("examples/keras_mnist.py", "1"))
+    found = re.findall(
+        r"1 epochs: test accuracy ([\d.]+)", run("examples/keras_mnist.py", "--epochs", "1")
+    )
     assert len(found) == 3
     assert min(map(float, found)) > 0.88
 
