@@ -18,7 +18,6 @@ import keras
 import numpy as np
 
 import lra
-import lra.keras
 from lra.keras import recipes
 
 SAMPLES = 60_000

@@ -106,13 +106,23 @@ def test_a_functional_model_is_converted_with_all_that_it_holds():
 def test_a_published_network_is_converted_whole():
     """MobileNetV2: depthwise convolutions, batch norm, ReLU6 and skip connections."""
     model = keras.applications.MobileNetV2((32, 32, 3), 0.35, weights=None, classes=4)
+    assert_same_predictions(model, assert_all_converted(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ResNet50", "VGG16", "DenseNet121", "EfficientNetV2B0"])
+def test_the_networks_that_the_page_names_are_converted_whole(name):
+    build = getattr(keras.applications, name)
+    assert_all_converted(build(input_shape=(32, 32, 3), weights=None, classes=4))
+
+
+def assert_all_converted(model):
     local = lra.keras.convert(model, RULE)
-    assert_same_predictions(model, local)
     weighted = [layer for layer in local.layers if hasattr(layer, "kernel")]
     assert len(lra.keras.feedback_parameters(local)) == len(weighted) - 1
     assert weighted[0].sees_input
-    plain = [layer for layer in local.layers if type(layer) is layers.ReLU]
-    assert not plain
+    assert not any(type(layer) is layers.ReLU for layer in local.layers)
+    return local
 
 
 def test_a_shared_layers_update_is_the_sum_over_its_calls():

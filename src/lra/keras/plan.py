@@ -139,10 +139,9 @@ def _refuse(model: Any, rule: Rule, taken: dict[str, Any]) -> None:
 def _trouble(layer: Any, rule: Rule) -> str:
     """Say why a layer or an operation cannot follow the rule, or nothing."""
     if not isinstance(layer, keras.layers.Layer):
-        escapes = not isinstance(rule.crossing, Derivative) and any(
-            map(bends, layer._inbound_nodes)
-        )
-        return _OPERATION if escapes else ""
+        if isinstance(rule.crossing, Derivative):
+            return ""
+        return _OPERATION if any(map(bends, layer._inbound_nodes)) else ""
     if isinstance(layer, keras.Model):
         return _unseen(layer)
     for base, why in REFUSED.items():

@@ -306,9 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after `lra`; by default the process's own.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    # The processes of one run end for the same reason, which the first of them tells.
-    follows = os.environ.get("LOCAL_RANK", "0") != "0"
-    console, errors = Console(), Console(stderr=True, quiet=follows)
+    console, errors = Console(), Console(stderr=True)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: _print(errors, f"lra: {message}")
     if not words or words[0] in ("-h", "--help"):
@@ -321,7 +319,8 @@ def main(arguments: list[str] | None = None) -> None:
         name, rest = _split(words)
         _COMMANDS[name](rest, console)
     except training.Interrupted as stop:
-        _print(errors, f"lra: {stop}")
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all of a run's processes stop; one says so
+            _print(errors, f"lra: {stop}")
         sys.exit(128 + stop.signal)
     except lra.OptionError as error:
         _print(errors, f"lra: {error}")

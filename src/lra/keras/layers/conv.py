@@ -46,7 +46,7 @@ class ConvOperation:
 
 
 class _LocalConv(LocalWeights):
-    """What the three convolutions share."""
+    """What all convolutions share."""
 
     def operation(self) -> Operation:
         """Give the convolution, padding included."""
@@ -116,12 +116,8 @@ class _OwnVariables(keras.layers.Layer):
         return {str(i): variable for i, variable in enumerate(own)}
 
 
-class _LocalDepthwiseConv(LocalWeights, _OwnVariables):
-    """What the two depthwise convolutions share."""
-
-    def operation(self) -> Operation:
-        """Give the convolution of each channel by itself."""
-        return ConvOperation(self._convolve, -1 if self.data_format == "channels_last" else 1)
+class _LocalDepthwiseConv(_LocalConv, _OwnVariables):
+    """What the two depthwise convolutions share: each channel is convolved by itself."""
 
     def _convolve(self, z: Any, W: Any) -> Any:
         return ops.depthwise_conv(
