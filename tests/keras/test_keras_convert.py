@@ -312,6 +312,7 @@ BENDING = {
     "power": lambda h: h**3,
     "product": lambda h: h * h,
     "clip": lambda h: keras.ops.clip(h, 0.0, 6.0),
+    "small clip": lambda h: keras.ops.clip(h, 0.0, 1e-6),
     "maximum": lambda h: keras.ops.maximum(h, 0.0),
     "log": keras.ops.log,
     "round": keras.ops.round,
@@ -320,6 +321,8 @@ BENDING = {
 STRAIGHT = {
     "sum": lambda h: h + h,
     "scale": lambda h: 2.0 * h - 1.0,
+    "large": lambda h: 1e6 * (h - 0.3),
+    "small": lambda h: 1e-6 * h,
     "scale each": lambda h: h * np.arange(1.0, 9.0, dtype="float32"),
     "gate": lambda h: h * layers.Dense(8)(h),
     "softmax": keras.ops.softmax,

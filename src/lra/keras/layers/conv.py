@@ -107,7 +107,10 @@ class _OwnVariables(keras.layers.Layer):
         own = self._plain_variables()
         found = sorted(set(store.keys()) - {FEEDBACK})
         if found != sorted(own):
-            raise ValueError(f"layer {self.name!r} has {len(own)} weights, the file {len(found)}")
+            raise ValueError(
+                f"layer {self.name!r} has {len(own)} weights, the file {len(found)}; "
+                "load it into a model built as the one that was saved"
+            )
         for number, variable in own.items():
             variable.assign(store[number])
 

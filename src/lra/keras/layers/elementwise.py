@@ -64,7 +64,7 @@ def bends(node: Any) -> bool:
         return False
     with np.errstate(all="ignore"):
         line = z[0] + (z[-1] - z[0]) * (_PROBE - _PROBE[0]) / (_PROBE[-1] - _PROBE[0])
-        return not np.allclose(z, line, rtol=1e-4, atol=1e-4)
+        return not np.allclose(z, line, rtol=0, atol=1e-5 * np.abs(z).max())
 
 
 def _values(phi: Callable[[Any], Any]) -> Any:
