@@ -486,3 +486,15 @@ def test_backends_that_only_predict_are_refused():
         KERAS_BACKEND="numpy",
     )
     assert "numpy backend does not train; set KERAS_BACKEND to one of tensorflow" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(layers, "ReversibleEmbedding"), reason="this Keras has none")
+def test_embeddings_in_reverse_are_refused():
+    tokens = keras.Input((5,), dtype="int32")
+    embedding = layers.ReversibleEmbedding(7, 4)
+    hidden = layers.Dense(4, "tanh")(layers.Dense(4, "tanh")(embedding(tokens)))
+    model = keras.Model(tokens, embedding(hidden, reverse=True))
+    with pytest.raises(ConversionError, match="called in reverse it multiplies by its embeddings"):
+        lra.keras.convert(model, lra.LRAE())
+    forward = keras.Model(tokens, layers.Dense(7)(hidden))
+    lra.keras.convert(keras.models.clone_model(forward), lra.LRAE())

@@ -1,5 +1,7 @@
 """Oracles: Keras's own gradient, where feedback is the kernel itself; and each axis's formula."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -293,7 +295,7 @@ def test_layers_built_by_hand_learn_by_the_rule(local):
         lra.SignSymmetry("fixed"),
         lra.SignSymmetry("batch"),
         Rule(lra.SignSymmetric(), lra.TargetDifference()),
-        lra.LRAE(local_loss=lra.Cauchy(), through=lra.Tanh()),
+        lra.LRAE(local_loss=lra.Cauchy(), through=lra.TanhSurrogate()),
     ],
     ids=lambda rule: f"{rule.feedback}"[:30],
 )
@@ -327,7 +329,7 @@ def test_every_rule_trains_by_its_own_formula(rule):
     kept = None if three.feedback is None else numpy(three.feedback)
     if str(getattr(rule.feedback, "magnitude", "")) == "batch":
         return
-    E = rule.feedback.carried(W, kept, W.shape[0], None, np)
+    E = rule.feedback.effective(W, kept, SimpleNamespace(fan_in=W.shape[0]), np)
     features = keras.Model(local.inputs, [two.output, three.output])
     z, logits = (numpy(a) for a in features([x]))
     p = np.exp(logits - logits.max(1, keepdims=True))

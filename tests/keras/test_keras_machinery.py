@@ -83,7 +83,7 @@ def test_weights_alone_are_saved_with_the_feedback(tmp_path):
 
 
 def test_settings_survive_the_round_trip(tmp_path):
-    rule = lra.LRAE(0.2, 0.5, 2.0, lra.Cauchy(), lra.Tanh(), lra.Normal(1.0))
+    rule = lra.LRAE(0.2, 0.5, 2.0, lra.Cauchy(), lra.TanhSurrogate(), lra.Normal(1.0))
     x = keras.Input((4,))
     h = layers.Dense(5, "tanh", name="one")(x)
     model = keras.Model(x, layers.Dense(2, "sigmoid", name="two")(h))
@@ -289,6 +289,46 @@ def test_replicas_share_one_batch():
         "    np.testing.assert_allclose(np.array(b.value), np.array(a.value), atol=2e-6)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("way", ["fit", "train_on_batch"])
+def test_one_seed_gives_the_same_bits_every_time(way):
+    """600 steps, three times, with threads to race each other: E is read before it is moved."""
+    code = (
+        "import sys, keras, numpy as np, lra, lra.keras\n"
+        "from keras import layers\n"
+        "rng = np.random.default_rng(0)\n"
+        "x = rng.normal(size=(3000, 32)).astype('float32')\n"
+        "y = rng.integers(0, 10, len(x))\n"
+        "def train():\n"
+        "    keras.utils.clear_session()\n"
+        "    keras.utils.set_random_seed(0)\n"
+        "    hidden = [layers.Dense(64, 'tanh') for _ in range(4)]\n"
+        "    net = keras.Sequential([keras.Input((32,)), *hidden, layers.Dense(10)])\n"
+        "    net = lra.keras.convert(net, lra.KolenPollack())\n"
+        "    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)\n"
+        "    net.compile(keras.optimizers.SGD(0.1), loss, jit_compile=False)\n"
+        "    if sys.argv[1] == 'fit':\n"
+        "        net.fit(x, y, batch_size=50, epochs=10, shuffle=False, verbose=0)\n"
+        "    else:\n"
+        "        for step in range(600):\n"
+        "            some = slice(step * 50 % 3000, step * 50 % 3000 + 50)\n"
+        "            net.train_on_batch(x[some], y[some])\n"
+        "    return [keras.ops.convert_to_numpy(v) for v in net.trainable_variables]\n"
+        "first = train()\n"
+        "for _ in range(2):\n"
+        "    for a, b in zip(first, train()):\n"
+        "        np.testing.assert_array_equal(a, b)\n"
+    )
+    threads = {"TF_NUM_INTEROP_THREADS": "4", "TF_NUM_INTRAOP_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, way],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | threads,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -56,6 +56,37 @@ def value_of(variable: Any) -> Any:
     return ops.convert_to_tensor(variable)
 
 
+def after(error: Any, reads: Sequence[Any]) -> Any:
+    """Give the error unchanged, once a layer's variables have been read for this step.
+
+    TensorFlow's graph keeps a variable's read before its assignment by an edge of control alone.
+    Its optimizer drops that edge where another path leads from the one to the other, as one does
+    through the IdentityN that joins the output and the arguments of a custom gradient, or the one
+    that joins all updates in Keras's optimizer; and then it takes these apart, and no path is left:
+    E, which the forward pass does not use, is read on the way back, sometimes too late.
+
+    So the error is sliced from an index that is always 0, but that only the values read can tell:
+    `reads` -> error -> update -> assignment is then a path of data, which nobody may cut. Where
+    nothing is to be cut off, a slice copies nothing.
+
+    Args:
+        error: the error that all updates of these variables are made from.
+        reads: the values that were read.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return error  # neither assigns to what was read
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return error  # in the order of the code
+    read = tf.add_n([tf.cast(tf.reshape(x, [-1])[0], "float32") for x in reads])
+    never = tf.math.is_nan(read) & tf.math.is_finite(read)
+    start = tf.fill([len(error.shape)], tf.cast(never, "int32"))
+    out = tf.slice(error, start, tf.shape(error))
+    out.set_shape(error.shape)
+    return out
+
+
 def adjoint(
     operation: Bilinear, z: Any, W: Any, e: Any, needs: tuple[bool, bool] = (True, True)
 ) -> tuple[Any, Any]:

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import keras
 from keras import ops
 
-from lra.crossing import Crossing, LossTerms, count_terms
+from lra.crossing import Crossing
 from lra.feedback import Feedback, Stored
-from lra.keras.backend import send
+from lra.keras.backend import after, send
+from lra.loss_terms import LossTerms, count_terms
 
 Phi = Callable[[Any], Any]
 SIXTEEN_BITS = ("float16", "bfloat16")
@@ -111,6 +112,7 @@ def send_weights(
 
     def backward(kept: tuple[Any, ...], e: Any, needs: tuple[bool, ...]) -> list[Any]:
         z_below, down = kept[:2]
+        e = after(e, [W, *given])
         if nonlinearity is not None:
             h, z = kept[2:]
             e = nonlinearity.error(h, z, e)

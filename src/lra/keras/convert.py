@@ -8,11 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from lra.crossing import LossTerms, check_terms
 from lra.errors import ConversionError
 from lra.keras.graph import is_model
 from lra.keras.layers import NONLINEARITIES, WEIGHTS, Local, LocalWeights
 from lra.keras.plan import Plan, check_model, plan
+from lra.loss_terms import LossTerms, check_terms
 from lra.rules import Rule
 
 

@@ -147,6 +147,8 @@ def _trouble(layer: Any, rule: Rule) -> str:
     for base, why in REFUSED.items():
         if isinstance(layer, base):
             return why
+    if _reversed(layer):
+        return "called in reverse it multiplies by its embeddings; write that as a Dense layer"
     known = type(layer) in WEIGHTS or type(layer) in NONLINEARITIES
     if known:
         return _setting_trouble(layer)
@@ -158,6 +160,13 @@ def _trouble(layer: Any, rule: Rule) -> str:
     if layer.trainable_weights and not isinstance(layer, KEPT):
         return "its weights have no local form here"
     return ""
+
+
+def _reversed(layer: Any) -> bool:
+    """Tell whether an embedding is also called in reverse, as the layer that gives the logits."""
+    if type(layer).__name__ != "ReversibleEmbedding":
+        return False
+    return any(node.arguments.kwargs.get("reverse") for node in layer._inbound_nodes)
 
 
 def _setting_trouble(layer: Any) -> str:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from lra.crossing import Derivative
-from lra.keras.backend import send, value_of
+from lra.keras.backend import after, send, value_of
 from lra.keras.backward import Phi, send_nonlinearity
 from lra.keras.layers.base import Local
 from lra.keras.layers.elementwise import crossable
@@ -87,6 +87,7 @@ class LocalPReLU(LocalNonlinearity, keras.layers.PReLU):
 
         def backward(kept: tuple[Any, ...], d: Any, needs: tuple[bool, ...]) -> tuple[Any, Any]:
             h, z, a = kept
+            d = after(d, [a])
             place = self.nonlinearity(lambda v: _prelu(v, ops.cast(a, v.dtype)))
             e = place.error(h, z, d) if needs[0] else None
             return e, self._slopes_update(d * -ops.relu(-h), a) if needs[1] else None

@@ -1,16 +1,18 @@
 """What every converted layer shares: its rule, its feedback weights, and its way to disk."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from lra.crossing import LossTerms, check_terms
 from lra.feedback import Magnitude, SignSymmetric, Stored, Transpose
 from lra.keras.backend import value_of
 from lra.keras.backward import Nonlinearity, Operation, Phi, send_weights
 from lra.keras.layers.elementwise import crossable
+from lra.loss_terms import LossTerms, check_terms
 from lra.rules import Rule
 
 FEEDBACK = "feedback"
@@ -147,7 +149,7 @@ class LocalWeights(Local):
     def _pass_feedback(self, W: Any) -> Any:
         kept = None if self.feedback is None else value_of(self.feedback)
         W = ops.stop_gradient(W)
-        return self.rule.feedback.carried(W, kept, self._fan_in(W.shape), self._drawer(W), ops)
+        return self.rule.feedback.effective(W, kept, self._drawer(W), ops)
 
     def _initial_feedback(self, shape: Any, dtype: Any = None) -> Any:
         def draw(kind: str, scale: float) -> Any:
@@ -155,7 +157,7 @@ class LocalWeights(Local):
                 return keras.initializers.RandomNormal(0.0, scale)(shape, dtype)
             return keras.initializers.RandomUniform(-scale, scale)(shape, dtype)
 
-        return self.rule.feedback.draw(self._fan_in(shape), draw)
+        return self.rule.feedback.draw(_Draw(draw, self._fan_in(shape)))
 
     def _drawer(self, W: Any) -> Any:
         def draw(kind: str, scale: float) -> Any:
@@ -164,10 +166,22 @@ class LocalWeights(Local):
                 return keras.random.normal(shape, 0.0, scale, dtype, seed)
             return keras.random.uniform(shape, -scale, scale, dtype, seed)
 
-        return draw
+        return _Draw(draw, self._fan_in(W.shape))
 
     def _fan_in(self, shape: Any) -> int:
         return math.prod(shape[:-1])
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Draws arrays of a kernel's shape; its values, and so their scale, are not looked at."""
+
+    draw: Callable[[str, float], Any]
+    fan_in: int
+    rms = math.nan
+
+    def __call__(self, kind: str, scale: float) -> Any:
+        return self.draw(kind, scale)
 
 
 def _dtype(x: Any) -> str:
