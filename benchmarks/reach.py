@@ -1,0 +1,336 @@
+"""How far `lra.convert` reaches: every model of the zoo, converted and compared with backprop.
+
+    python benchmarks/reach.py [--only timm|hf|pyg|torch] [--model NAME] [--markdown docs/reach.md]
+
+Every model is built four times from one seed, in float64, without dropout. Plain, its gradients are
+backprop's. Converted with E = W and the normalised target difference, its updates must come to
+backprop's as beta falls: their distance at 1e-4 is about a tenth of that at 1e-3, or rounding.
+Converted with random E, the update of every parameter below a weight must differ from backprop's.
+
+A distance is a parameter's largest difference over its largest gradient, and a row gives the
+largest over all parameters; `zoo.measure.FLOOR` says what becomes of gradients near zero. Each
+model runs in a process of its own, under a time limit.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import zoo
+from zoo import apart
+
+BETAS = (1e-3, 1e-4)
+
+ROUNDING = 1e-6
+"""A distance below this is rounding, and two updates within it are the same."""
+
+FALL = 0.3
+"""The most that a tenth of beta may leave of a distance: 0.1, and room for kinks."""
+
+NEAR = 0.02
+"""The largest distance at the smaller beta that counts as near to backprop."""
+
+TITLES = {
+    "timm": "timm: a small model of every family",
+    "hf": "transformers: architectures from tiny configs",
+    "pyg": "PyTorch Geometric: two layers on a graph",
+    "torch": "torch.nn: its own layers, between others",
+}
+
+COLUMNS = (
+    "model",
+    "converted",
+    "weights",
+    "units",
+    "beta 1e-3",
+    "beta 1e-4",
+    "ratio",
+    "stay",
+    "below",
+    "verdict",
+)
+
+
+def same() -> Any:
+    """Build the feedback E = W, by a class that `lra` does not know."""
+    import lra
+
+    @dataclasses.dataclass(frozen=True)
+    class Same(lra.Feedback):
+        """E = W, used as any other E is."""
+
+        @property
+        def stored(self) -> Any:
+            return type(lra.Transpose().stored).NOTHING
+
+        def effective(self, W: Any, *others: Any, **named: Any) -> Any:
+            return W
+
+    return Same()
+
+
+def refusals(error: Exception) -> list[dict[str, str]]:
+    """Give what a ConversionError says of each module it refuses."""
+    refused = getattr(error, "refused", ())
+    return [
+        {key: str(getattr(each, key, "")) for key in ("name", "type", "reason")} for each in refused
+    ] or [{"name": "", "type": "", "reason": str(error)}]
+
+
+def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]:
+    """Measure one model, in this process.
+
+    Args:
+        which: the list that holds it.
+        name: its name there.
+        scale: the length of the loss's gradient.
+        partial: convert what can be, where something is refused.
+    """
+    import lra
+    from zoo import graph
+    from zoo.measure import FLOOR, build, distances, gradients, largest, silent
+
+    entry = zoo.entry(which, name)
+    started = time.perf_counter()
+    model, example = build(entry)
+    value, wanted = gradients(model, example, scale)
+    below = graph.below(model, example)
+    size = largest(wanted)
+    faint = {k for k, g in wanted.items() if g is None or g.abs().max().item() <= FLOOR * size}
+    row: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "silent": silent(wanted),
+        "faint": len(faint),
+        "refused": [],
+        "converted": True,
+    }
+    del model
+    skip: tuple[str, ...] = ()
+
+    def converted(rule: Any) -> tuple[float, dict[str, Any], Any]:
+        model, example = build(entry)
+        lra.convert(model, rule, skip=skip, example=example)
+        found, got = gradients(model, example, scale)
+        return found, got, model
+
+    exact = lra.Rule(same(), lra.Derivative())
+    try:
+        found, got, model = converted(exact)
+    except lra.ConversionError as error:
+        row["refused"] = refusals(error)
+        row["converted"] = False
+        skip = tuple(each["name"] for each in row["refused"] if each["name"])
+        if not (partial and skip):
+            return row | {"seconds": time.perf_counter() - started}
+        found, got, model = converted(exact)
+    coverage = lra.coverage(model)
+    row |= {
+        "table": str(coverage),
+        "share": float(coverage.share),
+        "units": float(coverage.unit_share),
+        "full": bool(coverage.full),
+        "forward": math.isclose(found, value, rel_tol=1e-12),  # recurrent kernels, taken apart
+        "exact": max(distances(got, wanted).values()),
+    }
+    del model
+    for beta in BETAS:
+        rule = lra.Rule(same(), lra.TargetDifference(beta, gain=1 / beta))
+        _, got, _ = converted(rule)
+        far = distances(got, wanted)
+        row[f"{beta:g}"] = max(far.values())
+        row[f"worst {beta:g}"] = max(far, key=lambda k: far[k])
+    torch_seed()
+    _, got, _ = converted(lra.Rule(lra.Random(), lra.Derivative()))
+    far = distances(got, wanted)
+    judged = sorted(k for k in below if k in far and k not in faint)
+    row |= {
+        "below": len(judged),
+        "stay": [k for k in judged if not far[k] > ROUNDING],
+        "seconds": time.perf_counter() - started,
+    }
+    return row
+
+
+def scaled(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]:
+    """Measure with other lengths of the gradient too, where one hides how the distance falls.
+
+    A target moves by beta times the error. Where errors are faint (a bias of attention's keys,
+    whose gradient is zero but for rounding), the move drowns in rounding, and a longer gradient
+    stands out from it; where they grow on their way down a deep network, the move is no small one
+    at either beta, and a shorter gradient makes it so.
+    """
+    rows = []
+    for longer in (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3):
+        rows.append(measure(which, name, longer * scale, partial) | {"scale": longer * scale})
+        if "share" not in rows[-1] or falls(rows[-1]):
+            return rows[-1]
+    return rows[0]
+
+
+def torch_seed() -> None:
+    """Draw the random E of every model from one seed."""
+    import torch
+
+    torch.manual_seed(3)
+
+
+def falls(row: dict[str, Any]) -> bool:
+    """Tell whether the distance to backprop falls like beta, down to rounding."""
+    high, low = (row[f"{beta:g}"] for beta in BETAS)
+    return math.isfinite(high) and low <= max(min(FALL * high, NEAR), ROUNDING)
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """Say in a few words what is wrong with a row, or that nothing is."""
+    if "error" in row:
+        return f"fails: {row['error']}"
+    wrong = []
+    if row["refused"]:
+        first, more = row["refused"][0], len(row["refused"]) - 1
+        label = " ".join(part for part in (first["name"], first["type"]) if part)
+        wrong.append(
+            "refused: "
+            + (f"{label}: " if label else "")
+            + first["reason"]
+            + (f", and {more} more" if more else "")
+        )
+    if "share" in row:
+        if not row["full"]:
+            wrong.append("not all errors follow the rule")
+        if not row["forward"]:
+            wrong.append("the forward changes")
+        if not row["exact"] <= ROUNDING:
+            wrong.append(f"not backprop with E = W and derivatives: {row['exact']:.1e}")
+        if not falls(row):
+            wrong.append(f"does not fall: {row[f'worst {BETAS[-1]:g}']}")
+        if row["stay"]:
+            wrong.append(f"random E leaves {row['stay'][0]}")
+    longer = row.get("scale", 1.0)
+    return "; ".join(wrong) or "reached" + (f" (gradient x {longer:g})" if longer != 1 else "")
+
+
+def cells(name: str, row: dict[str, Any]) -> list[str]:
+    """Give a row of the table."""
+    if "share" not in row:
+        return [name, "no", *[""] * (len(COLUMNS) - 3), verdict(row)]
+    high, low = (row[f"{beta:g}"] for beta in BETAS)
+    return [
+        name,
+        "yes" if row["converted"] else "in part",
+        f"{100 * row['share']:.1f}%",
+        f"{100 * row['units']:.1f}%",
+        f"{high:.1e}",
+        f"{low:.1e}",
+        f"{high / low:.1f}" if low else "",
+        str(len(row["stay"])),
+        str(row["below"]),
+        verdict(row),
+    ]
+
+
+def summary(rows: dict[str, dict[str, Any]]) -> str:
+    """Say in a sentence how a list did."""
+    done = [row for row in rows.values() if row.get("converted") and "share" in row]
+    reached = [row for row in rows.values() if verdict(row).startswith("reached")]
+    full = sum(row["full"] for row in done)
+    return (
+        f"{len(done)} of {len(rows)} convert, {full} with every weight's error by the rule; "
+        f"{sum(map(falls, done))} fall like beta to backprop with E = W, and in "
+        f"{sum(not row['stay'] for row in done)} random E moves every parameter below a weight. "
+        f"{len(reached)} of {len(rows)} pass all of it."
+    )
+
+
+def markdown(results: dict[str, dict[str, dict[str, Any]]], command: str) -> str:
+    """Write all lists as a page."""
+    lines = [
+        "# How far convert reaches",
+        "",
+        f"Written by `{command}`.",
+        "",
+        "A row is one model in float64, its distances to backprop relative, and the largest over",
+        "its parameters. **weights** and **units** are the shares whose errors follow the rule.",
+        "**beta** is the distance with E = W and the normalised target difference: it must fall",
+        "like beta. **stay** of **below** parameters below a weight do not notice a random E: it",
+        "must be none.",
+    ]
+    for which, rows in results.items():
+        lines += ["", f"## {TITLES[which]}", "", summary(rows), ""]
+        lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+        for name, row in rows.items():
+            inside = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells(name, row)]
+            lines.append(f"| {' | '.join(inside)} |")
+    return "\n".join(lines) + "\n"
+
+
+def versions() -> str:
+    """Name the versions that the figures depend on."""
+    from importlib import metadata
+
+    names = ("torch", "timm", "transformers", "torch_geometric")
+    return ", ".join(f"{n} {metadata.version(n)}" for n in names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", action="append", choices=list(zoo.LISTS), help="only this list")
+    parser.add_argument("--model", action="append", help="only the models of this name")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this page too")
+    parser.add_argument("--jobs", type=int, default=2, help="models at a time")
+    parser.add_argument("--seconds", type=float, default=300, help="time limit for a model")
+    parser.add_argument("--scale", type=float, default=1.0, help="length of the loss's gradient")
+    parser.add_argument(
+        "--partial", action="store_true", help="skip what is refused, and convert the rest"
+    )
+    parser.add_argument("--table", action="store_true", help="print each model's coverage")
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.json:
+        warnings.simplefilter("ignore")
+        try:
+            row = scaled(options.only[0], options.model[0], options.scale, options.partial)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = " ".join(str(error).split())[:300]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            row = {"error": f"{type(error).__name__}: {reason} ({where})"}
+        print(json.dumps(row))
+        return
+    print(versions())
+    common = ["--scale", str(options.scale), *(["--partial"] if options.partial else [])]
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for which in options.only or list(zoo.LISTS):
+        names = [e.name for e in zoo.entries(which) if e.name in (options.model or [e.name])]
+        if not names:
+            continue
+        width = max(map(len, names)) + 2
+        print(f"\n{TITLES[which]}\n{COLUMNS[0]:<{width}}", *[f"{c:<9}" for c in COLUMNS[1:]])
+        rows = results.setdefault(which, {})
+        command = ["reach.py", *common, "--json", "--only", which, "--model"]
+        for name, row in apart.each(
+            names, lambda n, c=command: [*c, n], options.jobs, options.seconds
+        ):
+            rows[name] = row
+            first, *rest = cells(name, row)
+            print(f"{first:<{width}}", *[f"{cell:<9}" for cell in rest], flush=True)
+            if options.table and "table" in row:
+                print(row["table"])
+        print(summary(rows))
+    missing = set(options.model or ()) - {name for rows in results.values() for name in rows}
+    if missing:
+        sys.exit(f"no such model: {', '.join(sorted(missing))}")
+    if options.markdown:
+        arguments = [a for a in sys.argv[1:] if not a.startswith("--jobs")]
+        told = " ".join(["python benchmarks/reach.py", *arguments])
+        options.markdown.write_text(markdown(results, told) + f"\n{versions()}.\n")
+
+
+if __name__ == "__main__":
+    main()
