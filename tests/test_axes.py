@@ -1,6 +1,9 @@
 """Closed form: the axes' arithmetic against each formula written out anew, in NumPy and torch."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lra
-from lra.crossing import check_terms, count_terms
 from lra.feedback import Stored
+from lra.loss_terms import check_terms, count_terms
 
 NAMESPACES = pytest.mark.parametrize(
     ("xp", "array"),
@@ -59,15 +62,19 @@ def test_a_local_loss_is_what_its_derivative_says(loss, energy, u):
 @NAMESPACES
 def test_surrogates(xp, array):
     h = rng.normal(size=20)
-    close(lra.Identity()(array(h), xp), h)
-    close(lra.Tanh()(array(h), xp), np.tanh(h))
+    close(lra.IdentitySurrogate()(array(h), xp), h)
+    close(lra.TanhSurrogate()(array(h), xp), np.tanh(h))
 
 
 @NAMESPACES
 @pytest.mark.parametrize(("loss", "derivative"), LOSSES.items(), ids=str)
 @pytest.mark.parametrize(
     ("through", "s"),
-    [(None, lambda h: h**3), (lra.Tanh(), np.tanh), (lra.Identity(), lambda h: h)],
+    [
+        (None, lambda h: h**3),
+        (lra.TanhSurrogate(), np.tanh),
+        (lra.IdentitySurrogate(), lambda h: h),
+    ],
     ids=["phi", "tanh", "identity"],
 )
 def test_target_difference(xp, array, loss, derivative, through, s):
@@ -137,19 +144,31 @@ def test_terms_that_may_not(terms):
         check_terms(terms)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What an initialisation sees of a layer."""
+
+    answer: Callable[[str, float], Any]
+    fan_in: int
+    rms: float = math.nan
+
+    def __call__(self, kind, scale):
+        return self.answer(kind, scale)
+
+
 def test_transpose_carries_the_weights_themselves():
     W = rng.normal(size=(3, 2))
     assert lra.Transpose().stored is Stored.NOTHING
-    assert lra.Transpose().carried(W, None, 2, no_draw, np) is W
+    assert lra.Transpose().effective(W, None, no_draw, np) is W
 
 
 @pytest.mark.parametrize(
     ("feedback", "stored"), [(lra.Random(), Stored.FIXED), (lra.Learned(), Stored.LEARNED)]
 )
-def test_stored_feedback_is_carried_as_it_is(feedback, stored):
+def test_stored_feedback_serves_as_it_is(feedback, stored):
     W, E = rng.normal(size=(2, 3, 2))
     assert feedback.stored is stored
-    assert feedback.carried(W, E, 2, no_draw, np) is E
+    assert feedback.effective(W, E, no_draw, np) is E
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.25, -2.0, 0.0])
@@ -170,7 +189,7 @@ def test_sign_symmetric(xp, array, magnitude):
         asked.append((kind, scale))
         return array(drawn)
 
-    E = feedback.carried(array(W), array(kept), 16, draw, xp)
+    E = feedback.effective(array(W), array(kept), Layer(draw, 16), xp)
     M = {"uniform": np.full((3, 16), 0.5), "fixed": kept, "batch": drawn}[magnitude]
     close(E, np.abs(M) * np.sign(W))
     assert asked == ([("uniform", 0.5)] if magnitude == "batch" else [])
@@ -178,18 +197,24 @@ def test_sign_symmetric(xp, array, magnitude):
 
 
 @pytest.mark.parametrize(
-    ("init", "fan_in", "asked"),
+    ("init", "fan_in", "rms", "asked"),
     [
-        (lra.FanIn(), 16, ("uniform", 0.25)),
-        (lra.FanIn(scale=2.0), 100, ("uniform", 0.2)),
-        (lra.Normal(), 16, ("normal", 0.1)),
-        (lra.Normal(std=1.0), 100, ("normal", 1.0)),
+        (lra.FanIn(), 16, 1.0, ("uniform", 0.25)),
+        (lra.FanIn(scale=2.0), 100, 1.0, ("uniform", 0.2)),
+        (lra.Normal(), 16, 1.0, ("normal", 0.1)),
+        (lra.Normal(std=1.0), 100, 1.0, ("normal", 1.0)),
+        (lra.LikeWeights(), 16, 0.02, ("uniform", 0.02 * 3**0.5)),
+        (lra.LikeWeights(scale=0.5), 16, 0.1, ("uniform", 0.05 * 3**0.5)),
+        (lra.LikeWeights(), 16, 0.0, ("uniform", 0.25)),  # weights that start at zero
+        (lra.LikeWeights(2.0), 100, math.nan, ("uniform", 0.2)),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("feedback", [lra.Random, lra.Learned, lra.SignSymmetric])
-def test_what_is_drawn(feedback, init, fan_in, asked):
-    assert feedback(init=init).draw(fan_in, lambda *request: request) == asked
+def test_what_is_drawn(feedback, init, fan_in, rms, asked):
+    kind, scale = feedback(init=init).draw(Layer(lambda *request: request, fan_in, rms))
+    assert kind == asked[0]
+    assert scale == pytest.approx(asked[1], rel=1e-12)
 
 
 def test_bases_leave_their_arithmetic_to_the_values():
@@ -197,9 +222,9 @@ def test_bases_leave_their_arithmetic_to_the_values():
         lambda: lra.LocalLoss().derivative(0.0, np),
         lambda: lra.Surrogate()(0.0, np),
         lambda: lra.Crossing().error(np.tanh, 0.0, 0.0, 0.0, 1, np),
-        lambda: lra.Init().draw(1, no_draw),
+        lambda: lra.Init().draw(no_draw),
         lambda: lra.Feedback().stored,
-        lambda: lra.Transpose().draw(1, no_draw),
+        lambda: lra.Transpose().draw(no_draw),
         lambda: lra.Random().update(0.0),
     ):
         with pytest.raises(NotImplementedError):

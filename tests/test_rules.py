@@ -12,8 +12,8 @@ import pytest
 import lra
 
 RULES = [build() for build in lra.RULES.values()] + [
-    lra.LRAE(0.05, 0.5, 20, lra.Cauchy(), lra.Tanh(), lra.Normal(0.3)),
-    lra.LRAE(local_loss=lra.Absolute(), through=lra.Identity()),
+    lra.LRAE(0.05, 0.5, 20, lra.Cauchy(), lra.TanhSurrogate(), lra.Normal(0.3)),
+    lra.LRAE(local_loss=lra.Absolute(), through=lra.IdentitySurrogate()),
     lra.SignSymmetry("batch"),
     lra.SignSymmetry(lra.Magnitude.FIXED, lra.Normal()),
     lra.Rule(lra.SignSymmetric("fixed"), lra.TargetDifference(0.2)),
@@ -135,7 +135,7 @@ def test_gamma_must_be_a_finite_number(bad):
         (lra.LRAE, "local_loss", "cauchy"),
         (lra.LRAE, "local_loss", lra.Cauchy),
         (lra.LRAE, "local_loss", None),
-        (lra.LRAE, "through", lra.Tanh),
+        (lra.LRAE, "through", lra.TanhSurrogate),
         (lra.LRAE, "through", "tanh"),
         (lra.LRAE, "init", "normal"),
         (lra.LRAE, "init", lra.Normal),

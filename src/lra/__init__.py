@@ -8,26 +8,36 @@ from lra.crossing import (
     Cauchy,
     Crossing,
     Derivative,
-    Identity,
+    IdentitySurrogate,
     LocalLoss,
-    LossTerms,
     Squared,
     Surrogate,
-    Tanh,
+    TanhSurrogate,
     TargetDifference,
 )
-from lra.errors import ConversionError, DataError, LraError, OptionError, RuleError, RunError
+from lra.errors import (
+    ConversionError,
+    DataError,
+    LraError,
+    LraWarning,
+    OptionError,
+    Refusal,
+    RuleError,
+    RunError,
+)
 from lra.feedback import (
     FanIn,
     Feedback,
     Init,
     Learned,
+    LikeWeights,
     Magnitude,
     Normal,
     Random,
     SignSymmetric,
     Transpose,
 )
+from lra.loss_terms import LossTerms
 from lra.rules import (
     LRAE,
     RULES,
@@ -50,18 +60,23 @@ if TYPE_CHECKING:
         restore,
         set_loss_terms,
     )
+    from lra.torch.coverage import Coverage, coverage
+    from lra.torch.layers.activation import unit
     from lra.torch.testing import RuleReport, check_rule
 
 _TORCH = {
     "Audit": "audit",
+    "Coverage": "coverage",
     "RuleReport": "testing",
     "audit": "audit",
     "check_rule": "testing",
     "convert": "convert",
+    "coverage": "coverage",
     "feedback_parameters": "convert",
     "is_converted": "convert",
     "restore": "convert",
     "set_loss_terms": "convert",
+    "unit": "layers.activation",
 }
 """The names that need torch, and the module of lra.torch each comes from."""
 
@@ -76,23 +91,27 @@ __all__ = [
     "Cauchy",
     "Chain",
     "ConversionError",
+    "Coverage",
     "Crossing",
     "DataError",
     "Derivative",
     "FanIn",
     "Feedback",
     "FeedbackAlignment",
-    "Identity",
+    "IdentitySurrogate",
     "Init",
     "KolenPollack",
     "Learned",
+    "LikeWeights",
     "LocalLoss",
     "LossTerms",
     "LraError",
+    "LraWarning",
     "Magnitude",
     "Normal",
     "OptionError",
     "Random",
+    "Refusal",
     "Rule",
     "RuleError",
     "RuleReport",
@@ -101,19 +120,21 @@ __all__ = [
     "SignSymmetry",
     "Squared",
     "Surrogate",
-    "Tanh",
+    "TanhSurrogate",
     "TargetDifference",
     "Transpose",
     "Wiring",
     "audit",
     "check_rule",
     "convert",
+    "coverage",
     "feedback_parameters",
     "is_converted",
     "name_of",
     "named",
     "restore",
     "set_loss_terms",
+    "unit",
 ]
 
 

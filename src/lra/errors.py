@@ -1,5 +1,7 @@
 """The exception tree: every message says what, where, what is allowed, and the remedy."""
 
+from dataclasses import dataclass
+
 
 class LraError(Exception):
     """Base of every error that lra raises on purpose."""
@@ -9,12 +11,42 @@ class OptionError(LraError, ValueError):
     """An option or a name that is unknown, or a value outside its range."""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why one module cannot follow a rule.
+
+    Attributes:
+        name: its qualified name; "" for the model itself.
+        type: the name of its class.
+        reason: what stands in the way, and the remedy.
+    """
+
+    name: str
+    type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name or '(the model itself)'} ({self.type}): {self.reason}"
+
+
 class ConversionError(LraError, TypeError):
-    """A model that cannot be converted or restored as asked; nothing was changed."""
+    """A model that cannot be converted or restored as asked; nothing was changed.
+
+    Attributes:
+        refused: the modules that stand in the way, each with its reason.
+    """
+
+    def __init__(self, message: str, refused: tuple[Refusal, ...] = ()) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class RuleError(LraError, AssertionError):
     """A rule that breaks an identity it must keep."""
+
+
+class LraWarning(UserWarning):
+    """Something that works, and is hardly what was meant."""
 
 
 class DataError(LraError, OSError):

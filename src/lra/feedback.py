@@ -10,19 +10,47 @@ from lra.errors import OptionError
 
 
 class Draw(Protocol):
-    """How a framework draws an array: `kind` is "normal" (by std) or "uniform" (by bound)."""
+    """What an initialisation knows of a weight layer, and how its framework draws for it."""
+
+    @property
+    def fan_in(self) -> int:
+        """How many inputs each unit of the layer reads."""
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of the layer's weights W."""
 
     def __call__(self, kind: str, scale: float) -> Any:
-        """Draw an array of the layer's weight shape."""
+        """Draw an array of W's shape: `kind` is "normal" (by std) or "uniform" (by bound)."""
 
 
 @dataclass(frozen=True)
 class Init(Axis):
     """How feedback weights are drawn, with E's shape that of the layer's weight W."""
 
-    def draw(self, fan_in: int, draw: Draw) -> Any:
-        """Draw E for a layer whose units each read `fan_in` inputs."""
+    def draw(self, draw: Draw) -> Any:
+        """Draw E for a layer."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LikeWeights(Init):
+    """E ~ U(-b, b) with b = scale sqrt(3) rms(W): as large as the layer's own weights.
+
+    Where W is all zeros, or its values are not at hand (Keras builds feedback before it loads
+    weights), E is drawn as by `FanIn`.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        finite(self, "scale", above=0.0)
+
+    def draw(self, draw: Draw) -> Any:
+        """Draw E uniformly, with scale times the root mean square of W."""
+        rms = draw.rms
+        known = math.isfinite(rms) and rms > 0.0
+        return draw("uniform", self.scale * (math.sqrt(3) * rms if known else draw.fan_in**-0.5))
 
 
 @dataclass(frozen=True)
@@ -34,9 +62,9 @@ class FanIn(Init):
     def __post_init__(self) -> None:
         finite(self, "scale", above=0.0)
 
-    def draw(self, fan_in: int, draw: Draw) -> Any:
+    def draw(self, draw: Draw) -> Any:
         """Draw E uniformly, within scale / sqrt(fan_in)."""
-        return draw("uniform", self.scale / math.sqrt(fan_in))
+        return draw("uniform", self.scale / math.sqrt(draw.fan_in))
 
 
 @dataclass(frozen=True)
@@ -48,7 +76,7 @@ class Normal(Init):
     def __post_init__(self) -> None:
         finite(self, "std", above=0.0)
 
-    def draw(self, fan_in: int, draw: Draw) -> Any:
+    def draw(self, draw: Draw) -> Any:
         """Draw E from the normal distribution."""
         return draw("normal", self.std)
 
@@ -66,7 +94,7 @@ class Feedback(Axis):
     """Base of the feedback axis.
 
     A layer holds what `stored` says, drawn by `init`; each training pass sends errors down
-    through `carried`; learned feedback moves by `update`.
+    through `effective`; learned feedback moves by `update`.
     """
 
     @property
@@ -74,11 +102,11 @@ class Feedback(Axis):
         """What the layer keeps: nothing, a fixed array, or a learned one."""
         raise NotImplementedError
 
-    def draw(self, fan_in: int, draw: Draw) -> Any:
+    def draw(self, draw: Draw) -> Any:
         """Draw what the layer keeps, of W's shape."""
         raise NotImplementedError
 
-    def carried(self, W: Any, kept: Any, fan_in: int, draw: Draw, xp: Any) -> Any:
+    def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
         """Give the E of one pass, of W's shape; `kept` is what the layer keeps, or None."""
         return kept
 
@@ -96,7 +124,7 @@ class Transpose(Feedback):
         """Keep nothing: the forward weights serve."""
         return Stored.NOTHING
 
-    def carried(self, W: Any, kept: Any, fan_in: int, draw: Draw, xp: Any) -> Any:
+    def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
         """Send errors through W itself."""
         return W
 
@@ -105,7 +133,7 @@ class Transpose(Feedback):
 class Random(Feedback):
     """E fixed at its random draw: feedback alignment (Lillicrap et al. 2016)."""
 
-    init: Init = field(default_factory=FanIn)
+    init: Init = field(default_factory=LikeWeights)
 
     def __post_init__(self) -> None:
         instance(self, "init", Init)
@@ -115,9 +143,9 @@ class Random(Feedback):
         """Keep a fixed array."""
         return Stored.FIXED
 
-    def draw(self, fan_in: int, draw: Draw) -> Any:
+    def draw(self, draw: Draw) -> Any:
         """Draw E once."""
-        return self.init.draw(fan_in, draw)
+        return self.init.draw(draw)
 
 
 @dataclass(frozen=True)
@@ -133,7 +161,7 @@ class Learned(Feedback):
     """
 
     gamma: float = 1.0
-    init: Init = field(default_factory=FanIn)
+    init: Init = field(default_factory=LikeWeights)
 
     def __post_init__(self) -> None:
         finite(self, "gamma")
@@ -144,13 +172,31 @@ class Learned(Feedback):
         """Keep an array that the optimizer moves."""
         return Stored.LEARNED
 
-    def draw(self, fan_in: int, draw: Draw) -> Any:
+    def draw(self, draw: Draw) -> Any:
         """Draw E once; learning moves it from there."""
-        return self.init.draw(fan_in, draw)
+        return self.init.draw(draw)
 
     def update(self, dW: Any) -> Any:
         """Give dE = gamma dW."""
         return self.gamma * dW
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Gives the scale of a draw in place of the draw."""
+
+    layer: Draw
+
+    @property
+    def fan_in(self) -> int:
+        return self.layer.fan_in
+
+    @property
+    def rms(self) -> float:
+        return self.layer.rms
+
+    def __call__(self, kind: str, scale: float) -> Any:
+        return scale
 
 
 class Magnitude(enum.StrEnum):
@@ -187,13 +233,13 @@ class SignSymmetric(Feedback):
         """Keep magnitudes where they are drawn once, else nothing."""
         return Stored.FIXED if self.magnitude is Magnitude.FIXED else Stored.NOTHING
 
-    def draw(self, fan_in: int, draw: Draw) -> Any:
+    def draw(self, draw: Draw) -> Any:
         """Draw the magnitudes M of frSF."""
-        return self.init.draw(fan_in, draw)
+        return self.init.draw(draw)
 
-    def carried(self, W: Any, kept: Any, fan_in: int, draw: Draw, xp: Any) -> Any:
+    def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
         """Give |M| sign(W) for the W of now."""
         if self.magnitude is Magnitude.UNIFORM:
-            return self.init.draw(fan_in, lambda kind, scale: scale) * xp.sign(W)
-        M = self.init.draw(fan_in, draw) if self.magnitude is Magnitude.BATCH else kept
+            return self.init.draw(_Scale(draw)) * xp.sign(W)
+        M = self.init.draw(draw) if self.magnitude is Magnitude.BATCH else kept
         return abs(M) * xp.sign(W)

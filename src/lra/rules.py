@@ -13,6 +13,7 @@ from lra.feedback import (
     Feedback,
     Init,
     Learned,
+    LikeWeights,
     Magnitude,
     Random,
     SignSymmetric,
@@ -48,7 +49,7 @@ def LRAE(
     gain: float = 1.0,
     local_loss: LocalLoss = Squared(),
     through: Surrogate | None = None,
-    init: Init = FanIn(),
+    init: Init = LikeWeights(),
 ) -> Rule:
     """Build LRA-E, error-driven local representation alignment.
 
@@ -73,7 +74,7 @@ def Backprop() -> Rule:
     return Rule()
 
 
-def FeedbackAlignment(init: Init = FanIn()) -> Rule:
+def FeedbackAlignment(init: Init = LikeWeights()) -> Rule:
     """Build feedback alignment: e = phi'(h) (e E) with E fixed and random.
 
     Source: Lillicrap et al., Random synaptic feedback weights support error backpropagation
@@ -82,7 +83,7 @@ def FeedbackAlignment(init: Init = FanIn()) -> Rule:
     return Rule(Random(init))
 
 
-def KolenPollack(gamma: float = 1.0, init: Init = FanIn()) -> Rule:
+def KolenPollack(gamma: float = 1.0, init: Init = LikeWeights()) -> Rule:
     """Build Kolen and Pollack's rule: e = phi'(h) (e E), dE = gamma dW.
 
     E and W align when both decay: train with weight decay on both.

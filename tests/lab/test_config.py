@@ -19,7 +19,7 @@ from lra.torch.layers import NONLINEARITIES
 
 RULES = [
     *(build() for build in lra.RULES.values()),
-    lra.LRAE(0.3, 0.5, 2.0, lra.Cauchy(), lra.Tanh(), Normal(0.2)),
+    lra.LRAE(0.3, 0.5, 2.0, lra.Cauchy(), lra.TanhSurrogate(), Normal(0.2)),
     lra.SignSymmetry(lra.Magnitude.BATCH, Normal(0.3)),
     lra.Rule(lra.SignSymmetric(), lra.TargetDifference()),
 ]
@@ -281,8 +281,11 @@ def test_initialisations_come_back_from_their_text(init: lra.Init) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fanin", r"initialisation 'fanin'; known: fan-in, normal.*Did you mean 'fan-in'"),
-        ("", r"initialisation ''; known: fan-in, normal"),
+        (
+            "fanin",
+            r"initialisation 'fanin'; known: fan-in, like-weights, normal.*Did you mean 'fan-in'",
+        ),
+        ("", r"initialisation ''; known: fan-in, like-weights, normal"),
         ("normal:x", r"'normal:x': 'x' is no positive number"),
         ("normal:0", r"'normal:0': '0' is no positive number"),
         ("fan-in:-1", r"'-1' is no positive number"),

@@ -106,10 +106,12 @@ COMBINATIONS = {
     ),
     "LRA, weight transport": lra.Rule(lra.Transpose(), lra.TargetDifference(0.3, 2.0)),
     "LRA, fixed feedback": lra.Rule(
-        lra.Random(lra.Normal(0.2)), lra.TargetDifference(through=lra.Tanh())
+        lra.Random(lra.Normal(0.2)), lra.TargetDifference(through=lra.TanhSurrogate())
     ),
     "sign symmetry, drawn per batch": lra.SignSymmetry(lra.Magnitude.BATCH),
-    "LRA, absolute": lra.LRAE(local_loss=lra.Absolute(), through=lra.Identity(), gamma=0.5),
+    "LRA, absolute": lra.LRAE(
+        local_loss=lra.Absolute(), through=lra.IdentitySurrogate(), gamma=0.5
+    ),
 }
 ALL_RULES = {name: build() for name, build in lra.RULES.items()} | COMBINATIONS
 """Every named rule, and a few that have no name."""

@@ -131,8 +131,8 @@ LOSSES = {
 }
 SURROGATES = {
     "phi": (None, None),
-    "tanh": (lra.Tanh(), np.tanh),
-    "identity": (lra.Identity(), lambda h: h),
+    "tanh": (lra.TanhSurrogate(), np.tanh),
+    "identity": (lra.IdentitySurrogate(), lambda h: h),
 }
 
 

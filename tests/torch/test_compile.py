@@ -13,7 +13,7 @@ RULES = {
     "lra-e": lra.LRAE(),
     "fa": lra.FeedbackAlignment(),
     "usf": lra.SignSymmetry(),
-    "combined": lra.LRAE(local_loss=lra.Cauchy(), through=lra.Tanh(), gamma=0.5),
+    "combined": lra.LRAE(local_loss=lra.Cauchy(), through=lra.TanhSurrogate(), gamma=0.5),
 }
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 

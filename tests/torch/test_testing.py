@@ -44,8 +44,8 @@ class Decayed(lra.Feedback):
     def stored(self) -> Stored:
         return Stored.LEARNED
 
-    def draw(self, fan_in, draw) -> Any:
-        return self.init.draw(fan_in, draw)
+    def draw(self, draw) -> Any:
+        return self.init.draw(draw)
 
     def update(self, dW) -> Any:
         return self.scale * dW
@@ -63,8 +63,8 @@ class Bounded(lra.LocalLoss):
 class Halved(lra.Init):
     """A user's initialisation."""
 
-    def draw(self, fan_in, draw) -> Any:
-        return 0.5 * draw("normal", fan_in**-0.5)
+    def draw(self, draw) -> Any:
+        return 0.5 * draw("normal", draw.fan_in**-0.5)
 
 
 OWN_RULES = {
@@ -95,7 +95,7 @@ def applying(rule: lra.Rule) -> set[str]:
     [
         (lra.LRAE(), {"weight transport"}),
         (lra.LRAE(local_loss=lra.Cauchy()), {"weight transport", "limit"}),
-        (lra.LRAE(through=lra.Tanh()), {"weight transport", "limit"}),
+        (lra.LRAE(through=lra.TanhSurrogate()), {"weight transport", "limit"}),
         (lra.Rule(lra.Random(), Centred()), {"weight transport", "limit", "learned feedback"}),
         (lra.KolenPollack(), {"NumPy", "limit"}),
         (lra.Backprop(), {"NumPy", "limit", "learned feedback"}),
@@ -173,13 +173,13 @@ class UpdateDrawn(lra.Learned):
 
 @dataclass(frozen=True)
 class CarriedTransposed(lra.Random):
-    def carried(self, W, kept, fan_in, draw, xp) -> Any:
+    def effective(self, W, kept, draw, xp) -> Any:
         return kept.swapaxes(0, 1)
 
 
 @dataclass(frozen=True)
 class CarriesNothing(lra.Random):
-    def carried(self, W, kept, fan_in, draw, xp) -> Any:
+    def effective(self, W, kept, draw, xp) -> Any:
         return None
 
 
@@ -193,13 +193,13 @@ class CountsRows(lra.TargetDifference):
 
 @dataclass(frozen=True)
 class CarriedFloat32(lra.Random):
-    def carried(self, W, kept, fan_in, draw, xp) -> Any:
+    def effective(self, W, kept, draw, xp) -> Any:
         return kept.float()
 
 
 @dataclass(frozen=True)
 class OverwritesW(lra.SignSymmetric):
-    def carried(self, W, kept, fan_in, draw, xp) -> Any:
+    def effective(self, W, kept, draw, xp) -> Any:
         return W.sign_()
 
 
@@ -210,8 +210,8 @@ class NoDataclass(lra.Random):
         super().__init__()
         object.__setattr__(self, "strength", strength)
 
-    def draw(self, fan_in, draw) -> Any:
-        return self.strength * super().draw(fan_in, draw)
+    def draw(self, draw) -> Any:
+        return self.strength * super().draw(draw)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from lra.lab.display import ConsoleReporter
 from lra.rules import name_of, named
 
 _LOCAL_LOSSES = {"squared": lra.Squared, "absolute": lra.Absolute, "cauchy": lra.Cauchy}
-_SURROGATES = {"identity": lra.Identity, "tanh": lra.Tanh}
+_SURROGATES = {"identity": lra.IdentitySurrogate, "tanh": lra.TanhSurrogate}
 
 MaybeName = Annotated[str | None, optional("NAME")]
 MaybePath = Annotated[Path | None, optional("PATH")]

@@ -12,7 +12,7 @@ from torch import nn
 
 from lra.axis import Axis, unknown
 from lra.errors import OptionError
-from lra.feedback import FanIn, Init, Normal
+from lra.feedback import FanIn, Init, LikeWeights, Normal
 from lra.rules import LRAE, Rule
 from lra.torch.layers import NONLINEARITIES
 
@@ -32,7 +32,11 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
 """The precisions by name, and what Fabric calls them."""
 
-_INITS: dict[str, Callable[..., Init]] = {"fan-in": FanIn, "normal": Normal}
+_INITS: dict[str, Callable[..., Init]] = {
+    "fan-in": FanIn,
+    "like-weights": LikeWeights,
+    "normal": Normal,
+}
 
 
 def parse_init(text: str) -> Init:

@@ -13,6 +13,7 @@ from lra.errors import OptionError
 from lra.feedback import Init
 from lra.lab.config import ACTIVATIONS, TrainConfig
 from lra.rules import name_of
+from lra.torch.layers.base import DrawLike
 
 
 def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int) -> nn.Sequential:
@@ -35,13 +36,9 @@ def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int
 
 
 def _draw(weight: Tensor, init: Init) -> None:
-    def fill(kind: str, scale: float) -> None:
-        if kind == "normal":
-            nn.init.normal_(weight, std=scale)
-        else:
-            nn.init.uniform_(weight, -scale, scale)
-
-    init.draw(weight[0].numel(), fill)
+    drawn: Tensor = init.draw(DrawLike(weight))
+    with torch.no_grad():
+        weight.copy_(drawn)
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

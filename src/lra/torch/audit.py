@@ -29,8 +29,9 @@ from torch.utils.checkpoint import CheckpointFunction
 from lra.crossing import Derivative
 from lra.errors import ConversionError
 from lra.feedback import Transpose
+from lra.rules import Rule
 from lra.torch.backward import _Chain, _Single
-from lra.torch.layers import NONLINEARITIES, WEIGHTS, Local
+from lra.torch.layers import NONLINEARITIES, WEIGHTS, Local, LocalForward, LocalNonlinearity
 
 # The names of graph nodes, without "Backward0", by what they do to an error; after "|", of those
 # kernels that do several things at once.
@@ -150,12 +151,22 @@ def audit(model: nn.Module, *example: Any, **kwargs: Any) -> Audit:
     Raises:
         ConversionError: for a model in which nothing is converted.
     """
-    rules = [m.rule for m in model.modules() if isinstance(m, Local)]
-    if not rules:
+    if not any(isinstance(m, Local) for m in model.modules()):
         raise ConversionError(
             f"audit: no layer of this {type(model).__name__} is converted; "
             "call lra.convert(model, rule) first"
         )
+    return examine(model, example, kwargs)[0]
+
+
+def examine(
+    model: nn.Module,
+    example: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    rules: Iterable[Rule] | None = None,
+) -> tuple[Audit, list[tuple["_Call", Finding]]]:
+    """Audit, and give beside it each call with what was found at it."""
+    rules = rules or [m.rule for m in model.modules() if isinstance(m, Local)]
     kinds = set()
     if any(not isinstance(rule.crossing, Derivative) for rule in rules):
         kinds.add(Kind.NONLINEARITY)
@@ -174,16 +185,19 @@ def audit(model: nn.Module, *example: Any, **kwargs: Any) -> Audit:
         with recorder.hooks(), recorder:
             recorder.reach(_tensors(model(*example, **kwargs)))
     found: Counter[Finding] = Counter()
+    where: list[tuple[_Call, Finding]] = []
     passes: Counter[str] = Counter()
     for call in recorder.calls:
         findings = [f for f in recorder.findings(call) if f.kind in kinds]
         found.update(findings)
+        where += [(call, finding) for finding in findings]
         passes[call.operation] += not findings
-    return Audit(
+    report = Audit(
         tuple(replace(finding, calls=calls) for finding, calls in found.items()),
         {name: calls for name, calls in passes.most_common() if calls},
         recorder.crossings,
     )
+    return report, where
 
 
 @dataclass(eq=False)
@@ -191,6 +205,7 @@ class _Call:
     """One call of a torch function, with the graph nodes that it added."""
 
     function: str
+    torch_function: Any
     operation: str
     module: str
     where: str
@@ -209,7 +224,7 @@ class _Recorder(TorchFunctionMode):
         self.example = {id(x) for x in example}
         # Tensors below level 2, held so that no other takes their id; with the weights in them.
         self.fixed: dict[int, tuple[Tensor, int, frozenset[str]]] = {
-            id(t): (t, 0, frozenset({name} if id(t) in self.names else ()))
+            id(t): (t, 0, frozenset({name if id(t) in self.names else ""}))  # "" is a buffer
             for name, t in (*model.named_parameters(), *model.named_buffers())
         }
         self.stack = [""]
@@ -245,11 +260,15 @@ class _Recorder(TorchFunctionMode):
         roots = {id(t): self.fixed[id(t)][2] for t in given if id(t) in self.fixed}
         frozen = [roots.get(id(t), ()) for t in given if not t.requires_grad and t.dim() > 1]
         name = getattr(func, "__name__", str(func))
-        call = _Call(name, resolve_name(func) or name, self.stack[-1], "", level)
-        call.frozen = tuple(sorted({name for names in frozen for name in names}))
+        call = _Call(name, func, resolve_name(func) or name, self.stack[-1], "", level)
+        call.frozen = tuple(sorted({name for names in frozen for name in names if name}))
         self.sweep(made, call)
         if any(_PRODUCT.fullmatch(_stem(node)) for node in call.nodes):
-            call.level = min(level + 1, 2)
+            scalar = level < 2 and all(t.numel() == 1 for t in made)  # as spectral norm's
+            call.level = level if scalar else min(level + 1, 2)
+            made_here = [t for t in given if not roots.get(id(t), True) and t.dim() > 1]
+            if made_here and level < 2 and not scalar:
+                call.level = 2  # a product with positions and the like: an activity
         if call.nodes:
             call.where = _where()
             self.calls.append(call)
@@ -272,7 +291,7 @@ class _Recorder(TorchFunctionMode):
                 continue
             function = getattr(node, "_forward_cls", None)
             name = function.__name__ if function else _stem(node)
-            owner = call or _Call(name, name, self.stack[-1], _where())
+            owner = call or _Call(name, None, name, self.stack[-1], _where())
             owner.nodes.append(node)
             self.owners[node] = owner
             if call is None:
@@ -301,6 +320,8 @@ class _Recorder(TorchFunctionMode):
         """Judge a call: at most one nonlinearity, and each weight once."""
         if call.level == 0:
             return  # errors that come here only go on to a parameter
+        if isinstance(self.modules[call.module], LocalNonlinearity):
+            return  # the same: a unit's own parameters learn by autograd
         module, remedy = self.modules[call.module], ""
         if type(module) in WEIGHTS or type(module) in NONLINEARITIES:
             remedy = f"this {type(module).__name__} is not converted; take it out of skip="
@@ -365,6 +386,8 @@ class _Recorder(TorchFunctionMode):
         return self.owners[node].level
 
     def _level_of(self, x: Tensor) -> int:
+        if getattr(x.grad_fn, "_forward_cls", None) in (_Chain, _Single):
+            return 2  # what a rule's layer gives is an activity, also of learned tokens
         if id(x) in self.fixed:
             return self.fixed[id(x)][1]
         return 0 if x.requires_grad and x.is_leaf and id(x) not in self.example else 2
@@ -394,7 +417,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _where() -> str:
     """Give file and line of the nearest caller outside torch and lra.torch, within the audit."""
     frame = sys._getframe(1)
-    while frame.f_code is not audit.__code__ and frame.f_back is not None:
+    while frame.f_code is not examine.__code__ and frame.f_back is not None:
         if not frame.f_code.co_filename.startswith(_NOT_USERS):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
@@ -420,5 +443,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, own in buffers:
+                table = module.table.added if isinstance(module, LocalForward) else ()
+                drawn = {key: b for key, b in module._buffers.items() if key in table}
                 module._buffers.clear()
-                module._buffers.update(own)
+                module._buffers.update(own | drawn)  # fixed feedback that this pass has shown

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from lra.crossing import Crossing, LossTerms, count_terms
+from lra.crossing import Crossing
 from lra.errors import RuleError
 from lra.feedback import Feedback, Stored
+from lra.loss_terms import LossTerms, count_terms
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -51,12 +52,53 @@ class Place(Protocol):
         """Give the error at the input, then the updates of the parameters."""
 
 
+class Origin:
+    """How an activity z came about: z = phi(h). Who needs z on the way back may keep h for it.
+
+    A unit keeps h anyway; so a weight layer above it need not keep z, but has it computed anew,
+    once for all who need it, as the unit itself does.
+    """
+
+    def __init__(self, phi: Callable[[Tensor], Tensor], h: Tensor) -> None:
+        self.phi = phi
+        self.h: Tensor | None = h
+        self.version = 0
+        self.again: Tensor | None = None
+
+    def mark(self, z: Tensor) -> Tensor:
+        """Say of an activity where it came from, as long as nobody changes it."""
+        self.version = z._version
+        z._lra_origin = self  # type: ignore[attr-defined]
+        return z
+
+    @staticmethod
+    def of(z: Tensor) -> "Origin | None":
+        """Give where an activity came from, if that is known and still holds."""
+        if torch.compiler.is_compiling() or transforming():
+            return None
+        origin = getattr(z, "_lra_origin", None)
+        holds = origin is not None and origin.h is not None and origin.version == z._version
+        return origin if holds else None
+
+    def z(self, h: Tensor) -> Tensor:
+        """Compute z anew from the h that was kept."""
+        if self.again is None:
+            self.again = self.phi(h)
+        return self.again
+
+    def drop(self) -> tuple[Tensor, ...]:
+        """Let go of what nobody needs any more; give z, if it was computed anew."""
+        again, self.again, self.h = self.again, None, None
+        return () if again is None else (again,)
+
+
 @dataclass(frozen=True)
 class Weights:
     """h = z W^T + b forward; d = e E, dW = e^T z and dE by the feedback axis backward."""
 
     operation: Operation
     feedback: Feedback
+    origin: Origin | None = None
     parameters = 3  # W, b, E
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
@@ -65,8 +107,9 @@ class Weights:
         return self.operation.forward(x, W, b)
 
     def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
-        """Keep z and E; W itself is not needed."""
-        return x, parameters[2]
+        """Keep z, or the h that it came from, and E; W itself is not needed."""
+        h = None if self.origin is None else self.origin.h
+        return x if h is None else h, parameters[2]
 
     def backward(
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
@@ -74,6 +117,8 @@ class Weights:
         """Give d, dW, db, dE."""
         z, E = kept
         need_d, need_W, need_b, need_E = needs
+        if self.origin is not None and (need_W or need_E):
+            z = self.origin.z(z)
         learned = need_E and self.feedback.stored is Stored.LEARNED
         # Under autocast the layer computed in the error's type; its master weights are wider.
         d, dW, db = self.operation.backward(
@@ -84,12 +129,57 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Product:
+    """h = f(tensors), linear in the data and in the weight among them; the adjoints are f's own.
+
+    Attributes:
+        f: the product, and the addition of a bias where there is one.
+        feedback: the feedback axis.
+        at: which of the tensors is the weight.
+        tensors: how many there are; E comes after them.
+    """
+
+    f: Callable[..., Tensor]
+    feedback: Feedback
+    at: int
+    tensors: int
+
+    @property
+    def parameters(self) -> int:
+        """All tensors but the first, and E."""
+        return self.tensors
+
+    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
+        """Give h from the tensors and E."""
+        return self.f(x, *parameters[:-1])
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep the tensors, with E in the place of W."""
+        *given, E = x, *parameters
+        given[self.at] = E
+        return (*given, given[0].new_empty(0))  # one more than the plain function would keep
+
+    def backward(
+        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+    ) -> Gradients:
+        """Give the tensors' gradients by f's adjoint at E, and dE."""
+        *given, _ = kept
+        out, adjoint = torch.func.vjp(self.f, *given)[:2]
+        gradients = list(adjoint(error.to(out.dtype)))
+        learned = needs[-1] and self.feedback.stored is Stored.LEARNED
+        dE = self.feedback.update(gradients[self.at]) if learned else None
+        found = zip(gradients, needs[:-1], strict=True)
+        return (*(g if needed else None for g, needed in found), dE)
+
+
+@dataclass(frozen=True)
 class Nonlinearity:
     """z = phi(h) forward; the crossing axis's error backward."""
 
     phi: Callable[[Tensor], Tensor]
     crossing: Crossing
     terms: LossTerms | float
+    origin: Origin | None = None
     parameters = 0
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
@@ -104,7 +194,35 @@ class Nonlinearity:
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
         """Give the error at h."""
+        if self.origin is not None:
+            kept = (*kept, *self.origin.drop())
         return (cross(self.phi, self.crossing, self.terms, error, *kept),)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """z = phi(h) of a unit with parameters of its own: d goes on to z, and so to them."""
+
+    phi: Callable[[Tensor], Tensor]
+    crossing: Crossing
+    terms: LossTerms | float
+    parameters = 1
+
+    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
+        """Give the z that was computed from h and the parameters."""
+        z: Tensor = parameters[0]
+        return z.view_as(z)
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep h."""
+        return (x,)
+
+    def backward(
+        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+    ) -> Gradients:
+        """Give the error at h, and d at z."""
+        e = cross(self.phi, self.crossing, self.terms, error, *kept) if needs[0] else None
+        return e, error if needs[1] else None
 
 
 def cross(
@@ -126,6 +244,13 @@ def cross(
         h, d, z = h.float(), d.float(), None
     e: Tensor = crossing.error(phi, h, phi(h) if z is None else z, d, n, torch)
     return e.to(given)
+
+
+_SECOND = (
+    "create_graph=True, or a derivative of a derivative, asks for the derivative of a learning "
+    "rule's updates, which are not the gradient of anything; go without it, or lra.restore the "
+    "model to use backprop's gradient"
+)
 
 
 class _Chain(Function):
@@ -151,11 +276,7 @@ class _Chain(Function):
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> Any:
         if torch.is_grad_enabled():
-            raise RuleError(
-                "create_graph=True asks for the derivative of a learning rule's updates, which "
-                "are not the gradient of anything; call backward() without it, or lra.restore "
-                "the model to use backprop's gradient"
-            )
+            raise RuleError(_SECOND)
         kept = ctx.saved_tensors
         needs = ctx.needs_input_grad[1:]
         end_kept, end = len(kept), len(needs)
@@ -189,7 +310,38 @@ class _Single(Function):
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> Any:
-        return None, *ctx.place.backward(ctx.saved_tensors, error, ctx.needs_input_grad[1:])
+        there = _There()
+        needs = ctx.needs_input_grad[1:]
+        found = iter(_Updates.apply(ctx.place, needs, there, error, *ctx.saved_tensors))  # type: ignore[no-untyped-call]
+        return None, *(next(found) if is_there else None for is_there in there.gradients)
+
+
+class _There:
+    """Which of a place's gradients there are."""
+
+    gradients: list[bool]
+
+
+class _Updates(Function):
+    """The way back across one place, as a node that may not be differentiated again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        place: Place, needs: tuple[bool, ...], there: _There, error: Tensor, *kept: Tensor
+    ) -> tuple[Tensor, ...]:
+        gradients = place.backward(kept, error, needs)
+        there.gradients = [gradient is not None for gradient in gradients]
+        return tuple(gradient for gradient in gradients if gradient is not None)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> Any:
+        raise RuleError(_SECOND)
 
 
 def transforming() -> bool:

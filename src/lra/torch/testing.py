@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.axis import Axis
-from lra.crossing import Crossing, Derivative, LossTerms, Squared, TargetDifference, check_terms
+from lra.crossing import Crossing, Derivative, Squared, TargetDifference
 from lra.errors import OptionError, RuleError
 from lra.feedback import Stored, Transpose
+from lra.loss_terms import LossTerms, check_terms
 from lra.rules import Rule
 from lra.torch.convert import convert, restore
 from lra.torch.layers import LocalWeights

@@ -1,128 +1,24 @@
-"""The elementwise activations of torch.nn, from one table of their functions."""
+"""The elementwise activations of torch.nn, and units of other libraries, found by trying them."""
 
-from collections.abc import Callable
+import copy
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.crossing import Crossing, LossTerms
+from lra.crossing import Crossing
+from lra.loss_terms import LossTerms
 from lra.torch.backward import Gradients, Place, cross, send
-from lra.torch.layers.base import LocalNonlinearity
+from lra.torch.layers.base import Local, LocalNonlinearity, local_class
 
-Phi = Callable[[Tensor], Tensor]
-
-FUNCTIONS: dict[type[nn.Module], Callable[[Any], Phi]] = {
-    nn.CELU: lambda m: partial(F.celu, alpha=m.alpha),
-    nn.ELU: lambda m: partial(F.elu, alpha=m.alpha),
-    nn.GELU: lambda m: partial(F.gelu, approximate=m.approximate),
-    nn.Hardshrink: lambda m: partial(F.hardshrink, lambd=m.lambd),
-    nn.Hardsigmoid: lambda m: F.hardsigmoid,
-    nn.Hardswish: lambda m: F.hardswish,
-    nn.Hardtanh: lambda m: partial(F.hardtanh, min_val=m.min_val, max_val=m.max_val),
-    nn.LeakyReLU: lambda m: partial(F.leaky_relu, negative_slope=m.negative_slope),
-    nn.LogSigmoid: lambda m: F.logsigmoid,
-    nn.Mish: lambda m: F.mish,
-    nn.ReLU: lambda m: torch.relu,
-    nn.ReLU6: lambda m: F.relu6,
-    nn.SELU: lambda m: F.selu,
-    nn.SiLU: lambda m: F.silu,
-    nn.Sigmoid: lambda m: torch.sigmoid,
-    nn.Softplus: lambda m: partial(F.softplus, beta=m.beta, threshold=m.threshold),
-    nn.Softshrink: lambda m: partial(F.softshrink, lambd=m.lambd),
-    nn.Softsign: lambda m: F.softsign,
-    nn.Tanh: lambda m: torch.tanh,
-    nn.Tanhshrink: lambda m: F.tanhshrink,
-    nn.Threshold: lambda m: partial(F.threshold, threshold=m.threshold, value=m.value),
-}
-"""For each activation without weights or chance, the function of h that a module computes."""
-
-
-class LocalActivation(LocalNonlinearity):
-    """An activation of `FUNCTIONS` under a rule."""
-
-    fuses: ClassVar[bool] = True
-    plain: ClassVar[type[Any]]
-
-    def phi(self) -> Phi:
-        """Give the function of h, out of place."""
-        return FUNCTIONS[self.plain](self)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
-        place, _ = self.place()
-        if not self.in_place:
-            return send((place,), input)
-        return input.copy_(send((place,), input.clone()))
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the module overwrites its input."""
-        return bool(getattr(self, "inplace", False))
-
-
-def _local(plain: type[nn.Module]) -> type[LocalActivation]:
-    body = {
-        "plain": plain,
-        "__doc__": f"torch.nn.{plain.__name__} under a rule.",
-        "__module__": __name__,
-    }
-    return type(f"Local{plain.__name__}", (LocalActivation, plain), body)
-
-
-ACTIVATIONS: dict[type[nn.Module], type[LocalActivation]] = {
-    plain: _local(plain) for plain in FUNCTIONS
-}
-globals().update({local.__name__: local for local in ACTIVATIONS.values()})  # pickle finds them
-
-
-@dataclass(frozen=True)
-class _Slopes:
-    """z = h where h >= 0 and a h below: PReLU's place, whose slopes a are learned."""
-
-    crossing: Crossing
-    terms: LossTerms | float
-    parameters = 1
-
-    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        return F.prelu(x, parameters[0])
-
-    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
-        return x, parameters[0]
-
-    def backward(
-        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
-    ) -> Gradients:
-        h, a = kept
-
-        def phi(v: Tensor) -> Tensor:
-            return F.prelu(v, a.to(v.dtype))
-
-        e = cross(phi, self.crossing, self.terms, error, h) if needs[0] else None
-        if not needs[1]:
-            return e, None
-        da = error * h.clamp(max=0)
-        channels = 1 if h.dim() > 1 else 0
-        others = [i for i in range(h.dim()) if a.numel() == 1 or i != channels]
-        return e, da.sum(others).reshape(a.shape)
-
-
-class LocalPReLU(LocalNonlinearity, nn.PReLU):
-    """torch.nn.PReLU under a rule; its slopes take the gradient of the error that arrives."""
-
-    plain: ClassVar[type[Any]] = nn.PReLU
-
-    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
-        """Give z = max(0, h) + a min(0, h)."""
-        return _Slopes(self.rule.crossing, self.loss_terms), (self.weight,)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Give z = max(0, h) + a min(0, h)."""
-        place, slopes = self.place()
-        return send((place,), input, *slopes)
+KNOWN: tuple[type[nn.Module], ...] = (
+    *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
+    *(nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU),
+    *(nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold),
+)
+"""The activations of torch.nn that are functions of h alone."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +36,14 @@ class _DrawnSlopes:
         return F.rrelu(x, self.lower, self.upper, self.training)
 
     def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
-        return x, out
+        return x, torch.where(
+            x < 0, out / x, (self.lower + self.upper) / 2
+        )  # others may change out
 
     def backward(
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        h, z = kept
-        slope = torch.where(h < 0, z / h, (self.lower + self.upper) / 2)
+        h, slope = kept
 
         def phi(v: Tensor) -> Tensor:
             return torch.where(v < 0, slope.to(v.dtype) * v, v)
@@ -157,7 +54,7 @@ class _DrawnSlopes:
 class LocalRReLU(LocalNonlinearity, nn.RReLU):
     """torch.nn.RReLU under a rule."""
 
-    plain: ClassVar[type[Any]] = nn.RReLU
+    plain = nn.RReLU
 
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give z = h above zero, and a random slope times h below."""
@@ -168,3 +65,75 @@ class LocalRReLU(LocalNonlinearity, nn.RReLU):
         """Give z = h above zero, and a random slope times h below."""
         z = send((self.place()[0],), input.clone() if self.inplace else input)
         return input.copy_(z) if self.inplace else z
+
+
+NONLINEARITIES: dict[type[nn.Module], type[Local]] = {
+    **{plain: local_class(LocalNonlinearity, plain) for plain in KNOWN},
+    nn.RReLU: LocalRReLU,
+}
+"""The units by class, and what each becomes."""
+
+
+def unit(*classes: type[nn.Module]) -> None:
+    """Say that modules of these classes are units: z = phi(h) of h's shape, elementwise or not.
+
+    Errors then cross them by the rule's crossing, with phi their own forward, run once more on the
+    target. A module without parameters that treats each number by itself is found to be a unit
+    without this.
+
+    Args:
+        *classes: subclasses of torch.nn.Module whose forward takes one tensor and draws nothing at
+            random.
+
+    Raises:
+        OptionError: for anything but such a class.
+    """
+    from lra.errors import OptionError
+
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise OptionError(f"unit: expected subclasses of torch.nn.Module, got {cls!r}")
+    NONLINEARITIES.update({cls: local_class(LocalNonlinearity, cls) for cls in classes})
+
+
+def is_unit(module: nn.Module) -> bool:
+    """Tell by trying whether a module without weights treats each number by itself, and bends it.
+
+    It is run on a few numbers, in other orders and added up: what is elementwise commutes with the
+    order, what is linear with sums.
+    """
+    if type(module).__module__.startswith("torch.") or next(module.children(), None) is not None:
+        return False
+    if next(module.parameters(), None) is not None or next(module.buffers(), None) is not None:
+        return False
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]), torch.device("cpu"):
+            return _bends(copy.deepcopy(module))
+    except Exception:  # it wants other shapes, more inputs, ...: no unit that can be found so
+        return False
+
+
+def _bends(module: nn.Module) -> bool:
+    h = torch.linspace(-3.1, 4.3, 48).reshape(2, 4, 6)
+    order = torch.arange(47, -1, -1)
+
+    def phi(v: Tensor) -> Tensor:
+        out: Tensor = module(v.clone())
+        return out
+
+    def close(a: Tensor, b: Tensor) -> bool:
+        return bool(torch.allclose(a, b, rtol=1e-4, atol=1e-5))
+
+    z = phi(h)
+    if not isinstance(z, Tensor) or z.shape != h.shape or not torch.equal(phi(h), z):
+        return False
+    turned = phi(h.flatten()[order].reshape(h.shape)).flatten()[order].reshape(h.shape)
+    raised = h.clone()
+    raised[0, 0, 0] += 5
+    elsewhere = phi(raised)
+    elsewhere[0, 0, 0] = z[0, 0, 0]
+    if not (close(turned, z) and close(elsewhere, z)):
+        return False
+    zero = phi(torch.zeros_like(h))
+    linear = all(close(phi(a * h) - zero, a * (z - zero)) for a in (-1.0, 0.5, 2.0))
+    return not linear

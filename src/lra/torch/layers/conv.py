@@ -72,8 +72,10 @@ class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
 
     def forward(self, input: Tensor) -> Tensor:
         """Give h = z * W + b."""
+        if not torch.is_grad_enabled():
+            return super().forward(input)  # type: ignore[no-any-return]
+        self.check_input(input, self.dimensions + 1)
         if not self.crosses:
-            self.check_input(input)
             return super().forward(input)  # type: ignore[no-any-return]
         _, extra = self._padding()
         unbatched = input.dim() == self.dimensions + 1

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lra.torch.backward import Place, send, transforming
-from lra.torch.layers.base import Local
+from lra.torch.layers.base import Local, LocalWeights
+from lra.torch.watch import look_at_errors
 
 
 def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
@@ -53,7 +54,12 @@ class LocalSequential(nn.Sequential):
             if places:
                 x, places, tensors = send(tuple(places), x, *tensors), [], []
             x = layer(x)
-        return send(tuple(places), x, *tensors) if places else x
+        if not places:
+            return x
+        x = send(tuple(places), x, *tensors)
+        if isinstance(self[-1], LocalWeights):
+            look_at_errors(self[-1]._lra, x)
+        return x
 
     def restore(self) -> None:
         """Become the plain class again."""

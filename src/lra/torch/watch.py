@@ -1,0 +1,114 @@
+"""What goes wrong without an error: optimizers without feedback, losses of another scale."""
+
+import functools
+import warnings
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import WeakIdKeyDictionary
+
+from lra.errors import LraWarning
+from lra.loss_terms import count_terms
+from lra.torch.backward import transforming
+
+_PASSES = 3
+"""In how many forward passes after a conversion the scale of the loss is looked at."""
+
+_FAR = 1e3
+"""An error N d beyond which a loss cannot be a mean of usual losses."""
+
+_optimizers: "weakref.WeakSet[torch.optim.Optimizer]" = weakref.WeakSet()
+_pairs: Any = WeakIdKeyDictionary()  # E, weakly, for each W
+_hooked: list[Any] = []
+
+
+def pair(W: Any, E: Any) -> None:
+    """Note that an optimizer which moves W should move its feedback weights E."""
+    if isinstance(W, nn.Parameter) and isinstance(E, nn.Parameter):
+        if not _hooked:
+            _hooked.append(register_optimizer_step_pre_hook(_check_optimizer))
+        _pairs[W] = weakref.ref(E)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if optimizer in _optimizers:
+        return
+    _optimizers.add(optimizer)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = 0
+    for W in [p for group in optimizer.param_groups for p in group["params"]]:
+        E = _pairs[W]() if W in _pairs else None
+        missing += E is not None and E.grad is not None and id(E) not in held
+    if missing:
+        warnings.warn(
+            f"this {type(optimizer).__name__} moves the weights of {missing} layers, but not their "
+            "learned feedback weights, which then stay as they were drawn. Build it after "
+            "lra.convert, or optimizer.add_param_group({'params': lra.feedback_parameters(model)})",
+            LraWarning,
+            stacklevel=3,
+        )
+
+
+def look_at_errors(record: Any, h: Tensor) -> None:
+    """Look at the error that comes back to a layer's output h, in the first passes only."""
+    shared = record.conversion
+    if shared.looked >= _PASSES or torch.compiler.is_compiling() or transforming():
+        return
+    if not (h.requires_grad and record.nonlinear):
+        return
+    if shared.first in (record.path, None):
+        shared.first, shared.looked = record.path, shared.looked + 1
+    values = h.detach()
+    hook = functools.partial(_check_scale, record, values)
+    h.register_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def _check_scale(record: Any, h: Tensor, error: Tensor) -> None:
+    shared, terms, error = record.conversion, record.terms, error.detach()
+    if shared.warned or h.shape != error.shape or h.dim() < 2 or not h.numel():
+        return
+    N = count_terms(terms, h.shape)
+    divisor = _terms_of_cross_entropy(h, error)
+    if divisor is not None and not 1 / 1.5 < divisor / N < 1.5:
+        shared.warned = True
+        _warn(
+            f"the loss divides by {divisor:.4g}, or is scaled as if it did, where {N:g} terms are "
+            f"counted (loss_terms={str(terms) if isinstance(terms, str) else terms!r})",
+            f"{divisor:.4g}",
+        )
+    elif float(error.abs().max()) * N > _FAR:
+        shared.warned = True
+        _warn(
+            f"errors of {float(error.abs().max()) * N:.2g} arrive at {record.path!r}, taken "
+            f"times N = {N:g}, as if the loss were no mean, or scaled",
+            "N / S for a mean over N terms that is scaled by S",
+        )
+
+
+def _warn(what: str, value: str) -> None:
+    warnings.warn(
+        f"{what}. A target moves by beta N d, so N must be right: lra.set_loss_terms(model, "
+        f"{value}), or convert with loss_terms=; 1 is for a sum",
+        LraWarning,
+        stacklevel=2,
+    )
+
+
+def _terms_of_cross_entropy(h: Tensor, error: Tensor) -> float | None:
+    """Give what a softmax cross-entropy of h divides by, if the error is that of one."""
+    for dim in dict.fromkeys((h.dim() - 1, 1)):
+        g, p = error.double().movedim(dim, -1), h.double().softmax(dim).movedim(dim, -1)
+        g, p = g.reshape(-1, g.shape[-1]), p.reshape(-1, p.shape[-1])
+        used = (g != 0).any(-1)  # terms that the loss ignores have none
+        g, p = g[used], p[used]
+        if not len(g) or g.shape[-1] < 2 or not bool(((g < 0).sum(-1) == 1).all()):
+            continue
+        positive = g > 0
+        c = (g * positive).sum(-1) / (p * positive).sum(-1)
+        expected = c[:, None] * (p - (g < 0).double())
+        if bool(((g - expected).abs().amax(-1) <= 1e-3 * c).all()):
+            return 1 / float(c.median())
+    return None

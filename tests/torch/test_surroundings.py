@@ -1,0 +1,221 @@
+"""What surrounds a conversion: freezing, meta device, sharding, optimizers, the loss's scale.
+
+The oracle is the same model's updates without the surroundings, or the message that a reader needs.
+"""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from nets import ViT
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+import lra
+
+
+def net(rule=None, **options):
+    torch.manual_seed(0)
+    layers = nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)
+    return lra.convert(nn.Sequential(*layers).double(), rule or lra.LRAE(0.3), **options)
+
+
+def data(n=5):
+    torch.manual_seed(1)
+    return torch.randn(n, 6).double(), torch.randint(4, (n,))
+
+
+def updates(model, x, t, **loss):
+    model.zero_grad()
+    F.cross_entropy(model(x), t, **loss).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("by", [torch.func.jacrev, torch.func.jacfwd, torch.func.grad])
+def test_a_derivative_of_a_derivative_is_refused_under_func(by):
+    model, (x, _) = net(loss_terms=1), data()
+
+    def f(v):
+        return model(v[None]).sum() if by is torch.func.grad else model(v[None])[0]
+
+    lra.restore(model)
+    lra.convert(model, lra.LRAE(), input_layers=(), loss_terms=1)
+    if by is torch.func.grad:
+        once = torch.func.grad(f)
+        assert once(x[0]).shape == (6,)
+        twice = torch.func.jacrev(once)
+    else:
+        twice = torch.func.jacrev(torch.func.jacrev(f))
+    with pytest.raises(lra.RuleError, match="a derivative of a derivative"):
+        twice(x[0])
+
+
+def test_feedback_is_frozen_and_unfrozen_with_its_weights():
+    model, batch = net(), data()
+    E = model[2].feedback
+    model[2].weight.requires_grad_(False)
+    assert "2.feedback" not in updates(model, *batch)
+    assert not E.requires_grad
+    model[2].weight.requires_grad_(True)
+    got = updates(model, *batch)
+    torch.testing.assert_close(got["2.feedback"], got["2.weight"])
+
+
+@pytest.mark.parametrize("way", ["reset", "load", "forward", "state"])
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.FeedbackAlignment()], ids=lra.name_of)
+def test_meta_device(way, rule):
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(6, 400), nn.Tanh(), nn.Linear(400, 300), nn.LSTM(300, 8))
+    lra.convert(model, rule)
+    assert model[2].feedback.is_meta
+    model.to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(1e9)  # whatever the memory held
+    if way == "reset":
+        for module in model:
+            getattr(module, "reset_parameters", lambda: None)()
+    else:
+        for module in model:
+            plain = getattr(module, "plain", type(module))
+            getattr(plain, "reset_parameters", lambda m: None)(module)
+        if way == "load":
+            plain = {k: v for k, v in model.state_dict().items() if "feedback" not in k}
+            model.load_state_dict(plain)
+    if way == "state":
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        model.load_state_dict(state)
+        assert (model[2].feedback == 1e9).all()  # as it was saved
+        return
+    model(torch.randn(3, 6))
+    E, W = model[2].feedback, model[2].weight
+    assert 0.95 < E.std() / W.std() < 1.05
+    assert model[3].feedback_ih_l0.abs().max() < 2
+
+
+def test_converting_in_inference_mode():
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        layers = nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)
+    model = nn.Sequential(*layers)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+    with torch.inference_mode():
+        lra.convert(model, lra.LRAE(), input_layers=())
+    assert not model[2].feedback.is_inference()
+    updates(model, torch.randn(3, 6), torch.zeros(3, dtype=torch.long))
+
+
+def test_one_sample_without_a_batch():
+    (x, t), rule = data(1), lra.LRAE(0.3)
+    expected = updates(net(rule), x, t)
+    model = net(rule)
+    with pytest.raises(
+        lra.RuleError, match=r"one sample without a batch.*set_loss_terms\(model, 1"
+    ):
+        model(x[0])
+    with pytest.raises(lra.RuleError, match="one sample without a batch"):
+        torch.func.vmap(model)(x)
+    lra.set_loss_terms(model, 1)
+    got = updates(model, x[0], t[0])
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value)
+    conv = nn.Sequential(nn.Conv1d(2, 3, 1), nn.ReLU(), nn.Conv1d(3, 2, 1))
+    lra.convert(conv, rule)
+    conv(torch.randn(4, 2, 5))
+    with pytest.raises(lra.RuleError, match="one sample without a batch"):
+        conv(torch.randn(2, 5))
+    lra.convert(lra.restore(conv), lra.FeedbackAlignment())(torch.randn(2, 5))  # knows no N
+    with torch.no_grad():
+        net(rule)(x[0])
+
+
+def test_an_optimizer_without_the_learned_feedback_is_told():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    early = torch.optim.SGD(model.parameters(), lr=0.1)
+    lra.convert(model, lra.LRAE())
+    updates(model, *data())
+    with pytest.warns(lra.LraWarning, match=r"moves the weights of 1 layers.*add_param_group"):
+        early.step()
+    early.step()  # once is enough
+    late = torch.optim.SGD(model.parameters(), lr=0.1)
+    late.step()
+    mended = torch.optim.SGD([model[0].weight, model[2].weight], lr=0.1)
+    mended.add_param_group({"params": lra.feedback_parameters(model)})
+    mended.step()
+
+
+SCALES = {
+    "sum": (lambda m, x, t: F.cross_entropy(m(x), t, reduction="sum"), r"divides by 1,"),
+    "scaled": (lambda m, x, t: 2.0**16 * F.cross_entropy(m(x), t), "divides by 7.6"),
+    "accumulated": (lambda m, x, t: F.cross_entropy(m(x), t) / 4, r"divides by 20,"),
+    "other": (lambda m, x, t: 1e5 * F.mse_loss(m(x)[:, 0], t.double()), "as if the loss were no"),
+}
+
+
+@pytest.mark.parametrize(("loss", "said"), SCALES.values(), ids=SCALES)
+def test_a_loss_of_another_scale_is_noticed(loss, said):
+    model, (x, t) = net(), data()
+    with pytest.warns(lra.LraWarning, match=said):
+        loss(model, x, t).backward()
+    loss(model, x, t).backward()  # once is enough
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(net(lra.KolenPollack()), x, t).backward()  # knows no scale
+
+
+def test_usual_losses_are_not_complained_of():
+    x, t = data(7)
+    weight = torch.tensor([1.0, 1.1, 0.9, 1.0]).double()
+    for loss in (
+        lambda h: F.cross_entropy(h, t),
+        lambda h: F.cross_entropy(h, t, weight=weight),
+        lambda h: F.cross_entropy(h, t, label_smoothing=0.1),
+        lambda h: F.mse_loss(h[:, 0], t.double()),
+        lambda h: F.binary_cross_entropy_with_logits(h[:, 0], (t > 1).double()),
+    ):
+        loss(net()(x)).backward()
+    F.cross_entropy(net(loss_terms=1)(x), t, reduction="sum").backward()
+    F.cross_entropy(net(loss_terms=7 / 8)(x), t).mul(8).backward()
+
+
+def test_what_was_put_on_after_convert():
+    model = net()
+    parametrizations.weight_norm(model[2])
+    with pytest.raises(lra.ConversionError, match="put on '2' after convert"):
+        lra.restore(model)
+    assert lra.is_converted(model)
+    torch.nn.utils.parametrize.remove_parametrizations(model[2], "weight")
+    lra.restore(model)
+    assert [type(m) for m in model] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
+    assert not any("lra" in name or "feedback" in name for m in model for name in vars(m))
+
+
+def test_learned_tokens_and_positions_are_no_weights():
+    model = ViT().double()
+    lra.convert(model, lra.LRAE(), example=torch.randn(2, 3, 8, 8).double())
+    assert lra.coverage(model).full
+    assert type(model) is ViT
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+@pytest.mark.parametrize("kind", ["convolutions", "transformer"])
+def test_compiled_for_any_batch(kind):
+    torch.manual_seed(0)
+    if kind == "convolutions":
+        layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.LazyLinear(4)
+        model = nn.Sequential(*layers)
+        model(torch.randn(2, 3, 8, 8))
+    else:
+        model = ViT()
+    lra.convert(model, lra.LRAE(), example=torch.randn(2, 3, 8, 8))
+    torch._dynamo.reset()
+    twin = copy.deepcopy(model)
+    with torch._dynamo.config.patch(specialize_float=True):  # beta and gamma are no inputs
+        compiled = torch.compile(twin, backend="aot_eager", dynamic=True)
+        for n in (3, 5):
+            x, t = torch.randn(n, 3, 8, 8), torch.randint(4, (n,))
+            expected, got = updates(model, x, t), updates(compiled, x, t)
+            for name, value in expected.items():
+                torch.testing.assert_close(got[f"_orig_mod.{name}"], value, rtol=1e-4, atol=1e-6)
