@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 import lra
-from lra.torch.layers import NONLINEARITIES, REFUSED, WEIGHTS
+from lra.torch.layers import FOLLOWED, NONLINEARITIES, WEIGHTS
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -41,8 +41,11 @@ def layers() -> str:
             f"| {names(list(NONLINEARITIES))} | the rule's crossing |",
             "| normalisation, pooling, dropout, embedding, softmax, attention's products, sums, "
             "reshaping | autograd's own derivative |",
-            f"| {names(list(REFUSED))}; parametrized, lazy and subclassed weight layers | "
-            "refused, unless you `skip` them |",
+            f"| {names([cls for cls in FOLLOWED if cls not in WEIGHTS])}, and all subclasses; "
+            "parametrized, weight-normed and pruned weights | the rule's feedback and crossing, "
+            "function by function |",
+            "| what a forward of your own calls: products with weights, nonlinear functions | the "
+            "same, found by `example=` |",
         )
     )
 
