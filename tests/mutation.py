@@ -24,6 +24,7 @@ LAYERS = "tests/torch/test_layers.py"
 IDENTITY = "tests/torch/test_identity.py"
 MACHINERY = "tests/torch/test_machinery.py"
 FUNCTION = "tests/torch/test_function.py"
+MEMORY = "tests/torch/test_memory.py"
 REFUSALS = "tests/torch/test_refusals.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 
@@ -40,6 +41,20 @@ class Defect:
 
 
 DEFECTS = (
+    Defect(
+        "use what was changed since",
+        "torch/backward.py",
+        " and origin.version == z._version",
+        "",
+        MEMORY,
+    ),
+    Defect(
+        "let the graph hold itself",
+        "torch/layers/function.py",
+        "    leaves[at] = None",
+        "    pass",
+        MEMORY,
+    ),
     Defect(
         "drop beta",
         "crossing.py",

@@ -180,6 +180,19 @@ def test_usual_losses_are_not_complained_of():
     F.cross_entropy(net(loss_terms=7 / 8)(x), t).mul(8).backward()
 
 
+def test_errors_are_looked_at_in_the_first_passes_only():
+    x, t = data()
+    fused, apart = net(), net()
+    handle = apart[2].register_forward_hook(lambda *_: None)  # called one by one
+    for model in (fused, apart):
+        for _ in range(5):
+            F.cross_entropy(model(x), t).backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            F.cross_entropy(model(x), t, reduction="sum").backward()
+    handle.remove()
+
+
 def test_what_was_put_on_after_convert():
     model = net()
     parametrizations.weight_norm(model[2])

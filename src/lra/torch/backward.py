@@ -7,7 +7,7 @@ the cost of a Function.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -364,3 +364,26 @@ def send(places: tuple[Place, ...], x: Tensor, *parameters: Tensor | None) -> Te
         own, parameters = parameters[: place.parameters], parameters[place.parameters :]
         x = _Single.apply(place, x, *own)  # type: ignore[no-untyped-call]
     return x
+
+
+def multiply(place: Weights, z: Tensor, *parameters: Tensor | None) -> Tensor:
+    """Give h = z W^T + b of one weight layer, which keeps what the unit before it keeps anyway."""
+    origin = Origin.of(z)
+    return send((place if origin is None else replace(place, origin=origin),), z, *parameters)
+
+
+def bend(
+    phi: Callable[[Tensor], Tensor],
+    crossing: Crossing,
+    terms: LossTerms | float,
+    h: Tensor,
+    in_place: bool,
+) -> Tensor:
+    """Give z = phi(h) of one unit; written over h, where the plain one does that."""
+    given, h = h, h.clone() if in_place else h
+    if torch.compiler.is_compiling() or transforming():
+        z = send((Nonlinearity(phi, crossing, terms),), h)
+        return given.copy_(z) if in_place else z
+    origin = Origin(phi, h.detach())
+    z = send((Nonlinearity(phi, crossing, terms, origin),), h)
+    return origin.mark(given.copy_(z) if in_place else z)

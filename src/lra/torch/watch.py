@@ -15,7 +15,10 @@ from lra.loss_terms import count_terms
 from lra.torch.backward import transforming
 
 _PASSES = 3
-"""In how many forward passes after a conversion the scale of the loss is looked at."""
+"""In how many backward passes after a conversion a layer looks at the scale of its error."""
+
+_ROWS = 64
+"""How many of an error's rows are looked at."""
 
 _FAR = 1e3
 """An error N d beyond which a loss cannot be a mean of usual losses."""
@@ -54,21 +57,16 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
 
 def look_at_errors(record: Any, h: Tensor) -> None:
     """Look at the error that comes back to a layer's output h, in the first passes only."""
-    shared = record.conversion
-    if shared.looked >= _PASSES or torch.compiler.is_compiling() or transforming():
+    if record.looked >= _PASSES or torch.compiler.is_compiling() or transforming():
         return
-    if not (h.requires_grad and record.nonlinear):
-        return
-    if shared.first in (record.path, None):
-        shared.first, shared.looked = record.path, shared.looked + 1
-    values = h.detach()
-    hook = functools.partial(_check_scale, record, values)
-    h.register_hook(hook)  # type: ignore[no-untyped-call]
+    if h.requires_grad and record.nonlinear and h.dim() > 1 and h.numel():
+        h.register_hook(functools.partial(_check_scale, record, h.detach()))  # type: ignore[no-untyped-call]
 
 
 def _check_scale(record: Any, h: Tensor, error: Tensor) -> None:
     shared, terms, error = record.conversion, record.terms, error.detach()
-    if shared.warned or h.shape != error.shape or h.dim() < 2 or not h.numel():
+    record.looked += 1
+    if shared.warned or h.shape != error.shape:
         return
     N = count_terms(terms, h.shape)
     divisor = _terms_of_cross_entropy(h, error)
@@ -100,11 +98,13 @@ def _warn(what: str, value: str) -> None:
 def _terms_of_cross_entropy(h: Tensor, error: Tensor) -> float | None:
     """Give what a softmax cross-entropy of h divides by, if the error is that of one."""
     for dim in dict.fromkeys((h.dim() - 1, 1)):
-        g, p = error.double().movedim(dim, -1), h.double().softmax(dim).movedim(dim, -1)
-        g, p = g.reshape(-1, g.shape[-1]), p.reshape(-1, p.shape[-1])
-        used = (g != 0).any(-1)  # terms that the loss ignores have none
-        g, p = g[used], p[used]
-        if not len(g) or g.shape[-1] < 2 or not bool(((g < 0).sum(-1) == 1).all()):
+        if h.shape[dim] < 2:
+            continue
+        g, p = (t.movedim(dim, -1).reshape(-1, t.shape[dim]) for t in (error, h))
+        used = (g != 0).any(-1).nonzero()[:, 0]  # terms that the loss ignores have none
+        used = used[:: max(1, len(used) // _ROWS)]
+        g, p = g[used].double(), p[used].double().softmax(-1)
+        if not len(g) or not bool(((g < 0).sum(-1) == 1).all()):
             continue
         positive = g > 0
         c = (g * positive).sum(-1) / (p * positive).sum(-1)

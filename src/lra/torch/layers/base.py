@@ -3,7 +3,7 @@
 import copyreg
 import math
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -17,12 +17,12 @@ from lra.rules import Rule
 from lra.torch.backward import (
     Nonlinearity,
     Operation,
-    Origin,
     Place,
     Taught,
     Weights,
+    bend,
+    multiply,
     send,
-    transforming,
 )
 from lra.torch.watch import look_at_errors, pair
 
@@ -68,16 +68,12 @@ class Conversion:
         skipped: the qualified names of what was left to autograd on purpose.
         proof: the audit of the example, where one was given.
         bends: whether any nonlinearity may be among them.
-        looked: in how many forward passes the scale of the loss was looked at.
-        first: the path of the layer that a pass reaches first.
-        warned: whether a warning of it was given.
+        warned: whether a warning of the scale of the loss was given.
     """
 
     skipped: tuple[str, ...] = ()
     proof: Any = None
     bends: bool = False
-    looked: int = 0
-    first: str | None = None
     warned: bool = False
 
 
@@ -93,6 +89,7 @@ class Record:
         conversion: what all modules converted together share.
         drawn: whether the feedback weights hold numbers, and not what a meta device left.
         table: what a layer by function knows beside.
+        looked: how many errors were looked at for the scale of the loss.
     """
 
     rule: Rule
@@ -102,6 +99,7 @@ class Record:
     conversion: Conversion = field(default_factory=Conversion)
     drawn: bool = True
     table: Any = None
+    looked: int = 0
 
     @property
     def nonlinear(self) -> bool:
@@ -267,11 +265,8 @@ class LocalWeights(Local):
     def carry(self, x: Tensor) -> Tensor:
         """Run the layer on x, with errors coming back through E."""
         place, tensors = self.place()
-        origin = Origin.of(x)
-        if origin is not None:
-            assert isinstance(place, Weights)
-            place = replace(place, origin=origin)
-        h = send((place,), x, *tensors)
+        assert isinstance(place, Weights)
+        h = multiply(place, x, *tensors)
         look_at_errors(self._lra, h)
         return h
 
@@ -352,17 +347,12 @@ class LocalNonlinearity(Local):
         """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
         if not torch.is_grad_enabled():
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
-        h = input.clone() if self.in_place else input
-        if self.fuses and not (torch.compiler.is_compiling() or transforming()):
-            origin = Origin(self.phi, h.detach())
-            place = Nonlinearity(self.phi, self.rule.crossing, self.loss_terms, origin)
-            z = send((place,), h)
-            return origin.mark(input.copy_(z) if self.in_place else z)
         if self.fuses:
-            z = send((self.place()[0],), h)
-        else:  # autograd finds the parameters' gradients; the error at h is the rule's
-            taught = Taught(self.phi, self.rule.crossing, self.loss_terms)
-            z = send((taught,), h, self.plain.forward(self, h.detach()))
+            return bend(self.phi, self.rule.crossing, self.loss_terms, input, self.in_place)
+        # Autograd finds the parameters' gradients; the error at h is the rule's.
+        h = input.clone() if self.in_place else input
+        taught = Taught(self.phi, self.rule.crossing, self.loss_terms)
+        z = send((taught,), h, self.plain.forward(self, h.detach()))
         return input.copy_(z) if self.in_place else z
 
     def _describe(self) -> str:

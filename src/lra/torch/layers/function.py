@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from lra.crossing import Derivative
 from lra.errors import ConversionError, RuleError
 from lra.feedback import Feedback, Stored, Transpose
-from lra.torch.backward import Nonlinearity, Place, Product, Weights, send
+from lra.torch.backward import Product, Weights, bend, multiply, send
 from lra.torch.layers.base import DrawLike, Local, as_weights, draw_feedback
 from lra.torch.layers.linear import LinearOperation
 from lra.torch.watch import look_at_errors, pair
@@ -188,6 +188,7 @@ def _of(h: Tensor, function: Any, args: Any, kwargs: Any) -> Callable[[Tensor], 
     """Give a call as a function of one of its tensors."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     at = next(i for i, leaf in enumerate(leaves) if leaf is h)
+    leaves[at] = None  # else the graph would hold itself
 
     def call(v: Tensor) -> Any:
         own, named = pytree.tree_unflatten([*leaves[:at], v, *leaves[at + 1 :]], spec)
@@ -277,7 +278,7 @@ class Follow(TorchFunctionMode):
                     plain, kept, DrawLike(plain, _fan_in(func, W)), torch
                 )
         if func is F.linear and W.dim() == 2 and not {"input", "weight"} & kwargs.keys():
-            h = send((Weights(LinearOperation(), layer.rule.feedback),), args[0], W, bias, E)
+            h = multiply(Weights(LinearOperation(), layer.rule.feedback), args[0], W, bias, E)
             look_at_errors(layer._lra, h)
             return h
         call, given = _apart(func, args, kwargs)
@@ -299,9 +300,8 @@ class Follow(TorchFunctionMode):
         call = _of(h, func, args, kwargs)
         changes = func in CHANGING or func in layer.table.changing or bool(kwargs.get("inplace"))
         changes = changes or (len(args) > 1 and func in _IN_PLACE_AT and _inplace(func, args))
-        if not changes:
-            return send((layer.unit(call),), h)
-        return h.copy_(send((layer.unit(lambda v: call(v.clone())),), h.clone()))
+        phi = (lambda v: call(v.clone())) if changes else call
+        return bend(phi, layer.rule.crossing, layer._lra.terms, h, changes)
 
 
 _IN_PLACE_AT = {
@@ -410,10 +410,6 @@ class LocalForward(Local):
     def computes(self) -> bool:
         """Whether the E of a pass is computed, and not what is kept."""
         return type(self.rule.feedback).effective is not Feedback.effective
-
-    def unit(self, phi: Callable[[Tensor], Tensor]) -> Place:
-        """Give a place for a function of this layer's forward."""
-        return Nonlinearity(phi, self.rule.crossing, self._lra.terms)
 
     def sources(self) -> dict[Tensor, _Source | None]:
         """Give the parameters that have feedback weights; all, where they are to be found out."""
