@@ -78,7 +78,7 @@ class Crossing(Axis):
         """Give the error at h from the error d at z.
 
         Args:
-            phi: the elementwise nonlinearity.
+            phi: the elementwise nonlinearity; it may overwrite its argument.
             h: pre-activations, any shape.
             z: post-activations phi(h), of h's shape.
             d: the error at z, of h's shape, divided by N as the loss's mean left it.
@@ -125,4 +125,6 @@ class TargetDifference(Crossing):
             difference = z - phi(target)
         else:
             difference = self.through(h, xp) - self.through(target, xp)
-        return (self.gain / n) * self.local_loss.derivative(difference, xp)
+        e = self.local_loss.derivative(difference, xp)
+        e *= self.gain / n  # in place, where arrays can be
+        return e

@@ -415,8 +415,9 @@ def test_half_precision_updates_need_the_crossing_in_float32(monkeypatch):
     bound = 0.05
     assert distance(updates(model, x, y), expected) < bound
 
-    def narrow(phi, crossing, terms, h, z, d):
-        return crossing.error(phi, h, z, d, h.shape[0], torch)
+    def narrow(unit, d, h, z=None):
+        z = unit.phi(h) if z is None else z
+        return unit.crossing.error(unit.phi, h, z, d, h.shape[0], torch)
 
     monkeypatch.setattr("lra.torch.backward.cross", narrow)
     assert distance(updates(model, x, y), expected) > 4 * bound

@@ -51,6 +51,30 @@ def gradients(between, inplace, twice=False):
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.parametrize("before", [lambda h: h, lambda h: h[:, :6], lambda h: h.view(-1)[:30]])
+def test_a_unit_that_overwrites_its_input_is_the_plain_one(before):
+    class Unit(nn.Module):
+        def __init__(self, inplace):
+            super().__init__()
+            self.stem, self.act = nn.Linear(6, 8), nn.ELU(inplace=inplace)
+
+        def forward(self, x):
+            part = before(self.stem(x))
+            z = self.act(part)
+            assert (part is z or part.equal(z)) == self.act.inplace
+            return z
+
+    outputs = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = lra.convert(Unit(inplace).double(), lra.LRAE(0.3))
+        z = model(torch.randn(5, 6).double())
+        z.square().mean().backward()
+        outputs.append((z.detach(), model.stem.weight.grad))
+    for a, b in zip(*outputs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)

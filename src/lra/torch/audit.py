@@ -30,7 +30,7 @@ from lra.crossing import Derivative
 from lra.errors import ConversionError
 from lra.feedback import Transpose
 from lra.rules import Rule
-from lra.torch.backward import _Chain, _Single
+from lra.torch.backward import NODES
 from lra.torch.layers import NONLINEARITIES, WEIGHTS, Local, LocalForward, LocalNonlinearity
 
 # The names of graph nodes, without "Backward0", by what they do to an error; after "|", of those
@@ -307,7 +307,7 @@ class _Recorder(TorchFunctionMode):
             node = todo.pop()
             if node is None or node in reached:
                 continue
-            reached[node] = getattr(node, "_forward_cls", None) in (_Chain, _Single)
+            reached[node] = getattr(node, "_forward_cls", None) in NODES
             todo += _below(node)
             for below in filter(None, _below(node)):
                 self.users.setdefault(below, []).append(_stem(node))
@@ -386,7 +386,7 @@ class _Recorder(TorchFunctionMode):
         return self.owners[node].level
 
     def _level_of(self, x: Tensor) -> int:
-        if getattr(x.grad_fn, "_forward_cls", None) in (_Chain, _Single):
+        if getattr(x.grad_fn, "_forward_cls", None) in NODES:
             return 2  # what a rule's layer gives is an activity, also of learned tokens
         if id(x) in self.fixed:
             return self.fixed[id(x)][1]

@@ -174,12 +174,21 @@ class Product:
 
 @dataclass(frozen=True)
 class Nonlinearity:
-    """z = phi(h) forward; the crossing axis's error backward."""
+    """z = phi(h) forward; the crossing axis's error backward.
+
+    Attributes:
+        phi: the nonlinearity.
+        crossing: the crossing axis.
+        terms: N, or how to count it.
+        origin: where others look for h.
+        over: phi written over its argument, where the plain unit does that.
+    """
 
     phi: Callable[[Tensor], Tensor]
     crossing: Crossing
     terms: LossTerms | float
     origin: Origin | None = None
+    over: Callable[[Tensor], Tensor] | None = None
     parameters = 0
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
@@ -194,9 +203,10 @@ class Nonlinearity:
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
         """Give the error at h."""
+        h, *z = kept
         if self.origin is not None:
-            kept = (*kept, *self.origin.drop())
-        return (cross(self.phi, self.crossing, self.terms, error, *kept),)
+            z += self.origin.drop()
+        return (cross(self, error, h, *z),)
 
 
 @dataclass(frozen=True)
@@ -206,6 +216,7 @@ class Taught:
     phi: Callable[[Tensor], Tensor]
     crossing: Crossing
     terms: LossTerms | float
+    over = None
     parameters = 1
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
@@ -221,28 +232,22 @@ class Taught:
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
         """Give the error at h, and d at z."""
-        e = cross(self.phi, self.crossing, self.terms, error, *kept) if needs[0] else None
+        e = cross(self, error, *kept) if needs[0] else None
         return e, error if needs[1] else None
 
 
-def cross(
-    phi: Callable[[Tensor], Tensor],
-    crossing: Crossing,
-    terms: LossTerms | float,
-    d: Tensor,
-    h: Tensor,
-    z: Tensor | None = None,
-) -> Tensor:
+def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = None) -> Tensor:
     """Send an error d at z = phi(h) across phi, in float32 at least.
 
     The difference of an output and its target is far smaller than either: in 16 bits it would be
     mostly rounding, so there both are computed from h in 32.
     """
-    n = count_terms(terms, h.shape)
+    n = count_terms(unit.terms, h.shape)
     given = d.dtype
     if h.dtype in (torch.float16, torch.bfloat16):
         h, d, z = h.float(), d.float(), None
-    e: Tensor = crossing.error(phi, h, phi(h) if z is None else z, d, n, torch)
+    z = unit.phi(h) if z is None else z
+    e: Tensor = unit.crossing.error(unit.over or unit.phi, h, z, d, n, torch)
     return e.to(given)
 
 
@@ -293,6 +298,22 @@ class _Chain(Function):
         return None, error, *gradients
 
 
+class _Overwriting(_Chain):
+    """One nonlinearity that is written over its input, as a node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, places: tuple[Nonlinearity], x: Tensor) -> Tensor:  # type: ignore[override]
+        (place,) = places
+        assert place.over
+        assert place.origin
+        place.origin.h = x.clone()
+        ctx.places, ctx.spans = places, [1]
+        ctx.save_for_backward(place.origin.h)
+        place.over(x)
+        ctx.mark_dirty(x)
+        return x
+
+
 class _Single(Function):
     """One place as one node, in the form that torch.func's transforms ask for."""
 
@@ -314,6 +335,10 @@ class _Single(Function):
         needs = ctx.needs_input_grad[1:]
         found = iter(_Updates.apply(ctx.place, needs, there, error, *ctx.saved_tensors))  # type: ignore[no-untyped-call]
         return None, *(next(found) if is_there else None for is_there in there.gradients)
+
+
+NODES = (_Chain, _Overwriting, _Single)
+"""What the nodes of the graph are across which a rule sends errors."""
 
 
 class _There:
@@ -377,13 +402,20 @@ def bend(
     crossing: Crossing,
     terms: LossTerms | float,
     h: Tensor,
-    in_place: bool,
+    overwrites: bool = False,
 ) -> Tensor:
-    """Give z = phi(h) of one unit; written over h, where the plain one does that."""
-    given, h = h, h.clone() if in_place else h
-    if torch.compiler.is_compiling() or transforming():
-        z = send((Nonlinearity(phi, crossing, terms),), h)
-        return given.copy_(z) if in_place else z
-    origin = Origin(phi, h.detach())
-    z = send((Nonlinearity(phi, crossing, terms, origin),), h)
-    return origin.mark(given.copy_(z) if in_place else z)
+    """Give z = phi(h) of one unit; written over h, where phi overwrites its argument."""
+    apart = torch.compiler.is_compiling() or transforming()
+    if not overwrites:
+        origin = None if apart else Origin(phi, h.detach())
+        z = send((Nonlinearity(phi, crossing, terms, origin),), h)
+        return z if origin is None else origin.mark(z)
+
+    def pure(v: Tensor) -> Tensor:
+        return phi(v.clone())
+
+    if apart or h._is_view():  # autograd's own copy knows what a view's base needs
+        return h.copy_(send((Nonlinearity(pure, crossing, terms),), h.clone()))
+    origin = Origin(pure, h.detach())
+    place = Nonlinearity(pure, crossing, terms, origin, phi)
+    return origin.mark(_Overwriting.apply((place,), h))  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lra.crossing import Crossing
 from lra.loss_terms import LossTerms
-from lra.torch.backward import Gradients, Place, cross, send
+from lra.torch.backward import Gradients, Nonlinearity, Place, cross, send
 from lra.torch.layers.base import Local, LocalNonlinearity, local_class
 
 KNOWN: tuple[type[nn.Module], ...] = (
@@ -48,7 +48,7 @@ class _DrawnSlopes:
         def phi(v: Tensor) -> Tensor:
             return torch.where(v < 0, slope.to(v.dtype) * v, v)
 
-        return (cross(phi, self.crossing, self.terms, error, h),)
+        return (cross(Nonlinearity(phi, self.crossing, self.terms), error, h),)
 
 
 class LocalRReLU(LocalNonlinearity, nn.RReLU):

@@ -1,6 +1,7 @@
 """What every converted layer shares: its rule, its feedback weights, and the way back."""
 
 import copyreg
+import functools
 import math
 import sys
 from dataclasses import dataclass, field
@@ -348,7 +349,8 @@ class LocalNonlinearity(Local):
         if not torch.is_grad_enabled():
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
         if self.fuses:
-            return bend(self.phi, self.rule.crossing, self.loss_terms, input, self.in_place)
+            phi = functools.partial(self.plain.forward, self)
+            return bend(phi, self.rule.crossing, self.loss_terms, input, self.in_place)
         # Autograd finds the parameters' gradients; the error at h is the rule's.
         h = input.clone() if self.in_place else input
         taught = Taught(self.phi, self.rule.crossing, self.loss_terms)

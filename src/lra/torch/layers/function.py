@@ -300,8 +300,7 @@ class Follow(TorchFunctionMode):
         call = _of(h, func, args, kwargs)
         changes = func in CHANGING or func in layer.table.changing or bool(kwargs.get("inplace"))
         changes = changes or (len(args) > 1 and func in _IN_PLACE_AT and _inplace(func, args))
-        phi = (lambda v: call(v.clone())) if changes else call
-        return bend(phi, layer.rule.crossing, layer._lra.terms, h, changes)
+        return bend(call, layer.rule.crossing, layer._lra.terms, h, changes)
 
 
 _IN_PLACE_AT = {

@@ -1,0 +1,116 @@
+"""One training step of a residual net, a vision transformer and BERT, against backprop's.
+
+    python benchmarks/step_models.py
+
+Eager, with the fused AdamW. Medians over rounds in which the contestants take turns; the ratio is
+the median of the rounds' ratios, with the quartiles. Needs timm and transformers. Run it with
+nothing else running.
+"""
+
+import argparse
+import copy
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+import lra
+from zoo import torchvision_stand_in
+
+torchvision_stand_in.install()
+import timm  # noqa: E402
+
+
+def resnet() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
+    """timm's ResNet-18 on 64 x 64 images."""
+    x, t = torch.rand(16, 3, 64, 64), torch.randint(10, (16,))
+    return timm.create_model("resnet18", num_classes=10), (x,), lambda out: F.cross_entropy(out, t)
+
+
+def vit() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
+    """timm's tiny vision transformer, four blocks, on 64 x 64 images."""
+    x, t = torch.rand(16, 3, 64, 64), torch.randint(10, (16,))
+    model = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=10, img_size=64, patch_size=8, depth=4
+    )
+    return model, (x,), lambda out: F.cross_entropy(out, t)
+
+
+def bert() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
+    """Hugging Face's BERT for classes: four layers of 256, 64 tokens."""
+    config = transformers.BertConfig(
+        hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
+        vocab_size=8192, num_labels=10,
+    )  # fmt: skip
+    x, t = torch.randint(8192, (16, 64)), torch.randint(10, (16,))
+    model = transformers.BertForSequenceClassification(config)
+    return model, {"input_ids": x}, lambda out: F.cross_entropy(out.logits, t)
+
+
+MODELS = {"ResNet-18": resnet, "ViT": vit, "BERT": bert}
+RULES = {
+    "backprop": None,
+    "LRA-E": lra.LRAE(),
+    "Kolen-Pollack": lra.KolenPollack(),
+    "feedback alignment": lra.FeedbackAlignment(),
+}
+
+
+def step_of(model: nn.Module, inputs: Any, loss: Callable[[Any], Tensor]) -> Callable[[], None]:
+    # Too small a step to learn anything: the time would tell how well a rule fits noise.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(model(**inputs) if isinstance(inputs, dict) else model(*inputs)).backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=3, help="steps in a round")
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for name in options.only:
+        torch.manual_seed(0)
+        plain, inputs, loss = MODELS[name]()
+        steps = {}
+        for kind, rule in RULES.items():
+            model = copy.deepcopy(plain)
+            if rule is not None:
+                lra.convert(model, rule, example=inputs)
+            steps[kind] = step_of(model, inputs, loss)
+        times: dict[str, list[float]] = {kind: [] for kind in steps}
+        for step in steps.values():
+            for _ in range(4):
+                step()
+        for _ in range(options.rounds):
+            for kind, step in steps.items():
+                start = time.perf_counter()
+                for _ in range(options.steps):
+                    step()
+                times[kind].append((time.perf_counter() - start) / options.steps * 1e3)
+        print(f"\n{name}")
+        for kind, values in times.items():
+            ratios = [a / b for a, b in zip(values, times["backprop"], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            print(
+                f"  {kind:<20} {statistics.median(values):8.2f} ms   "
+                f"{middle:5.3f} of backprop's ({low:5.3f} to {high:5.3f})"
+            )
+
+
+if __name__ == "__main__":
+    main()
