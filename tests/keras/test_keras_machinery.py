@@ -267,6 +267,44 @@ def test_a_loop_of_ones_own_gets_the_updates_that_fit_does():
         np.testing.assert_allclose(keras.ops.convert_to_numpy(one), update, atol=1e-2 * size)
 
 
+def compiled(model, optimizer=None, loss="mse", **options):
+    model.compile(optimizer=optimizer or keras.optimizers.SGD(0.5), loss=loss, **options)
+    return model
+
+
+SCALED = {
+    "summed": (lambda: {"loss": keras.losses.MeanSquaredError(reduction="sum")}, r"model, 1\)"),
+    "by a factor": (
+        lambda: {"optimizer": keras.optimizers.SGD(0.5, loss_scale_factor=128.0)},
+        r"model, N / 128",
+    ),
+    "by turns": (
+        lambda: {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))},
+        "LossScaleOptimizer",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), SCALED.values(), ids=SCALED)
+def test_a_loss_of_another_scale_is_refused(options, said):
+    model = net()
+    with pytest.raises(lra.OptionError, match=said):
+        compiled(model, **options())
+    assert not model.compiled
+    compiled(net(lra.FeedbackAlignment()), **options())  # it is linear in the error
+    plain = compiled(lra.keras.restore(net()), **options())
+    with pytest.raises(lra.OptionError, match=said):
+        lra.keras.convert(plain, RULE)
+    if "LossScale" not in said:
+        compiled(lra.keras.convert(lra.keras.restore(net()), RULE, loss_terms=1), **options())
+    mended = compiled(net())
+    lra.keras.set_loss_terms(mended, 1)
+    if "LossScale" not in said:
+        compiled(mended, **options())
+        with pytest.raises(lra.OptionError, match=said):
+            lra.keras.set_loss_terms(mended, "batch")
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="its MirroredStrategy")
 def test_replicas_share_one_batch():
     code = (
@@ -283,7 +321,6 @@ def test_replicas_share_one_batch():
         "one.fit(x, y, batch_size=32, verbose=0, shuffle=False)\n"
         "with tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']).scope():\n"
         "    two = net(optimizer=sgd())\n"
-        "    lra.keras.set_loss_terms(two, 32)\n"
         "    two.fit(x, y, batch_size=32, verbose=0, shuffle=False)\n"
         "for a, b in zip(one.trainable_variables, two.trainable_variables):\n"
         "    np.testing.assert_allclose(np.array(b.value), np.array(a.value), atol=2e-6)\n"

@@ -19,6 +19,15 @@ BACKENDS = ("tensorflow", "jax", "torch")
 """The backends that train; Keras's others only predict."""
 
 
+def replicas() -> int:
+    """Give how many processes share a batch, each with its part of the loss's mean."""
+    if keras.backend.backend() != "tensorflow":
+        return 1  # JAX's distribution shows the layers the whole batch
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
 def send(forward: Forward, backward: Backward, *inputs: Any) -> Any:
     """Run `forward` on tensors, and have the error come back through `backward`.
 

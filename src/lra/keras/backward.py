@@ -13,7 +13,7 @@ from keras import ops
 
 from lra.crossing import Crossing
 from lra.feedback import Feedback, Stored
-from lra.keras.backend import after, send
+from lra.keras.backend import after, replicas, send
 from lra.loss_terms import LossTerms, count_terms
 
 Phi = Callable[[Any], Any]
@@ -55,6 +55,8 @@ class Nonlinearity:
             h, d = ops.cast(h, "float32"), ops.cast(d, "float32")
             z = self.phi(h)
         n = count_terms(self.terms, tuple(ops.shape(h)))
+        if isinstance(self.terms, LossTerms):
+            n = n * replicas()
         if not isinstance(n, int | float):  # a batch whose size the graph learns when it runs
             n = ops.cast(n, h.dtype)
         e = self.crossing.error(self.phi, h, z, d, n, ops)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from lra.errors import ConversionError
+from lra.keras.compiled import check_compiled, watch_compile
 from lra.keras.graph import is_model
 from lra.keras.layers import NONLINEARITIES, WEIGHTS, Local, LocalWeights
 from lra.keras.plan import Plan, check_model, plan
@@ -43,8 +44,8 @@ def convert(
             between an input and them.
         loss_terms: the number N of terms that the loss is a mean over. "batch": dimension 0
             of each nonlinearity's input; "tokens": all but its last dimension; or a number: 1 for
-            a summed loss, the sum of the weights for a mean over weighted samples, the whole
-            batch where several replicas share it.
+            a summed loss, the sum of the weights for a mean over weighted samples. Replicas that
+            share a batch are counted.
 
     Returns:
         The new model.
@@ -52,7 +53,9 @@ def convert(
     Raises:
         ConversionError: naming every layer that cannot be converted, with the remedy; or for a
             model that is converted already or has nothing to convert.
-        OptionError: for a name in `skip` or `input_layers` that the model does not have.
+        OptionError: for a name in `skip` or `input_layers` that the model does not have; and from
+            here on by the new model's `compile`, for a loss that is summed or scaled where N is
+            counted.
 
     Source: Ororbia and Mali, AAAI 2019.
     """
@@ -62,7 +65,9 @@ def convert(
     terms = check_terms(loss_terms)
     inputs = None if input_layers is None else _names(input_layers)
     what = plan(model, rule, _names(skip), inputs)
-    return _rebuild(model, lambda layer: _local(layer, what, rule, terms))
+    twin = _rebuild(model, lambda layer: _local(layer, what, rule, terms))
+    watch_compile(twin)
+    return twin
 
 
 def restore(model: Any) -> Any:
@@ -99,13 +104,15 @@ def set_loss_terms(model: Any, loss_terms: LossTerms | str | float) -> None:
 
     Raises:
         ConversionError: for a model in which nothing is converted.
-        OptionError: for anything but "batch", "tokens" or a positive number.
+        OptionError: for anything but "batch", "tokens" or a positive number, or where the model
+            was compiled with a loss that is summed or scaled and N is to be counted.
     """
     _require_converted(model, "set_loss_terms")
     terms = check_terms(loss_terms)
     for layer in _layers(model):
         if isinstance(layer, Local):
             layer.loss_terms = terms
+    check_compiled(model)
     model.train_function = None  # so that `fit` traces the step anew
 
 
