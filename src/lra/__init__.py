@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     )
     from lra.torch.coverage import Coverage, coverage
     from lra.torch.layers.activation import unit
+    from lra.torch.layers.product import weights
     from lra.torch.testing import RuleReport, check_rule
 
 _TORCH = {
@@ -77,6 +78,7 @@ _TORCH = {
     "restore": "convert",
     "set_loss_terms": "convert",
     "unit": "layers.activation",
+    "weights": "layers.product",
 }
 """The names that need torch, and the module of lra.torch each comes from."""
 
@@ -135,6 +137,7 @@ __all__ = [
     "restore",
     "set_loss_terms",
     "unit",
+    "weights",
 ]
 
 

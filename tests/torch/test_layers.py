@@ -1,6 +1,7 @@
 """Closed form: each layer's backward against an expression written out here, in float64."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from nets import ACTIVATIONS, alone, name_of
 from torch import nn
+from torch.nn import functional as F
 
 import lra
+from lra.torch.layers import WEIGHTS
+from lra.torch.layers.product import PRODUCTS
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 FA = lra.FeedbackAlignment()
@@ -304,3 +308,82 @@ def test_targets_are_taken_in_float32_at_least(dtype):
     assert h.grad.dtype == dtype
     assert apart(h.grad) < bound
     assert apart(naive) > 3 * bound  # what the bound is there to notice
+
+
+class Turned(nn.Module):
+    """A layer with its weight the other way round, as Hugging Face's Conv1D."""
+
+    def __init__(self, inputs, outputs, bias=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs)
+        self.bias = nn.Parameter(torch.randn(outputs)) if bias else None
+
+    def forward(self, z):
+        h = z @ self.weight
+        return h if self.bias is None else h + self.bias
+
+
+def multiply(layer, z, W, b):
+    h = z @ W
+    return h if b is None else h + b
+
+
+@pytest.fixture
+def named():
+    known = dict(WEIGHTS)
+    lra.weights(Turned, multiply)
+    yield
+    for cls in WEIGHTS.keys() - known.keys():
+        del WEIGHTS[cls], PRODUCTS[cls]
+
+
+@pytest.mark.usefixtures("named")
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_by_its_product_is_a_linear_one(bias):
+    torch.manual_seed(0)
+    layers = [Turned(4, 6, bias), nn.Tanh(), Turned(6, 5, bias), nn.Tanh(), Turned(5, 3, bias)]
+    model = nn.Sequential(*layers).double()
+    x, t = torch.randn(7, 4).double(), torch.arange(7) % 3
+    linear = [nn.Linear(*m.weight.shape, bias) if m.weight is not None else m
+              for m in layers if isinstance(m, Turned)]  # fmt: skip
+    twin = nn.Sequential(linear[0], nn.Tanh(), linear[1], nn.Tanh(), linear[2]).double()
+    lra.convert(model, lra.LRAE(0.3))
+    lra.convert(twin, lra.LRAE(0.3))
+    with torch.no_grad():
+        for a, b in zip(model, twin, strict=True):
+            if isinstance(a, Turned):
+                b.weight.copy_(a.weight.t())
+                if bias:
+                    b.bias.copy_(a.bias)
+                if a.feedback is not None:
+                    b.feedback.copy_(a.feedback.t())
+    for net in (model, twin):
+        F.cross_entropy(net(x), t).backward()
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        expected = b.grad.t() if a.dim() == 2 else b.grad
+        torch.testing.assert_close(a.grad, expected, rtol=1e-12, atol=1e-14, msg=name)
+    again = pickle.loads(pickle.dumps(model))
+    torch.testing.assert_close(again(x), model(x))
+    lra.restore(model)
+    assert type(model[0]) is Turned
+    assert not hasattr(model[0], "checked")
+
+
+@pytest.mark.usefixtures("named")
+def test_a_wrong_product_is_refused():
+    lra.weights(Turned, lambda layer, z, W, b: z @ W)
+    model = lra.convert(nn.Sequential(Turned(4, 6), nn.Tanh(), Turned(6, 3)), lra.LRAE())
+    with pytest.raises(lra.RuleError, match=r"'0': the product named in lra.weights\(Turned"):
+        model(torch.randn(5, 4))
+
+    class Scaled(Turned):
+        def __init__(self):
+            super().__init__(4, 4)
+            self.scale = nn.Parameter(torch.ones(4))
+
+    lra.weights(Scaled, multiply)
+    with pytest.raises(lra.ConversionError, match="has scale beside weight and bias"):
+        lra.convert(nn.Sequential(Scaled()), lra.LRAE())
+    for cls, product in ((nn.Linear, multiply), (3, multiply), (Turned, 3)):
+        with pytest.raises(lra.OptionError, match="weights: "):
+            lra.weights(cls, product)

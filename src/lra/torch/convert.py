@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ from lra.torch.layers import (
     local_class,
 )
 from lra.torch.layers.base import Conversion, draw_feedback
+from lra.torch.layers.product import PRODUCTS
 from lra.torch.scan import escapes
 from lra.wiring import Chain
 
@@ -323,9 +325,7 @@ def restore(model: M) -> M:
     covered = [
         name
         for name, m in model.named_modules()
-        if isinstance(m, Local)
-        and local_class(type(m).__mro__[1], m.plain) is not type(m)
-        and type(m) not in (*WEIGHTS.values(), *NONLINEARITIES.values())
+        if _sharded(m) or (isinstance(m, (Local, LocalSequential)) and "plain" not in vars(type(m)))
     ]
     if covered:
         raise ConversionError(
@@ -334,6 +334,12 @@ def restore(model: M) -> M:
         )
     _undo(model)
     return model
+
+
+def _sharded(module: nn.Module) -> bool:
+    """Tell whether FSDP2 holds a module's parameters; without importing it for that."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
 def is_converted(model: nn.Module) -> bool:
@@ -479,6 +485,8 @@ def _trouble(module: nn.Module, rule: Rule) -> str:
     """Say why a module cannot follow the rule, or nothing."""
     if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return "it would not know the feedback weights; convert first, then wrap"
+    if _sharded(module):
+        return "its sharding would not know the feedback weights; convert first, then shard"
     if rule == Rule():
         return ""  # all that stays on backprop is as asked
     if any(cls.__module__.startswith("keras.") for cls in type(module).__mro__):
@@ -497,6 +505,10 @@ def _trouble(module: nn.Module, rule: Rule) -> str:
     if type(module) in WEIGHTS:
         if hasattr(module, "feedback"):
             return "it has an attribute 'feedback', where feedback weights would go; rename it"
+        others = module._parameters.keys() - {"weight", "bias"}
+        if type(module) in PRODUCTS and (others or next(module.children(), None) is not None):
+            named = ", ".join(sorted((*others, *dict(module.named_children()))))
+            return f"it has {named} beside weight and bias, which its product cannot teach"
         weight = module._parameters.get("weight")
         if weight is not None and not weight.is_floating_point():
             return f"its weight is {weight.dtype}; rules work on real floating-point weights"

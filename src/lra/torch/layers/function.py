@@ -7,10 +7,11 @@ it as it is, or a view of it; else (standardised, normed, masked weights) to wha
 """
 
 import functools
+import threading
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional
@@ -211,7 +212,7 @@ class Follow(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, as a place of the rule where it is one."""
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled() or func in _ASKS or Left.depth:
+        if not torch.is_grad_enabled() or func in _ASKS or _left.depth:
             return func(*args, **kwargs)
         if func in COMPOSITES:
             with self:
@@ -327,10 +328,13 @@ def _fan_in(func: Any, W: Tensor) -> int:
     return W[0].numel() if by_rows else max(1, W.numel() // W.shape[-1])
 
 
-class Left:
-    """Counts how deep in modules that are left to autograd the forward is."""
+class _Left(threading.local):
+    """Counts how deep in modules that are left to autograd a thread's forward is."""
 
-    depth: ClassVar[int] = 0
+    depth = 0
+
+
+_left = _Left()
 
 
 class LocalLeft(Local):
@@ -342,11 +346,11 @@ class LocalLeft(Local):
 
         @functools.wraps(plain.forward)
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            Left.depth += 1
+            _left.depth += 1
             try:
                 return plain.forward(self, *args, **kwargs)
             finally:
-                Left.depth -= 1
+                _left.depth -= 1
 
         return {"forward": forward}
 

@@ -1,0 +1,146 @@
+"""Several processes: what each learns from its part is what one learns from the whole.
+
+The oracle is the same network in one process, on the whole batch.
+"""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import lra
+
+pytestmark = pytest.mark.skipif(
+    not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo"
+)
+RULES = {"lra-e": lra.LRAE(0.3), "feedback alignment": lra.FeedbackAlignment()}
+
+
+class Tokens(nn.Module):
+    """A small transformer, whose layers are followed function by function."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, "gelu", batch_first=True)
+
+    def forward(self, x):
+        return self.head(self.layer(self.stem(x)).mean(1))
+
+
+class Images(nn.Module):
+    """A small convolutional network; no batch norm, which would see another batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.Tanh(),
+            nn.Flatten(), nn.Linear(16, 4),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.net(x[:, None])
+
+
+MODELS = {"transformer": Tokens, "convolutional": Images}
+
+
+def data():
+    torch.manual_seed(1)
+    return torch.randn(8, 6, 6).double(), torch.arange(8) % 4
+
+
+def build(kind, rule, seed=0):
+    torch.manual_seed(seed)
+    return lra.convert(MODELS[kind]().double(), RULES[rule], example=data()[0][:2])
+
+
+def learn(model, x, t):
+    """Two steps, so that what is learned in the first is used in the second."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), t).backward()
+        optimizer.step()
+    return model
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-10, atol=1e-12, msg=name)
+
+
+def run(part, rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=Path(folder, "meet").as_uri(), rank=rank, world_size=2
+    )
+    part(rank)
+    Path(folder, f"passed by {rank}").touch()
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def spawn(part):
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=run, args=(part, r, folder)) for r in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(100)
+            process.kill()
+        # Not by exit codes: gloo's threads may end in an abort after all is done.
+        assert all(Path(folder, f"passed by {r}").exists() for r in range(2))
+
+
+def part_of_ddp(rank):
+    x, t = data()
+    half = slice(4 * rank, 4 * rank + 4)
+    for kind in MODELS:
+        for rule in RULES:
+            whole = learn(build(kind, rule), x, t)
+            # Another draw on each process: DDP takes the first one's weights, and its feedback.
+            shared = DistributedDataParallel(build(kind, rule, seed=rank))
+            assert_same(learn(shared, x[half], t[half]).module.state_dict(), whole.state_dict())
+            with pytest.raises(lra.ConversionError, match="convert first, then wrap"):
+                lra.convert(DistributedDataParallel(MODELS[kind]()), RULES[rule])
+
+
+def part_of_sharding(rank):
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    x, t = data()
+    half = slice(4 * rank, 4 * rank + 4)
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (2,))
+    for kind in MODELS:
+        for rule in RULES:
+            whole = learn(build(kind, rule), x, t)
+            model = build(kind, rule)
+            for child in model.children():
+                fully_shard(child, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            learn(model, x[half], t[half])
+            found = {
+                name: v.full_tensor() if isinstance(v, DTensor) else v
+                for name, v in model.state_dict().items()
+            }
+            assert_same(found, whole.state_dict())
+            with pytest.raises(lra.ConversionError, match="a sharding"):
+                lra.restore(model)
+            with pytest.raises(lra.ConversionError, match="convert first, then shard"):
+                lra.convert(fully_shard(MODELS[kind](), mesh=mesh), RULES[rule])
+
+
+def test_data_parallel():
+    spawn(part_of_ddp)
+
+
+def test_fully_sharded():
+    spawn(part_of_sharding)
