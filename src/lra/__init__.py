@@ -53,6 +53,7 @@ from lra.wiring import Chain, Wiring
 
 if TYPE_CHECKING:
     from lra.torch.audit import Audit, audit
+    from lra.torch.check import RuleReport, check_rule
     from lra.torch.convert import (
         convert,
         feedback_parameters,
@@ -63,14 +64,13 @@ if TYPE_CHECKING:
     from lra.torch.coverage import Coverage, coverage
     from lra.torch.layers.activation import unit
     from lra.torch.layers.product import weights
-    from lra.torch.testing import RuleReport, check_rule
 
 _TORCH = {
     "Audit": "audit",
     "Coverage": "coverage",
-    "RuleReport": "testing",
+    "RuleReport": "check",
     "audit": "audit",
-    "check_rule": "testing",
+    "check_rule": "check",
     "convert": "convert",
     "coverage": "coverage",
     "feedback_parameters": "convert",

@@ -419,7 +419,7 @@ def test_half_precision_updates_need_the_crossing_in_float32(monkeypatch):
         z = unit.phi(h) if z is None else z
         return unit.crossing.error(unit.phi, h, z, d, h.shape[0], torch)
 
-    monkeypatch.setattr("lra.torch.backward.cross", narrow)
+    monkeypatch.setattr("lra.torch.places.cross", narrow)
     assert distance(updates(model, x, y), expected) > 4 * bound
 
 

@@ -13,7 +13,7 @@ from lra.errors import OptionError
 from lra.feedback import Init
 from lra.lab.config import ACTIVATIONS, TrainConfig
 from lra.rules import name_of
-from lra.torch.layers.base import DrawLike
+from lra.torch.layers.record import DrawLike
 
 
 def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int) -> nn.Sequential:

@@ -1,6 +1,7 @@
 """The rules for torch: convert a module, restore it, look at what a rule reaches."""
 
 from lra.torch.audit import Audit, audit
+from lra.torch.check import RuleReport, check_rule
 from lra.torch.convert import (
     convert,
     feedback_parameters,
@@ -8,7 +9,6 @@ from lra.torch.convert import (
     restore,
     set_loss_terms,
 )
-from lra.torch.testing import RuleReport, check_rule
 
 __all__ = [
     "Audit",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lra.torch.layers.function import PRODUCTS, UNITS
+from lra.torch.layers.functions import PRODUCTS, UNITS
 
 _NAMES = {f.__name__ for f in (*PRODUCTS, *UNITS) if hasattr(f, "__name__")}
 _METHODS = {name for name in _NAMES if hasattr(Tensor, name)}

@@ -12,7 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from lra.errors import LraWarning
 from lra.loss_terms import count_terms
-from lra.torch.backward import transforming
+from lra.torch.places import transforming
 
 _PASSES = 3
 """In how many backward passes after a conversion a layer looks at the scale of its error."""

@@ -3,11 +3,13 @@
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lra.torch.layers.activation import KNOWN, NONLINEARITIES, is_unit, unit
-from lra.torch.layers.base import Local, LocalNonlinearity, LocalWeights, Record, local_class
+from lra.torch.layers.activation import KNOWN, NONLINEARITIES, LocalNonlinearity, is_unit, unit
+from lra.torch.layers.base import Local, LocalWeights, local_class
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
-from lra.torch.layers.function import Follow, LocalForward, LocalLeft, Table
+from lra.torch.layers.follow import Follow
+from lra.torch.layers.function import LocalForward, LocalLeft, Table
 from lra.torch.layers.linear import LocalLinear
+from lra.torch.layers.record import Record
 from lra.torch.layers.sequential import LocalSequential
 
 WEIGHTS: dict[type[nn.Module], type[LocalWeights]] = {

@@ -1,6 +1,7 @@
 """The elementwise activations of torch.nn, and units of other libraries, found by trying them."""
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from lra.crossing import Crossing
 from lra.loss_terms import LossTerms
-from lra.torch.backward import Gradients, Nonlinearity, Place, cross, send
-from lra.torch.layers.base import Local, LocalNonlinearity, local_class
+from lra.torch.backward import bend, run_places
+from lra.torch.layers.base import Local, local_class
+from lra.torch.places import Gradients, Nonlinearity, Place, Taught, cross
 
 KNOWN: tuple[type[nn.Module], ...] = (
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
@@ -19,6 +21,54 @@ KNOWN: tuple[type[nn.Module], ...] = (
     *(nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold),
 )
 """The activations of torch.nn that are functions of h alone."""
+
+
+class LocalNonlinearity(Local):
+    """A unit z = phi(h) of h's shape, which errors cross by the rule's crossing axis.
+
+    phi is the plain class's own forward. Parameters of the unit's own take the gradient of the
+    error that arrives.
+    """
+
+    @property
+    def loss_terms(self) -> LossTerms | float:
+        """N, the number of terms that the loss is a mean over, or how to count them."""
+        return self._lra.terms
+
+    @property
+    def fuses(self) -> bool:  # type: ignore[override]
+        """Whether a Sequential may run it with its neighbours: where phi has no parameters."""
+        return not self._parameters and not self._modules
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the module overwrites its input."""
+        return bool(getattr(self, "inplace", False))
+
+    def phi(self, h: Tensor) -> Tensor:
+        """Run the plain forward, out of place."""
+        z: Tensor = self.plain.forward(self, h.clone() if self.in_place else h)
+        return z
+
+    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
+        """Give z = phi(h)."""
+        return Nonlinearity(self.phi, self.rule.crossing, self.loss_terms), ()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
+        if not torch.is_grad_enabled():
+            return self.plain.forward(self, input)  # type: ignore[no-any-return]
+        if self.fuses:
+            phi = functools.partial(self.plain.forward, self)
+            return bend(phi, self.rule.crossing, self.loss_terms, input, self.in_place)
+        # Autograd finds the parameters' gradients; the error at h is the rule's.
+        h = input.clone() if self.in_place else input
+        taught = Taught(self.phi, self.rule.crossing, self.loss_terms)
+        z = run_places((taught,), h, self.plain.forward(self, h.detach()))
+        return input.copy_(z) if self.in_place else z
+
+    def _describe(self) -> str:
+        return f"crossing={self.rule.crossing}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +113,7 @@ class LocalRReLU(LocalNonlinearity, nn.RReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Give z = h above zero, and a random slope times h below."""
-        z = send((self.place()[0],), input.clone() if self.inplace else input)
+        z = run_places((self.place()[0],), input.clone() if self.inplace else input)
         return input.copy_(z) if self.inplace else z
 
 

@@ -1,122 +1,19 @@
 """What every converted layer shares: its rule, its feedback weights, and the way back."""
 
 import copyreg
-import functools
-import math
 import sys
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lra.crossing import Derivative
 from lra.errors import RuleError
 from lra.feedback import Feedback, Stored, Transpose
-from lra.loss_terms import LossTerms
 from lra.rules import Rule
-from lra.torch.backward import (
-    Nonlinearity,
-    Operation,
-    Place,
-    Taught,
-    Weights,
-    bend,
-    multiply,
-    send,
-)
+from lra.torch.backward import multiply
+from lra.torch.layers.record import DrawLike, Record, as_weights, draw_feedback
+from lra.torch.places import Operation, Place, Weights
 from lra.torch.watch import look_at_errors, pair
-
-
-@dataclass(frozen=True)
-class DrawLike:
-    """Draws tensors of W's shape, type and device."""
-
-    W: Tensor
-    inputs: int | None = None
-
-    @property
-    def fan_in(self) -> int:
-        """How many inputs each unit reads."""
-        return self.W[0].numel() if self.inputs is None else self.inputs
-
-    @property
-    def rms(self) -> float:
-        """The root mean square of W; nan where W holds no values."""
-        W = self.W.detach()
-        return math.nan if W.is_meta or not W.numel() else float(W.double().square().mean().sqrt())
-
-    def __call__(self, kind: str, scale: float) -> Tensor:
-        """Draw a tensor, normal by std or uniform by bound."""
-        E = torch.empty_like(self.W, requires_grad=False)
-        return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
-
-
-@torch.no_grad()
-def draw_feedback(feedback: Feedback, W: Any) -> Tensor | None:
-    """Draw what a layer with weight W keeps for its feedback, if anything."""
-    if feedback.stored is Stored.NOTHING:
-        return None
-    E: Tensor = feedback.draw(DrawLike(W))
-    return E
-
-
-@dataclass
-class Conversion:
-    """What all modules converted together share.
-
-    Attributes:
-        skipped: the qualified names of what was left to autograd on purpose.
-        proof: the audit of the example, where one was given.
-        bends: whether any nonlinearity may be among them.
-        warned: whether a warning of the scale of the loss was given.
-    """
-
-    skipped: tuple[str, ...] = ()
-    proof: Any = None
-    bends: bool = False
-    warned: bool = False
-
-
-@dataclass
-class Record:
-    """What a converted module knows of its conversion; apart, so that no attribute is taken.
-
-    Attributes:
-        rule: the rule.
-        path: the module's qualified name.
-        terms: N, the number of terms that the loss is a mean over, or how to count them.
-        sees_input: whether no error has to cross the module.
-        conversion: what all modules converted together share.
-        drawn: whether the feedback weights hold numbers, and not what a meta device left.
-        table: what a layer by function knows beside.
-        looked: how many errors were looked at for the scale of the loss.
-    """
-
-    rule: Rule
-    path: str
-    terms: LossTerms | float = LossTerms.BATCH
-    sees_input: bool = False
-    conversion: Conversion = field(default_factory=Conversion)
-    drawn: bool = True
-    table: Any = None
-    looked: int = 0
-
-    @property
-    def nonlinear(self) -> bool:
-        """Whether the scale of the errors matters to the crossing."""
-        return not isinstance(self.rule.crossing, Derivative)
-
-    @property
-    def counts(self) -> bool:
-        """Whether the crossing needs an N, and counts it in the shapes that it sees."""
-        return self.conversion.bends and self.nonlinear and isinstance(self.terms, LossTerms)
-
-
-def as_weights(E: Tensor, W: Tensor) -> None:
-    """Let learned feedback be frozen and unfrozen with its weights."""
-    if isinstance(E, nn.Parameter):
-        E.requires_grad_(W.requires_grad)
 
 
 class Local(nn.Module):
@@ -147,7 +44,7 @@ class Local(nn.Module):
         return self._lra.rule
 
     @property
-    def crosses(self) -> bool:
+    def follows_rule(self) -> bool:
         """Whether errors cross this layer by the rule's own backward, not by torch's."""
         return True
 
@@ -225,7 +122,7 @@ class LocalWeights(Local):
         super().restore()
 
     @property
-    def crosses(self) -> bool:
+    def follows_rule(self) -> bool:
         """Whether errors cross by feedback other than W itself."""
         return not (self.sees_input or isinstance(self.rule.feedback, Transpose))
 
@@ -263,7 +160,7 @@ class LocalWeights(Local):
         """Give the layer's arithmetic."""
         raise NotImplementedError
 
-    def carry(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         """Run the layer on x, with errors coming back through E."""
         place, tensors = self.place()
         assert isinstance(place, Weights)
@@ -311,51 +208,3 @@ class LocalWeights(Local):
         if not self._lra.drawn and without:
             self.draw_again()
         self._lra.drawn = self._lra.drawn or not without
-
-
-class LocalNonlinearity(Local):
-    """A unit z = phi(h) of h's shape, which errors cross by the rule's crossing axis.
-
-    phi is the plain class's own forward. Parameters of the unit's own take the gradient of the
-    error that arrives.
-    """
-
-    @property
-    def loss_terms(self) -> LossTerms | float:
-        """N, the number of terms that the loss is a mean over, or how to count them."""
-        return self._lra.terms
-
-    @property
-    def fuses(self) -> bool:  # type: ignore[override]
-        """Whether a Sequential may run it with its neighbours: where phi has no parameters."""
-        return not self._parameters and not self._modules
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the module overwrites its input."""
-        return bool(getattr(self, "inplace", False))
-
-    def phi(self, h: Tensor) -> Tensor:
-        """Run the plain forward, out of place."""
-        z: Tensor = self.plain.forward(self, h.clone() if self.in_place else h)
-        return z
-
-    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
-        """Give z = phi(h)."""
-        return Nonlinearity(self.phi, self.rule.crossing, self.loss_terms), ()
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
-        if not torch.is_grad_enabled():
-            return self.plain.forward(self, input)  # type: ignore[no-any-return]
-        if self.fuses:
-            phi = functools.partial(self.plain.forward, self)
-            return bend(phi, self.rule.crossing, self.loss_terms, input, self.in_place)
-        # Autograd finds the parameters' gradients; the error at h is the rule's.
-        h = input.clone() if self.in_place else input
-        taught = Taught(self.phi, self.rule.crossing, self.loss_terms)
-        z = send((taught,), h, self.plain.forward(self, h.detach()))
-        return input.copy_(z) if self.in_place else z
-
-    def _describe(self) -> str:
-        return f"crossing={self.rule.crossing}"

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.torch.backward import Gradients, Operation
 from lra.torch.layers.base import LocalWeights
+from lra.torch.places import Gradients, Operation
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -75,14 +75,14 @@ class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
         if not torch.is_grad_enabled():
             return super().forward(input)  # type: ignore[no-any-return]
         self.check_input(input, self.dimensions + 1)
-        if not self.crosses:
+        if not self.follows_rule:
             return super().forward(input)  # type: ignore[no-any-return]
         _, extra = self._padding()
         unbatched = input.dim() == self.dimensions + 1
         z = input.unsqueeze(0) if unbatched else input
         if extra:
             z = F.pad(z, extra, "constant" if self.padding_mode == "zeros" else self.padding_mode)
-        h: Tensor = self.carry(z)
+        h: Tensor = self.run(z)
         return h.squeeze(0) if unbatched else h
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.torch.backward import Gradients, Operation
 from lra.torch.layers.base import LocalWeights
+from lra.torch.places import Gradients, Operation
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ class LocalLinear(LocalWeights, nn.Linear):  # type: ignore[misc]
         if not torch.is_grad_enabled():
             return super().forward(input)
         self.check_input(input, 1)
-        return self.carry(input) if self.crosses else super().forward(input)
+        return self.run(input) if self.follows_rule else super().forward(input)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lra.errors import OptionError, RuleError
-from lra.torch.backward import Gradients, Operation
 from lra.torch.layers.base import LocalWeights, local_class
+from lra.torch.places import Gradients, Operation
 
 Product = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -73,7 +73,7 @@ class LocalProduct(LocalWeights):
         if not (self.checked or torch.compiler.is_compiling()):
             self._check(input)
         self.check_input(input, 1)
-        return self.carry(input) if self.crosses else self.plain.forward(self, input)
+        return self.run(input) if self.follows_rule else self.plain.forward(self, input)
 
     def restore(self) -> None:
         """Become the plain class again, and drop what the conversion added."""

@@ -5,8 +5,9 @@ from typing import Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from lra.torch.backward import Place, send, transforming
+from lra.torch.backward import run_places
 from lra.torch.layers.base import Local, LocalWeights
+from lra.torch.places import Place, transforming
 from lra.torch.watch import look_at_errors
 
 
@@ -16,7 +17,7 @@ def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
     Not where somebody hooked it or replaced its forward; nor, at the start of a run, where it
     overwrites its input, which someone outside may hold.
     """
-    if not (isinstance(layer, Local) and layer.fuses and layer.crosses):
+    if not (isinstance(layer, Local) and layer.fuses and layer.follows_rule):
         return False
     own = vars(layer)
     hooked = (
@@ -52,11 +53,11 @@ class LocalSequential(nn.Sequential):
                 tensors += own
                 continue
             if places:
-                x, places, tensors = send(tuple(places), x, *tensors), [], []
+                x, places, tensors = run_places(tuple(places), x, *tensors), [], []
             x = layer(x)
         if not places:
             return x
-        x = send(tuple(places), x, *tensors)
+        x = run_places(tuple(places), x, *tensors)
         if isinstance(self[-1], LocalWeights):
             look_at_errors(self[-1]._lra, x)
         return x

@@ -13,10 +13,10 @@ from nets import ALL_RULES
 
 import lra
 from lra.feedback import Stored
-from lra.torch import testing
-from lra.torch.backward import send
+from lra.torch import check
+from lra.torch.backward import run_places
+from lra.torch.check import IDENTITIES, check_rule
 from lra.torch.layers import sequential
-from lra.torch.testing import IDENTITIES, check_rule
 
 CALLS = itertools.count()
 NAMES = [identity.name for identity in IDENTITIES]
@@ -269,14 +269,16 @@ def test_a_broken_rule_passes_what_it_keeps(name):
 
 
 def test_broken_machinery_is_noticed(monkeypatch):
-    monkeypatch.setattr(testing, "restore", lambda model: model)
+    monkeypatch.setattr(check, "restore", lambda model: model)
     assert broken_by(lra.FeedbackAlignment())[0] == {"restore"}
     assert broken_by(lra.Backprop())[0] == {"restore"}  # for the classes, though not the gradient
     monkeypatch.undo()
-    monkeypatch.setattr(sequential, "send", lambda places, x, *rest: 2 * send(places, x, *rest))
+    monkeypatch.setattr(
+        sequential, "run_places", lambda places, x, *rest: 2 * run_places(places, x, *rest)
+    )
     assert "fused" in broken_by(lra.LRAE())[0]
     monkeypatch.undo()
-    monkeypatch.setattr(testing, "Transpose", lra.Random)
+    monkeypatch.setattr(check, "Transpose", lra.Random)
     assert broken_by(lra.FeedbackAlignment())[0] == {"weight transport"}
 
 
@@ -308,17 +310,17 @@ ONE = torch.ones(2)
     ],
 )
 def test_gaps(found, expected, gap):
-    assert testing._gap(found, expected) == pytest.approx(gap, nan_ok=True)
-    assert testing._gap({"a": ONE}, {"a": 0 * ONE}) > 1e100
+    assert check._gap(found, expected) == pytest.approx(gap, nan_ok=True)
+    assert check._gap({"a": ONE}, {"a": 0 * ONE}) > 1e100
 
 
 def test_differing_looks_below_equality():
     a, b = NoDataclass(1.0), NoDataclass(2.0)
     assert a == b
-    assert testing._differing(a, b) == 1
-    assert testing._differing(lra.Rule(a), lra.Rule(b)) == 1
-    assert testing._differing(lra.LRAE(), lra.LRAE(beta=0.2, gamma=2.0)) == 2
-    assert testing._differing(lra.Learned(), lra.Random()) == 1
+    assert check._differing(a, b) == 1
+    assert check._differing(lra.Rule(a), lra.Rule(b)) == 1
+    assert check._differing(lra.LRAE(), lra.LRAE(beta=0.2, gamma=2.0)) == 2
+    assert check._differing(lra.Learned(), lra.Random()) == 1
 
 
 def test_messages_give_measured_and_allowed_numbers():
@@ -340,10 +342,10 @@ def test_reports_print_a_line_for_each_identity():
 
 
 def test_a_new_identity_is_one_function(monkeypatch):
-    monkeypatch.setattr(testing, "IDENTITIES", [])
+    monkeypatch.setattr(check, "IDENTITIES", [])
 
-    @testing.identity("never", allowed=0.5)
-    def _never(bench: testing.Bench) -> float:
+    @check.identity("never", allowed=0.5)
+    def _never(bench: check.Bench) -> float:
         """Always far off."""
         return math.nan if isinstance(bench.rule.feedback, lra.Random) else 0.75
 

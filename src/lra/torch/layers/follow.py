@@ -1,0 +1,193 @@
+"""Following a forward: the functions that it calls become places of the rule."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from lra.crossing import Derivative
+from lra.feedback import Transpose
+from lra.torch.backward import bend, multiply, run_places
+from lra.torch.layers.functions import (
+    ASKS,
+    COMPOSITES,
+    PRODUCTS,
+    UNITS,
+    VIEWS,
+    F,
+    bias_of,
+    fan_in_of,
+    overwrites,
+)
+from lra.torch.layers.linear import LinearOperation
+from lra.torch.layers.record import DrawLike
+from lra.torch.places import Product, Weights
+from lra.torch.watch import look_at_errors
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor that weights alone make up comes from.
+
+    Attributes:
+        key: the name of the parameter, with the shape where something was computed from it.
+        like: the tensor that the feedback weights of this key look like.
+        views: how the feedback weights of the key become those of the tensor.
+    """
+
+    key: str
+    like: Tensor
+    views: tuple[Callable[[Tensor], Tensor], ...] = ()
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """List the tensors in arguments or results."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _apart(function: Any, args: Any, kwargs: Any) -> tuple[Callable[..., Any], list[Tensor]]:
+    """Split a call into a function of its floating tensors and these."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
+    rest = [None if i in at else leaf for i, leaf in enumerate(leaves)]
+
+    def call(*tensors: Tensor) -> Any:
+        filled = list(rest)
+        for i, tensor in zip(at, tensors, strict=True):
+            filled[i] = tensor
+        args, kwargs = pytree.tree_unflatten(filled, spec)
+        return function(*args, **kwargs)
+
+    return call, [leaves[i] for i in at]
+
+
+def _of(h: Tensor, function: Any, args: Any, kwargs: Any) -> Callable[[Tensor], Any]:
+    """Give a call as a function of one of its tensors."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    at = next(i for i, leaf in enumerate(leaves) if leaf is h)
+    leaves[at] = None  # else the graph would hold itself
+
+    def call(v: Tensor) -> Any:
+        own, named = pytree.tree_unflatten([*leaves[:at], v, *leaves[at + 1 :]], spec)
+        return function(*own, **named)
+
+    return call
+
+
+class Follow(TorchFunctionMode):
+    """Watches the functions that a layer's forward calls, and makes places of them."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        computing = getattr(layer, "parametrizations", None)
+        buffers = (*layer.buffers(recurse=False), *(computing.buffers() if computing else ()))
+        self.sources: dict[Tensor, Source | None] = dict.fromkeys(buffers)
+        self.sources |= layer.sources()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function, as a place of the rule where it is one."""
+        kwargs = kwargs or {}
+        if not torch.is_grad_enabled() or func in ASKS or left.depth:
+            return func(*args, **kwargs)
+        if func in COMPOSITES:
+            with self:
+                return COMPOSITES[func](*args, **kwargs)
+        given = tensors_in((args, kwargs))
+        static = [t for t in given if t in self.sources or isinstance(t, nn.Parameter)]
+        if func in VIEWS:  # by whatever index
+            given = [t for t in given if t.is_floating_point() or t.is_complex()]
+        if static and len(static) == len(given):
+            return self._derive(func, args, kwargs, static)
+        if func in PRODUCTS and static:
+            return self._multiply(func, args, kwargs, static)
+        if func in UNITS or func in self.layer.units:
+            return self._bend(func, args, kwargs, given)
+        return func(*args, **kwargs)
+
+    def _derive(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
+        """Follow what is computed from weights alone."""
+        out = func(*args, **kwargs)
+        known = [(t, self.sources[t]) for t in static if self.sources.get(t) is not None]
+        made = tensors_in(out)
+        if not known:
+            self.sources.update((t, None) for t in made if t not in self.sources)
+            return out
+        root, source = max(known, key=lambda pair: pair[0].numel())
+        assert source is not None
+        for i, t in enumerate(made):
+            if t in self.sources:
+                continue
+            if func in VIEWS and len(static) == 1:
+
+                def view(E: Tensor, i: int = i) -> Tensor:
+                    leaves, spec = pytree.tree_flatten((args, kwargs))
+                    moved = [E if leaf is root else leaf for leaf in leaves]
+                    own, named = pytree.tree_unflatten(moved, spec)
+                    return tensors_in(func(*own, **named))[i]
+
+                self.sources[t] = Source(source.key, source.like, (*source.views, view))
+            else:
+                name = source.key.partition(":")[0]
+                self.sources[t] = Source(f"{name}:{'x'.join(map(str, t.shape))}", t)
+        return out
+
+    def _multiply(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
+        """Send the error of a product with one weight down by the rule."""
+        layer = self.layer
+        bias = bias_of(func, args, kwargs)
+        operands = [t for t in tensors_in((args, kwargs)) if t is not bias]
+        weights = [t for t in static if t is not bias and self.sources.get(t) is not None]
+        crossed = any(t.requires_grad for t in operands if all(t is not W for W in weights))
+        if len(weights) != 1 or not crossed or isinstance(layer.rule.feedback, Transpose):
+            return func(*args, **kwargs)
+        W = weights[0]
+        source = self.sources[W]
+        assert source is not None
+        kept = layer.feedback_of(source.key, source.like)
+        for view in source.views:
+            kept = None if kept is None else view(kept)
+        E = kept
+        if layer.computes:
+            with torch.no_grad():
+                plain = W.detach()
+                E = layer.rule.feedback.effective(
+                    plain, kept, DrawLike(plain, fan_in_of(func, W)), torch
+                )
+        if func is F.linear and W.dim() == 2 and not {"input", "weight"} & kwargs.keys():
+            h = multiply(Weights(LinearOperation(), layer.rule.feedback), args[0], W, bias, E)
+            look_at_errors(layer._lra, h)
+            return h
+        call, given = _apart(func, args, kwargs)
+        at = next(i for i, t in enumerate(given) if t is W)
+        place = Product(call, layer.rule.feedback, at, len(given))
+        h = run_places((place,), *given, E)
+        look_at_errors(layer._lra, h)
+        return h
+
+    def _bend(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
+        """Send the error of a nonlinear function across by the rule."""
+        layer = self.layer
+        moving = [t for t in given if t.requires_grad]
+        if len(moving) != 1 or isinstance(layer.rule.crossing, Derivative):
+            return func(*args, **kwargs)  # a choice between activities, or nothing to cross
+        (h,) = moving
+        if any(t.numel() > 1 and t.shape != h.shape[-t.dim() :] for t in given if t is not h):
+            return func(*args, **kwargs)
+        call = _of(h, func, args, kwargs)
+        changes = func in layer.table.changing or overwrites(func, args, kwargs)
+        return bend(call, layer.rule.crossing, layer._lra.terms, h, changes)
+
+
+class _Left(threading.local):
+    """Counts how deep in modules that are left to autograd a thread's forward is."""
+
+    depth = 0
+
+
+left = _Left()

@@ -1,0 +1,104 @@
+"""What a converted module knows of its conversion, and how its feedback is drawn."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lra.crossing import Derivative
+from lra.feedback import Feedback, Stored
+from lra.loss_terms import LossTerms
+from lra.rules import Rule
+
+
+@dataclass(frozen=True)
+class DrawLike:
+    """Draws tensors of W's shape, type and device."""
+
+    W: Tensor
+    inputs: int | None = None
+
+    @property
+    def fan_in(self) -> int:
+        """How many inputs each unit reads."""
+        return self.W[0].numel() if self.inputs is None else self.inputs
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of W; nan where W holds no values."""
+        W = self.W.detach()
+        return math.nan if W.is_meta or not W.numel() else float(W.double().square().mean().sqrt())
+
+    def __call__(self, kind: str, scale: float) -> Tensor:
+        """Draw a tensor, normal by std or uniform by bound."""
+        E = torch.empty_like(self.W, requires_grad=False)
+        return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
+
+
+@torch.no_grad()
+def draw_feedback(feedback: Feedback, W: Any) -> Tensor | None:
+    """Draw what a layer with weight W keeps for its feedback, if anything."""
+    if feedback.stored is Stored.NOTHING:
+        return None
+    E: Tensor = feedback.draw(DrawLike(W))
+    return E
+
+
+@dataclass
+class Conversion:
+    """What all modules converted together share.
+
+    Attributes:
+        skipped: the qualified names of what was left to autograd on purpose.
+        proof: the audit of the example, where one was given.
+        bends: whether any nonlinearity may be among them.
+        warned: whether a warning of the scale of the loss was given.
+    """
+
+    skipped: tuple[str, ...] = ()
+    proof: Any = None
+    bends: bool = False
+    warned: bool = False
+
+
+@dataclass
+class Record:
+    """What a converted module knows of its conversion; apart, so that no attribute is taken.
+
+    Attributes:
+        rule: the rule.
+        path: the module's qualified name.
+        terms: N, the number of terms that the loss is a mean over, or how to count them.
+        sees_input: whether no error has to cross the module.
+        conversion: what all modules converted together share.
+        drawn: whether the feedback weights hold numbers, and not what a meta device left.
+        table: what a layer by function knows beside.
+        looked: how many errors were looked at for the scale of the loss.
+    """
+
+    rule: Rule
+    path: str
+    terms: LossTerms | float = LossTerms.BATCH
+    sees_input: bool = False
+    conversion: Conversion = field(default_factory=Conversion)
+    drawn: bool = True
+    table: Any = None
+    looked: int = 0
+
+    @property
+    def nonlinear(self) -> bool:
+        """Whether the scale of the errors matters to the crossing."""
+        return not isinstance(self.rule.crossing, Derivative)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the crossing needs an N, and counts it in the shapes that it sees."""
+        return self.conversion.bends and self.nonlinear and isinstance(self.terms, LossTerms)
+
+
+def as_weights(E: Tensor, W: Tensor) -> None:
+    """Let learned feedback be frozen and unfrozen with its weights."""
+    if isinstance(E, nn.Parameter):
+        E.requires_grad_(W.requires_grad)

@@ -1,0 +1,251 @@
+"""Places: where a rule has a say in how an error crosses, a weight layer or a nonlinearity.
+
+A place computes forward what the plain layer computes, keeps what its backward needs, and sends an
+error across.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lra.crossing import Crossing
+from lra.feedback import Feedback, Stored
+from lra.loss_terms import LossTerms, count_terms
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class Operation(Protocol):
+    """A weight layer's arithmetic: linear in its input and in its weight."""
+
+    def forward(self, z: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+        """Give h from z."""
+
+    def backward(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        """Give (d, dW, db) with d = e E, dW = e^T z and db = sum e; None where not needed."""
+
+
+class Place(Protocol):
+    """Where a rule has a say in how an error crosses."""
+
+    @property
+    def parameters(self) -> int:
+        """How many tensors `forward` takes after its input."""
+
+    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
+        """Compute what the plain layer computes."""
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Give the tensors that `backward` needs; where `seen`, others may overwrite `out`."""
+
+    def backward(
+        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+    ) -> Gradients:
+        """Give the error at the input, then the updates of the parameters."""
+
+
+class Origin:
+    """How an activity z came about: z = phi(h). Who needs z on the way back may keep h for it.
+
+    A unit keeps h anyway; so a weight layer above it need not keep z, but has it computed anew,
+    once for all who need it, as the unit itself does.
+    """
+
+    def __init__(self, phi: Callable[[Tensor], Tensor], h: Tensor) -> None:
+        self.phi = phi
+        self.h: Tensor | None = h
+        self.version = 0
+        self.again: Tensor | None = None
+
+    def mark(self, z: Tensor) -> Tensor:
+        """Say of an activity where it came from, as long as nobody changes it."""
+        self.version = z._version
+        z._lra_origin = self  # type: ignore[attr-defined]
+        return z
+
+    @staticmethod
+    def of(z: Tensor) -> "Origin | None":
+        """Give where an activity came from, if that is known and still holds."""
+        if torch.compiler.is_compiling() or transforming():
+            return None
+        origin = getattr(z, "_lra_origin", None)
+        holds = origin is not None and origin.h is not None and origin.version == z._version
+        return origin if holds else None
+
+    def z(self, h: Tensor) -> Tensor:
+        """Compute z anew from the h that was kept."""
+        if self.again is None:
+            self.again = self.phi(h)
+        return self.again
+
+    def drop(self) -> tuple[Tensor, ...]:
+        """Let go of what nobody needs any more; give z, if it was computed anew."""
+        again, self.again, self.h = self.again, None, None
+        return () if again is None else (again,)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """h = z W^T + b forward; d = e E, dW = e^T z and dE by the feedback axis backward."""
+
+    operation: Operation
+    feedback: Feedback
+    origin: Origin | None = None
+    parameters = 3  # W, b, E
+
+    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
+        """Give h from z and (W, b, E)."""
+        W, b, _ = parameters
+        return self.operation.forward(x, W, b)
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep z, or the h that it came from, and E; W itself is not needed."""
+        h = None if self.origin is None else self.origin.h
+        return x if h is None else h, parameters[2]
+
+    def backward(
+        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+    ) -> Gradients:
+        """Give d, dW, db, dE."""
+        z, E = kept
+        need_d, need_W, need_b, need_E = needs
+        if self.origin is not None and (need_W or need_E):
+            z = self.origin.z(z)
+        learned = need_E and self.feedback.stored is Stored.LEARNED
+        # Under autocast the layer computed in the error's type; its master weights are wider.
+        d, dW, db = self.operation.backward(
+            error, z.to(error.dtype), E.to(error.dtype), (need_d, need_W or learned, need_b)
+        )
+        dE = self.feedback.update(dW) if learned else None
+        return d, dW if need_W else None, db, dE
+
+
+@dataclass(frozen=True)
+class Product:
+    """h = f(tensors), linear in the data and in the weight among them; the adjoints are f's own.
+
+    Attributes:
+        f: the product, and the addition of a bias where there is one.
+        feedback: the feedback axis.
+        at: which of the tensors is the weight.
+        tensors: how many there are; E comes after them.
+    """
+
+    f: Callable[..., Tensor]
+    feedback: Feedback
+    at: int
+    tensors: int
+
+    @property
+    def parameters(self) -> int:
+        """All tensors but the first, and E."""
+        return self.tensors
+
+    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
+        """Give h from the tensors and E."""
+        return self.f(x, *parameters[:-1])
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep the tensors, with E in the place of W."""
+        *given, E = x, *parameters
+        given[self.at] = E
+        return (*given, given[0].new_empty(0))  # one more than the plain function would keep
+
+    def backward(
+        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+    ) -> Gradients:
+        """Give the tensors' gradients by f's adjoint at E, and dE."""
+        *given, _ = kept
+        out, adjoint = torch.func.vjp(self.f, *given)[:2]
+        gradients = list(adjoint(error.to(out.dtype)))
+        learned = needs[-1] and self.feedback.stored is Stored.LEARNED
+        dE = self.feedback.update(gradients[self.at]) if learned else None
+        found = zip(gradients, needs[:-1], strict=True)
+        return (*(g if needed else None for g, needed in found), dE)
+
+
+@dataclass(frozen=True)
+class Nonlinearity:
+    """z = phi(h) forward; the crossing axis's error backward.
+
+    Attributes:
+        phi: the nonlinearity.
+        crossing: the crossing axis.
+        terms: N, or how to count it.
+        origin: where others look for h.
+        over: phi written over its argument, where the plain unit does that.
+    """
+
+    phi: Callable[[Tensor], Tensor]
+    crossing: Crossing
+    terms: LossTerms | float
+    origin: Origin | None = None
+    over: Callable[[Tensor], Tensor] | None = None
+    parameters = 0
+
+    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
+        """Give z from h."""
+        return self.phi(x)
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep h, and z where nobody else sees it; else z is computed anew."""
+        return (x,) if seen else (x, out)
+
+    def backward(
+        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+    ) -> Gradients:
+        """Give the error at h."""
+        h, *z = kept
+        if self.origin is not None:
+            z += self.origin.drop()
+        return (cross(self, error, h, *z),)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """z = phi(h) of a unit with parameters of its own: d goes on to z, and so to them."""
+
+    phi: Callable[[Tensor], Tensor]
+    crossing: Crossing
+    terms: LossTerms | float
+    over = None
+    parameters = 1
+
+    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
+        """Give the z that was computed from h and the parameters."""
+        z: Tensor = parameters[0]
+        return z.view_as(z)
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep h."""
+        return (x,)
+
+    def backward(
+        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+    ) -> Gradients:
+        """Give the error at h, and d at z."""
+        e = cross(self, error, *kept) if needs[0] else None
+        return e, error if needs[1] else None
+
+
+def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = None) -> Tensor:
+    """Send an error d at z = phi(h) across phi, in float32 at least.
+
+    The difference of an output and its target is far smaller than either: in 16 bits it would be
+    mostly rounding, so there both are computed from h in 32.
+    """
+    n = count_terms(unit.terms, h.shape)
+    given = d.dtype
+    if h.dtype in (torch.float16, torch.bfloat16):
+        h, d, z = h.float(), d.float(), None
+    z = unit.phi(h) if z is None else z
+    e: Tensor = unit.crossing.error(unit.over or unit.phi, h, z, d, n, torch)
+    return e.to(given)
+
+
+def transforming() -> bool:
+    """Tell whether a torch.func transform (grad, vjp, ...) is running."""
+    return bool(torch._C._are_functorch_transforms_active())

@@ -1,0 +1,81 @@
+"""Carry a plan out, and undo it: classes are swapped in place."""
+
+import torch
+from torch import nn
+
+from lra.loss_terms import LossTerms
+from lra.rules import Rule
+from lra.torch.layers import (
+    NONLINEARITIES,
+    WEIGHTS,
+    Local,
+    LocalForward,
+    LocalLeft,
+    LocalNonlinearity,
+    LocalSequential,
+    LocalWeights,
+    Record,
+    Table,
+    local_class,
+)
+from lra.torch.layers.record import draw_feedback
+from lra.torch.plan import Plan
+
+
+@torch.inference_mode(False)
+def swap(
+    model: nn.Module,
+    plan: Plan,
+    rule: Rule,
+    terms: LossTerms | float,
+    discovering: bool = False,
+) -> None:
+    """Carry a plan out; what may fail comes first."""
+    plan.shared.bends |= bool(plan.units or plan.followed)
+    drawn = {
+        path: None if path in plan.input_layers else draw_feedback(rule.feedback, module.weight)
+        for path, module in plan.weights.items()
+    }
+    try:
+        for path, module in plan.weights.items():
+            module.__class__ = WEIGHTS[type(module)]
+            assert isinstance(module, LocalWeights)
+            module.adopt(
+                Record(rule, path, terms, path in plan.input_layers, plan.shared), drawn[path]
+            )
+        for path, module in plan.units.items():
+            _become(module, NONLINEARITIES.get(type(module)), LocalNonlinearity)
+            module._lra = Record(rule, path, terms, conversion=plan.shared)  # type: ignore[assignment]
+        for path, module in plan.followed.items():
+            _become(module, None, LocalForward)
+            table = Table(discovering=discovering)
+            module._lra = Record(rule, path, terms, conversion=plan.shared, table=table)  # type: ignore[assignment]
+            assert isinstance(module, LocalForward)
+            if not discovering:
+                module.prepare()
+        for path, module in plan.left.items():
+            if any(f"{path}.".startswith(f"{above}.") or not above for above in plan.followed):
+                _leave(module, rule, path)
+    except BaseException:
+        undo(model)
+        raise
+    for module in plan.sequentials:
+        module.__class__ = LocalSequential
+
+
+def _become(module: nn.Module, known: type[Local] | None, mixin: type[Local]) -> None:
+    cls = known or local_class(mixin, type(module))
+    module.__class__ = cls
+
+
+def _leave(module: nn.Module, rule: Rule, path: str) -> None:
+    if not isinstance(module, (Local, nn.ModuleList, nn.ModuleDict)):
+        _become(module, None, LocalLeft)
+        module._lra = Record(rule, path)  # type: ignore[assignment]
+
+
+def undo(model: nn.Module) -> None:
+    """Make every module the plain one again."""
+    for module in list(model.modules()):
+        if isinstance(module, (Local, LocalSequential)):
+            module.restore()
