@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -25,6 +26,7 @@ MODELS = [
     ("hf", "xlnet"),  # einsum
     ("hf", "mamba"),  # exponentials, a scan
     ("hf", "deberta"),
+    ("hf", "wav2vec2-bert"),  # looked up positions that are multiplied with
     ("pyg", "GATConv"),
     ("pyg", "SAGEConv"),
     ("torch", "LSTM, packed"),
@@ -34,6 +36,13 @@ MODELS = [
     ("timm", "nfnet"),  # standardised weights
     ("timm", "swin_transformer_v2"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _default_dtype():
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.mark.filterwarnings("ignore")  # of these libraries

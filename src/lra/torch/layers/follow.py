@@ -99,9 +99,13 @@ class Follow(TorchFunctionMode):
             with self:
                 return COMPOSITES[func](*args, **kwargs)
         given = tensors_in((args, kwargs))
+        if not given:  # positions and the like, made of nothing
+            out = func(*args, **kwargs)
+            self.sources.update((t, None) for t in tensors_in(out) if not t.is_floating_point())
+            return out
+        if func in VIEWS or (func is F.embedding and given[0] in self.sources):  # by whatever index
+            given = [t for t in given if t.is_floating_point() or t.is_complex()] or given
         static = [t for t in given if t in self.sources or isinstance(t, nn.Parameter)]
-        if func in VIEWS:  # by whatever index
-            given = [t for t in given if t.is_floating_point() or t.is_complex()]
         if static and len(static) == len(given):
             return self._derive(func, args, kwargs, static)
         if func in PRODUCTS and static:
@@ -123,7 +127,7 @@ class Follow(TorchFunctionMode):
         for i, t in enumerate(made):
             if t in self.sources:
                 continue
-            if func in VIEWS and len(static) == 1:
+            if (func in VIEWS or func is F.embedding) and len(static) == 1:
 
                 def view(E: Tensor, i: int = i) -> Tensor:
                     leaves, spec = pytree.tree_flatten((args, kwargs))
