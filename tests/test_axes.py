@@ -85,6 +85,87 @@ def test_target_difference(xp, array, loss, derivative, through, s):
     close(e, gain * derivative(s(h) - s(h - beta * N * d)) / N)
 
 
+SCALES = {
+    None: lambda d, N: np.full((len(d), 1, 1), 1 / N),
+    "sample": lambda d, N: np.stack([abs(sample).max(keepdims=True) for sample in d]),
+    "batch": lambda d, N: np.full((len(d), 1, 1), abs(d).max()),
+}
+
+
+@NAMESPACES
+@pytest.mark.parametrize(("relative", "scale"), SCALES.items(), ids=str)
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize(("loss", "derivative"), LOSSES.items(), ids=str)
+@pytest.mark.parametrize("through", [None, lra.TanhSurrogate()], ids=["phi", "tanh"])
+def test_forms_of_the_target_difference(
+    xp, array, relative, scale, normalized, two_sided, loss, derivative, through
+):
+    beta, gain, N = 0.3, 1.9, 5
+    crossing = lra.TargetDifference(
+        beta, gain, loss, through,
+        normalized=normalized, two_sided=two_sided, relative=relative,
+    )  # fmt: skip
+    h, d = rng.normal(size=(2, N, 4, 3))
+    s = scale(d, N)
+    phi = np.tanh if through else (lambda v: v**3)
+    move = beta * d / s
+    moved = (phi(h + move) - phi(h - move)) / 2 if two_sided else phi(h) - phi(h - move)
+    e = crossing.error(lambda v: v**3, array(h), array(h**3), array(d), N, xp)
+    close(e, (gain / beta if normalized else gain) * s * derivative(moved))
+
+
+@NAMESPACES
+@pytest.mark.parametrize("relative", ["sample", "batch"])
+@pytest.mark.parametrize("S", [1e-4, 1.0, 65536.0, 1e-30])
+def test_a_relative_target_knows_no_scale(xp, array, relative, S):
+    crossing = lra.TargetDifference(0.7, two_sided=True, normalized=True, relative=relative)
+    assert not crossing.needs_terms
+    h, d = rng.normal(size=(2, 5, 4))
+    d[2] = 0  # a sample without an error
+    e = crossing.error(np.tanh if xp is np else torch.tanh, array(h), array(h), array(d), 5, xp)
+    scaled = crossing.error(
+        np.tanh if xp is np else torch.tanh, array(h), array(h), array(S * d), 77, xp
+    )
+    close(scaled / S, e)
+    assert not np.asarray(e)[2].any()
+
+
+@pytest.mark.parametrize("relative", [None, "sample", "batch"])
+def test_no_samples_have_no_errors(relative):
+    crossing = lra.TargetDifference(relative=relative)
+    for shape in ((0, 3), (2, 0)):
+        empty = np.zeros(shape)
+        assert crossing.error(np.tanh, empty, empty, empty, 1, np).shape == shape
+
+
+@pytest.mark.parametrize("relative", [None, "sample", "batch"])
+def test_two_sides_leave_a_bias_of_second_order(relative):
+    h, d = rng.normal(size=(2, 3, 4))
+    truth = (1 - np.tanh(h) ** 2) * d
+
+    def distance(beta):
+        crossing = lra.TargetDifference(beta, normalized=True, two_sided=True, relative=relative)
+        return np.abs(crossing.error(np.tanh, h, np.tanh(h), d, 3, np) - truth).max()
+
+    assert 95 < distance(1e-2) / distance(1e-3) < 105
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"relative": "token"}, "relative must be one of sample, batch, got 'token'"),
+        ({"two_sided": 1}, "two_sided must be True or False, got 1"),
+        ({"normalized": "yes"}, "normalized must be True or False, got 'yes'"),
+    ],
+)
+def test_unknown_forms_are_refused(options, message):
+    with pytest.raises(lra.OptionError, match=message):
+        lra.TargetDifference(**options)
+    with pytest.raises(lra.OptionError, match=message):
+        lra.LRAE(**options)
+
+
 @given(
     beta=st.floats(1e-3, 10),
     gain=st.floats(0.1, 10),

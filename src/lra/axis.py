@@ -46,6 +46,31 @@ def instance(owner: object, field: str, base: type[Any]) -> None:
         )
 
 
+def flag(owner: object, field: str) -> None:
+    """Check that a field is True or False.
+
+    Raises:
+        OptionError: naming the class, the field and its value.
+    """
+    value = getattr(owner, field)
+    if not isinstance(value, bool):
+        raise OptionError(f"{type(owner).__name__}: {field} must be True or False, got {value!r}")
+
+
+def choice(owner: object, field: str, kind: type[enum.StrEnum]) -> None:
+    """Check that a field names one of a few, and make it that one.
+
+    Raises:
+        OptionError: naming the class, the field, its value and what is allowed.
+    """
+    value = getattr(owner, field)
+    if value not in tuple(kind):
+        raise OptionError(
+            f"{type(owner).__name__}: {field} must be one of {', '.join(kind)}, got {value!r}"
+        )
+    object.__setattr__(owner, field, kind(value))
+
+
 def _subclasses(cls: type[Any]) -> dict[str, type[Any]]:
     """All classes below one, by name; the ones users define are found as well."""
     found = {cls.__name__: cls}

@@ -1,10 +1,12 @@
 """The crossing axis: how an error d passes down a nonlinearity z = phi(h)."""
 
+import enum
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lra.axis import Axis, finite, instance
+from lra.axis import Axis, choice, finite, flag, instance
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class TanhSurrogate(Surrogate):
 class Crossing(Axis):
     """Base of the crossing axis."""
 
+    @property
+    def needs_terms(self) -> bool:
+        """Whether N, or the scale of the loss, matters to it."""
+        return True
+
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
         """Give the error at h from the error d at z.
 
@@ -92,6 +99,18 @@ class Crossing(Axis):
 class Derivative(Crossing):
     """e = phi'(h) d: backprop's chain rule, left to the framework's own derivative."""
 
+    @property
+    def needs_terms(self) -> bool:
+        """Not: it is linear in d."""
+        return False
+
+
+class Relative(enum.StrEnum):
+    """What the largest error is taken over, that a target's distance is relative to."""
+
+    SAMPLE = "sample"
+    BATCH = "batch"
+
 
 @dataclass(frozen=True)
 class TargetDifference(Crossing):
@@ -99,17 +118,30 @@ class TargetDifference(Crossing):
 
     No derivative of phi is taken. With gain = 1/beta and beta -> 0 this tends to `Derivative`.
 
+    Two-sided, it compares a target towards which the error points with one away from it,
+    e = gain L'((phi(h + m) - phi(h - m)) / 2) / N with m = beta N d, whose bias falls like beta^2.
+    Relative, beta is a length in units of h: with s the largest |d|, m = beta d / s, and s stands
+    in the place of 1/N; the scale of the loss then is no matter.
+
     Args:
         beta: how far the target moves from h, the paper's beta.
         gain: the factor of the local error; 2 where the local loss is the squared distance.
-        local_loss: the L between output and target.
+        local_loss: the L between output and target, or between the two targets.
         through: a surrogate to take output and target through in phi's stead.
+        normalized: take gain / beta for the factor, so that e keeps d's scale.
+        two_sided: take a target on either side of h.
+        relative: take s over a "sample" (all but dimension 0; all of a vector), or the "batch".
+
+    Source: Ororbia and Mali, AAAI 2019, for the one-sided target at beta N d.
     """
 
     beta: float = 0.1
     gain: float = 1.0
     local_loss: LocalLoss = field(default_factory=Squared)
     through: Surrogate | None = None
+    normalized: bool = False
+    two_sided: bool = False
+    relative: Relative | None = None
 
     def __post_init__(self) -> None:
         finite(self, "beta", above=0.0)
@@ -117,14 +149,40 @@ class TargetDifference(Crossing):
         instance(self, "local_loss", LocalLoss)
         if self.through is not None:
             instance(self, "through", Surrogate)
+        flag(self, "normalized")
+        flag(self, "two_sided")
+        if self.relative is not None:
+            choice(self, "relative", Relative)
+
+    @property
+    def needs_terms(self) -> bool:
+        """Whether N, or the scale of the loss, matters."""
+        return self.relative is None
 
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
-        """Give e = gain L'(z - y) / N."""
-        target = h - (self.beta * n) * d
-        if self.through is None:
-            difference = z - phi(target)
+        """Give e = gain L'(z - y) / N, or its two-sided or relative form."""
+        if self.relative is None:
+            move, back = (self.beta * n) * d, 1 / n
         else:
-            difference = self.through(h, xp) - self.through(target, xp)
+            s = self._largest(d, xp)
+            move, back = self.beta * (d / s), s
+        output = z
+        if self.through is not None:
+            phi = functools.partial(self.through, xp=xp)
+            output = None if self.two_sided else phi(h)
+        if self.two_sided:
+            difference = (phi(h + move) - phi(h - move)) / 2
+        else:
+            difference = output - phi(h - move)
         e = self.local_loss.derivative(difference, xp)
-        e *= self.gain / n  # in place, where arrays can be
+        e *= back * (self.gain / self.beta if self.normalized else self.gain)  # in place, if it can
         return e
+
+    def _largest(self, d: Any, xp: Any) -> Any:
+        """Give the largest |d| over a sample or the batch; 1 where there is no error at all."""
+        if 0 in tuple(d.shape):
+            return 1.0
+        every = tuple(range(len(d.shape)))
+        axes = every[1:] or every if self.relative is Relative.SAMPLE else every
+        s = xp.amax(xp.abs(d), axis=axes, keepdims=True)
+        return xp.where(s > 0, s, xp.ones_like(s))

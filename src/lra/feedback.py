@@ -5,8 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lra.axis import Axis, finite, instance
-from lra.errors import OptionError
+from lra.axis import Axis, choice, finite, instance
 
 
 class Draw(Protocol):
@@ -220,12 +219,7 @@ class SignSymmetric(Feedback):
     init: Init = field(default_factory=FanIn)
 
     def __post_init__(self) -> None:
-        if self.magnitude not in tuple(Magnitude):
-            raise OptionError(
-                f"SignSymmetric: magnitude must be one of {', '.join(Magnitude)}, "
-                f"got {self.magnitude!r}"
-            )
-        object.__setattr__(self, "magnitude", Magnitude(self.magnitude))
+        choice(self, "magnitude", Magnitude)
         instance(self, "init", Init)
 
     @property

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lra.axis import Axis, instance, unknown
-from lra.crossing import Crossing, Derivative, LocalLoss, Squared, Surrogate, TargetDifference
+from lra.crossing import (
+    Crossing,
+    Derivative,
+    LocalLoss,
+    Relative,
+    Squared,
+    Surrogate,
+    TargetDifference,
+)
 from lra.errors import OptionError
 from lra.feedback import (
     FanIn,
@@ -50,6 +58,10 @@ def LRAE(
     local_loss: LocalLoss = Squared(),
     through: Surrogate | None = None,
     init: Init = LikeWeights(),
+    *,
+    normalized: bool = False,
+    two_sided: bool = False,
+    relative: Relative | str | None = None,
 ) -> Rule:
     """Build LRA-E, error-driven local representation alignment.
 
@@ -62,11 +74,16 @@ def LRAE(
         local_loss: the loss between a layer's output and its target.
         through: a surrogate to take the target through where phi is flat.
         init: how E is drawn.
+        normalized: take gain / beta for the factor, so that errors keep their scale.
+        two_sided: compare a target on either side of h, instead of one with the output.
+        relative: take beta as a length, relative to the largest error of a "sample" or the "batch".
 
     Source: Ororbia and Mali, Biologically motivated algorithms for propagating local target
     representations, AAAI 2019.
     """
-    return Rule(Learned(gamma, init), TargetDifference(beta, gain, local_loss, through))
+    sides = {"normalized": normalized, "two_sided": two_sided, "relative": relative}
+    crossing = TargetDifference(beta, gain, local_loss, through, **sides)  # type: ignore[arg-type]
+    return Rule(Learned(gamma, init), crossing)
 
 
 def Backprop() -> Rule:

@@ -112,6 +112,9 @@ COMBINATIONS = {
     "LRA, absolute": lra.LRAE(
         local_loss=lra.Absolute(), through=lra.IdentitySurrogate(), gamma=0.5
     ),
+    "LRA, two-sided, relative": lra.LRAE(
+        1.0, 0.5, normalized=True, two_sided=True, relative="sample"
+    ),
 }
 ALL_RULES = {name: build() for name, build in lra.RULES.items()} | COMBINATIONS
 """Every named rule, and a few that have no name."""

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -160,6 +161,43 @@ def test_a_scaled_loss_has_fewer_terms(build):
     expected = updates(model, x, y)
     lra.set_loss_terms(model, 6 / S)
     assert_same(updates(model, x, y, scale=S), {k: S * g for k, g in expected.items()}, **CLOSE)
+
+
+RELATIVE = lra.LRAE(1.0, normalized=True, two_sided=True, relative="sample")
+
+
+@every_model
+@pytest.mark.parametrize("S", [1e-4, 6.0, 65536.0])
+def test_a_relative_rule_takes_any_scale_of_the_loss(build, S):
+    model = converted(build, RELATIVE).eval()
+    x, y = images(6)
+    expected = updates(model, x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = updates(model, x, y, scale=S)
+    assert_same(found, {k: S * g for k, g in expected.items()}, **CLOSE)
+
+
+def test_a_relative_rule_takes_batches_in_any_parts():
+    model = converted(mlp, RELATIVE)
+    x, y = images(12)
+    expected = updates(model, x, y)
+    model.zero_grad()
+    for part, labels in zip(x.split([5, 1, 6]), y.split([5, 1, 6]), strict=True):
+        (F.cross_entropy(model(part), labels) * len(part) / 12).backward()
+    assert_same(taken(model), expected, **CLOSE)
+    inner = model[1:]  # behind the Flatten, which would take one sample for a batch
+    rows, parameters = x.flatten(1), dict(inner.named_parameters())
+    model.zero_grad()
+    for row, label in zip(rows, y, strict=True):
+        (F.cross_entropy(inner(row), label) / 12).backward()  # without a batch
+    assert_same(taken(model), expected, **CLOSE)
+
+    def loss(parameters, row, label):
+        return F.cross_entropy(torch.func.functional_call(inner, parameters, (row,)), label)
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, rows, y)
+    assert_same({k: g.mean(0) for k, g in each.items()}, expected, **CLOSE)
 
 
 def test_tokens_are_terms():

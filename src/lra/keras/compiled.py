@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 
-from lra.crossing import Derivative
 from lra.errors import OptionError
 from lra.keras.layers import Local
 from lra.loss_terms import LossTerms
@@ -34,7 +33,7 @@ def check_compiled(model: Any) -> None:
     if not model.compiled:
         return
     converted = [layer for layer in model._flatten_layers() if isinstance(layer, Local)]
-    nonlinear = [x for x in converted if not isinstance(x.rule.crossing, Derivative)]
+    nonlinear = [x for x in converted if x.rule.crossing.needs_terms]
     counted = any(isinstance(layer.loss_terms, LossTerms) for layer in nonlinear)
     optimizer, trouble = model.optimizer, ""
     if nonlinear and isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.axis import Axis
-from lra.crossing import Crossing, Derivative, Squared, TargetDifference
+from lra.crossing import Crossing, Derivative, Relative, Squared, TargetDifference
 from lra.errors import OptionError, RuleError
 from lra.feedback import Stored, Transpose
 from lra.loss_terms import LossTerms, check_terms
@@ -275,8 +275,10 @@ def _duplicates(bench: Bench) -> float:
 
 
 @identity("samples apart", _CANCELLED)
-def _samples_apart(bench: Bench) -> float:
+def _samples_apart(bench: Bench) -> float | None:
     """A batch's update is the mean of its samples' own."""
+    if getattr(bench.rule.crossing, "relative", None) is Relative.BATCH:
+        return None
     x, t = bench.batch()
     whole = bench.updates(bench.net(), x, t)
     ones = [bench.updates(bench.net(), x[i : i + 1], t[i : i + 1]) for i in range(len(x))]
@@ -371,7 +373,7 @@ def _limit(bench: Bench) -> float | None:
         return None
     backprop = bench.updates(bench.plain(), *bench.batch())
     nearer, near = (
-        _gap(bench.transported(replace(crossing, beta=beta, gain=1 / beta)), backprop)
+        _gap(bench.transported(replace(crossing, beta=beta, gain=1.0, normalized=True)), backprop)
         for beta in (1e-4, 1e-3)
     )
     return nearer / near

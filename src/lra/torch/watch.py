@@ -59,7 +59,7 @@ def look_at_errors(record: Any, h: Tensor) -> None:
     """Look at the error that comes back to a layer's output h, in the first passes only."""
     if record.looked >= _PASSES or torch.compiler.is_compiling() or transforming():
         return
-    if h.requires_grad and record.nonlinear and h.dim() > 1 and h.numel():
+    if h.requires_grad and record.rule.crossing.needs_terms and h.dim() > 1 and h.numel():
         h.register_hook(functools.partial(_check_scale, record, h.detach()))  # type: ignore[no-untyped-call]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lra.crossing import Derivative
 from lra.feedback import Feedback, Stored
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
@@ -88,14 +87,10 @@ class Record:
     looked: int = 0
 
     @property
-    def nonlinear(self) -> bool:
-        """Whether the scale of the errors matters to the crossing."""
-        return not isinstance(self.rule.crossing, Derivative)
-
-    @property
     def counts(self) -> bool:
         """Whether the crossing needs an N, and counts it in the shapes that it sees."""
-        return self.conversion.bends and self.nonlinear and isinstance(self.terms, LossTerms)
+        needs = self.conversion.bends and self.rule.crossing.needs_terms
+        return needs and isinstance(self.terms, LossTerms)
 
 
 def as_weights(E: Tensor, W: Tensor) -> None:
