@@ -327,8 +327,8 @@ def main() -> None:
     if missing:
         sys.exit(f"no such model: {', '.join(sorted(missing))}")
     if options.markdown:
-        arguments = [a for a in sys.argv[1:] if not a.startswith("--jobs")]
-        told = " ".join(["python benchmarks/reach.py", *arguments])
+        only = [word for which in options.only or () for word in ("--only", which)]
+        told = " ".join(["python benchmarks/reach.py", *only, "--markdown", str(options.markdown)])
         options.markdown.write_text(markdown(results, told) + f"\n{versions()}.\n")
 
 

@@ -10,6 +10,7 @@ from lra.crossing import (
     Derivative,
     IdentitySurrogate,
     LocalLoss,
+    Relative,
     Squared,
     Surrogate,
     TanhSurrogate,
@@ -32,6 +33,7 @@ from lra.feedback import (
     Learned,
     LikeWeights,
     Magnitude,
+    Mirror,
     Normal,
     Random,
     SignSymmetric,
@@ -44,6 +46,7 @@ from lra.rules import (
     Backprop,
     FeedbackAlignment,
     KolenPollack,
+    MirroredLRA,
     Rule,
     SignSymmetry,
     name_of,
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from lra.torch.coverage import Coverage, coverage
     from lra.torch.layers.activation import unit
     from lra.torch.layers.product import weights
+    from lra.torch.mirror import mirror
 
 _TORCH = {
     "Audit": "audit",
@@ -75,6 +79,7 @@ _TORCH = {
     "coverage": "coverage",
     "feedback_parameters": "convert",
     "is_converted": "convert",
+    "mirror": "mirror",
     "restore": "convert",
     "set_loss_terms": "convert",
     "unit": "layers.activation",
@@ -110,10 +115,13 @@ __all__ = [
     "LraError",
     "LraWarning",
     "Magnitude",
+    "Mirror",
+    "MirroredLRA",
     "Normal",
     "OptionError",
     "Random",
     "Refusal",
+    "Relative",
     "Rule",
     "RuleError",
     "RuleReport",
@@ -132,6 +140,7 @@ __all__ = [
     "coverage",
     "feedback_parameters",
     "is_converted",
+    "mirror",
     "name_of",
     "named",
     "restore",

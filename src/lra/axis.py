@@ -46,6 +46,19 @@ def instance(owner: object, field: str, base: type[Any]) -> None:
         )
 
 
+def count(owner: object, field: str) -> None:
+    """Check that a field is a whole number above 0.
+
+    Raises:
+        OptionError: naming the class, the field and its value.
+    """
+    value = getattr(owner, field)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise OptionError(
+            f"{type(owner).__name__}: {field} must be a whole number above 0, got {value!r}"
+        )
+
+
 def flag(owner: object, field: str) -> None:
     """Check that a field is True or False.
 

@@ -3,9 +3,10 @@
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from lra.axis import Axis, choice, finite, instance
+from lra.axis import Axis, choice, count, finite, instance
+from lra.errors import OptionError
 
 
 class Draw(Protocol):
@@ -21,6 +22,18 @@ class Draw(Protocol):
 
     def __call__(self, kind: str, scale: float) -> Any:
         """Draw an array of W's shape: `kind` is "normal" (by std) or "uniform" (by bound)."""
+
+
+class Firing(Draw, Protocol):
+    """A draw for a layer that can be run."""
+
+    def fire(self, samples: int) -> tuple[Any, Any]:
+        """Run the layer without its bias on noise x ~ N(0, 1), y = f(x, W).
+
+        Returns:
+            What goes in correlated with what comes out, of W's shape: the layer's own adjoint in W,
+            f*(x; y). And how often each weight was used: f*(1; 1).
+        """
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,49 @@ class Normal(Init):
     def draw(self, draw: Draw) -> Any:
         """Draw E from the normal distribution."""
         return draw("normal", self.std)
+
+
+@dataclass(frozen=True)
+class Mirror(Init):
+    """E = f*(x; f(x, W)) / f*(1; 1) for noise x: what a layer's own firing tells of its weights W.
+
+    The mean of E is W, though no weight is read: a layer runs on noise, and correlates what goes in
+    with what comes out. The angle between E and W is about atan(sqrt(fan_in / samples)).
+
+    Args:
+        samples: how many times a layer fires.
+        angle: in degrees; given instead, it decides how many times.
+
+    Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
+    """
+
+    samples: int = 10_000
+    angle: float | None = None
+
+    def __post_init__(self) -> None:
+        count(self, "samples")
+        if self.angle is not None:
+            finite(self, "angle", above=0.0)
+            if self.angle >= 90:
+                raise OptionError(f"Mirror: angle must be below 90 degrees, got {self.angle!r}")
+
+    def draw(self, draw: Draw) -> Any:
+        """Fire, and correlate."""
+        if not hasattr(draw, "fire"):
+            raise OptionError(
+                "Mirror: only layers that can be run mirror their weights; use FanIn()"
+            )
+        firing = cast(Firing, draw)
+        wanted = self.samples
+        if self.angle is not None:
+            wanted = max(1, math.ceil(draw.fan_in / math.tan(math.radians(self.angle)) ** 2))
+        told: Any = 0
+        uses: Any = 0
+        at_once = max(1, 2**22 // max(1, draw.fan_in))  # some megabytes of noise
+        for fired in range(0, wanted, at_once):
+            more, used = firing.fire(min(at_once, wanted - fired))
+            told, uses = told + more, uses + used
+        return told / (uses + (uses == 0))  # what is never used has no error to carry
 
 
 class Stored(enum.Enum):

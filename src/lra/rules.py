@@ -23,6 +23,7 @@ from lra.feedback import (
     Learned,
     LikeWeights,
     Magnitude,
+    Mirror,
     Random,
     SignSymmetric,
     Transpose,
@@ -86,6 +87,33 @@ def LRAE(
     return Rule(Learned(gamma, init), crossing)
 
 
+def MirroredLRA(
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    samples: int = 10_000,
+    *,
+    local_loss: LocalLoss = Squared(),
+    through: Surrogate | None = None,
+) -> Rule:
+    """Build LRA-E with feedback that mirrors its weights, and targets on two sides.
+
+    d = e E, m = beta d / s, e = (s / 2 beta) (phi(h + m) - phi(h - m)), dE = gamma dW, with s the
+    largest |d| of a sample. E starts as what noise sent through a layer tells of its W. A relative
+    of LRA-E, not the published rule: that is `LRAE`.
+
+    Args:
+        beta: how far targets are from the pre-activation, in its own units.
+        gamma: the step of the feedback weights E relative to that of W; 1 keeps E beside W.
+        samples: how many times each layer fires to mirror its weights.
+        local_loss: the loss between the two targets.
+        through: a surrogate to take the targets through.
+    """
+    return LRAE(
+        beta, gamma, local_loss=local_loss, through=through, init=Mirror(samples),
+        normalized=True, two_sided=True, relative=Relative.SAMPLE,
+    )  # fmt: skip
+
+
 def Backprop() -> Rule:
     """Build backpropagation of errors: e = phi'(h) (e W)."""
     return Rule()
@@ -127,6 +155,7 @@ def SignSymmetry(magnitude: Magnitude = Magnitude.UNIFORM, init: Init = FanIn())
 RULES: dict[str, Callable[..., Rule]] = {
     "backprop": Backprop,
     "lra-e": LRAE,
+    "mirrored-lra": MirroredLRA,
     "feedback-alignment": FeedbackAlignment,
     "kolen-pollack": KolenPollack,
     "sign-symmetry": SignSymmetry,
@@ -152,9 +181,10 @@ def named(name: str, **options: Any) -> Rule:
 
 def name_of(rule: Rule) -> str:
     """Give the table's name for a rule with these kinds of axes, or "custom" where it has none."""
-    axes = (type(rule.feedback), type(rule.crossing), type(rule.wiring))
-    for name, build in RULES.items():
-        known = build()
-        if axes == (type(known.feedback), type(known.crossing), type(known.wiring)):
-            return name
-    return "custom"
+    kinds = {_kind(build()): name for name, build in RULES.items()}
+    return kinds.get(_kind(rule), "custom")
+
+
+def _kind(rule: Rule) -> tuple[Any, ...]:
+    mirrored = isinstance(getattr(rule.feedback, "init", None), Mirror)
+    return type(rule.feedback), type(rule.crossing), type(rule.wiring), mirrored

@@ -296,6 +296,8 @@ def test_layers_built_by_hand_learn_by_the_rule(local):
         lra.SignSymmetry("batch"),
         Rule(lra.SignSymmetric(), lra.TargetDifference()),
         lra.LRAE(local_loss=lra.Cauchy(), through=lra.TanhSurrogate()),
+        lra.LRAE(1.0, normalized=True, two_sided=True, relative="sample"),
+        lra.LRAE(0.3, relative="batch"),
     ],
     ids=lambda rule: f"{rule.feedback}"[:30],
 )

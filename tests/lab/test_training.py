@@ -457,6 +457,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "backprop, bf16": {"rule": lra.Backprop(), "precision": "bf16-mixed"},
     "feedback alignment": {"rule": lra.FeedbackAlignment(), "optimizer": "sgd", "lr": 0.1},
     "kolen-pollack": {"rule": lra.KolenPollack()},
+    "mirrored-lra": {"rule": lra.MirroredLRA(samples=100)},
     "brSF": {"rule": lra.SignSymmetry(lra.Magnitude.BATCH)},
     "frSF": {"rule": lra.SignSymmetry(lra.Magnitude.FIXED), "activation": "prelu"},
 }

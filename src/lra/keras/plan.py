@@ -8,7 +8,7 @@ import keras
 from lra.axis import unknown
 from lra.crossing import Derivative
 from lra.errors import ConversionError
-from lra.feedback import Transpose
+from lra.feedback import Mirror, Transpose
 from lra.keras.backend import BACKENDS
 from lra.keras.graph import Graph, is_model, trace
 from lra.keras.layers import KEPT, NONLINEARITIES, REFUSED, WEIGHTS, Local, bends, crossable
@@ -84,6 +84,11 @@ def plan(
     """Decide for every layer, and refuse once for all that stands in the way."""
     if not isinstance(rule.wiring, Chain):
         raise ConversionError(f"convert: {rule.wiring} has no form in Keras; use Chain()")
+    if isinstance(getattr(rule.feedback, "init", None), Mirror):
+        raise ConversionError(
+            "convert: Mirror has no form in Keras yet, where feedback is drawn before the weights "
+            "are at hand; use LikeWeights() or FanIn()"
+        )
     graph = trace(model)
     paths = {call.path: call.layer for call in graph.calls} | graph.models
     for name in skip:

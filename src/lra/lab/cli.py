@@ -18,10 +18,11 @@ from rich.console import Console
 
 import lra
 from lra.axis import unknown
+from lra.crossing import Relative
 from lra.errors import LraError
 from lra.feedback import Magnitude
 from lra.lab import checkpoint, data, runs, training
-from lra.lab.config import InitText, MaybeFloat, Recipe, TrainConfig, optional, recipe
+from lra.lab.config import InitText, MaybeFloat, MaybeInt, Recipe, TrainConfig, optional, recipe
 from lra.lab.display import ConsoleReporter
 from lra.rules import name_of, named
 
@@ -32,6 +33,10 @@ MaybeName = Annotated[str | None, optional("NAME")]
 MaybePath = Annotated[Path | None, optional("PATH")]
 MaybeMagnitude = Annotated[
     tyro.conf.EnumChoicesFromValues[Magnitude | None], optional("|".join(Magnitude))
+]
+
+MaybeRelative = Annotated[
+    tyro.conf.EnumChoicesFromValues[Relative | None], optional("|".join(Relative))
 ]
 
 
@@ -46,17 +51,25 @@ class RuleOptions:
     """The learning rule, and its own options."""
 
     rule: MaybeName = None
-    """lra-e (default), backprop, feedback-alignment, kolen-pollack or sign-symmetry."""
+    """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry."""
     beta: MaybeFloat = None
-    """lra-e: how far targets move from the pre-activations."""
+    """lra-e, mirrored-lra: how far targets are from the pre-activations."""
     gamma: MaybeFloat = None
-    """lra-e, kolen-pollack: step of the feedback weights relative to the forward weights'."""
+    """lra-e, mirrored-lra, kolen-pollack: step of the feedback weights relative to the weights'."""
     gain: MaybeFloat = None
-    """lra-e: factor of the local error; 1/beta makes the rule normalised."""
+    """lra-e: factor of the local error."""
+    normalized: bool = False
+    """lra-e: take gain / beta for the factor, so that errors keep their scale."""
+    two_sided: bool = False
+    """lra-e: compare targets on either side of the pre-activation."""
+    relative: MaybeRelative = None
+    """lra-e: take beta relative to the largest error of this."""
+    samples: MaybeInt = None
+    """mirrored-lra: how many times each layer fires to mirror its weights."""
     local_loss: MaybeName = None
-    """lra-e: squared, absolute or cauchy."""
+    """lra-e, mirrored-lra: squared, absolute or cauchy."""
     through: MaybeName = None
-    """lra-e: surrogate to take targets through: identity or tanh."""
+    """lra-e, mirrored-lra: surrogate to take targets through: identity or tanh."""
     magnitude: MaybeMagnitude = None
     """sign-symmetry: where the magnitudes of the feedback come from."""
     feedback_init: Annotated[InitText | None, optional("fan-in[:SCALE]|normal:STD")] = None
@@ -73,6 +86,10 @@ class RuleOptions:
             "beta": self.beta,
             "gamma": self.gamma,
             "gain": self.gain,
+            "normalized": self.normalized or None,
+            "two_sided": self.two_sided or None,
+            "relative": self.relative,
+            "samples": self.samples,
             "magnitude": self.magnitude,
             "init": self.feedback_init,
         }

@@ -33,15 +33,16 @@ def swap(
     """Carry a plan out; what may fail comes first."""
     plan.shared.bends |= bool(plan.units or plan.followed)
     drawn = {
-        path: None if path in plan.input_layers else draw_feedback(rule.feedback, module.weight)
+        path: draw_feedback(rule.feedback, module.weight, WEIGHTS[type(module)].product_of(module))
         for path, module in plan.weights.items()
+        if path not in plan.input_layers
     }
     try:
         for path, module in plan.weights.items():
             module.__class__ = WEIGHTS[type(module)]
             assert isinstance(module, LocalWeights)
             module.adopt(
-                Record(rule, path, terms, path in plan.input_layers, plan.shared), drawn[path]
+                Record(rule, path, terms, path in plan.input_layers, plan.shared), drawn.get(path)
             )
         for path, module in plan.units.items():
             _become(module, NONLINEARITIES.get(type(module)), LocalNonlinearity)

@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lra.errors import LraWarning
+from lra.feedback import Mirror
 from lra.loss_terms import count_terms
 from lra.torch.places import transforming
 
@@ -112,3 +113,14 @@ def _terms_of_cross_entropy(h: Tensor, error: Tensor) -> float | None:
         if bool(((g - expected).abs().amax(-1) <= 1e-3 * c).all()):
             return 1 / float(c.median())
     return None
+
+
+def warn_of_mirrored(rule: Any, loses: bool) -> None:
+    """Tell that weights were loaded for which mirrored feedback was not."""
+    if loses and isinstance(getattr(rule.feedback, "init", None), Mirror):
+        warnings.warn(
+            "weights are loaded without feedback weights: those of now mirror the weights before, "
+            "so that errors would go astray; call lra.mirror(model) after loading",
+            LraWarning,
+            stacklevel=2,
+        )

@@ -13,7 +13,7 @@ from lra.rules import Rule
 from lra.torch.backward import multiply
 from lra.torch.layers.record import DrawLike, Record, as_weights, draw_feedback
 from lra.torch.places import Operation, Place, Weights
-from lra.torch.watch import look_at_errors, pair
+from lra.torch.watch import look_at_errors, pair, warn_of_mirrored
 
 
 class Local(nn.Module):
@@ -145,10 +145,15 @@ class LocalWeights(Local):
     def draw_again(self) -> None:
         """Draw the feedback weights anew, at the scale that the layer's weights have now."""
         if self.feedback is not None and not self.feedback.is_meta:
-            E = draw_feedback(self.rule.feedback, self.weight)
+            E = draw_feedback(self.rule.feedback, self.weight, self.product_of(self))
             assert E is not None
             self.feedback.copy_(E)
             self._lra.drawn = True
+
+    @staticmethod
+    def product_of(layer: Any) -> Any:
+        """Give the product that the layer runs, where it is not that of its weight's rows."""
+        return None
 
     def reset_parameters(self) -> None:
         """Draw all weights anew, those of the feedback too."""
@@ -204,6 +209,7 @@ class LocalWeights(Local):
         without = f"{prefix}feedback" not in state_dict
         if self.feedback is not None:
             state_dict.setdefault(f"{prefix}feedback", self.feedback)
+        warn_of_mirrored(self.rule, without and self.feedback is not None and self._lra.drawn)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not self._lra.drawn and without:
             self.draw_again()

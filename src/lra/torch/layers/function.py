@@ -18,7 +18,7 @@ from lra.feedback import Feedback, Stored
 from lra.torch.layers.base import Local
 from lra.torch.layers.follow import Follow, Source, left
 from lra.torch.layers.record import as_weights, draw_feedback
-from lra.torch.watch import pair
+from lra.torch.watch import pair, warn_of_mirrored
 
 
 class LocalLeft(Local):
@@ -154,13 +154,18 @@ class LocalForward(Local):
         """Draw the feedback weights anew, at the scale that the layer's weights have now."""
         for key, name in self.table.feedback.items():
             if name in self.table.added and not getattr(self, name).is_meta:
-                root, _, shape = key.partition(":")
-                E = getattr(self, name)
-                like = torch.zeros_like(E) if shape else self.get_parameter(root)
+                E, W = getattr(self, name), self.weight_of(key)
+                like = torch.zeros_like(E) if W is None else W
                 drawn = draw_feedback(self.rule.feedback, like)
                 assert drawn is not None
                 E.copy_(drawn)
                 self._lra.drawn = True
+
+    def weight_of(self, key: str) -> Tensor | None:
+        """Give the weight of a key; None where it is computed anew in each forward."""
+        name, _, shape = key.partition(":")
+        owner, _, leaf = name.rpartition(".")
+        return None if shape else getattr(self.get_submodule(owner), leaf)
 
     def _draw(self, key: str, like: Tensor) -> None:
         name, _, shape = key.partition(":")
@@ -213,6 +218,8 @@ class LocalForward(Local):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         own = [f"{prefix}{name}" for name in self.table.added]
+        without = any(key not in state_dict for key in own)
+        warn_of_mirrored(self.rule, without and self._lra.drawn)
         self._lra.drawn = self._lra.drawn or (bool(own) and all(key in state_dict for key in own))
         for key, name in zip(own, self.table.added, strict=True):
             state_dict.setdefault(key, getattr(self, name))

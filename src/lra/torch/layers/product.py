@@ -1,5 +1,6 @@
 """Weight layers of users' own, by the product that they compute."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,21 @@ class LocalProduct(LocalWeights):
     """A weight layer of a class that `weights` names."""
 
     checked = False
+
+    @staticmethod
+    def product_of(layer: Any) -> Any:
+        """Give the product that was named, with the shape of an input that it takes."""
+        product = PRODUCTS[getattr(type(layer), "plain", type(layer))]
+        W = layer.weight.detach()
+
+        def f(x: Tensor, W: Tensor) -> Tensor:
+            return product(layer, x, W, None)
+
+        for inputs in dict.fromkeys(reversed(W.shape)):
+            with contextlib.suppress(RuntimeError, ValueError, IndexError):
+                f(W.new_zeros(1, inputs), W)
+                return f, (inputs,)
+        return None  # one that reads more than vectors: by the rows of its weight
 
     def operation(self) -> Operation:
         """Give the product that was named for the class."""

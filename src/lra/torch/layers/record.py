@@ -1,6 +1,7 @@
 """What a converted module knows of its conversion, and how its feedback is drawn."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +15,20 @@ from lra.rules import Rule
 
 @dataclass(frozen=True)
 class DrawLike:
-    """Draws tensors of W's shape, type and device."""
+    """Draws tensors of W's shape, type and device.
+
+    Attributes:
+        W: the weights.
+        inputs: how many inputs each unit reads, where that is not the size of W[0].
+        run: the layer's product, y = f(x, W), where it is not that of W's rows; with the shape of
+            one sample's x.
+        generator: of the noise; by default the device's own.
+    """
 
     W: Tensor
     inputs: int | None = None
+    run: tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...]] | None = None
+    generator: torch.Generator | None = None
 
     @property
     def fan_in(self) -> int:
@@ -35,13 +46,35 @@ class DrawLike:
         E = torch.empty_like(self.W, requires_grad=False)
         return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
 
+    def fire(self, samples: int) -> tuple[Tensor, Any]:
+        """Run the layer on noise; correlate what goes in with what comes out, and count uses."""
+        W = self.W.detach()
+        if self.run is None:  # each row of W reads a vector, or a patch of one
+            rows = W.reshape(len(W), -1)
+            x = self._noise(samples, (rows.shape[1],))
+            return ((x @ rows.T).T @ x).view_as(W), samples
+        f, shape = self.run
+        x = self._noise(samples, shape)
+        y, correlate = torch.func.vjp(lambda W: f(x, W), W)[:2]
+        count = torch.func.vjp(lambda W: f(torch.ones_like(x), W), W)[1]
+        return correlate(y)[0], count(torch.ones_like(y))[0]
+
+    def _noise(self, samples: int, shape: tuple[int, ...]) -> Tensor:
+        like = {"dtype": self.W.dtype, "device": self.W.device}
+        return torch.randn((samples, *shape), generator=self.generator, **like)  # type: ignore[call-overload, no-any-return]
+
 
 @torch.no_grad()
-def draw_feedback(feedback: Feedback, W: Any) -> Tensor | None:
+def draw_feedback(
+    feedback: Feedback, W: Any, run: Any = None, generator: torch.Generator | None = None
+) -> Tensor | None:
     """Draw what a layer with weight W keeps for its feedback, if anything."""
     if feedback.stored is Stored.NOTHING:
         return None
-    E: Tensor = feedback.draw(DrawLike(W))
+    if W.is_meta:
+        return torch.empty_like(W, requires_grad=False)
+    with torch._C.DisableTorchFunction():  # of those who watch
+        E: Tensor = feedback.draw(DrawLike(W, run=run, generator=generator))
     return E
 
 

@@ -1,0 +1,90 @@
+"""Mirror: set feedback weights by what layers answer to noise, whenever that is wanted."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lra.errors import ConversionError, OptionError
+from lra.feedback import Learned, Mirror, Random
+from lra.torch.convert import is_converted
+from lra.torch.layers import LocalForward, LocalWeights
+from lra.torch.layers.record import DrawLike
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@torch.no_grad()
+def mirror(
+    model: M,
+    samples: int = 10_000,
+    *,
+    angle: float | None = None,
+    step: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> M:
+    """Move the feedback weights of a converted model to its weights, as noise tells them.
+
+    E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E) with noise x ~ N(0, 1), in every layer that keeps
+    feedback weights. Call it after loading weights, or every some steps where E drifts from W.
+
+    Args:
+        model: a converted model.
+        samples: how many times each layer fires.
+        angle: between E and W, in degrees; given instead, it decides how many times.
+        step: how far E moves, above 0 and up to 1.
+        generator: of the noise; by default that of the weights' device.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConversionError: for a model that is not converted, that keeps no feedback weights which
+            could mirror W, or whose weights are computed in each forward (weight norm), which only
+            `convert(..., example=)` sees.
+        OptionError: for a number that is out of range.
+
+    Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
+    """
+    init = Mirror(samples, angle)
+    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= 1:
+        raise OptionError(f"mirror: step must be above 0 and at most 1, got {step!r}")
+    if not is_converted(model):
+        raise ConversionError(
+            f"mirror: no layer of this {type(model).__name__} is converted; "
+            "call lra.convert(model, rule) first"
+        )
+    pairs: list[tuple[Tensor, DrawLike]] = []
+    computed: list[str] = []
+    for path, module in model.named_modules():
+        if isinstance(module, LocalWeights) and module.feedback is not None:
+            if isinstance(module.rule.feedback, (Learned, Random)):
+                run = module.product_of(module)
+                pairs.append(
+                    (module.feedback, DrawLike(module.weight, run=run, generator=generator))
+                )
+        elif isinstance(module, LocalForward):
+            for key, name in module.table.feedback.items():
+                if name not in module.table.added:
+                    continue
+                if not isinstance(module.rule.feedback, (Learned, Random)):
+                    continue
+                W = module.weight_of(key)
+                if W is None:
+                    computed.append(f"{path}.{key.partition(':')[0]}".strip("."))
+                else:
+                    pairs.append((getattr(module, name), DrawLike(W, generator=generator)))
+    if computed:
+        raise ConversionError(
+            f"mirror: {', '.join(computed)}: the layers multiply with what each forward computes "
+            "from these, which only an example shows: lra.restore(model), and lra.convert(model, "
+            "rule, example=...) anew with init=lra.Mirror()"
+        )
+    if not pairs:
+        raise ConversionError(
+            f"mirror: this {type(model).__name__} keeps no feedback weights that could mirror W; "
+            "rules with lra.Learned or lra.Random feedback do"
+        )
+    for E, draw in pairs:
+        E.lerp_(init.draw(draw), float(step))
+    return model
