@@ -360,3 +360,28 @@ def test_units_of_other_libraries_are_found_and_named():
     model(x).sum().backward()
     with pytest.raises(lra.OptionError, match=r"subclasses of torch\.nn\.Module, got 'relu'"):
         lra.unit("relu")
+
+
+def test_a_unit_may_have_a_surrogate_of_its_own():
+    class Step(nn.Module):
+        def forward(self, x):
+            return x.sign()
+
+    def net():
+        torch.manual_seed(0)
+        layers = nn.Linear(6, 6), Step(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)
+        return nn.Sequential(*layers).double()
+
+    x = torch.randn(5, 6).double()
+    # The tanh's own surrogate is what it computes, so that the rule's changes nothing there.
+    expected = updates(lra.convert(net(), lra.LRAE(0.4, through=lra.TanhSurrogate())), x)
+    lra.unit(Step, through=lra.TanhSurrogate())
+    model = lra.convert(net(), lra.LRAE(0.4))
+    assert_same(updates(model, x), expected)
+    assert "through=TanhSurrogate()" in str(model[1])
+    assert "through=None" in str(model[3])
+    lra.unit(Step)
+    assert "through=None" in str(model[1])
+    lra.convert(net(), lra.FeedbackAlignment())
+    with pytest.raises(lra.OptionError, match="through must be a surrogate"):
+        lra.unit(Step, through=torch.tanh)

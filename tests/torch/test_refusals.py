@@ -384,3 +384,33 @@ def test_a_wiring_that_torch_does_not_know_is_refused() -> None:
     with pytest.raises(lra.ConversionError, match=r"Elsewhere.*use lra\.Chain\(\)"):
         lra.convert(model, lra.Rule(wiring=Elsewhere()))
     assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("name", ["phi", "rule", "table", "place", "restore", "plain", "units"])
+@pytest.mark.parametrize("as_method", [False, True])
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_names_that_a_converted_module_uses(name, as_method, parametrized):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            if parametrized:
+                self.weight = nn.Parameter(torch.eye(4))
+            if not as_method:
+                setattr(self, name, torch.tanh)
+
+        def forward(self, x):
+            h = 2 * getattr(self, name)(x)
+            return h @ self.weight if parametrized else h
+
+    if as_method:
+        setattr(Own, name, lambda self, x: torch.tanh(x))
+    model = nn.Sequential(nn.Linear(4, 4), Own(), nn.Linear(4, 2))
+    x = torch.randn(3, 4)
+    before, classes = model(x), [type(m) for m in model.modules()]
+    if name in (("phi",) if parametrized else ("table", "units")):
+        lra.convert(model, lra.LRAE(), example=x)  # this kind of module has no use for it
+    else:
+        with pytest.raises(lra.ConversionError, match=f"Own has '{name}' of its own"):
+            lra.convert(model, lra.LRAE(), example=x)
+        assert [type(m) for m in model.modules()] == classes
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)

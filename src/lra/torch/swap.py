@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from lra.errors import ConversionError
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 from lra.torch.layers import (
@@ -39,6 +40,7 @@ def swap(
     }
     try:
         for path, module in plan.weights.items():
+            _check_names(module, WEIGHTS[type(module)].__mro__[1])
             module.__class__ = WEIGHTS[type(module)]
             assert isinstance(module, LocalWeights)
             module.adopt(
@@ -66,7 +68,23 @@ def swap(
 
 def _become(module: nn.Module, known: type[Local] | None, mixin: type[Local]) -> None:
     cls = known or local_class(mixin, type(module))
+    _check_names(module, mixin)
     module.__class__ = cls
+
+
+def _check_names(module: nn.Module, mixin: type[Local]) -> None:
+    """Refuse a module of somebody's own with names that a converted one has another use for."""
+    if type(module).__module__.startswith("torch."):
+        return
+    taken = {name for name in (*dir(mixin), "_lra", "plain") if not hasattr(nn.Module, name)}
+    tables = module._parameters, module._buffers, module._modules, vars(module)
+    own = {name for table in tables for name in table} | set(dir(type(module)))
+    if both := sorted(taken & own):
+        raise ConversionError(
+            f"convert: {type(module).__name__} has {', '.join(map(repr, both))} of its own, which "
+            "a converted module uses otherwise; rename that, or leave the module on backprop "
+            "with skip="
+        )
 
 
 def _leave(module: nn.Module, rule: Rule, path: str) -> None:

@@ -2,14 +2,15 @@
 
 import copy
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.crossing import Crossing
+from lra.crossing import Crossing, Surrogate, TargetDifference
+from lra.errors import OptionError
 from lra.loss_terms import LossTerms
 from lra.torch.backward import bend, run_places
 from lra.torch.layers.base import Local, local_class
@@ -29,6 +30,14 @@ class LocalNonlinearity(Local):
     phi is the plain class's own forward. Parameters of the unit's own take the gradient of the
     error that arrives.
     """
+
+    @property
+    def crossing(self) -> Crossing:
+        """The rule's crossing, through the surrogate that was named for the class, if one was."""
+        crossing, through = self.rule.crossing, _THROUGH.get(self.plain)
+        if through is None or not isinstance(crossing, TargetDifference):
+            return crossing
+        return replace(crossing, through=through)
 
     @property
     def loss_terms(self) -> LossTerms | float:
@@ -52,7 +61,7 @@ class LocalNonlinearity(Local):
 
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give z = phi(h)."""
-        return Nonlinearity(self.phi, self.rule.crossing, self.loss_terms), ()
+        return Nonlinearity(self.phi, self.crossing, self.loss_terms), ()
 
     def forward(self, input: Tensor) -> Tensor:
         """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
@@ -60,15 +69,15 @@ class LocalNonlinearity(Local):
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
         if self.fuses:
             phi = functools.partial(self.plain.forward, self)
-            return bend(phi, self.rule.crossing, self.loss_terms, input, self.in_place)
+            return bend(phi, self.crossing, self.loss_terms, input, self.in_place)
         # Autograd finds the parameters' gradients; the error at h is the rule's.
         h = input.clone() if self.in_place else input
-        taught = Taught(self.phi, self.rule.crossing, self.loss_terms)
+        taught = Taught(self.phi, self.crossing, self.loss_terms)
         z = run_places((taught,), h, self.plain.forward(self, h.detach()))
         return input.copy_(z) if self.in_place else z
 
     def _describe(self) -> str:
-        return f"crossing={self.rule.crossing}"
+        return f"crossing={self.crossing}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class LocalRReLU(LocalNonlinearity, nn.RReLU):
 
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give z = h above zero, and a random slope times h below."""
-        drawn = self.training, self.rule.crossing, self.loss_terms
+        drawn = self.training, self.crossing, self.loss_terms
         return _DrawnSlopes(self.lower, self.upper, *drawn), ()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -124,7 +133,10 @@ NONLINEARITIES: dict[type[nn.Module], type[Local]] = {
 """The units by class, and what each becomes."""
 
 
-def unit(*classes: type[nn.Module]) -> None:
+_THROUGH: dict[type[nn.Module], Surrogate] = {}
+
+
+def unit(*classes: type[nn.Module], through: Surrogate | None = None) -> None:
     """Say that modules of these classes are units: z = phi(h) of h's shape, elementwise or not.
 
     Errors then cross them by the rule's crossing, with phi their own forward, run once more on the
@@ -134,16 +146,24 @@ def unit(*classes: type[nn.Module]) -> None:
     Args:
         *classes: subclasses of torch.nn.Module whose forward takes one tensor and draws nothing at
             random.
+        through: a surrogate that rules with targets take them through at these units, in place of
+            the rule's own.
 
     Raises:
-        OptionError: for anything but such a class.
+        OptionError: for anything but such a class, or a surrogate.
     """
-    from lra.errors import OptionError
-
     for cls in classes:
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise OptionError(f"unit: expected subclasses of torch.nn.Module, got {cls!r}")
-    NONLINEARITIES.update({cls: local_class(LocalNonlinearity, cls) for cls in classes})
+    if through is not None and not isinstance(through, Surrogate):
+        raise OptionError(
+            f"unit: through must be a surrogate such as lra.TanhSurrogate(), got {through!r}"
+        )
+    for cls in classes:
+        _THROUGH.pop(cls, None)
+        if through is not None:
+            _THROUGH[cls] = through
+        NONLINEARITIES.setdefault(cls, local_class(LocalNonlinearity, cls))
 
 
 def is_unit(module: nn.Module) -> bool:
