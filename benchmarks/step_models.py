@@ -1,4 +1,4 @@
-"""One training step of a residual net, a vision transformer and BERT, against backprop's.
+"""One training step of an LSTM, a residual net, a vision transformer and BERT, against backprop's.
 
     python benchmarks/step_models.py
 
@@ -55,7 +55,26 @@ def bert() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
     return model, {"input_ids": x}, lambda out: F.cross_entropy(out.logits, t)
 
 
-MODELS = {"ResNet-18": resnet, "ViT": vit, "BERT": bert}
+class Reader(nn.Module):
+    """The last state of two recurrent layers, and a layer for classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(32, 128, 2, batch_first=True), nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Read x from left to right."""
+        h: Tensor = self.head(self.lstm(x)[0][:, -1])
+        return h
+
+
+def lstm() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
+    """torch's LSTM, two layers of 128, 64 steps: its kernel is taken apart."""
+    x, t = torch.rand(32, 64, 32), torch.randint(10, (32,))
+    return Reader(), (x,), lambda out: F.cross_entropy(out, t)
+
+
+MODELS = {"LSTM": lstm, "ResNet-18": resnet, "ViT": vit, "BERT": bert}
 RULES = {
     "backprop": None,
     "LRA-E": lra.LRAE(),
