@@ -4,7 +4,9 @@ The oracle is the same model's updates without the surroundings, or the message 
 """
 
 import copy
+import importlib.util
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,3 +234,13 @@ def test_compiled_for_any_batch(kind):
             expected, got = updates(model, x, t), updates(compiled, x, t)
             for name, value in expected.items():
                 torch.testing.assert_close(got[f"_orig_mod.{name}"], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about workers and logs
+def test_lightning_loads_from_a_checkpoint():
+    pytest.importorskip("lightning")
+    path = Path(__file__).parents[2] / "examples" / "lightning_module.py"
+    spec = importlib.util.spec_from_file_location("lightning_module", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    assert example.main(epochs=1) > 0.3  # what was loaded from the checkpoint has learned
