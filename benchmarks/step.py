@@ -9,8 +9,6 @@ ratios, with the quartiles. Run it with nothing else running.
 
 import argparse
 import itertools
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import lra
+from turns import take_turns
 
 SIZES = (784, 256, 256, 256, 256, 10)
 
@@ -73,24 +72,9 @@ def main() -> None:
             "feedback alignment": lra.convert(network(bias), lra.FeedbackAlignment()),
         }
         steps = {k: step_of(m, options.batch, optimizer) for k, m in contestants.items()}
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(options.rounds):
-            for name, step in steps.items():
-                for _ in range(3):
-                    step()
-                start = time.perf_counter()
-                for _ in range(options.steps):
-                    step()
-                times[name].append((time.perf_counter() - start) / options.steps * 1e3)
         kind = "fused AdamW" if optimizer else "default AdamW"
         print(f"\n{kind}, {'with' if bias else 'without'} biases")
-        for name, values in times.items():
-            ratios = [a / b for a, b in zip(values, times["backprop"], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            print(
-                f"  {name:<34} {statistics.median(values):6.3f} ms   "
-                f"{middle:5.3f} of backprop's ({low:5.3f} to {high:5.3f})"
-            )
+        take_turns(steps, options.rounds, options.steps)
 
 
 if __name__ == "__main__":

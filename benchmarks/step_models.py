@@ -10,8 +10,6 @@ nothing else running.
 import argparse
 import copy
 import os
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +21,7 @@ import transformers
 from torch import Tensor, nn
 
 import lra
+from turns import take_turns
 from zoo import torchvision_stand_in
 
 torchvision_stand_in.install()
@@ -111,24 +110,8 @@ def main() -> None:
             if rule is not None:
                 lra.convert(model, rule, example=inputs)
             steps[kind] = step_of(model, inputs, loss)
-        times: dict[str, list[float]] = {kind: [] for kind in steps}
-        for step in steps.values():
-            for _ in range(4):
-                step()
-        for _ in range(options.rounds):
-            for kind, step in steps.items():
-                start = time.perf_counter()
-                for _ in range(options.steps):
-                    step()
-                times[kind].append((time.perf_counter() - start) / options.steps * 1e3)
         print(f"\n{name}")
-        for kind, values in times.items():
-            ratios = [a / b for a, b in zip(values, times["backprop"], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            print(
-                f"  {kind:<20} {statistics.median(values):8.2f} ms   "
-                f"{middle:5.3f} of backprop's ({low:5.3f} to {high:5.3f})"
-            )
+        take_turns(steps, options.rounds, options.steps)
 
 
 if __name__ == "__main__":
