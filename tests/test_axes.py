@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import lra
 from lra.feedback import Stored
 from lra.loss_terms import check_terms, count_terms
+from lra.torch.layers.record import DrawLike
 
 NAMESPACES = pytest.mark.parametrize(
     ("xp", "array"),
@@ -89,6 +90,7 @@ SCALES = {
     None: lambda d, N: np.full((len(d), 1, 1), 1 / N),
     "sample": lambda d, N: np.stack([abs(sample).max(keepdims=True) for sample in d]),
     "batch": lambda d, N: np.full((len(d), 1, 1), abs(d).max()),
+    "unit": lambda d, N: abs(d),
 }
 
 
@@ -116,7 +118,7 @@ def test_forms_of_the_target_difference(
 
 
 @NAMESPACES
-@pytest.mark.parametrize("relative", ["sample", "batch"])
+@pytest.mark.parametrize("relative", ["unit", "sample", "batch"])
 @pytest.mark.parametrize("S", [1e-4, 1.0, 65536.0, 1e-30])
 def test_a_relative_target_knows_no_scale(xp, array, relative, S):
     crossing = lra.TargetDifference(0.7, two_sided=True, normalized=True, relative=relative)
@@ -131,7 +133,7 @@ def test_a_relative_target_knows_no_scale(xp, array, relative, S):
     assert not np.asarray(e)[2].any()
 
 
-@pytest.mark.parametrize("relative", [None, "sample", "batch"])
+@pytest.mark.parametrize("relative", [None, "unit", "sample", "batch"])
 def test_no_samples_have_no_errors(relative):
     crossing = lra.TargetDifference(relative=relative)
     for shape in ((0, 3), (2, 0)):
@@ -139,7 +141,25 @@ def test_no_samples_have_no_errors(relative):
         assert crossing.error(np.tanh, empty, empty, empty, 1, np).shape == shape
 
 
-@pytest.mark.parametrize("relative", [None, "sample", "batch"])
+def test_a_target_of_each_unit_by_itself_follows_the_chord_of_phi():
+    h, d = rng.normal(size=(2, 3, 4))
+    crossing = lra.TargetDifference(0.8, normalized=True, two_sided=True, relative="unit")
+    chord = (np.tanh(h + 0.8) - np.tanh(h - 0.8)) / 1.6
+    close(crossing.error(np.tanh, h, np.tanh(h), d, 3, np), chord * d)
+    sign = (abs(h) < 0.8) / 0.8  # of a step of 2 at 0
+    close(crossing.error(np.sign, h, np.sign(h), d, 3, np), sign * d)
+
+
+def test_where_flat_stands_in_at_steps_unless_there_is_a_surrogate():
+    rule = lra.TargetDifference(relative="batch", where_flat="unit")
+    assert rule.at_steps() == lra.TargetDifference(relative="unit", where_flat="unit")
+    through = lra.TargetDifference(relative="batch", where_flat="unit", through=lra.TanhSurrogate())
+    assert through.at_steps() == through
+    assert lra.TargetDifference(relative="batch").at_steps().relative == "batch"
+    assert lra.Derivative().at_steps() == lra.Derivative()
+
+
+@pytest.mark.parametrize("relative", [None, "unit", "sample", "batch"])
 def test_two_sides_leave_a_bias_of_second_order(relative):
     h, d = rng.normal(size=(2, 3, 4))
     truth = (1 - np.tanh(h) ** 2) * d
@@ -154,7 +174,8 @@ def test_two_sides_leave_a_bias_of_second_order(relative):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"relative": "token"}, "relative must be one of sample, batch, got 'token'"),
+        ({"relative": "token"}, "relative must be one of unit, sample, batch, got 'token'"),
+        ({"where_flat": "steps"}, "where_flat must be one of unit, sample, batch, got 'steps'"),
         ({"two_sided": 1}, "two_sided must be True or False, got 1"),
         ({"normalized": "yes"}, "normalized must be True or False, got 'yes'"),
     ],
@@ -163,7 +184,7 @@ def test_unknown_forms_are_refused(options, message):
     with pytest.raises(lra.OptionError, match=message):
         lra.TargetDifference(**options)
     with pytest.raises(lra.OptionError, match=message):
-        lra.LRAE(**options)
+        lra.Rule(lra.Learned(), lra.TargetDifference(**options))
 
 
 @given(
@@ -284,6 +305,8 @@ def test_sign_symmetric(xp, array, magnitude):
         (lra.FanIn(scale=2.0), 100, 1.0, ("uniform", 0.2)),
         (lra.Normal(), 16, 1.0, ("normal", 0.1)),
         (lra.Normal(std=1.0), 100, 1.0, ("normal", 1.0)),
+        (lra.Orthogonal(), 16, 1.0, ("orthogonal", 1.0)),
+        (lra.Orthogonal(gain=0.5), 100, 1.0, ("orthogonal", 0.5)),
         (lra.LikeWeights(), 16, 0.02, ("uniform", 0.02 * 3**0.5)),
         (lra.LikeWeights(scale=0.5), 16, 0.1, ("uniform", 0.05 * 3**0.5)),
         (lra.LikeWeights(), 16, 0.0, ("uniform", 0.25)),  # weights that start at zero
@@ -296,6 +319,31 @@ def test_what_is_drawn(feedback, init, fan_in, rms, asked):
     kind, scale = feedback(init=init).draw(Layer(lambda *request: request, fan_in, rms))
     assert kind == asked[0]
     assert scale == pytest.approx(asked[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3), (4, 2, 3, 3), (30, 2, 3, 3)], ids=str)
+def test_orthogonal_weights(shape, dtype):
+    """Rows, or columns where there are fewer, are at right angles and as long as the gain."""
+    torch.manual_seed(0)
+    W = torch.zeros(shape, dtype=dtype)
+    if len(shape) == 4:
+        W = W.to(memory_format=torch.channels_last)
+    E = lra.Orthogonal(1.5).draw(DrawLike(W))
+    assert (E.shape, E.dtype, E.stride()) == (W.shape, dtype, W.stride())
+    rows = E.flatten(1).double()
+    gram = rows @ rows.T if shape[0] <= rows.shape[1] else rows.T @ rows
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
+    expected = 2.25 * torch.eye(len(gram), dtype=torch.float64)
+    torch.testing.assert_close(gram, expected, rtol=0, atol=tolerance)
+    assert not torch.equal(E, lra.Orthogonal(1.5).draw(DrawLike(W)))
+
+
+def test_signs_of_orthogonal_magnitude():
+    """The constant of uSF is the root mean square of an orthogonal row."""
+    W = rng.normal(size=(3, 16))
+    feedback = lra.SignSymmetric(init=lra.Orthogonal(2.0))
+    close(feedback.effective(W, None, Layer(no_draw, 16), np), 0.5 * np.sign(W))
 
 
 def test_bases_leave_their_arithmetic_to_the_values():

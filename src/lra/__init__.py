@@ -8,9 +8,11 @@ from lra.crossing import (
     Cauchy,
     Crossing,
     Derivative,
+    HardTanhSurrogate,
     IdentitySurrogate,
     LocalLoss,
     Relative,
+    SigmoidSurrogate,
     Squared,
     Surrogate,
     TanhSurrogate,
@@ -35,6 +37,7 @@ from lra.feedback import (
     Magnitude,
     Mirror,
     Normal,
+    Orthogonal,
     Random,
     SignSymmetric,
     Transpose,
@@ -68,11 +71,19 @@ if TYPE_CHECKING:
     from lra.torch.layers.activation import unit
     from lra.torch.layers.product import weights
     from lra.torch.mirror import mirror
+    from lra.torch.opaque import Evaluated
+    from lra.torch.units import LWTA, Bernoulli, Heaviside, Quantized, Sign
 
 _TORCH = {
+    "LWTA": "units",
     "Audit": "audit",
+    "Bernoulli": "units",
     "Coverage": "coverage",
+    "Evaluated": "opaque",
+    "Heaviside": "units",
+    "Quantized": "units",
     "RuleReport": "check",
+    "Sign": "units",
     "audit": "audit",
     "check_rule": "check",
     "convert": "convert",
@@ -91,10 +102,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LRAE",
+    "LWTA",
     "RULES",
     "Absolute",
     "Audit",
     "Backprop",
+    "Bernoulli",
     "Cauchy",
     "Chain",
     "ConversionError",
@@ -102,9 +115,12 @@ __all__ = [
     "Crossing",
     "DataError",
     "Derivative",
+    "Evaluated",
     "FanIn",
     "Feedback",
     "FeedbackAlignment",
+    "HardTanhSurrogate",
+    "Heaviside",
     "IdentitySurrogate",
     "Init",
     "KolenPollack",
@@ -119,6 +135,8 @@ __all__ = [
     "MirroredLRA",
     "Normal",
     "OptionError",
+    "Orthogonal",
+    "Quantized",
     "Random",
     "Refusal",
     "Relative",
@@ -126,6 +144,8 @@ __all__ = [
     "RuleError",
     "RuleReport",
     "RunError",
+    "SigmoidSurrogate",
+    "Sign",
     "SignSymmetric",
     "SignSymmetry",
     "Squared",

@@ -1,7 +1,9 @@
 """The crossing axis: how an error d passes down a nonlinearity z = phi(h)."""
 
+import dataclasses
 import enum
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +75,27 @@ class TanhSurrogate(Surrogate):
 
 
 @dataclass(frozen=True)
+class HardTanhSurrogate(Surrogate):
+    """s(h) = h between -1 and 1, constant beyond: the straight-through estimator of binary units.
+
+    Source: Hubara et al., Binarized neural networks, NeurIPS 2016.
+    """
+
+    def __call__(self, h: Any, xp: Any) -> Any:
+        """Give h, clipped."""
+        return xp.clip(h, -1, 1)
+
+
+@dataclass(frozen=True)
+class SigmoidSurrogate(Surrogate):
+    """s(h) = 1 / (1 + exp(-h)): for units of 0 and 1, and the mean of those that draw them."""
+
+    def __call__(self, h: Any, xp: Any) -> Any:
+        """Give the sigmoid of h."""
+        return (1 + xp.tanh(h / 2)) / 2
+
+
+@dataclass(frozen=True)
 class Crossing(Axis):
     """Base of the crossing axis."""
 
@@ -80,6 +103,10 @@ class Crossing(Axis):
     def needs_terms(self) -> bool:
         """Whether N, or the scale of the loss, matters to it."""
         return True
+
+    def at_steps(self) -> "Crossing":
+        """Give the crossing for units that are flat but for steps."""
+        return self
 
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
         """Give the error at h from the error d at z.
@@ -108,8 +135,13 @@ class Derivative(Crossing):
 class Relative(enum.StrEnum):
     """What the largest error is taken over, that a target's distance is relative to."""
 
+    UNIT = "unit"
     SAMPLE = "sample"
     BATCH = "batch"
+
+
+_LEAST = 1e-33
+"""An error that no longer counts as one; beta over it is still a number."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +153,8 @@ class TargetDifference(Crossing):
     Two-sided, it compares a target towards which the error points with one away from it,
     e = gain L'((phi(h + m) - phi(h - m)) / 2) / N with m = beta N d, whose bias falls like beta^2.
     Relative, beta is a length in units of h: with s the largest |d|, m = beta d / s, and s stands
-    in the place of 1/N; the scale of the loss then is no matter.
+    in the place of 1/N; the scale of the loss then is no matter. Where s is taken over each unit by
+    itself, every target is beta away from its h, and e is d times the slope of phi's chord there.
 
     Args:
         beta: how far the target moves from h, the paper's beta.
@@ -130,7 +163,10 @@ class TargetDifference(Crossing):
         through: a surrogate to take output and target through in phi's stead.
         normalized: take gain / beta for the factor, so that e keeps d's scale.
         two_sided: take a target on either side of h.
-        relative: take s over a "sample" (all but dimension 0; all of a vector), or the "batch".
+        relative: take s over a "unit", a "sample" (all but dimension 0; all of a vector), or the
+            "batch".
+        where_flat: what to take s over, in relative's stead, at units that are flat but for steps:
+            a target that is close to h would hardly ever be on another step.
 
     Source: Ororbia and Mali, AAAI 2019, for the one-sided target at beta N d.
     """
@@ -142,6 +178,7 @@ class TargetDifference(Crossing):
     normalized: bool = False
     two_sided: bool = False
     relative: Relative | None = None
+    where_flat: Relative | None = None
 
     def __post_init__(self) -> None:
         finite(self, "beta", above=0.0)
@@ -151,8 +188,9 @@ class TargetDifference(Crossing):
             instance(self, "through", Surrogate)
         flag(self, "normalized")
         flag(self, "two_sided")
-        if self.relative is not None:
-            choice(self, "relative", Relative)
+        for name in ("relative", "where_flat"):
+            if getattr(self, name) is not None:
+                choice(self, name, Relative)
 
     @property
     def needs_terms(self) -> bool:
@@ -165,7 +203,7 @@ class TargetDifference(Crossing):
             move, back = (self.beta * n) * d, 1 / n
         else:
             s = self._largest(d, xp)
-            move, back = self.beta * (d / s), s
+            move, back = (self.beta / s) * d, s
         output = z
         if self.through is not None:
             phi = functools.partial(self.through, xp=xp)
@@ -178,11 +216,19 @@ class TargetDifference(Crossing):
         e *= back * (self.gain / self.beta if self.normalized else self.gain)  # in place, if it can
         return e
 
+    def at_steps(self) -> Crossing:
+        """Give the crossing with `where_flat` for `relative`, unless there is a surrogate."""
+        if self.where_flat is None or self.through is not None:
+            return self
+        return dataclasses.replace(self, relative=self.where_flat)
+
     def _largest(self, d: Any, xp: Any) -> Any:
-        """Give the largest |d| over a sample or the batch; 1 where there is no error at all."""
+        """Give the largest |d| that `relative` asks for; next to nothing where there is none."""
         if 0 in tuple(d.shape):
             return 1.0
-        every = tuple(range(len(d.shape)))
-        axes = every[1:] or every if self.relative is Relative.SAMPLE else every
-        s = xp.amax(xp.abs(d), axis=axes, keepdims=True)
-        return xp.where(s > 0, s, xp.ones_like(s))
+        s = xp.abs(d)
+        if self.relative is not Relative.UNIT:
+            every = tuple(range(len(d.shape)))
+            axes = every[1:] or every if self.relative is Relative.SAMPLE else every
+            s = xp.amax(s, axis=axes, keepdims=True)
+        return xp.clip(s, _LEAST, math.inf)

@@ -21,7 +21,7 @@ class Draw(Protocol):
         """The root mean square of the layer's weights W."""
 
     def __call__(self, kind: str, scale: float) -> Any:
-        """Draw an array of W's shape: `kind` is "normal" (by std) or "uniform" (by bound)."""
+        """Draw an array of W's shape: "normal" (by std), "uniform" (by bound) or "orthogonal"."""
 
 
 class Firing(Draw, Protocol):
@@ -91,6 +91,26 @@ class Normal(Init):
     def draw(self, draw: Draw) -> Any:
         """Draw E from the normal distribution."""
         return draw("normal", self.std)
+
+
+@dataclass(frozen=True)
+class Orthogonal(Init):
+    """E = gain Q, with Q Q^T = 1, or Q^T Q = 1 where E has more rows than columns.
+
+    A row is what a unit reads. Errors sent down through a square E keep their length, times gain.
+
+    Source: Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural
+    networks, ICLR 2014.
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        finite(self, "gain", above=0.0)
+
+    def draw(self, draw: Draw) -> Any:
+        """Draw Q uniformly, and stretch it."""
+        return draw("orthogonal", self.gain)
 
 
 @dataclass(frozen=True)
@@ -209,6 +229,8 @@ class Learned(Feedback):
 
     With gamma = 1 and one optimizer for both, a step moves E as it moves W: E - W stays what it was
     when E was drawn, and only weight decay shrinks it. E aligns with W as far as W is learned.
+    Adam and its kin divide a step by the size of what they are given, so there gamma makes no
+    difference unless it is 0: give E an optimizer group with a step size of its own instead.
 
     Args:
         gamma: the step of E relative to W's.
@@ -251,7 +273,7 @@ class _Scale:
         return self.layer.rms
 
     def __call__(self, kind: str, scale: float) -> Any:
-        return scale
+        return scale / math.sqrt(self.fan_in) if kind == "orthogonal" else scale  # a row's rms
 
 
 class Magnitude(enum.StrEnum):

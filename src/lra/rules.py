@@ -77,7 +77,8 @@ def LRAE(
         init: how E is drawn.
         normalized: take gain / beta for the factor, so that errors keep their scale.
         two_sided: compare a target on either side of h, instead of one with the output.
-        relative: take beta as a length, relative to the largest error of a "sample" or the "batch".
+        relative: take beta as a length, relative to the largest error of a "unit", a "sample" or
+            the "batch".
 
     Source: Ororbia and Mali, Biologically motivated algorithms for propagating local target
     representations, AAAI 2019.
@@ -94,12 +95,14 @@ def MirroredLRA(
     *,
     local_loss: LocalLoss = Squared(),
     through: Surrogate | None = None,
+    relative: Relative | str | None = Relative.BATCH,
 ) -> Rule:
     """Build LRA-E with feedback that mirrors its weights, and targets on two sides.
 
     d = e E, m = beta d / s, e = (s / 2 beta) (phi(h + m) - phi(h - m)), dE = gamma dW, with s the
-    largest |d| of a sample. E starts as what noise sent through a layer tells of its W. A relative
-    of LRA-E, not the published rule: that is `LRAE`.
+    largest |d| of the batch; at units that are flat but for steps (`lra.Sign`), |d| itself. E
+    starts as what noise sent through a layer tells of its W. A relative of LRA-E, not the published
+    rule: that is `LRAE`.
 
     Args:
         beta: how far targets are from the pre-activation, in its own units.
@@ -107,11 +110,15 @@ def MirroredLRA(
         samples: how many times each layer fires to mirror its weights.
         local_loss: the loss between the two targets.
         through: a surrogate to take the targets through.
+        relative: what s is the largest error of, where units have slopes. Over the "batch", samples
+            that are right already take small steps, but a sample's update depends on its batch;
+            over a "sample", or each "unit" by itself, it does not; None takes 1/N for s.
     """
-    return LRAE(
-        beta, gamma, local_loss=local_loss, through=through, init=Mirror(samples),
-        normalized=True, two_sided=True, relative=Relative.SAMPLE,
+    crossing = TargetDifference(
+        beta, 1.0, local_loss, through, normalized=True, two_sided=True,
+        relative=relative, where_flat=Relative.UNIT,  # type: ignore[arg-type]
     )  # fmt: skip
+    return Rule(Learned(gamma, Mirror(samples)), crossing)
 
 
 def Backprop() -> Rule:

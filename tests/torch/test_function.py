@@ -319,11 +319,13 @@ def test_recurrent_layers_step_by_step(kind, double):
     dtype = torch.float64 if double else torch.float32
     model, x = Net().to(dtype), torch.randn(5, 2, 4, dtype=dtype)
     expected = model(x).detach()
+    with torch.no_grad():
+        kernel = model(x)  # on some processors another one than with gradients
     lra.convert(model, lra.LRAE(), example=x)
     assert lra.coverage(model).full
     torch.testing.assert_close(model(x).detach(), expected)
     with torch.no_grad():
-        assert torch.equal(model(x), expected)  # one kernel, as ever
+        assert torch.equal(model(x), kernel)
     names = [name for name, _ in model.named_parameters() if "feedback" in name]
     assert "rnn.feedback_hh_l1_reverse" in names
     assert "rnn.feedback_ih_l0" not in names  # it sees the raw input

@@ -3,6 +3,7 @@
 The oracle is the same network in one process, on the whole batch.
 """
 
+import copy
 import tempfile
 from pathlib import Path
 
@@ -112,6 +113,32 @@ def part_of_ddp(rank):
                 lra.convert(DistributedDataParallel(MODELS[kind]()), RULES[rule])
 
 
+def part_of_mirrors(rank):
+    for kind in MODELS:
+        torch.manual_seed(rank)
+        shared = DistributedDataParallel(MODELS[kind]().double()).module  # one process's weights
+        torch.manual_seed(rank)
+        model = lra.convert(shared, lra.MirroredLRA(samples=50), example=data()[0][:2])
+        both = DistributedDataParallel(model)
+        # The oracle: what either process's noise tells alone, and the mean of the two.
+        alone = {}
+        for seed in range(2):
+            torch.manual_seed(seed)
+            alone[seed] = lra.mirror(
+                copy.deepcopy(model), 50, generator=torch.Generator().manual_seed(seed)
+            )
+        lra.mirror(both, 50, generator=torch.Generator().manual_seed(rank))
+        feedback = {n for n, p in model.named_parameters() if "feedback" in n}
+        assert feedback
+        for name, E in model.named_parameters():
+            one, other = (dict(alone[seed].named_parameters())[name] for seed in range(2))
+            if name in feedback:
+                assert not torch.equal(one, other)
+                torch.testing.assert_close(E, (one + other) / 2, rtol=1e-12, atol=1e-14)
+        with pytest.warns(lra.LraWarning, match="the same seed"):
+            lra.mirror(model, 50)
+
+
 def part_of_sharding(rank):
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
@@ -132,6 +159,8 @@ def part_of_sharding(rank):
                 for name, v in model.state_dict().items()
             }
             assert_same(found, whole.state_dict())
+            with pytest.raises(lra.ConversionError, match="mirror it first, then shard"):
+                lra.mirror(model)
             with pytest.raises(lra.ConversionError, match="a sharding"):
                 lra.restore(model)
             with pytest.raises(lra.ConversionError, match="convert first, then shard"):
@@ -140,6 +169,10 @@ def part_of_sharding(rank):
 
 def test_data_parallel():
     spawn(part_of_ddp)
+
+
+def test_mirrors_of_several_processes_are_one():
+    spawn(part_of_mirrors)
 
 
 def test_fully_sharded():

@@ -1,15 +1,18 @@
 """Mirror: set feedback weights by what layers answer to noise, whenever that is wanted."""
 
+import warnings
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from lra.errors import ConversionError, OptionError
+from lra.errors import ConversionError, LraWarning, OptionError
 from lra.feedback import Learned, Mirror, Random
 from lra.torch.convert import is_converted
 from lra.torch.layers import LocalForward, LocalWeights
 from lra.torch.layers.record import DrawLike
+from lra.torch.plan import is_sharded
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,6 +30,7 @@ def mirror(
 
     E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E) with noise x ~ N(0, 1), in every layer that keeps
     feedback weights. Call it after loading weights, or every some steps where E drifts from W.
+    Given a model in DistributedDataParallel, all processes take the mean of what their noise tells.
 
     Args:
         model: a converted model.
@@ -39,10 +43,14 @@ def mirror(
         The same model.
 
     Raises:
-        ConversionError: for a model that is not converted, that keeps no feedback weights which
-            could mirror W, or whose weights are computed in each forward (weight norm), which only
-            `convert(..., example=)` sees.
+        ConversionError: for a model that is not converted, that is sharded, that keeps no feedback
+            weights which could mirror W, or whose weights are computed in each forward (weight
+            norm), which only `convert(..., example=)` sees.
         OptionError: for a number that is out of range.
+
+    Warns:
+        LraWarning: where processes train together, and this one cannot tell that they will have the
+            same E: the model is not the one in DistributedDataParallel, and no generator is given.
 
     Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
     """
@@ -54,6 +62,8 @@ def mirror(
             f"mirror: no layer of this {type(model).__name__} is converted; "
             "call lra.convert(model, rule) first"
         )
+    if any(is_sharded(module) for module in model.modules()):
+        raise ConversionError("mirror: the model is sharded; mirror it first, then shard")
     pairs: list[tuple[Tensor, DrawLike]] = []
     computed: list[str] = []
     for path, module in model.named_modules():
@@ -87,4 +97,28 @@ def mirror(
         )
     for E, draw in pairs:
         E.lerp_(init.draw(draw), float(step))
+    _share(model, [E for E, _ in pairs], generator is not None)
     return model
+
+
+def _share(model: nn.Module, feedback: list[Tensor], seeded: bool) -> None:
+    """Give all processes of a data-parallel model the mean of their feedback weights."""
+    wrapped = next((m for m in model.modules() if isinstance(m, DistributedDataParallel)), None)
+    if wrapped is not None:
+        group = wrapped.process_group
+        for E in feedback:
+            distributed.all_reduce(E, group=group)
+            E /= distributed.get_world_size(group)
+    elif not seeded and _many_processes():
+        warnings.warn(
+            "mirror: several processes run, and each one's feedback weights now hold noise of its "
+            "own; where they train one model, give lra.mirror the model in "
+            "DistributedDataParallel, or every process a generator with the same seed",
+            LraWarning,
+            stacklevel=3,
+        )
+
+
+def _many_processes() -> bool:
+    together = distributed.is_available() and distributed.is_initialized()
+    return together and distributed.get_world_size() > 1

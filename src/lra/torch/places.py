@@ -205,6 +205,15 @@ class Nonlinearity:
 
 
 @dataclass(frozen=True)
+class Measured(Nonlinearity):
+    """z = phi(h) of a unit whose evaluation costs or is noisy: z is kept, not computed anew."""
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep h and z."""
+        return x, out.clone() if seen else out
+
+
+@dataclass(frozen=True)
 class Taught:
     """z = phi(h) of a unit with parameters of its own: d goes on to z, and so to them."""
 
@@ -229,6 +238,32 @@ class Taught:
         """Give the error at h, and d at z."""
         e = cross(self, error, *kept) if needs[0] else None
         return e, error if needs[1] else None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """z = phi(h, u) of a unit that draws u at random: targets are taken at the same u."""
+
+    phi: Callable[[Tensor, Tensor], Tensor]
+    crossing: Crossing
+    terms: LossTerms | float
+    parameters = 1  # u
+
+    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
+        """Give z from h and u."""
+        return self.phi(x, *parameters)
+
+    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+        """Keep h and u."""
+        return x, parameters[0]
+
+    def backward(
+        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+    ) -> Gradients:
+        """Give the error at h."""
+        h, u = kept
+        unit = Nonlinearity(lambda v: self.phi(v, u), self.crossing, self.terms)
+        return cross(unit, error, h), None
 
 
 def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = None) -> Tensor:

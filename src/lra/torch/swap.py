@@ -17,6 +17,7 @@ from lra.torch.layers import (
     LocalWeights,
     Record,
     Table,
+    is_flat,
     local_class,
 )
 from lra.torch.layers.record import draw_feedback
@@ -47,8 +48,9 @@ def swap(
                 Record(rule, path, terms, path in plan.input_layers, plan.shared), drawn.get(path)
             )
         for path, module in plan.units.items():
+            flat = is_flat(module)
             _become(module, NONLINEARITIES.get(type(module)), LocalNonlinearity)
-            module._lra = Record(rule, path, terms, conversion=plan.shared)  # type: ignore[assignment]
+            module._lra = Record(rule, path, terms, conversion=plan.shared, flat=flat)  # type: ignore[assignment]
         for path, module in plan.followed.items():
             _become(module, None, LocalForward)
             table = Table(discovering=discovering)

@@ -155,6 +155,8 @@ class LocalWeights(Local):
         def draw(kind: str, scale: float) -> Any:
             if kind == "normal":
                 return keras.initializers.RandomNormal(0.0, scale)(shape, dtype)
+            if kind == "orthogonal":
+                return keras.initializers.Orthogonal(scale)(shape, dtype)
             return keras.initializers.RandomUniform(-scale, scale)(shape, dtype)
 
         return self.rule.feedback.draw(_Draw(draw, self._fan_in(shape)))
@@ -164,6 +166,8 @@ class LocalWeights(Local):
             shape, dtype, seed = tuple(W.shape), _dtype(W), self.seed_generator
             if kind == "normal":
                 return keras.random.normal(shape, 0.0, scale, dtype, seed)
+            if kind == "orthogonal":
+                return keras.initializers.Orthogonal(scale, seed)(shape, dtype)
             return keras.random.uniform(shape, -scale, scale, dtype, seed)
 
         return _Draw(draw, self._fan_in(W.shape))

@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 
 from lra.torch.audit.recorder import PRODUCT, Call, Recorder, nodes_below, plain_name, stem_of
 from lra.torch.layers import NONLINEARITIES, WEIGHTS, LocalNonlinearity
+from lra.torch.units import Unit
 
 # The names of graph nodes, without "Backward0", by what they do to an error; after "|", of those
 # kernels that do several things at once.
@@ -18,7 +19,7 @@ _ADDS = re.compile(r"(Sparse)?B?[aA]dd")  # products whose first input is only a
 _BEND = re.compile(
     "|".join(cls.__name__ for cls in NONLINEARITIES)
     + r"|A?(Cos|Sin|Tan)h?|Sinc|Erf.*|Glu|Logit|PreluKernel|RreluWithNoise.*|Sgn|Sign|Round|Floor"
-    r"|Ceil|Trunc|Frac|.*(Rnn.*|Lstm.*|Gru.*)",
+    r"|Ceil|Trunc|Frac|_(Run|Instead)|.*(Rnn.*|Lstm.*|Gru.*)",  # with _, of lra's own units
     re.IGNORECASE,
 )
 # These bend too; but beside a statistic they write out a normalisation, which passes.
@@ -89,7 +90,8 @@ class Judge:
         if isinstance(self.recorder.modules[call.module], LocalNonlinearity):
             return  # the same: a unit's own parameters learn by autograd
         module, remedy = self.recorder.modules[call.module], ""
-        if type(module) in WEIGHTS or type(module) in NONLINEARITIES:
+        known = type(module) in WEIGHTS or type(module) in NONLINEARITIES
+        if known or isinstance(module, Unit):
             remedy = f"this {type(module).__name__} is not converted; take it out of skip="
         elif type(module).__module__.startswith("torch."):
             remedy = f"write this {type(module).__name__} with layers that lra.convert knows"

@@ -3,7 +3,14 @@
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lra.torch.layers.activation import KNOWN, NONLINEARITIES, LocalNonlinearity, is_unit, unit
+from lra.torch.layers.activation import (
+    KNOWN,
+    NONLINEARITIES,
+    LocalNonlinearity,
+    is_flat,
+    is_unit,
+    unit,
+)
 from lra.torch.layers.base import Local, LocalWeights, local_class
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
 from lra.torch.layers.follow import Follow
@@ -37,6 +44,7 @@ __all__ = [
     "LocalWeights",
     "Record",
     "Table",
+    "is_flat",
     "is_unit",
     "local_class",
     "unit",

@@ -14,7 +14,9 @@ from lra.errors import OptionError
 from lra.loss_terms import LossTerms
 from lra.torch.backward import bend, run_places
 from lra.torch.layers.base import Local, local_class
-from lra.torch.places import Gradients, Nonlinearity, Place, Taught, cross
+from lra.torch.opaque import Evaluated
+from lra.torch.places import Drawn, Gradients, Measured, Nonlinearity, Place, Taught, cross
+from lra.torch.units import Bernoulli, Unit
 
 KNOWN: tuple[type[nn.Module], ...] = (
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
@@ -35,6 +37,8 @@ class LocalNonlinearity(Local):
     def crossing(self) -> Crossing:
         """The rule's crossing, through the surrogate that was named for the class, if one was."""
         crossing, through = self.rule.crossing, _THROUGH.get(self.plain)
+        if self._lra.flat and through is None:
+            return crossing.at_steps()
         if through is None or not isinstance(crossing, TargetDifference):
             return crossing
         return replace(crossing, through=through)
@@ -46,8 +50,8 @@ class LocalNonlinearity(Local):
 
     @property
     def fuses(self) -> bool:  # type: ignore[override]
-        """Whether a Sequential may run it with its neighbours: where phi has no parameters."""
-        return not self._parameters and not self._modules
+        """Whether a Sequential may run it with its neighbours: where h is all that phi takes."""
+        return not (self._parameters or self._modules or isinstance(self, Bernoulli))
 
     @property
     def in_place(self) -> bool:
@@ -61,13 +65,19 @@ class LocalNonlinearity(Local):
 
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give z = phi(h)."""
-        return Nonlinearity(self.phi, self.crossing, self.loss_terms), ()
+        kind = Measured if isinstance(self, Evaluated) else Nonlinearity
+        return kind(self.phi, self.crossing, self.loss_terms), ()
 
     def forward(self, input: Tensor) -> Tensor:
         """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
         if not torch.is_grad_enabled():
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
-        if self.fuses:
+        if isinstance(self, Evaluated):
+            return run_places((self.place()[0],), input)
+        if isinstance(self, Bernoulli) and self.training:
+            place = Drawn(self.sample, self.crossing, self.loss_terms)
+            return run_places((place,), input, self.draw(input))
+        if self.fuses or isinstance(self, Bernoulli):
             phi = functools.partial(self.plain.forward, self)
             return bend(phi, self.crossing, self.loss_terms, input, self.in_place)
         # Autograd finds the parameters' gradients; the error at h is the rule's.
@@ -170,8 +180,10 @@ def is_unit(module: nn.Module) -> bool:
     """Tell by trying whether a module without weights treats each number by itself, and bends it.
 
     It is run on a few numbers, in other orders and added up: what is elementwise commutes with the
-    order, what is linear with sums.
+    order, what is linear with sums. The library's own need no trial.
     """
+    if isinstance(module, Unit):
+        return True
     if type(module).__module__.startswith("torch.") or next(module.children(), None) is not None:
         return False
     if next(module.parameters(), None) is not None or next(module.buffers(), None) is not None:
@@ -180,6 +192,22 @@ def is_unit(module: nn.Module) -> bool:
         with torch.no_grad(), torch.random.fork_rng([]), torch.device("cpu"):
             return _bends(copy.deepcopy(module))
     except Exception:  # it wants other shapes, more inputs, ...: no unit that can be found so
+        return False
+
+
+def is_flat(module: nn.Module) -> bool:
+    """Tell by trying whether a unit is flat but for steps: sign, a quantiser, a staircase."""
+    if isinstance(module, Unit):
+        return module.flat
+    if type(module).__module__.startswith("torch."):
+        return False
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]), torch.device("cpu"):
+            h = torch.linspace(-3.1, 4.3, 384).reshape(4, 8, 12)
+            phi = copy.deepcopy(module).cpu().float()
+            z, beside = phi(h.clone()), phi(h + 1e-4)
+            return bool((z == beside).double().mean() > 0.95) and bool((z != z.flatten()[0]).any())
+    except Exception:  # it wants other shapes, ...: nothing can be told so
         return False
 
 

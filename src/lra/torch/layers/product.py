@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lra.errors import OptionError, RuleError
+from lra.errors import ConversionError, OptionError, RuleError
+from lra.feedback import Transpose
 from lra.torch.layers.base import LocalWeights, local_class
-from lra.torch.places import Gradients, Operation
+from lra.torch.layers.linear import LinearOperation
+from lra.torch.layers.record import Run
+from lra.torch.opaque import run_only
+from lra.torch.places import Gradients, Operation, Place, Weights
 
 Product = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
 
-PRODUCTS: dict[type[nn.Module], Product] = {}
-"""What `weights` was told."""
+PRODUCTS: dict[type[nn.Module], Product | None] = {}
+"""What `weights` was told; None for what can only be run."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class LocalProduct(LocalWeights):
     def product_of(layer: Any) -> Any:
         """Give the product that was named, with the shape of an input that it takes."""
         product = PRODUCTS[getattr(type(layer), "plain", type(layer))]
+        assert product is not None
         W = layer.weight.detach()
 
         def f(x: Tensor, W: Tensor) -> Tensor:
@@ -59,17 +64,18 @@ class LocalProduct(LocalWeights):
         for inputs in dict.fromkeys(reversed(W.shape)):
             with contextlib.suppress(RuntimeError, ValueError, IndexError):
                 f(W.new_zeros(1, inputs), W)
-                return f, (inputs,)
+                return Run(f, (inputs,))
         return None  # one that reads more than vectors: by the rows of its weight
 
     def operation(self) -> Operation:
         """Give the product that was named for the class."""
-        if self.plain not in PRODUCTS:
+        product = PRODUCTS.get(self.plain)
+        if product is None:
             raise RuleError(
                 f"layer {self._lra.path!r} is a {self.plain.__name__}, which has to be named in "
                 f"this process too: lra.weights({self.plain.__name__}, product)"
             )
-        return _Adjoint(self, PRODUCTS[self.plain])
+        return _Adjoint(self, product)
 
     @torch.no_grad()
     def _check(self, z: Tensor) -> None:
@@ -97,32 +103,116 @@ class LocalProduct(LocalWeights):
         super().restore()
 
 
-def weights(cls: type[nn.Module], product: Product) -> None:
+@dataclass(frozen=True)
+class _Opaque(LinearOperation):
+    """h = the layer's own forward of z, which is only run; the adjoints are those of z W^T + b."""
+
+    layer: "LocalOpaque"
+
+    def forward(self, z: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+        """Give h of shape (..., out)."""
+        h = run_only(self.layer.run_plain, z, "")  # no error comes here
+        wanted = (*z.shape[:-1], len(W))
+        if W.dim() != 2 or h.shape != wanted or z.shape[-1:] != W.shape[1:]:
+            raise RuleError(
+                f"layer {self.layer._lra.path!r} ({self.layer.plain.__name__}) made "
+                f"{tuple(h.shape)} of {tuple(z.shape)} with a weight of {tuple(W.shape)}; a layer "
+                "that can only be run makes (..., out) of (..., in) with a weight of (out, in)"
+            )
+        return h
+
+
+class LocalOpaque(LocalWeights):
+    """A weight layer of a class that `weights` names as one that can only be run."""
+
+    @staticmethod
+    def product_of(layer: Any) -> Any:
+        """Give the layer as it is run on vectors."""
+        plain, shape = getattr(type(layer), "plain", type(layer)), tuple(layer.weight.shape)
+        if len(shape) != 2:
+            raise ConversionError(
+                f"convert: the weight of a {plain.__name__} is {shape}; a layer that can only be "
+                "run has one of (out, in): write it for patches as rows (torch.nn.functional.unfold"
+                "), or name its product in lra.weights(cls, product)"
+            )
+
+        def f(x: Tensor, W: Tensor) -> Tensor:
+            y: Tensor = plain.forward(layer, x)
+            return y.to(x)
+
+        return Run(f, shape[1:], opaque=True)
+
+    @property
+    def follows_rule(self) -> bool:
+        """Always: autograd would find nothing here."""
+        return True
+
+    def run_plain(self, z: Tensor) -> Tensor:
+        """Run the plain forward."""
+        h: Tensor = self.plain.forward(self, z.detach())
+        return h.detach()
+
+    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
+        """Give the layer with the E of this pass."""
+        if self.sees_input:  # no error has to cross it, so any E will do
+            return Weights(self.operation(), Transpose()), (self.weight, self.bias, self.weight)
+        return super().place()
+
+    def operation(self) -> Operation:
+        """Give the layer's own forward."""
+        return _Opaque(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Give h by the layer's own forward."""
+        if not torch.is_grad_enabled():
+            return self.run_plain(input)
+        self.check_input(input, 1)
+        return self.run(input)
+
+
+def weights(cls: type[nn.Module], product: Product | None = None, *, opaque: bool = False) -> None:
     """Say that modules of a class are weight layers: h = f(layer, z, W, b), linear in z and in W.
 
     Errors then cross them as d = the adjoint of f in z, taken at E. What a module's own code
     multiplies is found by `convert(..., example=)` without this; named, it needs no example, and
     its forward is not followed function by function.
 
+    Of an opaque layer (a device, a driver, a simulator in NumPy) only the module's own forward is
+    ever run, without autograd: h about z W^T + b, with noise, mismatch and limits of its own. Then
+    d = e E, dW = e^T z, db = sum e, and a mirror fires noise through that forward, so that E tells
+    of the weights as they act. Rules that send errors down through W itself (`lra.Backprop()`, sign
+    symmetry) take the parameter's values for what the device does.
+
     Args:
         cls: a subclass of torch.nn.Module with a parameter `weight`, W, perhaps one `bias`, b, no
             other, and a forward that takes z alone.
         product: the function f of the layer, z, W and b (None where there is none); it reads no
             other tensor that learns. `lra.FanIn` takes W's first dimension for the units.
+        opaque: whether the layer can only be run; then without a product, z is (..., in), and W is
+            (out, in).
 
     Raises:
-        OptionError: for anything but such a class and a function.
+        OptionError: for anything but such a class and either a function or opaque=True.
 
     Example:
         lra.weights(Conv1D, lambda layer, z, W, b: z @ W + b)
+        lra.weights(Crossbar, opaque=True)
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise OptionError(f"weights: expected a subclass of torch.nn.Module, got {cls!r}")
-    if not callable(product):
-        raise OptionError(f"weights: expected a function of (layer, z, W, b), got {product!r}")
+    if opaque and product is not None:
+        raise OptionError(
+            f"weights: an opaque {cls.__name__} runs its own forward; give it no product, or "
+            "leave out opaque=True"
+        )
+    if not (opaque or callable(product)):
+        raise OptionError(
+            f"weights: expected a function of (layer, z, W, b), got {product!r}; for a layer that "
+            "can only be run say opaque=True"
+        )
     from lra.torch.layers import WEIGHTS
 
     if cls in WEIGHTS and cls not in PRODUCTS:
         raise OptionError(f"weights: {cls.__name__} is known already")
     PRODUCTS[cls] = product
-    WEIGHTS[cls] = local_class(LocalProduct, cls)  # type: ignore[assignment]
+    WEIGHTS[cls] = local_class(LocalOpaque if opaque else LocalProduct, cls)  # type: ignore[assignment]

@@ -14,20 +14,34 @@ from lra.rules import Rule
 
 
 @dataclass(frozen=True)
+class Run:
+    """A layer as noise can be sent through it.
+
+    Attributes:
+        f: y = f(x, W).
+        shape: that of one sample's x.
+        opaque: whether f can only be run, on vectors, and has no adjoint.
+    """
+
+    f: Callable[[Tensor, Tensor], Tensor]
+    shape: tuple[int, ...]
+    opaque: bool = False
+
+
+@dataclass(frozen=True)
 class DrawLike:
     """Draws tensors of W's shape, type and device.
 
     Attributes:
         W: the weights.
         inputs: how many inputs each unit reads, where that is not the size of W[0].
-        run: the layer's product, y = f(x, W), where it is not that of W's rows; with the shape of
-            one sample's x.
+        run: the layer's product, where it is not that of W's rows.
         generator: of the noise; by default the device's own.
     """
 
     W: Tensor
     inputs: int | None = None
-    run: tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...]] | None = None
+    run: Run | None = None
     generator: torch.Generator | None = None
 
     @property
@@ -42,8 +56,12 @@ class DrawLike:
         return math.nan if W.is_meta or not W.numel() else float(W.double().square().mean().sqrt())
 
     def __call__(self, kind: str, scale: float) -> Tensor:
-        """Draw a tensor, normal by std or uniform by bound."""
+        """Draw a tensor: normal by std, uniform by bound, or orthogonal by gain."""
         E = torch.empty_like(self.W, requires_grad=False)
+        if kind == "orthogonal":  # torch factors no half precision
+            exact = torch.promote_types(E.dtype, torch.float32)
+            rows = torch.empty(len(E), E[0].numel(), dtype=exact, device=E.device)
+            return E.copy_(nn.init.orthogonal_(rows, scale).view(E.shape))
         return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
 
     def fire(self, samples: int) -> tuple[Tensor, Any]:
@@ -53,8 +71,11 @@ class DrawLike:
             rows = W.reshape(len(W), -1)
             x = self._noise(samples, (rows.shape[1],))
             return ((x @ rows.T).T @ x).view_as(W), samples
-        f, shape = self.run
-        x = self._noise(samples, shape)
+        f = self.run.f
+        x = self._noise(samples, self.run.shape)
+        if self.run.opaque:
+            y = f(x, W)
+            return (y - y.mean(0)).T @ x, samples - 1  # less what it gives for nothing
         y, correlate = torch.func.vjp(lambda W: f(x, W), W)[:2]
         count = torch.func.vjp(lambda W: f(torch.ones_like(x), W), W)[1]
         return correlate(y)[0], count(torch.ones_like(y))[0]
@@ -108,6 +129,7 @@ class Record:
         drawn: whether the feedback weights hold numbers, and not what a meta device left.
         table: what a layer by function knows beside.
         looked: how many errors were looked at for the scale of the loss.
+        flat: whether a unit is flat but for steps.
     """
 
     rule: Rule
@@ -118,6 +140,7 @@ class Record:
     drawn: bool = True
     table: Any = None
     looked: int = 0
+    flat: bool = False
 
     @property
     def counts(self) -> bool:

@@ -1,0 +1,498 @@
+"""Units that backprop cannot train: their formulas in NumPy, their surrogates, rules on them."""
+
+import copy
+import functools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from nets import alone, assert_same, taken
+from torch import nn
+from torch.nn import functional as F
+
+import lra
+from lra.lab.data import load
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+LEVELS = {k: np.linspace(-1, 1, k) for k in (2, 3, 4, 8)}
+
+
+def nearest(levels):
+    return lambda h: levels[np.abs(np.tanh(h)[..., None] - levels).argmin(-1)]
+
+
+def contest(h, k, axis):
+    """Keep the largest of each k neighbours along an axis."""
+    z = np.zeros_like(h)
+    rows, kept = np.moveaxis(h, axis, -1), np.moveaxis(z, axis, -1)
+    for at in np.ndindex(rows.shape[:-1]):
+        for start in range(0, rows.shape[-1], k):
+            best = start + int(np.argmax(rows[at][start : start + k]))
+            kept[at][best] = rows[at][best]
+    return z
+
+
+def staircase(h):
+    return np.floor(2 * np.tanh(h)) / 2
+
+
+STEPS = {
+    "sign": (lra.Sign, np.sign),
+    "heaviside": (lra.Heaviside, lambda h: (h > 0).astype(float)),
+    **{
+        f"{k} levels": (lambda k=k, **o: lra.Quantized(k, **o), nearest(levels))
+        for k, levels in LEVELS.items()
+    },
+    "evaluated": (lambda **o: lra.Evaluated(staircase, numpy=True, **o), staircase),
+}
+"""Units without a slope, by what builds them, and phi in NumPy."""
+
+UNITS = STEPS | {"contest": (lambda: lra.LWTA(3), lambda h: contest(h, 3, -1))}
+BUILT = {name: build for name, (build, _) in UNITS.items()} | {"bernoulli": lra.Bernoulli}
+SURROGATES = {
+    lra.IdentitySurrogate(): lambda h: np.ones_like(h),
+    lra.TanhSurrogate(): lambda h: 1 - np.tanh(h) ** 2,
+    lra.HardTanhSurrogate(): lambda h: (np.abs(h) < 1).astype(float),
+    lra.SigmoidSurrogate(): lambda h: np.exp(-h) / (1 + np.exp(-h)) ** 2,
+}
+
+every_unit = pytest.mark.parametrize("build", BUILT.values(), ids=BUILT)
+formulas = pytest.mark.parametrize(("build", "phi"), UNITS.values(), ids=UNITS)
+steps = pytest.mark.parametrize("build", [build for build, _ in STEPS.values()], ids=STEPS)
+
+
+def pre_activations(*shape):
+    """Numbers of all sizes, and some zeros."""
+    h = torch.randn(shape).double() * torch.logspace(-1, 0.7, shape[-1]).double()
+    h.view(-1)[::7] = 0
+    return h
+
+
+def net(build, rule=None, **options):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 12), build(), nn.Linear(12, 12), build(), nn.Linear(12, 3)
+    ).double()
+    return model if rule is None else lra.convert(model, rule, **options)
+
+
+def batch():
+    return torch.randn(6, 8, generator=torch.Generator().manual_seed(1)).double(), torch.arange(
+        6
+    ) % 3
+
+
+def updates(model, run=None):
+    x, t = batch()
+    torch.manual_seed(2)  # of units that draw
+    model.zero_grad()
+    F.cross_entropy((run or model)(x), t).backward()
+    return taken(model)
+
+
+# What a unit gives
+
+
+@formulas
+@pytest.mark.parametrize("shape", [(6,), (5, 12), (2, 3, 9)], ids=str)
+def test_a_unit_is_its_formula(build, phi, shape):
+    h = pre_activations(*shape)
+    torch.testing.assert_close(build()(h), torch.from_numpy(phi(h.numpy())), **CLOSE)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("shape", "dim", "axis"),
+    [
+        ((6,), None, 0),
+        ((4, 6), None, 1),
+        ((2, 5, 6), None, 2),
+        ((2, 6, 3, 5), None, 1),
+        ((2, 6, 3, 2, 2), None, 1),
+        ((2, 6, 5), 1, 1),
+        ((2, 4, 5, 6), -1, 3),
+    ],
+    ids=str,
+)
+def test_neighbours_compete(k, shape, dim, axis):
+    h = torch.randn(shape).double()
+    found = lra.LWTA(k, dim)(h)
+    torch.testing.assert_close(found, torch.from_numpy(contest(h.numpy(), k, axis)), **CLOSE)
+
+
+def test_of_equals_the_first_wins():
+    h = torch.tensor([[2.0, 2.0, -1.0, -1.0, -3.0, -1.0]])
+    assert lra.LWTA(3)(h).tolist() == [[2.0, 0, 0, -1.0, 0, 0]]
+
+
+def test_samples_have_the_sigmoid_for_their_mean():
+    h, unit = torch.linspace(-4, 4, 9), lra.Bernoulli()
+    z = unit(h.expand(100_000, 9))
+    assert sorted(z.unique().tolist()) == [0.0, 1.0]
+    p = torch.sigmoid(h)
+    assert bool(((z.mean(0) - p).abs() < 5 * (p * (1 - p) / 100_000).sqrt()).all())
+    torch.testing.assert_close(unit.eval()(h), p)
+
+
+@every_unit
+@pytest.mark.parametrize("train", [True, False])
+def test_conversion_keeps_the_forward_pass_to_the_bit(build, train):
+    x, _ = batch()
+    plain = net(build).train(train)
+    model = lra.convert(copy.deepcopy(plain), lra.MirroredLRA())
+    torch.manual_seed(3)
+    expected = plain(x)
+    for grad in (True, False):
+        torch.manual_seed(3)
+        with torch.set_grad_enabled(grad):
+            assert torch.equal(model(x), expected)
+    assert repr(lra.restore(model)) == repr(plain)
+
+
+# Under autograd
+
+
+@steps
+@pytest.mark.parametrize(("surrogate", "slope"), SURROGATES.items(), ids=str)
+def test_a_surrogate_lends_its_slope(build, surrogate, slope):
+    h = (pre_activations(5, 12) + 1e-3).requires_grad_()
+    d = torch.randn(5, 12).double()
+    z = build(straight_through=surrogate)(h)
+    assert torch.equal(z, build()(h))
+    z.backward(d)
+    torch.testing.assert_close(h.grad, d * torch.from_numpy(slope(h.detach().numpy())), **CLOSE)
+
+
+def test_a_surrogate_lends_its_slope_to_samples():
+    h = torch.randn(50).requires_grad_()
+    for train in (True, False):
+        h.grad = None
+        lra.Bernoulli(straight_through=lra.SigmoidSurrogate()).train(train)(h).sum().backward()
+        p = torch.sigmoid(h.detach())
+        torch.testing.assert_close(h.grad, p * (1 - p))
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT if name not in ("evaluated", "contest")])
+def test_without_a_surrogate_the_slope_is_zero(name):
+    h = torch.randn(5, 12).requires_grad_()
+    BUILT[name]()(h).sum().backward()
+    assert h.grad is not None
+    assert not h.grad.any()
+
+
+def test_winners_have_a_slope_of_their_own():
+    h = torch.randn(5, 12).requires_grad_()
+    z = lra.LWTA(3)(h)
+    z.sum().backward()
+    assert torch.equal(h.grad, (z != 0).float())
+
+
+@steps
+def test_a_rule_by_the_derivative_follows_the_surrogate(build):
+    def through():
+        return build(straight_through=lra.TanhSurrogate())
+
+    expected = updates(net(through))
+    assert expected["0.weight"].any()
+    assert_same(updates(net(through, lra.Backprop())), expected)
+    assert_same(updates(net(through, lra.Rule(crossing=lra.Derivative()))), expected)
+    model = net(through, lra.FeedbackAlignment())
+    with torch.no_grad():
+        for layer in (model[2], model[4]):
+            layer.feedback.copy_(layer.weight)
+    assert_same(updates(model), expected, rtol=1e-10, atol=1e-14)
+
+
+# Under rules with targets
+
+TARGETS = {
+    "named": (
+        lra.MirroredLRA(2.0),
+        lambda phi, h, z, d, n: np.abs(d) / 4 * (phi(h + 2 * np.sign(d)) - phi(h - 2 * np.sign(d))),
+    ),
+    "two sides": (
+        lra.LRAE(2.0, normalized=True, two_sided=True, relative="batch"),
+        lambda phi, h, z, d, n: (
+            (s := np.abs(d).max()) / 4 * (phi(h + 2 * d / s) - phi(h - 2 * d / s))
+        ),
+    ),
+    "one side": (lra.LRAE(beta=3.0), lambda phi, h, z, d, n: (z - phi(h - 3 * n * d)) / n),
+}
+
+
+@formulas
+@pytest.mark.parametrize(("rule", "error"), TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("surrogate", [None, lra.TanhSurrogate()], ids=["plain", "surrogate"])
+def test_targets_evaluate_the_unit_itself(build, phi, rule, error, surrogate):
+    if surrogate is not None and build is BUILT["contest"]:
+        pytest.skip("it takes no surrogate")
+    if build is BUILT["contest"] and rule == TARGETS["named"][0]:
+        pytest.skip("it is not flat: two sides as of any unit with a slope")
+    unit = alone(build() if surrogate is None else build(straight_through=surrogate), rule)
+    h = pre_activations(5, 12).requires_grad_()
+    d = torch.randn(5, 12).double() / 5
+    unit(h).backward(d)
+    v, e = h.detach().numpy(), d.numpy()
+    torch.testing.assert_close(h.grad, torch.from_numpy(error(phi, v, phi(v), e, 5)), **CLOSE)
+    assert h.grad.any()
+
+
+@pytest.mark.parametrize(("rule", "error"), TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("train", [True, False])
+def test_targets_of_samples_are_taken_at_the_forwards_own_u(rule, error, train):
+    unit = alone(lra.Bernoulli().train(train), rule)
+    h = torch.randn(5, 12).double().requires_grad_()
+    d = torch.randn(5, 12).double() / 5
+    torch.manual_seed(4)
+    z = unit(h)
+    torch.manual_seed(4)
+    u = torch.rand(5, 12, dtype=torch.float64).numpy()
+    z.backward(d)
+
+    def phi(h):
+        p = 1 / (1 + np.exp(-h))
+        return (u < p).astype(float) if train else p
+
+    v = h.detach().numpy()
+    torch.testing.assert_close(h.grad, torch.from_numpy(error(phi, v, phi(v), d.numpy(), 5)))
+    assert h.grad.any()
+
+
+@steps
+def test_the_rules_own_surrogate_is_taken_where_it_is_named(build):
+    unit = alone(build(), lra.MirroredLRA(0.5, through=lra.TanhSurrogate()))
+    h = pre_activations(5, 12).requires_grad_()
+    d = torch.randn(5, 12).double()
+    unit(h).backward(d)
+    m = 0.5 * d / d.abs().max()
+    expected = d.abs().max() * (torch.tanh(h + m) - torch.tanh(h - m))
+    torch.testing.assert_close(h.grad, expected.detach(), **CLOSE)
+
+
+@every_unit
+def test_units_are_found_and_proved(build):
+    x, _ = batch()
+    model = net(build, lra.MirroredLRA(), example=x)
+    report = lra.coverage(model)
+    assert report.full
+    assert report.units == {type(build()).__name__: 2}
+    assert lra.audit(model, x).clean
+
+
+@every_unit
+def test_a_unit_that_was_skipped_is_told(build):
+    model = net(build, lra.MirroredLRA(), skip=["1"])
+    found = lra.audit(model, batch()[0]).findings
+    if build is BUILT["contest"]:
+        assert not found  # a choice, which passes errors on to what was chosen
+    else:
+        assert found[0].module == "1"
+        assert "take it out of skip=" in found[0].remedy
+
+
+def test_a_subclass_is_a_unit_too():
+    class Own(lra.LWTA):
+        """Pairs."""
+
+        def __init__(self):
+            super().__init__(2)
+
+    model = net(Own, lra.MirroredLRA())
+    assert lra.coverage(model).units == {"Own": 2}
+
+
+# Machinery
+
+
+@every_unit
+def test_copies_and_pickles_train_alike(build):
+    model = net(build, lra.MirroredLRA())
+    expected = updates(model)
+    assert_same(updates(copy.deepcopy(model)), expected)
+    assert_same(updates(pickle.loads(pickle.dumps(model))), expected)
+    plain = net(build)
+    assert torch.equal(
+        pickle.loads(pickle.dumps(plain)).eval()(batch()[0]), plain.eval()(batch()[0])
+    )
+
+
+@every_unit
+def test_fused_is_one_by_one(build):
+    model = net(build, lra.MirroredLRA())
+
+    def one_by_one(x):
+        for layer in model:
+            x = layer(x)
+        return x
+
+    assert_same(updates(model, one_by_one), updates(model), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the same, where it breaks a graph
+@pytest.mark.parametrize("converted", [True, False])
+@pytest.mark.parametrize("name", ["sign", "4 levels", "evaluated", "contest", "bernoulli"])
+def test_compiled_is_eager(name, converted):
+    build = BUILT[name]
+    opaque = build is BUILT["evaluated"]
+    if opaque and not converted:
+        build = functools.partial(build, straight_through=lra.TanhSurrogate())
+    model = net(build, lra.MirroredLRA() if converted else None)
+    torch._dynamo.reset()
+    run = torch.compile(model, backend="aot_eager", fullgraph=not opaque)
+    if isinstance(model[1], lra.Bernoulli):
+        model.eval()  # a compiler draws numbers of its own
+    assert_same(updates(model, run), updates(model), rtol=1e-10, atol=1e-14)
+
+
+@every_unit
+def test_transforms_give_the_same_updates(build):
+    model = net(build, lra.MirroredLRA(relative="sample"))
+    x, t = batch()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters, x, t):
+        return F.cross_entropy(torch.func.functional_call(model, parameters, (x,)), t)
+
+    expected = updates(model)
+    torch.manual_seed(2)
+    found = torch.func.grad(loss)(parameters, x, t)
+    assert_same({k: found[k] for k in expected}, expected, rtol=1e-10, atol=1e-14)
+
+    def one(parameters, x, t):
+        return loss(parameters, x[None], t[None])
+
+    model.eval()  # else each sample draws its own
+    expected = updates(model)
+    each = torch.func.vmap(torch.func.grad(one), (None, 0, 0))(parameters, x, t)
+    assert_same({k: each[k].mean(0) for k in expected}, expected, rtol=1e-10, atol=1e-14)
+
+
+@every_unit
+def test_half_precision(build):
+    model = net(build, lra.MirroredLRA()).float()
+    x, t = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        F.cross_entropy(model(x.float()), t).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+    assert model[0].weight.grad.any()
+
+
+# Learning
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load("digits")
+    arrays = (data.x_train, data.y_train, data.x_test, data.y_test)
+    x, y, x_test, y_test = map(torch.from_numpy, arrays)
+    return x.flatten(1), y, x_test.flatten(1), y_test
+
+
+def accuracy(digits, build, rule=None, epochs=10):
+    x, y, x_test, y_test = digits
+    model = nn.Sequential(nn.Linear(64, 64), build(), nn.Linear(64, 64), build(), nn.Linear(64, 10))
+    if rule is not None:
+        lra.convert(model, rule)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(50):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        share = (model.eval()(x_test).argmax(1) == y_test).double().mean().item()
+    return share, model
+
+
+LEARN = BUILT | {"contest": lambda: lra.LWTA(4)}
+
+
+@pytest.mark.parametrize("name", ["sign", "heaviside", "4 levels", "evaluated", "contest"])
+def test_targets_train_what_has_no_slope(name, digits):
+    share = accuracy(digits, LEARN[name], lra.MirroredLRA())[0]
+    assert share > 0.91
+
+
+def test_targets_train_samples(digits):
+    share = accuracy(digits, lra.Bernoulli, lra.MirroredLRA(through=lra.SigmoidSurrogate()))[0]
+    assert share > 0.7
+
+
+def test_backprop_trains_the_last_layer_of_steps_alone(digits):
+    share, model = accuracy(digits, lra.Sign)
+    assert share < 0.85
+    for layer in (model[0], model[2]):
+        assert not layer.weight.grad.any()
+    assert model[4].weight.grad.any()
+
+
+def test_a_surrogate_lets_backprop_train_steps(digits):
+    share, _ = accuracy(digits, lambda: lra.Sign(straight_through=lra.HardTanhSurrogate()))
+    assert share > 0.92
+
+
+def test_the_same_u_on_both_sides_tells_more_than_draws_of_their_own():
+    """Of an error's mean, which both have, the variance: with one u a fraction of the other's."""
+    h, d = torch.zeros(20_000, 1), torch.full((20_000, 1), 0.1)
+    unit = alone(lra.Bernoulli(), lra.MirroredLRA(0.5))
+    h.requires_grad_()
+    unit(h).backward(d)
+    u = torch.rand(2, 20_000, 1)
+    p = torch.sigmoid(torch.tensor([0.5, -0.5]))
+    apart = 0.1 * ((u[0] < p[0]).float() - (u[1] < p[1]).float())
+    assert float(h.grad.mean()) == pytest.approx(0.1 * float(p[0] - p[1]), rel=0.05)
+    assert float(apart.mean()) == pytest.approx(0.1 * float(p[0] - p[1]), rel=0.05)
+    assert float(h.grad.var()) < 0.5 * float(apart.var())
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: lra.Sign("tanh"), "straight_through must be a Surrogate, such as"),
+        (lambda: lra.Sign(lra.TanhSurrogate), "straight_through must be a Surrogate, such as"),
+        (lambda: lra.Quantized(1), "k must be 2 levels or more, got 1"),
+        (lambda: lra.Quantized(2.5), "k must be a whole number above 0, got 2.5"),
+        (lambda: lra.LWTA(0), "k must be a whole number above 0, got 0"),
+        (lambda: lra.LWTA(2, "channels"), "dim must be a whole number or None"),
+        (lambda: lra.LWTA(4)(torch.ones(2, 6)), r"6 units along dimension -1 of \(2, 6\) make no"),
+        (lambda: lra.Evaluated(3), "expected a function of an array, got int"),
+        (lambda: lra.Evaluated(nn.Tanh()), r"got Tanh; .* lra\.unit\(Class\)"),
+        (lambda: lra.Evaluated(np.sum, numpy=True)(torch.ones(2, 3)), r"sum made \(\) of \(2, 3\)"),
+        (lambda: lra.Evaluated(lambda h: None)(torch.ones(2)), "gave no numbers, but None"),
+    ],
+)
+def test_what_makes_no_unit_is_refused(build, message):
+    with pytest.raises(lra.OptionError, match=message):
+        build()
+
+
+class Rounded(nn.Module):
+    """A staircase of one's own."""
+
+    def forward(self, h):
+        return torch.round(2 * h) / 2
+
+
+@pytest.mark.parametrize(
+    ("unit", "relative"),
+    [
+        (lra.Sign(), "unit"), (lra.Heaviside(), "unit"), (lra.Bernoulli(), "unit"),
+        (lra.Quantized(4), "unit"), (lra.Evaluated(np.sign), "unit"), (Rounded(), "unit"),
+        (lra.LWTA(2), "batch"), (nn.Tanh(), "batch"), (nn.ReLU(), "batch"),
+        (nn.Hardtanh(), "batch"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)  # fmt: skip
+def test_targets_are_a_length_away_where_a_unit_is_flat_but_for_steps(unit, relative):
+    unit = copy.deepcopy(unit)
+    model = lra.convert(
+        nn.Sequential(nn.Linear(4, 6), unit, nn.Linear(6, 2)), lra.MirroredLRA(samples=10)
+    )
+    assert model[1].crossing.relative == relative
+    surrogate = lra.MirroredLRA(samples=10, through=lra.TanhSurrogate())
+    assert lra.convert(lra.restore(model), surrogate)[1].crossing.relative == "batch"
