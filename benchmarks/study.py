@@ -1,0 +1,144 @@
+"""The study behind docs/study.md: does one rule, with one setting, train every network?
+
+    python benchmarks/study.py                       # all parts, hours on two cores
+    python benchmarks/study.py depth units           # some of them
+    python benchmarks/study.py --report              # tables and pictures of what is there
+
+Each entrant of a contest tries the same number of step sizes, each in a short run judged on the
+validation split, then trains all seeds with the best of them, from the same weights, on the same
+batches, as the others. The test split is touched once, by those last runs. Every run is a folder
+of `lra train` under OUT; none is repeated, and one that was stopped goes on. The rows go to
+docs/study/rows.csv, pictures beside it, tables into docs/study.md. A probe (angles, distances,
+locality, finetune) measures once: its .csv there is its memory.
+"""
+
+import argparse
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trials import contests, probes, report
+from trials.run import Contest, compete, configure, folder_of
+
+PROBES = {
+    "angles": probes.angles,
+    "distances": probes.distances,
+    "locality": probes.locality,
+    "finetune": probes.finetune,
+}
+"""Parts that measure something else than a contest."""
+
+PAGE = Path(__file__).parent.parent / "docs" / "study.md"
+DOCS = PAGE.with_suffix("")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parts: dict[str, Callable[[argparse.Namespace], list[Contest]]] = {
+        "depth": lambda _: contests.depth(),
+        "ingredients": lambda _: contests.ingredients(),
+        "networks": lambda options: contests.networks(options.out, options.cifar),
+        "units": lambda _: contests.units(),
+        "beta": lambda _: contests.beta(),
+    }
+    names = [*parts, *PROBES]
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(names)}; by default all")
+    parser.add_argument("--only", default="", help="contests whose name holds this")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument(
+        "--cifar", type=Path, default=Path("cifar-jpeg.npz"), help="see cifar_jpeg.py"
+    )
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(names):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; known: {', '.join(names)}")
+    chosen = options.parts or names
+    DOCS.mkdir(parents=True, exist_ok=True)
+    path = DOCS / "rows.csv"
+    if not options.report:
+        asked = [c for name in parts if name in chosen for c in parts[name](options)]
+        for rows in compete(
+            options.out, [c for c in asked if options.only in c.name], options.jobs
+        ):
+            keys = {_key(row) for row in rows}
+            known = [row for row in report.read_rows(path) if _key(row) not in keys]
+            report.write_rows(path, known + rows)
+        for name in PROBES:
+            if name in chosen and not (DOCS / f"{name}.csv").exists():
+                report.write_plain(DOCS / f"{name}.csv", PROBES[name]())
+    rows = report.read_rows(path)
+    tables = {}
+    for name in parts:
+        own = _ordered([row for row in rows if row["part"] == name], parts[name](options))
+        if own:
+            tables[name] = report.table(own)
+            tables[f"{name}, in short"] = report.wide(own)
+            draw(name, own, parts[name](options), options.out)
+    for name in PROBES:
+        if (DOCS / f"{name}.csv").exists():
+            found = report.read_plain(DOCS / f"{name}.csv")
+            tables[name] = report.table(found) if name == "finetune" else report.plain_table(found)
+            if name == "distances":
+                report.plot_distances(found, DOCS / "distances.png")
+    if PAGE.exists():
+        PAGE.write_text(_filled(PAGE.read_text("utf-8"), tables), "utf-8")
+
+
+def _filled(text: str, tables: dict[str, str]) -> str:
+    """Put tables where a page marks their places."""
+    for name, table in tables.items():
+        block = f"<!-- table: {name} -->\n{table}\n<!-- end -->"
+        text = re.sub(
+            rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL
+        )
+    return text
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["part"], row["network"], row["rule"], row["seed"]
+
+
+def _ordered(rows: list[dict[str, Any]], contests: list[Contest]) -> list[dict[str, Any]]:
+    """Put rows into the order of their contests; those of contests that are no more are dropped."""
+    places = {
+        (c.name, e.name): (i, j) for i, c in enumerate(contests) for j, e in enumerate(c.entrants)
+    }
+    known = [row for row in rows if (row["network"], row["rule"]) in places]
+    return sorted(known, key=lambda r: (*places[r["network"], r["rule"]], r["seed"]))
+
+
+def draw(part: str, rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> None:
+    """Draw a part's picture."""
+    if part == "depth":
+        report.plot_depth(rows, DOCS / "depth.png")
+    if part == "ingredients":
+        report.plot_bars(rows, DOCS / "ingredients.png", rows[0]["network"])
+    if part == "networks" and (panels := _curves(rows, contests, out)):
+        report.plot_curves(panels, DOCS / "networks.png")
+
+
+def _curves(rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> dict[str, Any]:
+    """Read validation losses from the runs' folders, where they are."""
+    panels: dict[str, Any] = {}
+    for contest in contests:
+        for entrant in contest.entrants:
+            for row in rows:
+                if (row["network"], row["rule"]) != (contest.name, entrant.name):
+                    continue
+                config = configure(contest, entrant, row["seed"], row["lr"])
+                path = folder_of(out, contest, entrant, config) / "metrics.csv"
+                if not path.exists():
+                    return {}
+                with path.open(newline="") as file:
+                    lines = list(csv.DictReader(file))
+                if len(lines) > 1:
+                    line = [[float(r[c]) for r in lines] for c in ("epoch", "validation_loss")]
+                    panels.setdefault(contest.name, {}).setdefault(entrant.name, []).append(line)
+    return panels
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The contests of the study: which network, which rules, which step sizes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lra
+from trials.material import characters, pictures
+from trials.run import Contest, Entrant
+
+LECUN, KAIMING = lra.FanIn(math.sqrt(3)), lra.FanIn(math.sqrt(6))
+
+BACKPROP = Entrant("backprop", lra.Backprop())
+NAMED = Entrant("mirrored LRA", lra.MirroredLRA())
+PUBLISHED = Entrant("LRA-E", lra.LRAE())
+NORMALIZED = Entrant("LRA-E, normalised", lra.LRAE(normalized=True))
+ONE_SIDED = Entrant("mirror, one-sided", lra.LRAE(init=lra.Mirror(), normalized=True))
+KOLEN_POLLACK = Entrant("Kolen-Pollack, mirror", lra.KolenPollack(init=lra.Mirror()))
+ALIGNMENT = Entrant("feedback alignment", lra.FeedbackAlignment())
+MAIN = (BACKPROP, NAMED, ONE_SIDED, PUBLISHED)
+ALL = (*MAIN, NORMALIZED, KOLEN_POLLACK, ALIGNMENT)
+
+MNIST: dict[str, Any] = {
+    "dataset": "mnist", "batch_size": 100, "schedule": "one-cycle", "epochs": 3, "validation": 2000,
+}  # fmt: skip
+SHORT = {"epochs": 1, "validation": 38_000}
+"""A trial trains on 22,000 images, and is judged on the other 38,000."""
+
+
+def depth() -> list[Contest]:
+    """Accuracy against depth."""
+    tanh = {"model": "mlp", "activation": "tanh", "init": LECUN}
+    found = []
+    for kind, settings, depths, entrants in (
+        ("tanh", tanh, (4, 8, 16), ALL),
+        ("tanh", tanh, (32,), (*MAIN, KOLEN_POLLACK)),
+        (
+            "residual tanh",
+            tanh | {"model": "residual-mlp"},
+            (64, 128),
+            (BACKPROP, NAMED, PUBLISHED),
+        ),
+        ("ReLU", tanh | {"activation": "relu", "init": KAIMING}, (4, 8, 16), MAIN),
+        ("tanh", tanh, (64,), MAIN[:2]),
+    ):
+        for layers in depths:
+            shallow = layers <= 16
+            found.append(
+                Contest(
+                    "depth",
+                    f"{kind}, {layers} layers",
+                    MNIST
+                    | settings
+                    | {"width": 128, "depth": layers, "epochs": 3 if shallow else 2},
+                    entrants,
+                    (3e-4, 1e-3, 3e-3) if shallow else (1e-4, 3e-4, 1e-3),
+                    SHORT,
+                )
+            )  # fmt: skip
+    return found
+
+
+def ingredients() -> list[Contest]:
+    """What each part of the rule gives, on a network of 16 layers."""
+    network = MNIST | {"model": "mlp", "width": 128, "depth": 16, "activation": "tanh", "epochs": 2}
+
+    def rule(
+        beta: float = 1.0,
+        relative: str | None = "batch",
+        init: Any = None,
+        gamma: float = 1.0,
+        two_sided: bool = True,
+    ) -> lra.Rule:
+        init = lra.Mirror() if init is None else init
+        return lra.LRAE(
+            beta, gamma, init=init, normalized=True, two_sided=two_sided, relative=relative
+        )
+
+    variants = {
+        "mirrored LRA": rule(),
+        "random E": rule(init=lra.LikeWeights()),
+        "random E, beta 10": rule(10.0, init=lra.LikeWeights()),
+        "one-sided": rule(two_sided=False),
+        "one-sided, beta 0.1": rule(0.1, two_sided=False),
+        "beta N d": rule(relative=None),
+        "beta N d, beta 10": rule(10.0, relative=None),
+        "relative to the sample": rule(relative="sample"),
+        "relative to the sample, beta 0.1": rule(0.1, relative="sample"),
+        **{f"beta {b:g}": rule(b) for b in (0.01, 0.1, 3.0, 10.0, 100.0)},
+        **{f"{n:,} samples": rule(init=lra.Mirror(n)) for n in (100, 1000)},
+        "gamma 0": rule(gamma=0.0),
+        "gamma 0.1": rule(gamma=0.1),
+    }
+    entrants = (BACKPROP, *(Entrant(name, rule) for name, rule in variants.items()))
+    return [Contest("ingredients", "tanh, 16 layers", network | {"init": LECUN}, entrants, (1e-3,))]
+
+
+def networks(out: Path, images: Path) -> list[Contest]:
+    """Networks of other kinds; those whose data are not there are left out."""
+    lenet = {"model": "lenet", "batch_size": 64, "schedule": "one-cycle", "epochs": 4}
+    digits = {"dataset": "digits", "batch_size": 50, "schedule": "one-cycle"}
+    rules = (BACKPROP, NAMED, PUBLISHED)
+    found = [
+        Contest(
+            "networks", "vision transformer, digits",
+            digits | {"model": "vit", "patch": 2, "epochs": 20}, rules,
+            (1e-3, 3e-3), {"epochs": 8}, (0, 1, 2, 3, 4),
+        ),
+        Contest(
+            "networks", "ResNet-8, digits",
+            digits | {"model": "resnet", "depth": 8, "epochs": 15}, rules,
+            (3e-3, 1e-2), {"epochs": 5}, (0, 1, 2, 3, 4),
+        ),
+        Contest(
+            "networks", "LeNet, Fashion-MNIST", lenet | {"dataset": "fashion-mnist"}, rules,
+            (1e-3, 3e-3), {"validation": 48_000, "epochs": 1},
+        ),
+        Contest(
+            "networks", "GPT, Python's library",
+            {"dataset": str(characters(out)), "model": "gpt", "width": 96, "depth": 4,
+             "context": 64, "batch_size": 32, "epochs": 1, "schedule": "one-cycle"},
+            rules[:2], (1e-3, 3e-3), {"validation": 10_000},
+        ),
+    ]  # fmt: skip
+    if images.exists():
+        settings = {
+            "dataset": str(pictures(out, images)), "model": "resnet", "depth": 8,
+            "batch_size": 100, "augment": ("flip", "crop"), "epochs": 3, "schedule": "one-cycle",
+        }  # fmt: skip
+        found.append(
+            Contest(
+                "networks", "ResNet-8, 12,000 pictures of CIFAR-10 (JPEG copy)", settings,
+                rules[:2], (3e-3, 1e-2), {"validation": 8_000, "epochs": 2},
+            )
+        )  # fmt: skip
+    return found
+
+
+UNITS = {
+    "sign": "hardtanh", "heaviside": "sigmoid", "bernoulli": "sigmoid", "lwta:2": None,
+    "quantized:16": "tanh", "quantized:8": "tanh", "quantized:4": "tanh", "table": "tanh",
+}  # fmt: skip
+"""Units that can only be evaluated, and the surrogate by which backprop passes each."""
+
+
+def units() -> list[Contest]:
+    """Units that can only be evaluated."""
+    surrogates = {
+        "hardtanh": lra.HardTanhSurrogate(),
+        "sigmoid": lra.SigmoidSurrogate(),
+        "tanh": lra.TanhSurrogate(),
+    }
+    found = []
+    for layers in (3, 8):
+        for unit, surrogate in UNITS.items():
+            if layers == 8 and unit in ("quantized:16", "quantized:8", "table"):
+                continue
+            entrants = [NAMED] if unit == "table" else [BACKPROP, NAMED]  # it has no derivative
+            if surrogate is not None:
+                through = lra.LRAE(
+                    init=lra.Mirror(), normalized=True, through=surrogates[surrogate]
+                )
+                instead = {"straight_through": surrogate}
+                entrants.append(Entrant("straight-through backprop", lra.Backprop(), instead))
+                if layers == 3:
+                    entrants.append(Entrant("one-sided, through the surrogate", through))
+            shape = {"model": "mlp", "width": 256, "depth": layers + 1, "activation": unit}
+            found.append(
+                Contest(
+                    "units", f"{unit}, {layers} layers",
+                    MNIST | shape | {"init": LECUN, "epochs": 2},
+                    tuple(entrants), (1e-3, 3e-3), SHORT,
+                )
+            )  # fmt: skip
+    return found
+
+
+def beta() -> list[Contest]:
+    """What the distance of targets can do."""
+    plain = MNIST | {"model": "mlp"}
+    tanh = plain | {"width": 256, "depth": 5, "activation": "tanh"}
+    sgd = {"optimizer": "sgd", "weight_decay": 0.0}
+    many = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    betas = tuple(
+        Entrant(f"mirrored LRA, beta {b:g}", lra.MirroredLRA(b)) for b in (1.0, 10.0, 100.0)
+    )
+    return [
+        Contest("beta", name, settings, (BACKPROP, *betas), rates, SHORT)
+        for name, settings, rates in (
+            ("tanh, weights of std 0.5", tanh | {"init": lra.Normal(0.5)}, many),
+            ("tanh, weights of std 1", tanh | {"init": lra.Normal(1.0)}, many),
+            ("sigmoid, 8 layers",
+             plain | {"width": 128, "depth": 8, "activation": "sigmoid", "init": LECUN}, many),
+            ("tanh, 8 layers, SGD without momentum",
+             plain | sgd | {"width": 128, "depth": 8, "activation": "tanh", "init": LECUN},
+             (1e-2, 3e-2, 1e-1, 3e-1, 1.0)),
+        )
+    ]  # fmt: skip

@@ -1,0 +1,281 @@
+"""What the study measures beside accuracies: angles, displacements, fine-tuning, what is local."""
+
+import copy
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lra
+from lra.lab import data
+from lra.lab.config import TrainConfig
+from lra.lab.models import build_network
+from lra.lab.schedule import factor
+from trials.contests import LECUN
+
+Row = dict[str, Any]
+Pair = tuple[Tensor, Tensor]
+
+
+def load(name: str, train: int, measured: int) -> tuple[Pair, Pair]:
+    """Give the first images to train on, and the last training images to measure on."""
+    arrays = data.load(name)
+    x, t = torch.from_numpy(arrays.x_train), torch.from_numpy(arrays.y_train)
+    return (x[:train], t[:train]), (x[-measured:], t[-measured:])
+
+
+def perceptron(depth: int, seed: int, **settings: Any) -> nn.Module:
+    """Build a tanh perceptron 128 wide."""
+    torch.manual_seed(seed)
+    config = TrainConfig(
+        "mnist",
+        model="mlp",
+        width=128,
+        depth=depth,
+        **{"activation": "tanh", "init": LECUN} | settings,
+    )
+    return build_network(config, (28, 28), 10)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pair: Pair,
+    epochs: int,
+    seed: int,
+    schedule: str = "constant",
+    each: Callable[[int], None] | None = None,
+) -> None:
+    """Train in batches of 100, or 50 where there are few images."""
+    x, t = pair
+    size = 100 if len(t) > 10_000 else 50
+    order = torch.Generator().manual_seed(seed)
+    steps, done = epochs * math.ceil(len(t) / size), 0
+    rate = optimizer.param_groups[0]["lr"]
+    model.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(t), generator=order).split(size):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor(schedule, None, done, steps)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[batch]), t[batch]).backward()
+            optimizer.step()
+            done += 1
+            if each:
+                each(done)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, pair: Pair) -> float:
+    """Give the share that is right, in percent."""
+    model.eval()
+    x, t = pair
+    right = sum(
+        int((model(a).argmax(1) == b).sum())
+        for a, b in zip(x.split(1000), t.split(1000), strict=True)
+    )
+    return 100 * right / len(t)
+
+
+def layers(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the feedback weights of each layer, and the weights that they stand beside."""
+    for module in model.modules():
+        if isinstance(getattr(module, "feedback", None), Tensor):
+            yield module.feedback.detach(), module.weight.detach()
+
+
+def angle_between(a: Tensor, b: Tensor) -> float:
+    """Give the angle of two tensors in degrees."""
+    cosine = F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
+    return math.degrees(math.acos(max(-1.0, min(1.0, float(cosine)))))
+
+
+# ---------------------------------------------------------------- where E's angle to W goes
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
+    "SGD, decay 1e-3": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=1e-3),
+    "momentum 0.9": lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9),
+    "AdamW, no decay": lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.0),
+    "AdamW, decay 0.01": lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.01),
+    "AdamW, decay 1": lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=1.0),
+    "Adam, L2 1e-3": lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=1e-3),
+}
+
+
+def angles() -> list[Row]:
+    """Follow the angle of E to W, the mean of the layers, through two epochs of 20,000 images."""
+    pair, measured = load("mnist", 20_000, 5_000)
+    rows = []
+    for name, build in OPTIMIZERS.items():
+        for gamma, every in ((1.0, 0), (0.1, 0), (0.1, 50)):
+            rows.append(_angles_of(name, build, gamma, every, pair, measured))
+    adam = "AdamW, decay 0.01"
+    rows.append(_angles_of(adam, OPTIMIZERS[adam], 1.0, 0, pair, measured, frozen=True))
+    rows.append(_angles_of(adam, OPTIMIZERS[adam], 0.0, 0, pair, measured))
+    return rows
+
+
+def _angles_of(
+    name: str,
+    build: Any,
+    gamma: float,
+    every: int,
+    pair: Pair,
+    measured: Pair,
+    frozen: bool = False,
+) -> Row:
+    model = perceptron(8, 0)
+    torch.manual_seed(0)
+    lra.convert(model, lra.MirroredLRA(gamma=gamma))
+    optimizer = build(model.parameters())
+    found = [statistics.mean(angle_between(E, W) for E, W in layers(model))]
+    half = 200
+
+    def each(step: int) -> None:
+        if frozen and step in (1, half):  # the middle layers rest for the first half
+            for module in list(model)[6:12]:
+                module.requires_grad_(step == half)
+        if every and step % every == 0:
+            lra.mirror(model)
+        if step % 100 == 0:
+            found.append(statistics.mean(angle_between(E, W) for E, W in layers(model)))
+
+    train(model, optimizer, pair, 2, 0, each=each)
+    how = "frozen, then not" if frozen else f"mirrored anew every {every} steps" if every else ""
+    return {
+        "optimizer": name, "gamma": gamma, "how": how, "start": found[0], "largest": max(found),
+        "end": found[-1], "validation": accuracy(model, measured),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- what beta is
+
+
+def distances(
+    betas: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+) -> list[Row]:
+    """Measure how far targets are from outputs, and the updates' angle to the gradient.
+
+    On a tanh perceptron of 8 layers, drawn and after an epoch of 20,000 images by backprop, with
+    E = W, so that beta alone makes the difference. The distance is that of the unit that the error
+    moves most, as a share of its range, -1 to 1: the mean over samples and layers.
+    """
+    pair, _ = load("mnist", 20_000, 1)
+    x, t = pair[0][:500], pair[1][:500]
+    rows = []
+    for when in ("drawn", "trained"):
+        plain = perceptron(8, 0)
+        if when == "trained":
+            train(plain, torch.optim.AdamW(plain.parameters(), lr=1e-3), pair, 1, 0)
+        plain.double().zero_grad()
+        F.cross_entropy(plain(x.double()), t).backward()
+        gradient = {n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None}
+        for beta in betas:
+            model = copy.deepcopy(plain)
+            moved: list[float] = []
+            crossing = _Watched(
+                beta, normalized=True, two_sided=True, relative=lra.Relative.BATCH, moved=moved
+            )
+            lra.convert(model, lra.Rule(lra.Transpose(), crossing))
+            model.zero_grad()
+            F.cross_entropy(model(x.double()), t).backward()
+            found = [
+                angle_between(p.grad, gradient[n])
+                for n, p in model.named_parameters()
+                if n.endswith("weight") and p.grad is not None
+            ]
+            rows.append(
+                {
+                    "weights": when, "beta": beta, "distance": statistics.mean(moved),
+                    "angle, mean of layers": statistics.mean(found), "angle, first layer": found[0],
+                }
+            )  # fmt: skip
+    return rows
+
+
+class _Watched(lra.TargetDifference):
+    """Notes how far the targets of the unit that moves most are from each other, by sample."""
+
+    def __init__(self, beta: float, moved: list[float], **options: Any) -> None:
+        super().__init__(beta, **options)
+        object.__setattr__(self, "moved", moved)
+
+    def error(self, phi: Any, h: Tensor, z: Tensor, d: Tensor, n: float, xp: Any) -> Tensor:
+        s = d.abs().amax().clamp(min=1e-30)
+        m = self.beta * d / s
+        gap = (phi(h + m) - phi(h - m)).abs().amax(1) / 2
+        self.moved.append(float(gap.mean()) / 2)
+        return super().error(phi, h, z, d, n, xp)
+
+
+# ---------------------------------------------------------------- what stays with autograd
+
+
+def locality() -> list[Row]:
+    """Tell for each of the workbench's networks what passes errors on by autograd's derivative."""
+    cases = {
+        "mlp": ((28, 28), None), "residual-mlp": ((28, 28), None), "lenet": ((28, 28), None),
+        "resnet": ((3, 32, 32), None), "vit": ((3, 32, 32), None), "gpt": ((32,), 90),
+    }  # fmt: skip
+    rows = []
+    for name, (shape, characters) in cases.items():
+        config = TrainConfig("python" if characters else "mnist", model=name)
+        torch.manual_seed(0)
+        model = build_network(config, shape, characters or 10)
+        x = torch.randint(0, 90, (2, *shape)) if characters else torch.rand(2, *shape)
+        lra.convert(model, lra.MirroredLRA(samples=1), example=x)
+        found = lra.coverage(model)
+        rows.append(
+            {
+                "network": name, "weights by the rule": f"{found.share:.0%}",
+                "units by the rule": f"{found.unit_share:.0%}",
+                "autograd's derivative of": ", ".join(found.passes) or "nothing",
+            }
+        )  # fmt: skip
+    return rows
+
+
+# ---------------------------------------------------------------- fine-tuning
+
+
+def finetune(seeds: Sequence[int] = (0, 1, 2), rates: Sequence[float] = (1e-3, 3e-3)) -> list[Row]:
+    """Fine-tune LeNet, trained on Fashion-MNIST by backprop, on 5,000 images of MNIST."""
+    config = TrainConfig("mnist", model="lenet")
+    fashion, _ = load("fashion-mnist", 20_000, 1)
+    digits, validation = load("mnist", 5_000, 5_000)
+    arrays = data.load("mnist")
+    assert arrays.x_test is not None
+    assert arrays.y_test is not None
+    test = torch.from_numpy(arrays.x_test), torch.from_numpy(arrays.y_test)
+    rules = {
+        "backprop": lra.Backprop(), "mirrored LRA": lra.MirroredLRA(), "LRA-E": lra.LRAE(),
+        "feedback alignment": lra.FeedbackAlignment(),
+    }  # fmt: skip
+    rows = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        start = build_network(config, (28, 28), 10)
+        train(start, torch.optim.AdamW(start.parameters(), lr=1e-3), fashion, 2, seed, "one-cycle")
+        for name, rule in rules.items():
+            tried = []
+            for rate in rates:
+                model = copy.deepcopy(start)
+                torch.manual_seed(seed)
+                lra.convert(model, rule)
+                optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+                train(model, optimizer, digits, 4, seed, "one-cycle")
+                tried.append((accuracy(model, validation), rate, model))
+            best, rate, model = max(tried, key=lambda each: each[0])
+            rows.append(
+                {
+                    "part": "finetune", "network": "LeNet, Fashion-MNIST, then 5,000 of MNIST",
+                    "rule": name, "seed": seed, "lr": rate, "validation_accuracy": best,
+                    "test_accuracy": accuracy(model, test), "failed": False,
+                }
+            )  # fmt: skip
+    return rows

@@ -1,0 +1,267 @@
+"""The study's tables and pictures, from its rows."""
+
+import contextlib
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+_STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+"""How many standard errors a 95 % interval reaches, by number of seeds."""
+
+_STYLE = {
+    "backprop": ("black", "o"),
+    "mirrored LRA": ("C3", "s"),
+    "mirror, one-sided": ("C1", "^"),
+    "LRA-E": ("C0", "D"),
+    "LRA-E, normalised": ("C9", "v"),
+    "Kolen-Pollack, mirror": ("C2", "P"),
+    "feedback alignment": ("C7", "X"),
+}
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows as CSV, in an order of their own."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda r: (r["part"], r["network"], r["rule"], r["seed"])))
+    path.write_text(text.getvalue())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read rows back."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    for row in rows:
+        row["failed"] = row["failed"] == "True"
+        row["seed"] = int(row["seed"])
+        for name in row.keys() - {"part", "network", "rule", "seed", "failed"}:
+            row[name] = float(row[name]) if row[name] else None
+    return rows
+
+
+def write_plain(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows of any kind as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue())
+
+
+def read_plain(path: Path) -> list[Row]:
+    """Read them back, with numbers as numbers."""
+    with path.open(newline="") as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    for row in rows:
+        for name, value in row.items():
+            if value in ("True", "False"):
+                row[name] = value == "True"
+            else:
+                with contextlib.suppress(ValueError):
+                    row[name] = float(value)
+    return rows
+
+
+def plain_table(rows: Sequence[Row]) -> str:
+    """Give rows of any kind as a Markdown table."""
+    lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    for row in rows:
+        cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figure_of(row: Row) -> float:
+    """Give what a run is judged by: test accuracy in percent; the loss of text, in nats."""
+    if row["failed"]:
+        return 0.0 if not _text(row) else float("inf")
+    return float(row["test_loss"] if _text(row) else row["test_accuracy"])
+
+
+def _text(row: Row) -> bool:
+    return row["network"].startswith("GPT")
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Write a mean and a sample standard deviation."""
+    if any(v == float("inf") for v in values):
+        return "diverged"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def paired(rows: Sequence[Row], base: Sequence[Row]) -> str:
+    """Write the differences to another rule's runs of the same seeds: mean, 95 % interval."""
+    other = {row["seed"]: figure_of(row) for row in base}
+    gaps = [figure_of(row) - other[row["seed"]] for row in rows if row["seed"] in other]
+    if not gaps or any(abs(gap) == float("inf") for gap in gaps):
+        return "-"
+    digits = 3 if _text(rows[0]) else 2
+    mean = statistics.mean(gaps)
+    if len(gaps) == 1:
+        return f"{mean:+.{digits}f}"
+    reach = _STUDENT[len(gaps)] * statistics.stdev(gaps) / len(gaps) ** 0.5
+    return f"{mean:+.{digits}f} ± {reach:.{digits}f}"
+
+
+def order(names: Iterable[str]) -> list[str]:
+    """Give names once each, in their order."""
+    return list(dict.fromkeys(names))
+
+
+def table(rows: Sequence[Row], base: str = "backprop") -> str:
+    """Give a Markdown table: a line for each network and rule, with the differences to backprop."""
+    lines = [
+        "| network | rule | step size | test | minus backprop, paired (95 %) | each seed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for network in order(r["network"] for r in rows):
+        there = [r for r in rows if r["network"] == network]
+        against = [r for r in there if r["rule"] == base]
+        for rule in order(r["rule"] for r in there):
+            own = [r for r in there if r["rule"] == rule]
+            digits = 3 if _text(own[0]) else 2
+            gap = "" if rule == base else paired(own, against)
+            each = ", ".join(
+                "diverged" if r["failed"] else f"{figure_of(r):.{digits}f}" for r in own
+            )
+            lines.append(
+                f"| {network} | {rule} | {own[0]['lr']:g} | "
+                f"{spread([figure_of(r) for r in own], digits)} | {gap} | {each} |"
+            )
+    return "\n".join(lines)
+
+
+def wide(rows: Sequence[Row], base: str = "backprop") -> str:
+    """Give a Markdown table with a column for each rule: means, and differences to backprop."""
+    rules = order(r["rule"] for r in rows)
+    lines = [f"| network | {' | '.join(rules)} |", "|---" * (len(rules) + 1) + "|"]
+    for network in order(r["network"] for r in rows):
+        there = [r for r in rows if r["network"] == network]
+        against = {r["seed"]: figure_of(r) for r in there if r["rule"] == base}
+        cells = []
+        for rule in rules:
+            own = [r for r in there if r["rule"] == rule]
+            if not own:
+                cells.append("")
+                continue
+            text = f"{statistics.mean(figure_of(r) for r in own):.1f}"
+            if rule != base and against:
+                gap = statistics.mean(figure_of(r) - against[r["seed"]] for r in own)
+                text += f" ({gap:+.1f})"
+            cells.append(text)
+        lines.append(f"| {network} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot_depth(rows: Sequence[Row], path: Path) -> None:
+    """Draw test errors against depth, a panel for each kind of network."""
+    kinds = order(r["network"].partition(",")[0] for r in rows)
+    figure = Figure(figsize=(4.2 * len(kinds), 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        for rule in order(r["rule"] for r in rows):
+            colour, mark = _STYLE[rule]
+            own = [r for r in rows if r["rule"] == rule and r["network"].startswith(f"{kind},")]
+            depths = sorted({_layers(r) for r in own})
+            groups = [[100 - figure_of(r) for r in own if _layers(r) == d] for d in depths]
+            if not groups:
+                continue
+            means = [statistics.mean(g) for g in groups]
+            low = [m - min(g) for m, g in zip(means, groups, strict=True)]
+            high = [max(g) - m for m, g in zip(means, groups, strict=True)]
+            axes.errorbar(
+                depths, means, (low, high), color=colour, marker=mark, markersize=5, capsize=3,
+                label=rule, alpha=0.85,
+            )  # fmt: skip
+        shown = sorted({_layers(r) for r in rows if r["network"].startswith(f"{kind},")})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(shown, [str(d) for d in shown])
+        axes.set(title=kind, xlabel="weight layers", ylabel="test error (%)", yscale="log")
+        ticks = [2, 3, 5, 10, 20, 40, 90]
+        axes.set_yticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        _tidy(axes)
+    figure.axes[0].legend(frameon=False, fontsize=8, loc="upper left")
+    figure.savefig(path, dpi=120)
+
+
+def plot_bars(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Draw each rule's seeds as points, a row for each, with backprop's mean as a line."""
+    rules = order(r["rule"] for r in rows)
+    figure = Figure(figsize=(7.5, 0.9 + 0.3 * len(rules)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    base = [figure_of(r) for r in rows if r["rule"] == "backprop"]
+    if base:
+        axes.axvline(statistics.mean(base), color="black", linewidth=1, linestyle=":")
+    for i, rule in enumerate(rules):
+        values = [figure_of(r) for r in rows if r["rule"] == rule]
+        axes.plot(values, [i] * len(values), "o", color="C3" if i == 1 else "C0", markersize=4)
+        axes.plot([statistics.mean(values)], [i], "|", color="black", markersize=12)
+    axes.set_yticks(range(len(rules)), rules, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="test accuracy (%)", title=title)
+    _tidy(axes)
+    figure.savefig(path, dpi=120)
+
+
+def plot_distances(rows: Sequence[Row], path: Path) -> None:
+    """Draw how far targets are, and the updates' angle to the gradient, against beta."""
+    figure = Figure(figsize=(8.5, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, column, label in zip(
+        figure.subplots(1, 2),
+        ("distance", "angle, mean of layers"),
+        ("distance of targets (share of the range)", "angle to the gradient (degrees)"),
+        strict=True,
+    ):
+        for when, mark in (("drawn", "o"), ("trained", "s")):
+            own = [r for r in rows if r["weights"] == when]
+            axes.plot([r["beta"] for r in own], [r[column] for r in own], marker=mark, label=when)
+        axes.set(xscale="log", xlabel="beta", ylabel=label)
+        axes.legend(frameon=False, fontsize=8)
+        _tidy(axes)
+    figure.savefig(path, dpi=120)
+
+
+def plot_curves(panels: dict[str, dict[str, list[list[list[float]]]]], path: Path) -> None:
+    """Draw validation losses: for each network and rule a line for each seed.
+
+    Args:
+        panels: network -> rule -> [[epochs, losses], ...].
+        path: of the picture.
+    """
+    figure = Figure(figsize=(4.0 * len(panels), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, rules) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for rule, lines in rules.items():
+            for j, (epochs, losses) in enumerate(lines):
+                label = None if j else rule
+                axes.plot(epochs, losses, color=_STYLE[rule][0], linewidth=1.2, label=label)
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel="epoch", ylabel="validation loss (nats)", yscale="log")
+        axes.legend(frameon=False, fontsize=8)
+        _tidy(axes)
+    figure.savefig(path, dpi=120)
+
+
+def _layers(row: Row) -> int:
+    return int(row["network"].rpartition(", ")[2].partition(" ")[0])
+
+
+def _tidy(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
