@@ -16,7 +16,8 @@ from workbench import fork_lra, metrics, tiny, write_blobs
 import lra
 from lra import FanIn, Normal
 from lra.lab import cli, data, runs, sources, training
-from lra.lab.config import RECIPES, TrainConfig
+from lra.lab.config import TrainConfig
+from lra.lab.recipes import RECIPES
 
 
 class Said:
@@ -89,6 +90,7 @@ OPTIONS = {
     "train": (TrainConfig, cli.RuleOptions, cli.Train),
     "evaluate": (cli.Evaluate,),
     "predict": (cli.Predict,),
+    "write": (cli.Write,),
     "data list": (cli.DataList,),
     "data fetch": (cli.DataFetch,),
     "data show": (cli.DataShow,),
@@ -119,9 +121,8 @@ def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
 
 def test_help_shows_defaults(call: Call) -> None:
     said = call("train", "--help")
-    assert "(default: 256 256 256 256)" in said.words
+    assert "(default: mlp)" in said.words
     assert "(default: 0.001)" in said.words
-    assert "(default: fan-in:1)" in said.words
     assert "None" not in said.words
     said = call("train", "--recipe", "paper", "--help")
     assert "(default: 256 256 256)" in said.words
@@ -148,7 +149,7 @@ def test_help_shows_defaults(call: Call) -> None:
         ("train digits --init normall:1", "initialisation 'normall'.*Did you mean 'normal'"),
         (
             "train digits --feedback-init x",
-            "initialisation 'x'; known: fan-in, like-weights, normal",
+            "initialisation 'x'; known: fan-in, kaiming, lecun, like-weights, normal, orthogonal",
         ),
         ("train digits --precision 16", "unknown precision '16'; known: 32, 64, bf16-mixed"),
         ("train digits --device gpu", "unknown device 'gpu'; known: auto, cpu, cuda, mps"),
@@ -448,7 +449,10 @@ def test_data_list(call: Call) -> None:
     assert lines[2].split()[:5] == ["mnist", "60,000", "+", "10,000", "of"]
     assert lines[3].strip() == "not on this machine; lra data fetch mnist"
     assert lines[5].strip() == "not on this machine; lra data fetch fashion-mnist"
-    assert len(lines) == 6
+    assert lines[6].split()[:5] == ["cifar-10", "50,000", "+", "10,000", "of"]
+    assert lines[7].strip() == "not on this machine; lra data fetch cifar-10"
+    assert lines[8].split()[0] == "python"
+    assert len(lines) == 10
 
 
 def test_data_fetch(call: Call) -> None:
@@ -505,7 +509,8 @@ def test_a_terminal_is_left_in_order_after_an_error(tmp_path: Path, blobs: Path)
     words = [
         "train",
         blobs,
-        *["--optimizer", "sgd", "--lr", "1e30", "--device", "cpu", "--hidden", "9", "9"],
+        *["--optimizer", "sgd", "--lr", "1e30", "--weight-decay", "0.01"],
+        *["--device", "cpu", "--hidden", "9", "9"],
     ]
     code, got = on_terminal([*words, "--out", tmp_path / "run"])
     assert code == 1

@@ -13,9 +13,16 @@ from torch import nn
 
 import lra
 from lra import FanIn, Normal, OptionError
-from lra.lab import cli, config, runs
-from lra.lab.config import ACTIVATIONS, OPTIMIZERS, PRECISIONS, RECIPES, Recipe, TrainConfig
+from lra.lab import cli, options, recipes, runs
+from lra.lab.augment import AUGMENTATIONS
+from lra.lab.config import TrainConfig
+from lra.lab.networks import NETWORKS
+from lra.lab.options import ACTIVATIONS, INITS, NAMED_INITS, OPTIMIZERS, PRECISIONS, SURROGATES
+from lra.lab.recipes import RECIPES, Recipe
+from lra.lab.rule_options import LOCAL_LOSSES
+from lra.lab.schedule import SCHEDULES
 from lra.torch.layers import NONLINEARITIES
+from lra.torch.units import Unit
 
 RULES = [
     *(build() for build in lra.RULES.values()),
@@ -41,7 +48,8 @@ def test_rules_survive_json(rule: lra.Rule) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_survive_json(name: str) -> None:
     made = RECIPES[name]
-    given = TrainConfig("mnist", rule=lra.named(made.rule, **made.options), **made.settings)
+    rule = lra.named(made.rule, **made.options)
+    given = TrainConfig(made.dataset, rule=rule, **made.settings)
     assert through_json(given) == given
 
 
@@ -49,17 +57,26 @@ def test_every_field_survives_json() -> None:
     other: dict[str, Any] = {
         "dataset": "a.npz",
         "rule": lra.KolenPollack(0.5),
+        "model": "mlp",
+        "width": None,
+        "depth": None,
         "hidden": (3, 2),
-        "activation": "relu",
+        "patch": None,
+        "context": None,
+        "activation": "sign",
+        "straight_through": "hardtanh",
         "bias": False,
         "init": Normal(0.25),
         "optimizer": "adam",
         "lr": 0.25,
+        "schedule": "cosine",
+        "warmup": 0.125,
         "feedback_lr": 0.125,
         "weight_decay": 0.5,
         "momentum": None,
         "betas": (0.5, 0.75),
         "smoothing": None,
+        "augment": ("crop", "flip"),
         "epochs": 3,
         "batch_size": 7,
         "validation": 9,
@@ -75,8 +92,12 @@ def test_every_field_survives_json() -> None:
     for name, value in other.items():
         assert getattr(again, name) == value
         assert type(getattr(again, name)) is type(value)
-    rms = TrainConfig("digits", optimizer="rmsprop", momentum=0.5, smoothing=0.25)
-    assert through_json(rms) == rms
+    for others in (
+        TrainConfig("digits", optimizer="rmsprop", momentum=0.5, smoothing=0.25),
+        TrainConfig("digits", model="vit", width=32, depth=2, patch=4, init=lra.Orthogonal(0.5)),
+        TrainConfig("python", model="gpt", context=16),
+    ):
+        assert through_json(others) == others
 
 
 def test_a_path_may_name_the_data(tmp_path: Path) -> None:
@@ -103,7 +124,31 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"hidden": (4.0,)}, r"hidden.*whole numbers"),
     ({"hidden": (True,)}, r"hidden.*whole numbers"),
     ({"hidden": 5}, r"hidden.*whole numbers"),
+    ({"model": "lennet"}, r"model 'lennet'; known: gpt, lenet, mlp, .*Did you mean 'lenet'"),
+    ({"width": 0}, r"width must be a whole number, 1 or more; got 0"),
+    ({"depth": 2.0}, r"depth must be a whole number, 1 or more; got 2.0"),
+    ({"hidden": (4,), "width": 4}, r"hidden says all sizes; leave it out, or width"),
+    ({"hidden": (), "depth": 4}, r"hidden says all sizes; leave it out, or depth"),
+    ({"model": "vit", "patch": 0}, r"patch must be a whole number, 1 or more; got 0"),
+    ({"model": "gpt", "context": -1}, r"context must be a whole number, 1 or more; got -1"),
     ({"activation": "tahn"}, r"activation 'tahn'.*known: .*sigmoid.*Did you mean 'tanh'"),
+    ({"activation": 5}, r"activation 5; known: "),
+    ({"activation": "tanh:2"}, r"activation 'tanh' takes no number; got 'tanh:2'"),
+    ({"activation": "relu:1"}, r"activation 'relu' takes no number"),  # torch would take inplace
+    ({"activation": "gelu:1"}, r"activation 'gelu' takes no number"),
+    ({"activation": "prelu:4"}, r"activation 'prelu' takes no number"),  # units of a layer
+    ({"activation": "sign:4"}, r"activation 'sign' takes no number"),
+    ({"activation": "lwta"}, r"activation 'lwta' needs a number, as in lwta:2"),
+    ({"activation": "quantized"}, r"activation 'quantized' needs a number"),
+    ({"activation": "quantized:"}, r"'quantized:': '' is no number that quantized can have"),
+    ({"activation": "quantized:1"}, r"'1' is no number .*2 levels or more"),
+    ({"activation": "quantized:2.5"}, r"'2.5' is no number that quantized can have"),
+    ({"activation": "elu:x"}, r"'x' is no number that elu can have"),
+    ({"straight_through": "tanh"}, r"straight_through is an option of .*sign.*, not of tanh"),
+    (
+        {"activation": "sign", "straight_through": "hardtan"},
+        r"surrogate 'hardtan'; known: .*Did you mean 'hardtanh'",
+    ),
     ({"bias": "no"}, r"bias.*'no'"),
     ({"init": "fan-in"}, r"init.*'fan-in'"),
     ({"rule": "lra-e"}, r"rule.*'lra-e'"),
@@ -117,6 +162,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"lr": math.nan}, r"lr .*nan"),
     ({"lr": "0.1"}, r"lr .*'0.1'"),
     ({"lr": True}, r"lr .*True"),
+    ({"schedule": "cosin"}, r"schedule 'cosin'; known: constant, cosine, one-cycle"),
+    ({"warmup": 1.0}, r"warmup must be 0 or more, and below 1; got 1.0"),
+    ({"warmup": -0.1}, r"warmup must be 0 or more, and below 1; got -0.1"),
+    ({"augment": ("flop",)}, r"augmentation 'flop'; known: crop, flip.*Did you mean 'flip'"),
+    ({"augment": "flip"}, r"augment must be a tuple of names; got 'flip'"),
     ({"feedback_lr": -1.0}, r"feedback_lr must be a number, 0 or more; got -1.0"),
     ({"feedback_lr": math.nan}, r"feedback_lr"),
     ({"weight_decay": -0.1}, r"weight_decay must be a number, 0 or more; got -0.1"),
@@ -180,6 +230,43 @@ def test_options_of_another_optimizer_are_refused(optimizer: str, option: str) -
     assert named == having
 
 
+NETWORK_OPTIONS = {
+    "width": {"mlp", "residual-mlp", "resnet", "vit", "gpt"},
+    "depth": {"mlp", "residual-mlp", "resnet", "vit", "gpt"},
+    "hidden": {"mlp"},
+    "patch": {"vit"},
+    "context": {"gpt"},
+}
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("option", NETWORK_OPTIONS)
+def test_options_of_another_network_are_refused(model: str, option: str) -> None:
+    given: dict[str, Any] = {"model": model, option: (8,) if option == "hidden" else 8}
+    if model in NETWORK_OPTIONS[option]:
+        assert TrainConfig("digits", **given).sizes[option] == given[option]
+        return
+    with pytest.raises(OptionError, match=f"^{option} is an option of .*, not of {model}; ") as e:
+        TrainConfig("digits", **given)
+    named = set(re.split(" and ", re.findall(r"an option of (.*), not", str(e.value))[0]))
+    assert named == NETWORK_OPTIONS[option]
+
+
+def test_the_sizes_of_a_network_by_default() -> None:
+    sizes = {name: TrainConfig("digits", model=name).sizes for name in NETWORKS}
+    assert sizes == {
+        "mlp": {"hidden": None, "width": 256, "depth": 5},
+        "residual-mlp": {"width": 128, "depth": 32},
+        "lenet": {},
+        "resnet": {"width": 16, "depth": 8},
+        "vit": {"width": 64, "depth": 4, "patch": None},
+        "gpt": {"width": 128, "depth": 4, "context": 128},
+    }
+    assert TrainConfig("digits", hidden=()).sizes["hidden"] == ()
+    assert TrainConfig("python", model="gpt", context=9).data_options == {"context": 9}
+    assert TrainConfig("digits").data_options == {}
+
+
 # the recipes: the numbers of the sources, written out once more
 
 SEED = {
@@ -222,8 +309,9 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_recipes_hold_the_numbers_of_their_sources(name: str) -> None:
     rule, settings = EXPECTED[name]
-    made, _ = cli.read_train(["mnist", "--recipe", name])
+    made, _ = cli.read_train(["--recipe", name])
     assert made.rule == rule
+    assert made.dataset == ("fashion-mnist" if "fashion" in name else "mnist")
     defaults = TrainConfig("mnist")
     for f in fields(TrainConfig):
         if f.name not in ("dataset", "rule"):
@@ -235,23 +323,50 @@ def test_recipes_hold_the_numbers_of_their_sources(name: str) -> None:
     assert made.patience is None
 
 
+OWN_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mnist-deep": ("mnist", {"model": "mlp", "width": 128, "depth": 32}),
+    "mnist-128": ("mnist", {"model": "residual-mlp", "width": 128, "depth": 128}),
+    "mnist-binary": ("mnist", {"model": "mlp", "width": 256, "depth": 4, "activation": "sign"}),
+    "mnist-blackbox": ("mnist", {"model": "mlp", "width": 256, "depth": 4, "activation": "table"}),
+    "fashion-lenet": ("fashion-mnist", {"model": "lenet"}),
+    "cifar-resnet": ("cifar-10", {"model": "resnet", "depth": 8, "augment": ("flip", "crop")}),
+    "text-gpt": ("python", {"model": "gpt"}),
+}
+
+
+@pytest.mark.parametrize("name", OWN_RECIPES)
+def test_recipes_run_as_they_stand(name: str) -> None:
+    """Each by the one rule that trains any network, and on the data that it is for."""
+    dataset, settings = OWN_RECIPES[name]
+    made, _ = cli.read_train(["--recipe", name])
+    assert made.rule == lra.MirroredLRA()
+    assert made.dataset == dataset
+    assert {field: getattr(made, field) for field in settings} == settings
+    assert made.epochs is not None
+    other, _ = cli.read_train(["digits", "--recipe", name, "--rule", "backprop"])
+    assert (other.dataset, other.rule) == ("digits", lra.Backprop())
+    same = {f.name for f in fields(TrainConfig)} - {"dataset", "rule"}
+    assert all(getattr(other, field) == getattr(made, field) for field in same)
+
+
 def test_recipes_are_all_tested() -> None:
-    assert RECIPES.keys() == EXPECTED.keys()
+    assert RECIPES.keys() == EXPECTED.keys() | OWN_RECIPES.keys()
     assert all(isinstance(made, Recipe) and made.summary for made in RECIPES.values())
 
 
 def test_unknown_recipe() -> None:
-    assert config.recipe("paper") is RECIPES["paper"]
+    assert recipes.recipe("paper") is RECIPES["paper"]
     with pytest.raises(OptionError, match=r"recipe 'seed-mnits'; known: .*Did you mean 'seed-m"):
-        config.recipe("seed-mnits")
+        recipes.recipe("seed-mnits")
 
 
 def test_defaults_are_those_of_the_main_job() -> None:
     made = TrainConfig("mnist")
     assert made.rule == lra.LRAE(beta=0.1, gamma=1.0)
-    assert made.hidden == (256, 256, 256, 256)
-    assert (made.activation, made.optimizer) == ("tanh", "adamw")
-    assert (made.lr, made.batch_size) == (1e-3, 50)
+    assert (made.model, made.sizes["width"], made.sizes["depth"]) == ("mlp", 256, 5)
+    assert (NETWORKS["mlp"].activation, NETWORKS["mlp"].init) == ("tanh", FanIn())
+    assert (made.activation, made.init, made.optimizer) == (None, None, "adamw")
+    assert (made.lr, made.schedule, made.batch_size) == (1e-3, "constant", 50)
 
 
 # initialisations as text
@@ -265,17 +380,25 @@ def test_defaults_are_those_of_the_main_job() -> None:
         ("normal", Normal()),
         ("normal:0.1", Normal(0.1)),
         ("normal:1e-9", Normal(1e-9)),
+        ("orthogonal", lra.Orthogonal()),
+        ("orthogonal:1.5", lra.Orthogonal(1.5)),
+        ("lecun", FanIn(math.sqrt(3))),
+        ("kaiming", FanIn(math.sqrt(6))),
     ],
 )
 def test_initialisations_are_read(text: str, init: lra.Init) -> None:
-    assert config.parse_init(text) == init
+    assert options.parse_init(text) == init
 
 
 @pytest.mark.parametrize(
-    "init", [FanIn(), FanIn(2.5), Normal(), Normal(0.1), Normal(math.sqrt(0.05)), Normal(1 / 3)]
+    "init",
+    [
+        *(FanIn(), FanIn(2.5), FanIn(math.sqrt(3)), FanIn(math.sqrt(6)), lra.Orthogonal(0.7)),
+        *(Normal(), Normal(0.1), Normal(math.sqrt(0.05)), Normal(1 / 3), lra.LikeWeights(2.0)),
+    ],
 )
 def test_initialisations_come_back_from_their_text(init: lra.Init) -> None:
-    assert config.parse_init(config.format_init(init)) == init
+    assert options.parse_init(options.format_init(init)) == init
 
 
 @pytest.mark.parametrize(
@@ -283,9 +406,11 @@ def test_initialisations_come_back_from_their_text(init: lra.Init) -> None:
     [
         (
             "fanin",
-            r"initialisation 'fanin'; known: fan-in, like-weights, normal.*Did you mean 'fan-in'",
+            r"initialisation 'fanin'; known: fan-in, kaiming, lecun.*Did you mean 'fan-in'",
         ),
-        ("", r"initialisation ''; known: fan-in, like-weights, normal"),
+        ("", r"initialisation ''; known: fan-in, kaiming, lecun, like-weights, normal, orthog"),
+        ("lecun:2", r"initialisation 'lecun' takes no number; got 'lecun:2'"),
+        ("orthogonal:-1", r"'-1' is no positive number"),
         ("normal:x", r"'normal:x': 'x' is no positive number"),
         ("normal:0", r"'normal:0': '0' is no positive number"),
         ("fan-in:-1", r"'-1' is no positive number"),
@@ -295,7 +420,7 @@ def test_initialisations_come_back_from_their_text(init: lra.Init) -> None:
 )
 def test_wrong_initialisations_are_refused(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        config.parse_init(text)
+        options.parse_init(text)
 
 
 # what the help texts list is what the tables hold
@@ -316,17 +441,34 @@ def test_help_lists_the_tables() -> None:
     assert listed(texts["optimizer"]) == set(OPTIMIZERS)
     assert listed(texts["precision"]) == set(PRECISIONS)
     assert listed(texts["device"]) == {"auto", "cpu", "cuda", "mps"}
+    assert listed(texts["model"].partition(":")[2]) == set(NETWORKS)
+    for name in SCHEDULES:
+        assert re.search(rf"\b{name}\b", texts["schedule"])
+    for name in AUGMENTATIONS:
+        assert f"{name} (" in texts["augment"]
+    assert listed(texts["straight_through"].partition(":")[0]) == set(options.STRAIGHT)
     for option in ("momentum", "betas", "smoothing"):
         having = {name for name, own in OPTIMIZERS.items() if option in own}
         assert {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", texts[option])} == having
     rules = field_texts(cli.RuleOptions)
     assert listed(rules["rule"]) == set(lra.RULES)
     assert "lra-e (default)" in rules["rule"]
-    recipes = field_texts(cli.Train)["recipe"].partition(":")[2]
-    assert listed(recipes) == set(RECIPES)
-    assert listed(rules["local_loss"].partition(":")[2]) == set(cli._LOCAL_LOSSES)
+    assert listed(rules["local_loss"].partition(":")[2]) == set(LOCAL_LOSSES)
     surrogates = rules["through"].rpartition(":")[2]
-    assert listed(surrogates) == set(cli._SURROGATES)
+    assert listed(surrogates) == set(SURROGATES)
+    shown = set(re.findall(r"[a-z]+(?:-[a-z]+)*", options.INIT_METAVAR))
+    assert shown == {*INITS, *NAMED_INITS}
+
+
+@pytest.mark.parametrize("option", ["width", "depth", "hidden", "patch", "context"])
+def test_help_says_which_networks_have_a_size(option: str) -> None:
+    """And what it is by default, where there is a number."""
+    text = field_texts(TrainConfig)[option]
+    for name, network in NETWORKS.items():
+        named = re.search(rf"(?<![\w-]){name}\b", text)
+        assert bool(named) is (option in network.options), name
+        default = network.options.get(option)
+        assert default is None or str(default) in text
 
 
 def test_help_says_which_rules_have_an_option() -> None:
@@ -346,7 +488,9 @@ def test_help_says_which_rules_have_an_option() -> None:
 
 
 def test_activations_are_those_that_convert() -> None:
-    assert {cls for cls in NONLINEARITIES if cls is not nn.Threshold} == set(ACTIVATIONS.values())
+    others = {cls for cls in ACTIVATIONS.values() if not issubclass(cls, Unit)}
+    torchs = {cls for cls in NONLINEARITIES if cls.__module__.startswith("torch.")}
+    assert others == torchs - {nn.Threshold}
     assert all(name == cls.__name__.lower() for name, cls in ACTIVATIONS.items())
     assert {"tanh", "relu", "sigmoid", "gelu"} <= set(ACTIVATIONS)
 

@@ -10,8 +10,9 @@ from torch import nn
 
 import lra
 from lra import FanIn, Normal, OptionError
-from lra.lab.config import ACTIVATIONS, OPTIMIZERS, TrainConfig
+from lra.lab.config import TrainConfig
 from lra.lab.models import build_network, build_optimizer, plain_state
+from lra.lab.options import ACTIVATIONS, OPTIMIZERS
 
 
 def network(sample_shape: tuple[int, ...] = (2, 3), classes: int = 4, **changes: Any):
@@ -42,11 +43,12 @@ def test_samples_without_axes_of_their_own() -> None:
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_builds_converts_and_learns(name: str) -> None:
-    model = network(hidden=(6, 5), activation=name, init=Normal(1.0))
+    number = {"lwta": ":2", "quantized": ":3"}.get(name, "")
+    model = network(hidden=(8, 8), activation=name + number, init=Normal(1.0))
     assert [type(m) for m in model][2::2] == [ACTIVATIONS[name]] * 2
-    lra.convert(model, lra.LRAE())
+    lra.convert(model, lra.LRAE(beta=1.0, two_sided=True, relative="sample"))
     assert isinstance(model[2], ACTIVATIONS[name])
-    x, y = torch.randn(8, 2, 3), torch.arange(8) % 4
+    x, y = torch.randn(64, 2, 3), torch.arange(64) % 4
     nn.functional.cross_entropy(model(x), y).backward()
     layers = linears(model)
     assert all(bool(m.weight.grad.isfinite().all()) for m in layers)
@@ -54,6 +56,18 @@ def test_every_activation_builds_converts_and_learns(name: str) -> None:
     assert layers[0].weight.grad.abs().sum() > 0
     assert layers[0].feedback is None
     torch.testing.assert_close(layers[1].feedback.grad, layers[1].weight.grad)
+
+
+def test_the_number_of_an_activation_arrives() -> None:
+    assert network(hidden=(6,), activation="elu:0.25")[2].alpha == 0.25
+    assert network(hidden=(6,), activation="quantized:5")[2].k == 5
+    assert network(hidden=(6,), activation="lwta:3")[2].k == 3
+
+
+def test_a_surrogate_for_autograd_arrives() -> None:
+    unit = network(hidden=(6,), activation="sign", straight_through="hardtanh")[2]
+    assert unit.straight_through == lra.HardTanhSurrogate()
+    assert network(hidden=(6,), activation="sign")[2].straight_through is None
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
@@ -81,7 +95,7 @@ def test_draws_follow_the_global_generator() -> None:
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        states.append(plain_state(network()))
+        states.append(network().state_dict())
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=0)
         assert not torch.equal(states[0][name], states[2][name])
@@ -124,6 +138,25 @@ def test_options_arrive_in_the_optimizer(
     assert {id(p) for p in feedback["params"]} == learned
     assert {id(p) for p in forward["params"]} == {id(p) for p in model.parameters()} - learned
     assert len(learned) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("adamw", None, 0.01),
+        ("adam", None, 0.0),
+        ("sgd", None, 0.0),
+        ("rmsprop", None, 0.0),
+        ("adamw", 0.0, 0.0),
+        ("adam", 0.5, 0.5),
+    ],
+)
+def test_weight_decay(name: str, given: float | None, expected: float) -> None:
+    """By default there is none where it would be added to the gradient."""
+    config = TrainConfig("digits", hidden=(5,), optimizer=name, weight_decay=given)
+    model = lra.convert(build_network(config, (6,), 3), config.rule)
+    (group,) = build_optimizer(config, model).param_groups
+    assert group["weight_decay"] == expected
 
 
 def test_every_optimizer_is_tested() -> None:
@@ -172,7 +205,7 @@ def test_plain_state_loads_into_the_unconverted_network(rule: lra.Rule) -> None:
     model = network(hidden=(5, 4))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     lra.convert(model, rule)
-    state = plain_state(model)
+    state = plain_state(model, before)
     assert list(state) == list(before)
     torch.manual_seed(1)
     plain = network(hidden=(5, 4))

@@ -10,7 +10,6 @@ import re
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,9 @@ from workbench import (
 import lra
 from lra.errors import OptionError, RunError
 from lra.lab import checkpoint, cli, data, runs, training
+from lra.lab.batches import draw_order
 from lra.lab.config import TrainConfig
+from lra.lab.finite import where_not_finite
 from lra.lab.models import build_network
 from lra.lab.training import Interrupted, resume, train
 
@@ -118,7 +119,7 @@ def assert_events_are_the_metrics(folder: Path) -> None:
 
 
 def test_tensorboard_events_are_the_metrics(uninterrupted: Path) -> None:
-    assert len(read_events(uninterrupted)) == 12 * 4
+    assert len(read_events(uninterrupted)) == 12 * 5
     assert_events_are_the_metrics(uninterrupted)
 
 
@@ -227,12 +228,12 @@ def test_the_loss_is_the_mean_over_samples(tmp_path: Path, blobs: Path) -> None:
 
 
 def test_every_sample_is_seen_once_an_epoch_in_another_order() -> None:
-    orders = [training._order(117, 0, epoch) for epoch in (0, 1)] + [training._order(117, 1, 0)]
+    orders = [draw_order(117, 0, epoch) for epoch in (0, 1)] + [draw_order(117, 1, 0)]
     for order in orders:
         assert sorted(order.tolist()) == list(range(117))
     assert not torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
-    assert torch.equal(orders[0], training._order(117, 0, 0))
+    assert torch.equal(orders[0], draw_order(117, 0, 0))
 
 
 def test_the_reporter_hears_all(tmp_path: Path, blobs: Path) -> None:
@@ -335,7 +336,7 @@ def test_by_default_small_data_take_a_thousand_steps(
         pass
 
     class Stopping(Watcher):
-        def start(self, what: str, epochs: int, steps: int) -> None:
+        def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
             raise Started(epochs, steps)
 
     config = tiny(blobs, epochs=None, batch_size=batch_size)
@@ -424,7 +425,7 @@ def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, blobs: Path
     left = {p.name for p in folder.iterdir() if not p.name.startswith("events")}
     expected = {p.name for p in (tmp_path / "fresh").iterdir() if not p.name.startswith("events")}
     assert left == expected | {"notes.txt", "plan.tmp", "old.new", "sub"}
-    assert len(read_events(folder)) == 8
+    assert len(read_events(folder)) == 10
 
 
 def test_overwriting_refuses_what_is_no_run(tmp_path: Path, blobs: Path) -> None:
@@ -458,6 +459,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "feedback alignment": {"rule": lra.FeedbackAlignment(), "optimizer": "sgd", "lr": 0.1},
     "kolen-pollack": {"rule": lra.KolenPollack()},
     "mirrored-lra": {"rule": lra.MirroredLRA(samples=100)},
+    "one-cycle": {"schedule": "one-cycle", "lr": 0.01},
     "brSF": {"rule": lra.SignSymmetry(lra.Magnitude.BATCH)},
     "frSF": {"rule": lra.SignSymmetry(lra.Magnitude.FIXED), "activation": "prelu"},
 }
@@ -756,14 +758,12 @@ def test_the_first_layer_that_is_not_finite_is_named(
     with torch.no_grad():
         getattr(network[layer], kind)[0] = value
         network[3].bias.fill_(5.0)
-    run = SimpleNamespace(network=network)
-    found = training._Run._not_finite(run, torch.ones(4, 2, 3))  # type: ignore[arg-type]
+    found = where_not_finite(network, torch.ones(4, 2, 3))
     assert re.match(rf"in {what} is no longer finite", found)
 
 
 def test_a_network_that_is_finite() -> None:
-    run = SimpleNamespace(network=build_network(tiny("digits"), (2, 3), 3))
-    said = training._Run._not_finite(run, torch.ones(4, 2, 3))  # type: ignore[arg-type]
+    said = where_not_finite(build_network(tiny("digits"), (2, 3), 3), torch.ones(4, 2, 3))
     assert re.fullmatch(
         r"in layer 5 \(Linear\): its outputs, up to .* too large for the loss", said
     )
@@ -784,7 +784,7 @@ def test_weights_that_are_not_finite_are_not_saved(
 
 
 def test_steps_that_are_far_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "train digits --optimizer sgd --lr 1e6 --hidden 64 64 --epochs 3 --out"
+    words = "train digits --optimizer sgd --lr 1e6 --weight-decay 0.01 --hidden 64 64 --out"
     with pytest.raises(SystemExit) as stop:
         cli.main([*words.split(), str(tmp_path / "run")])
     assert stop.value.code == 1
@@ -950,7 +950,7 @@ def test_digits_are_learned_by_default(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("rule", lra.RULES)
 def test_every_rule_learns(tmp_path: Path, rule: str) -> None:
     config = TrainConfig(
-        "digits", lra.named(rule), (64, 64), epochs=8, lr=3e-3, validation=0, device="cpu"
+        "digits", lra.named(rule), hidden=(64, 64), epochs=8, lr=3e-3, validation=0, device="cpu"
     )
     floor = {"sign-symmetry": 90, "feedback-alignment": 80, "kolen-pollack": 85}.get(rule, 92)
     assert train(config, tmp_path / "run")["test_accuracy"] > floor

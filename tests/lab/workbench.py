@@ -49,7 +49,9 @@ def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0
 
 def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
     """Configure a run of 3 epochs with 8 steps each, the last batch smaller than the others."""
-    settings: dict[str, Any] = {"hidden": (7, 5), "epochs": 3, "batch_size": 16, "device": "cpu"}
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "device": "cpu"}
+    if changes.get("model", "mlp") == "mlp":
+        settings["hidden"] = (7, 5)
     return TrainConfig(str(dataset), **(settings | changes))
 
 
@@ -60,7 +62,7 @@ class Watcher(Reporter):
         self.heard: list[tuple[str, Any]] = []
         self.at, self.do, self.calls = at, do, 0
 
-    def start(self, what: str, epochs: int, steps: int) -> None:
+    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
         self.heard.append(("start", (what, epochs, steps)))
 
     def note(self, text: str) -> None:

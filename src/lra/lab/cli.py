@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,87 +18,22 @@ from rich.console import Console
 
 import lra
 from lra.axis import unknown
-from lra.crossing import Relative
 from lra.errors import LraError
-from lra.feedback import Magnitude
 from lra.lab import checkpoint, data, runs, training
-from lra.lab.config import InitText, MaybeFloat, MaybeInt, Recipe, TrainConfig, optional, recipe
+from lra.lab.config import TrainConfig
 from lra.lab.display import ConsoleReporter
-from lra.rules import name_of, named
+from lra.lab.options import MaybeName, optional
+from lra.lab.recipes import RECIPES, Recipe, recipe
+from lra.lab.rule_options import RuleOptions
+from lra.lab.write import write
+from lra.rules import name_of
 
-_LOCAL_LOSSES = {"squared": lra.Squared, "absolute": lra.Absolute, "cauchy": lra.Cauchy}
-_SURROGATES = {"identity": lra.IdentitySurrogate, "tanh": lra.TanhSurrogate}
-
-MaybeName = Annotated[str | None, optional("NAME")]
 MaybePath = Annotated[Path | None, optional("PATH")]
-MaybeMagnitude = Annotated[
-    tyro.conf.EnumChoicesFromValues[Magnitude | None], optional("|".join(Magnitude))
-]
-
-MaybeRelative = Annotated[
-    tyro.conf.EnumChoicesFromValues[Relative | None], optional("|".join(Relative))
-]
 
 
-def _lookup(what: str, name: str, table: Mapping[str, Callable[[], Any]]) -> Any:
-    if name not in table:
-        raise unknown(what, name, table)
-    return table[name]()
-
-
-@dataclass(frozen=True)
-class RuleOptions:
-    """The learning rule, and its own options."""
-
-    rule: MaybeName = None
-    """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry."""
-    beta: MaybeFloat = None
-    """lra-e, mirrored-lra: how far targets are from the pre-activations."""
-    gamma: MaybeFloat = None
-    """lra-e, mirrored-lra, kolen-pollack: step of the feedback weights relative to the weights'."""
-    gain: MaybeFloat = None
-    """lra-e: factor of the local error."""
-    normalized: bool = False
-    """lra-e: take gain / beta for the factor, so that errors keep their scale."""
-    two_sided: bool = False
-    """lra-e: compare targets on either side of the pre-activation."""
-    relative: MaybeRelative = None
-    """lra-e: take beta relative to the largest error of this."""
-    samples: MaybeInt = None
-    """mirrored-lra: how many times each layer fires to mirror its weights."""
-    local_loss: MaybeName = None
-    """lra-e, mirrored-lra: squared, absolute or cauchy."""
-    through: MaybeName = None
-    """lra-e, mirrored-lra: surrogate to take targets through: identity or tanh."""
-    magnitude: MaybeMagnitude = None
-    """sign-symmetry: where the magnitudes of the feedback come from."""
-    feedback_init: Annotated[InitText | None, optional("fan-in[:SCALE]|normal:STD")] = None
-    """lra-e, feedback-alignment, kolen-pollack, sign-symmetry: how feedback weights are drawn."""
-
-    def build(self, base: str, options: dict[str, Any]) -> lra.Rule:
-        """Build the rule, over a recipe's options where it is the recipe's rule.
-
-        Raises:
-            OptionError: for an unknown name, or an option that the rule does not have.
-        """
-        name = self.rule or base
-        given: dict[str, Any] = {
-            "beta": self.beta,
-            "gamma": self.gamma,
-            "gain": self.gain,
-            "normalized": self.normalized or None,
-            "two_sided": self.two_sided or None,
-            "relative": self.relative,
-            "samples": self.samples,
-            "magnitude": self.magnitude,
-            "init": self.feedback_init,
-        }
-        if self.local_loss is not None:
-            given["local_loss"] = _lookup("local loss", self.local_loss, _LOCAL_LOSSES)
-        if self.through is not None:
-            given["through"] = _lookup("surrogate", self.through, _SURROGATES)
-        given = {key: value for key, value in given.items() if value is not None}
-        return named(name, **(options if name == base else {}) | given)
+def _recipe_option() -> Any:
+    names = ", ".join(RECIPES)
+    return optional("NAME", f"Start from a known set-up, and its data: {names}.")
 
 
 @dataclass(frozen=True)
@@ -110,8 +45,7 @@ class Train:
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     rule: Annotated[RuleOptions, tyro.conf.arg(name="")]
-    recipe: MaybeName = None
-    """Start from a known set-up: seed-mnist, seed-fashion-mnist or paper."""
+    recipe: Annotated[str | None, _recipe_option()] = None
     out: MaybePath = None
     """Folder of the run; by default a new one under runs/."""
     overwrite: bool = False
@@ -155,6 +89,22 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Write:
+    """Continue a text with a run's network."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    prompt: str = "def "
+    """The text to continue."""
+    characters: int = 500
+    """How many characters to write."""
+    temperature: float = 0.8
+    """How even the chances are: 1 as the network has them, 0 the likeliest each time."""
+    seed: int = 0
+    """Seed of the draws."""
+
+
+@dataclass(frozen=True)
 class DataList:
     """List the datasets, and which of them are on this machine."""
 
@@ -167,7 +117,7 @@ class DataFetch:
     """Fetch a dataset into the cache, and check every file."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist or fashion-mnist."""
+    """digits, mnist, fashion-mnist, cifar-10, python, or the path of an .npz or a .txt."""
     data: MaybePath = None
     """Folder to take the files from."""
 
@@ -177,7 +127,7 @@ class DataShow:
     """Draw a picture of samples."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, or the path of an .npz."""
+    """digits, mnist, fashion-mnist, cifar-10, or the path of an .npz."""
     out: MaybePath = None
     """File of the picture; by default the dataset's name with .png, here."""
     count: int = 40
@@ -209,14 +159,15 @@ def _train(arguments: list[str], console: Console) -> None:
 
 
 def read_train(arguments: list[str]) -> tuple[TrainConfig, Train]:
-    """Read the options of `lra train`; a recipe sets what their defaults are."""
+    """Read the options of `lra train`; a recipe sets what their defaults are, and the dataset."""
     base: Recipe | None = None
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == "--recipe" and (equals or i + 1 < len(arguments)):
             base = recipe(value if equals else arguments[i + 1])
     settings = base.settings if base else {}
-    default = Train(TrainConfig(dataset=tyro.MISSING, **settings), RuleOptions())
+    dataset = base.dataset if base else tyro.MISSING
+    default = Train(TrainConfig(dataset=dataset, **settings), RuleOptions())
     options = tyro.cli(Train, args=arguments, prog="lra train", default=default)
     rule = options.rule.build(base.rule if base else "lra-e", base.options if base else {})
     return dataclasses.replace(options.config, rule=rule), options
@@ -234,10 +185,11 @@ def _evaluate(arguments: list[str], console: Console) -> None:
     """Measure a run's best weights on test data."""
     options = tyro.cli(Evaluate, args=arguments, prog="lra evaluate")
     found = runs.evaluate(options.run, options.dataset, options.data)
+    characters = f" of {found.predictions:,} characters" * (found.predictions > found.samples)
     _print(
         console,
         f"{found.dataset}: accuracy {found.accuracy:.2f}%, loss {found.loss:.4f}, "
-        f"over {found.samples:,} test samples",
+        f"over {found.samples:,} test samples{characters}",
     )
     for name, share in found.per_class.items():
         _print(console, f"  {name:<12} {share:6.2f}%")
@@ -255,6 +207,15 @@ def _predict(arguments: list[str], console: Console) -> None:
         checkpoint.write_atomically(options.out, text.getvalue().encode())
     else:
         sys.stdout.write(text.getvalue())
+
+
+def _write(arguments: list[str], console: Console) -> None:
+    """Continue a text with a network that was trained on text."""
+    o = tyro.cli(Write, args=arguments, prog="lra write")
+    for i, character in enumerate(write(o.run, o.prompt, o.characters, o.temperature, o.seed)):
+        sys.stdout.write(character if i else o.prompt + character)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
 
 
 def _data_list(arguments: list[str], console: Console) -> None:
@@ -290,6 +251,7 @@ _COMMANDS: dict[str, Callable[[list[str], Console], None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "write": _write,
     "data list": _data_list,
     "data fetch": _data_fetch,
     "data show": _data_show,

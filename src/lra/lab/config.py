@@ -1,123 +1,81 @@
 """The one typed configuration of a training run: for the API, the command line, and the file."""
 
-import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from torch import nn
 
 from lra.axis import Axis, unknown
 from lra.errors import OptionError
-from lra.feedback import FanIn, Init, LikeWeights, Normal
+from lra.feedback import Init
+from lra.lab.augment import AUGMENTATIONS
+from lra.lab.networks import NETWORKS
+from lra.lab.options import (
+    INIT_METAVAR,
+    OPTIMIZERS,
+    PRECISIONS,
+    InitText,
+    MaybeFloat,
+    MaybeInt,
+    MaybeName,
+    make_activation,
+    optional,
+)
+from lra.lab.schedule import SCHEDULES
 from lra.rules import LRAE, Rule
-from lra.torch.layers import NONLINEARITIES
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    cls.__name__.lower(): cls for cls in NONLINEARITIES if cls is not nn.Threshold
-}
-"""The activations by name; each with torch's default settings."""
-
-OPTIMIZERS: dict[str, tuple[str, ...]] = {
-    "sgd": ("momentum",),
-    "adam": ("betas",),
-    "adamw": ("betas",),
-    "rmsprop": ("momentum", "smoothing"),
-}
-"""The optimizers by name, and the options of their own that each one has."""
-
-PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
-"""The precisions by name, and what Fabric calls them."""
-
-_INITS: dict[str, Callable[..., Init]] = {
-    "fan-in": FanIn,
-    "like-weights": LikeWeights,
-    "normal": Normal,
-}
-
-
-def parse_init(text: str) -> Init:
-    """Read how weights are drawn: "fan-in", "fan-in:SCALE" or "normal:STD".
-
-    Raises:
-        OptionError: for anything else.
-    """
-    name, _, number = text.partition(":")
-    if name not in _INITS:
-        raise unknown("initialisation", name, _INITS)
-    try:
-        return _INITS[name](float(number)) if number else _INITS[name]()
-    except ValueError as error:
-        raise OptionError(f"initialisation {text!r}: {number!r} is no positive number") from error
-
-
-def format_init(init: Init) -> str:
-    """Write an initialisation as `parse_init` reads it."""
-    name = next(name for name, cls in _INITS.items() if type(init) is cls)
-    return ":".join(
-        (name, *(repr(value).removesuffix(".0") for value in dataclasses.astuple(init)))
-    )
-
-
-InitText = Annotated[
-    Init,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="fan-in[:SCALE]|normal:STD",
-        instance_from_str=lambda args: parse_init(args[0]),
-        is_instance=lambda value: isinstance(value, Init),
-        str_from_instance=lambda init: [format_init(init)],
-    ),
-]
-
-
-def _unless_none(default: str) -> str:
-    """Name a default in the help, unless it is None: then the help says what happens."""
-    return "" if default == "None" else f"(default: {default})"
-
-
-def optional(metavar: str) -> Any:
-    """Show an option that may be left out as `metavar` in the help."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=_unless_none)
-
-
-MaybeFloat = Annotated[float | None, optional("FLOAT")]
-MaybeInt = Annotated[int | None, optional("INT")]
 
 
 @dataclass(frozen=True)
 class TrainConfig(Axis):
-    """Everything that decides a training run's numbers: a multilayer perceptron, data, a rule."""
+    """Everything that decides a training run's numbers: a network, data, a rule, and the steps."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, or the path of an .npz with arrays x and y."""
+    """digits, mnist, fashion-mnist, cifar-10, python (text), or the path of an .npz or a .txt."""
     rule: tyro.conf.Suppress[Rule] = field(default_factory=LRAE)
     """How errors travel back through the network."""
-    hidden: tuple[int, ...] = (256, 256, 256, 256)
-    """Sizes of the hidden layers, input side first."""
-    activation: str = "tanh"
-    """Nonlinearity of the hidden layers, by the name of torch.nn's class in lower case."""
+    model: str = "mlp"
+    """The network: mlp, residual-mlp, lenet, resnet, vit or gpt."""
+    width: MaybeInt = None
+    """Units of a layer: mlp 256, residual-mlp 128, vit 64, gpt 128; resnet: first channels, 16."""
+    depth: MaybeInt = None
+    """Weight layers: mlp 5, residual-mlp 32, resnet 8 (or 6 n + 2); vit, gpt: blocks, 4."""
+    hidden: Annotated[tuple[int, ...] | None, optional("INT ...")] = None
+    """mlp: sizes of the hidden layers, input side first, in place of width and depth."""
+    patch: MaybeInt = None
+    """vit: side of a patch, in pixels; by default the least that makes at most 64 of them."""
+    context: MaybeInt = None
+    """gpt: how many characters a sample has; by default 128."""
+    activation: MaybeName = None
+    """Nonlinearity, such as relu, elu:0.5, sign, quantized:4; by default the network's own."""
+    straight_through: MaybeName = None
+    """sign, heaviside, bernoulli, quantized, table: surrogate for autograd, such as tanh."""
     bias: bool = True
     """Whether the layers have biases."""
-    init: InitText = field(default_factory=FanIn)
-    """How the forward weights are drawn; fan-in is torch's own way."""
+    init: Annotated[InitText | None, optional(INIT_METAVAR)] = None
+    """How the forward weights are drawn; by default the network's own way."""
     optimizer: str = "adamw"
     """sgd, adam, adamw or rmsprop."""
     lr: float = 1e-3
-    """Step size."""
+    """Step size, the largest of the schedule."""
+    schedule: str = "constant"
+    """How the step size goes: constant, cosine (down to 0), or one-cycle (up and down in lines)."""
+    warmup: MaybeFloat = None
+    """Share of all steps in which the step size rises; by default 0.3 for one-cycle, else 0."""
     feedback_lr: MaybeFloat = None
     """Step size of learned feedback weights; by default the same as lr."""
-    weight_decay: float = 0.01
-    """Weight decay: decoupled for adamw, added to the gradient for the others."""
+    weight_decay: MaybeFloat = None
+    """Weight decay: 0.01 by default for adamw, decoupled; 0 for others, added to the gradient."""
     momentum: MaybeFloat = None
     """Momentum of sgd and rmsprop; 0 by default."""
     betas: Annotated[tuple[float, float] | None, optional("FLOAT FLOAT")] = None
     """The two averaging factors of adam and adamw; 0.9 0.999 by default."""
     smoothing: MaybeFloat = None
     """The averaging factor of rmsprop; 0.99 by default."""
+    augment: Annotated[tuple[str, ...], optional("[flip] [crop]")] = ()
+    """How images are changed at random: flip (left to right), crop (moved by up to an eighth)."""
     epochs: MaybeInt = None
     """Passes over the training data; by default 10, or as many as make 1,000 steps if more."""
     batch_size: int = 50
@@ -125,9 +83,9 @@ class TrainConfig(Axis):
     validation: MaybeInt = None
     """Training samples set aside for validation; by default 2,000, or a tenth if that is less."""
     patience: MaybeInt = None
-    """Stop after this many epochs without a better validation accuracy; by default never."""
+    """Stop after this many epochs without a better one by validation samples; by default never."""
     seed: int = 0
-    """Seed of the split, the weights, and the order of the samples."""
+    """Seed of the split, the weights, the order of the samples, and how they are augmented."""
     device: str = "auto"
     """auto, cpu, cuda or mps; auto takes an accelerator where there is one."""
     devices: int = 1
@@ -136,29 +94,61 @@ class TrainConfig(Axis):
     """32, 64 or bf16-mixed."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "betas"):
+        for name in ("hidden", "betas", "augment"):
             if isinstance(getattr(self, name), list):  # out of JSON
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.dataset, Path):
             object.__setattr__(self, "dataset", str(self.dataset))
-        for name, kind in (("rule", Rule), ("bias", bool), ("init", Init)):
+        for name, kind in (("rule", Rule), ("bias", bool), ("init", Init | None)):
             if not isinstance(getattr(self, name), kind):
-                raise OptionError(f"{name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+                wanted = getattr(kind, "__name__", "Init")
+                raise OptionError(f"{name} must be a {wanted}; got {getattr(self, name)!r}")
         for what, table in (
-            ("activation", ACTIVATIONS),
+            ("model", NETWORKS),
             ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("device", ("auto", "cpu", "cuda", "mps")),
         ):
             if getattr(self, what) not in table:
                 raise unknown(what, getattr(self, what), table)
-        for option in {own for options in OPTIMIZERS.values() for own in options}:
-            if getattr(self, option) is not None and option not in OPTIMIZERS[self.optimizer]:
-                having = [name for name, own in OPTIMIZERS.items() if option in own]
+        self._check_network()
+        if not isinstance(self.augment, tuple):
+            raise OptionError(f"augment must be a tuple of names; got {self.augment!r}")
+        for name in self.augment:
+            if name not in AUGMENTATIONS:
+                raise unknown("augmentation", name, AUGMENTATIONS)
+        self._belong("optimizer", OPTIMIZERS)
+        self._check_numbers()
+
+    def _check_network(self) -> None:
+        network = NETWORKS[self.model]
+        self._belong("model", {name: network.options for name, network in NETWORKS.items()})
+        for name in ("width", "depth", "patch", "context"):
+            if getattr(self, name) is not None:
+                self._whole(name, 1)
+        if self.hidden is not None:
+            if not isinstance(self.hidden, tuple) or any(
+                type(size) is not int or size < 1 for size in self.hidden
+            ):
+                raise OptionError(f"hidden: sizes must be whole numbers above 0, got {self.hidden}")
+            for name in ("width", "depth"):
+                if getattr(self, name) is not None:
+                    raise OptionError(f"hidden says all sizes; leave it out, or {name}")
+        make_activation(self.activation or network.activation, self.straight_through)
+
+    def _belong(self, choice: str, own: Mapping[str, Iterable[str]]) -> None:
+        """Refuse options that belong to other values of a choice."""
+        chosen = getattr(self, choice)
+        for option in {option for options in own.values() for option in options}:
+            if getattr(self, option) is not None and option not in own[chosen]:
+                having = [name for name, options in own.items() if option in options]
                 raise OptionError(
-                    f"{option} is an option of {' and '.join(having)}, not of {self.optimizer}; "
-                    f"leave it out, or choose another optimizer"
+                    f"{option} is an option of {' and '.join(having)}, not of {chosen}; "
+                    f"leave it out, or choose another {choice}"
                 )
+
+    def _check_numbers(self) -> None:
         self._whole("batch_size", 1)
         self._whole("devices", 1)
         self._whole("seed", 0)
@@ -169,18 +159,13 @@ class TrainConfig(Axis):
                 self._whole(name, least)
         if self.patience is not None and self.validation == 0:
             raise OptionError("patience needs validation samples, and validation is 0")
-        if not isinstance(self.hidden, tuple) or any(
-            type(size) is not int or size < 1 for size in self.hidden
-        ):
-            raise OptionError(f"hidden: sizes must be whole numbers above 0, got {self.hidden}")
         self._real("lr", 0.0, open_below=True)
-        self._real("weight_decay", 0.0)
-        if self.momentum is not None:
-            self._real("momentum", 0.0)
-        if self.feedback_lr is not None:
-            self._real("feedback_lr", 0.0)
-        if self.smoothing is not None:
-            self._factors("smoothing", (self.smoothing,))
+        for name in ("feedback_lr", "weight_decay", "momentum"):
+            if getattr(self, name) is not None:
+                self._real(name, 0.0)
+        for name in ("smoothing", "warmup"):
+            if getattr(self, name) is not None:
+                self._factors(name, (getattr(self, name),))
         if self.betas is not None:
             if not isinstance(self.betas, tuple) or len(self.betas) != 2:
                 raise OptionError(f"betas must be two numbers; got {self.betas!r}")
@@ -206,74 +191,14 @@ class TrainConfig(Axis):
             bound = f"above {least:g}" if open_below else f"{least:g} or more"
             raise OptionError(f"{name} must be a number, {bound}; got {value!r}")
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The options that the network has, as given or by default."""
+        own = NETWORKS[self.model].options
+        given = {name: getattr(self, name) for name in own}
+        return {name: own[name] if given[name] is None else given[name] for name in own}
 
-@dataclass(frozen=True)
-class Recipe:
-    """A known set-up in full.
-
-    Attributes:
-        summary: what it reproduces.
-        rule: the rule's name in `lra.RULES`.
-        options: the rule's options.
-        settings: fields of `TrainConfig`.
-    """
-
-    summary: str
-    rule: str
-    options: dict[str, Any]
-    settings: dict[str, Any]
-
-
-_SEED = {
-    "hidden": (256, 256, 256, 256),
-    "activation": "tanh",
-    "bias": False,
-    "optimizer": "adamw",
-    "lr": 1e-3,
-    "weight_decay": 0.01,
-    "batch_size": 50,
-    "epochs": 100,
-    "validation": 2000,
-}
-
-RECIPES: dict[str, Recipe] = {
-    "seed-mnist": Recipe(
-        "the MNIST script in PyTorch of the authors' repository",
-        "lra-e",
-        {"beta": 0.1, "gamma": 1.0, "init": Normal(0.1)},
-        _SEED | {"init": Normal(0.1)},
-    ),
-    "seed-fashion-mnist": Recipe(
-        "the Fashion-MNIST script in PyTorch of the authors' repository",
-        "lra-e",
-        {"beta": 0.1, "gamma": 1.0, "init": FanIn()},
-        _SEED | {"init": FanIn()},
-    ),
-    "paper": Recipe(
-        "the paper's set-up as later work quotes it (second-hand), with three hidden layers",
-        "lra-e",
-        {"beta": 0.1, "gamma": 1.0, "init": Normal(math.sqrt(0.05))},
-        {
-            "hidden": (256, 256, 256),
-            "activation": "tanh",
-            "init": Normal(math.sqrt(0.05)),
-            "optimizer": "sgd",
-            "lr": 0.01,
-            "weight_decay": 0.0,
-            "batch_size": 50,
-            "epochs": 100,
-        },
-    ),
-}
-"""The set-ups that `--recipe` knows."""
-
-
-def recipe(name: str) -> Recipe:
-    """Look a recipe up.
-
-    Raises:
-        OptionError: for an unknown name.
-    """
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return RECIPES[name]
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """The options of the network that the data have to know."""
+        return {name: size for name, size in self.sizes.items() if name == "context"}

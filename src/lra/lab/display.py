@@ -11,14 +11,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 class Reporter:
     """Hears what a run does, and keeps silent."""
 
-    def start(self, what: str, epochs: int, steps: int) -> None:
-        """Hear that training starts: what it is, its epochs, and the steps in one."""
+    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
+        """Hear that training starts: what, its epochs, the steps in one, whether it is on text."""
 
     def note(self, text: str) -> None:
         """Hear a remark."""
 
     def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
-        """Hear how far the epoch is: sums over the samples seen in it."""
+        """Hear how far the epoch is: sums over the samples, or the characters, seen in it."""
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Hear an epoch's figures."""
@@ -38,11 +38,13 @@ class ConsoleReporter(Reporter):
         self.console = console
         self.bar: Progress | None = None
 
-    def start(self, what: str, epochs: int, steps: int) -> None:
+    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
         """Show what is trained, and start the bar."""
+        self.steps, self.text = steps, text
+        self.each = "characters/s" if text else "samples/s"
         self._print(what)
-        self._print("epoch      loss   train %   validation %   samples/s")
-        self.steps = steps
+        judge = "validation loss" if text else "validation %"
+        self._print(f"epoch      loss   train %   {judge}   {self.each}")
         self.mark, self.seen_at_mark, self.rate, self.done = time.monotonic(), 0, 0.0, 0
         if self.console.is_terminal:
             self.bar = Progress(
@@ -71,16 +73,21 @@ class ConsoleReporter(Reporter):
             self.bar.update(
                 self.task,
                 completed=self.done * self.steps + step,
-                figures=f"{figures}  {self.rate:,.0f} samples/s",
+                figures=f"{figures}  {self.rate:,.0f} {self.each}",
             )
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Print the epoch's line."""
-        validation = row["validation_accuracy"]
-        shown = "      -" if validation is None else f"{validation:7.2f}"
+        if row["validation_loss"] is None:
+            shown = "-"
+        elif self.text:
+            shown = f"{row['validation_loss']:.4f}"
+        else:
+            shown = f"{row['validation_accuracy']:.2f}"
+        columns = (18, 12) if self.text else (15, 9)
         self._print(
             f"{row['epoch']:>3}/{epochs:<3}  {row['loss']:7.4f}   {row['train_accuracy']:7.2f}"
-            f"        {shown}   {self.rate:9,.0f}"
+            f"{shown:>{columns[0]}}   {self.rate:{columns[1]},.0f}"
         )
         self.done = row["epoch"]
         self.mark, self.seen_at_mark = time.monotonic(), 0
@@ -90,10 +97,15 @@ class ConsoleReporter(Reporter):
     def end(self, result: dict[str, Any], folder: Path) -> None:
         """Stop the bar and print the result."""
         self.close()
-        test = result["test_accuracy"]
+        test, loss = result["test_accuracy"], result["test_loss"]
         best = f"best epoch {result['best_epoch']} of {result['epochs']}"
         if test is None:
             self._print(f"{best}; {result['dataset']} has no test pair")
+        elif self.text:
+            self._print(
+                f"test loss {loss:.4f} nats a character, {test:.2f}% right ({best}), "
+                f"{result['test_loss_last']:.4f} with the last weights; {result['seconds']:.1f} s"
+            )
         else:
             self._print(
                 f"test accuracy {test:.2f}% ({best}), {result['test_accuracy_last']:.2f}% "

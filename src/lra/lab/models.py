@@ -2,43 +2,82 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import lra
-from lra.errors import OptionError
-from lra.feedback import Init
-from lra.lab.config import ACTIVATIONS, TrainConfig
+from lra.errors import DataError, OptionError
+from lra.lab.config import TrainConfig
+from lra.lab.data import Dataset
+from lra.lab.images import channel_axis
+from lra.lab.networks import NETWORKS, hidden_sizes
+from lra.lab.options import make_activation
+from lra.lab.parts import Parts
 from lra.rules import name_of
-from lra.torch.layers.record import DrawLike
+
+_DECAY = {"adamw": 0.01}
+"""Weight decay by default; none where it would be added to the gradient."""
 
 
-def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int) -> nn.Sequential:
-    """Build the plain multilayer perceptron, drawn from torch's global generator.
+def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int) -> nn.Module:
+    """Build the plain network, drawn from torch's global generator.
 
     Args:
         config: the run's configuration.
-        sample_shape: shape of one sample, which is flattened.
+        sample_shape: shape of one sample.
         classes: number of outputs.
+
+    Raises:
+        OptionError: for samples that the network cannot read, or sizes that do not fit.
     """
-    sizes = (math.prod(sample_shape), *config.hidden, classes)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in itertools.pairwise(sizes):
-        if len(layers) > 1:
-            layers.append(ACTIVATIONS[config.activation]())
-        linear = nn.Linear(inputs, outputs, bias=config.bias)
-        _draw(linear.weight, config.init)
-        layers.append(linear)
-    return nn.Sequential(*layers)
+    network = NETWORKS[config.model]
+    activation, through = config.activation or network.activation, config.straight_through
+    parts = Parts(
+        lambda: make_activation(activation, through), config.init or network.init, config.bias
+    )
+    return network.build(parts, tuple(sample_shape), classes, **config.sizes)
 
 
-def _draw(weight: Tensor, init: Init) -> None:
-    drawn: Tensor = init.draw(DrawLike(weight))
-    with torch.no_grad():
-        weight.copy_(drawn)
+def check_reads(config: TrainConfig, dataset: Dataset) -> None:
+    """Refuse data of a kind that the network does not read, or that cannot be augmented.
+
+    Raises:
+        OptionError: for text where the network reads values, or the other way round; and for
+            augmentation of what are no images.
+    """
+    text = dataset.reads == "text"
+    if NETWORKS[config.model].text != text:
+        able = [name for name, network in NETWORKS.items() if network.text == text]
+        raise OptionError(
+            f"{config.model} reads {NETWORKS[config.model].reads}, and {dataset.name} holds "
+            f"{dataset.reads}; choose --model {' or '.join(able)}, or another dataset"
+        )
+    if config.augment:
+        try:
+            channel_axis(dataset.sample_shape)
+        except DataError as error:
+            raise OptionError(f"augment: {dataset.name}: {error}, or leave out augment") from error
+
+
+def describe(config: TrainConfig, dataset: Dataset) -> str:
+    """Name a network with its sizes and its nonlinearity."""
+    sizes = config.sizes
+    activation = config.activation or NETWORKS[config.model].activation
+    if config.model == "mlp":
+        shape = math.prod(dataset.sample_shape), *hidden_sizes(**sizes), dataset.num_classes
+        return f"{_join(shape)}, {activation}"
+    shown = (f"{name} {size}" for name, size in sizes.items() if size is not None)
+    return ", ".join((config.model, *shown, activation))
+
+
+def _join(sizes: Sequence[int]) -> str:
+    """Write sizes, long rows of one size as one."""
+    runs = ((size, len(list(same))) for size, same in itertools.groupby(sizes))
+    parts = (f"({n} x {size})" if n > 6 else "-".join([str(size)] * n) for size, n in runs)
+    return "-".join(parts)
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -58,7 +97,8 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         learned = {id(E) for E in feedback}
         groups[0]["params"] = [p for p in model.parameters() if id(p) not in learned]
         groups.append({"params": feedback, "lr": config.feedback_lr})
-    decay = config.weight_decay
+    given = config.weight_decay
+    decay = _DECAY.get(config.optimizer, 0.0) if given is None else given
     match config.optimizer:
         case "sgd":
             momentum = config.momentum or 0.0
@@ -76,10 +116,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
             return optimizer(groups, betas=betas, weight_decay=decay, fused=True)
 
 
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """Give the weights of the unconverted network: the state without feedback weights."""
-    return {
-        name: value.detach().cpu().contiguous()
-        for name, value in model.state_dict().items()
-        if name.rpartition(".")[2] != "feedback"
-    }
+def plain_state(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Give the state of the unconverted network: what of a state has the names it had then."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu().contiguous() for name in names}

@@ -11,32 +11,36 @@ from matplotlib.ticker import MaxNLocator
 from lra.lab.checkpoint import write_atomically
 
 
-def curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """Draw training loss, and training and validation accuracy, over the epochs, into a PNG.
+def curves(path: Path, rows: list[dict[str, Any]], title: str, *, text: bool = False) -> None:
+    """Draw loss and accuracy in training and validation over the epochs, into a PNG.
 
     Args:
         path: where the picture goes.
         rows: the epochs' figures, as in metrics.csv.
         title: what was trained.
+        text: draw the loss alone.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    each = " a character" if text else ""
+    panels = {f"loss (cross-entropy, nats{each})": ("loss", "validation_loss")}
+    if not text:
+        panels["accuracy (%)"] = ("train_accuracy", "validation_accuracy")
+    figure = Figure(figsize=(4.5 * len(panels) + text, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     mark = "o" if len(rows) < 40 else ""
-    loss.plot(epochs, [row["loss"] for row in rows], marker=mark, markersize=3, color="C0")
-    loss.set(xlabel="epoch", ylabel="training loss (cross-entropy, nats)")
-    loss.set_ylim(bottom=0)
-    for column, label, colour in (
-        ("train_accuracy", "training", "C0"),
-        ("validation_accuracy", "validation", "C1"),
+    for axes, (label, columns) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        values = [row[column] for row in rows]
-        if None not in values:
-            accuracy.plot(epochs, values, marker=mark, markersize=3, label=label, color=colour)
-    accuracy.set(xlabel="epoch", ylabel="accuracy (%)")
-    accuracy.legend(frameon=False)
-    for axes in (loss, accuracy):
+        for column, name, colour in zip(
+            columns, ("training", "validation"), ("C0", "C1"), strict=True
+        ):
+            values = [row[column] for row in rows]
+            if None not in values:
+                axes.plot(epochs, values, marker=mark, markersize=3, label=name, color=colour)
+        axes.set(xlabel="epoch", ylabel=label)
+        if "loss" in columns and not text:
+            axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

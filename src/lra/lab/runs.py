@@ -1,6 +1,7 @@
 """A run on disk: its folder, and what can be asked of it later."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -20,11 +21,17 @@ from torch import Tensor, nn
 from lra.errors import DataError, OptionError, RunError
 from lra.lab import checkpoint, data
 from lra.lab.config import TrainConfig
+from lra.lab.data import Dataset
+from lra.lab.measure import logits_of, measure
 from lra.lab.models import build_network
+from lra.lab.networks import NETWORKS
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
 WEIGHTS, CURVES = "model.safetensors", "curves.png"
-COLUMNS = ("epoch", "loss", "train_accuracy", "validation_accuracy", "seconds")
+COLUMNS = (
+    *("epoch", "loss", "train_accuracy"),
+    *("validation_loss", "validation_accuracy", "seconds"),
+)
 
 
 def create(folder: Path, config: TrainConfig, overwrite: bool) -> None:
@@ -114,7 +121,7 @@ class Trained:
     """
 
     config: TrainConfig
-    network: nn.Sequential
+    network: nn.Module
     sample_shape: tuple[int, ...]
     classes: tuple[str, ...]
 
@@ -141,23 +148,22 @@ def load(folder: Path) -> Trained:
     return Trained(config, network.eval(), tuple(about["sample_shape"]), tuple(about["classes"]))
 
 
-@torch.no_grad()
-def logits_of(network: nn.Module, x: Tensor, at_once: int = 2000) -> Tensor:
-    """Run a network over many samples, shape (n, ...), in parts; gives shape (n, classes)."""
-    return torch.cat([network(part) for part in torch.split(x, at_once)])
-
-
-def accuracy(logits: Tensor, y: Tensor) -> float:
-    """Give the share of samples whose largest output is their class, in percent."""
-    return 100.0 * (logits.argmax(1) == y).sum().item() / len(y)
-
-
 @dataclass(frozen=True)
 class Evaluation:
-    """How a run's best network does on a dataset's test pair."""
+    """How a run's best network does on a dataset's test pair.
+
+    Attributes:
+        dataset: its name.
+        samples: how many there are.
+        predictions: how many were made: one for each sample, or for each character of text.
+        accuracy: the share that is right, in percent.
+        loss: mean cross-entropy, in nats.
+        per_class: the share that is right for each class that is there; empty for text.
+    """
 
     dataset: str
     samples: int
+    predictions: int
     accuracy: float
     loss: float
     per_class: dict[str, float]
@@ -172,29 +178,45 @@ def evaluate(
         RunError: where there is no test pair, or the samples do not fit the network.
     """
     trained = load(folder)
-    arrays = data.load(dataset or trained.config.dataset, data_folder)
+    config = trained.config
+    arrays = data.load(dataset or config.dataset, data_folder, **config.data_options)
+    if arrays.reads != _reads(trained):
+        raise RunError(f"{arrays.name} holds {arrays.reads}; the network reads {_reads(trained)}")
+    _check_shape(trained, arrays.sample_shape, arrays.name)
+    if arrays.reads == "text":
+        arrays = _renumbered(arrays, trained.classes)
     if arrays.x_test is None or arrays.y_test is None:
         raise RunError(f"{arrays.name} has no test pair (arrays x_test and y_test)")
-    _check_shape(trained, arrays.sample_shape, arrays.name)
     if arrays.num_classes > len(trained.classes):
         raise RunError(
             f"{arrays.name} has {arrays.num_classes} classes; the network knows "
             f"{len(trained.classes)}"
         )
     y = torch.from_numpy(arrays.y_test)
-    logits = logits_of(trained.network, _samples(trained, arrays.x_test))
-    right = logits.argmax(1) == y
+    samples = _samples(trained, arrays.x_test)
+    found = measure(trained.network, samples, y)
     return Evaluation(
-        arrays.name,
-        len(y),
-        accuracy(logits, y),
-        nn.functional.cross_entropy(logits, y).item(),
-        {
-            name: 100.0 * right[y == label].double().mean().item()
-            for label, name in enumerate(trained.classes)
-            if bool((y == label).any())
-        },
+        *(arrays.name, len(y), y.numel(), found.accuracy, found.loss),
+        _per_class(trained, samples, y) if arrays.reads == "values" else {},
     )
+
+
+def _renumbered(arrays: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """Give a text with the numbers of another vocabulary, its last one for what is not in it."""
+    index = {character: i for i, character in enumerate(classes)}
+    table = np.array([index.get(character, len(classes) - 1) for character in arrays.classes])
+    fields = ("x_train", "y_train", "x_test", "y_test")
+    renumbered = {name: table[getattr(arrays, name)] for name in fields}
+    return dataclasses.replace(arrays, classes=classes, **renumbered)
+
+
+def _per_class(trained: Trained, samples: Tensor, y: Tensor) -> dict[str, float]:
+    right = logits_of(trained.network, samples).argmax(1) == y
+    return {
+        name: 100.0 * right[y == label].double().mean().item()
+        for label, name in enumerate(trained.classes)
+        if bool((y == label).any())
+    }
 
 
 def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
@@ -213,6 +235,8 @@ def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
         RunError: for samples that do not fit the network.
     """
     trained = load(folder)
+    if _reads(trained) == "text":
+        raise RunError(f"{folder}: its network reads text; lra write continues one")
     x = _read_samples(file)
     if x.shape == trained.sample_shape:
         x = x[None]
@@ -245,8 +269,14 @@ def _read_samples(file: Path) -> np.ndarray[Any, Any]:
     return samples
 
 
+def _reads(trained: Trained) -> str:
+    return "text" if NETWORKS[trained.config.model].text else "values"
+
+
 def _samples(trained: Trained, x: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(x).to(next(trained.network.parameters()).dtype)
+    samples = torch.from_numpy(x)
+    dtype = next(trained.network.parameters()).dtype
+    return samples.to(dtype) if samples.is_floating_point() else samples
 
 
 def _check_shape(trained: Trained, shape: tuple[int, ...], where: str) -> None:

@@ -1,31 +1,28 @@
 """The training loop: steps, epochs, checkpoints, and how a run stops and goes on."""
 
 import contextlib
-import hashlib
 import math
 import platform
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import DoublePrecision
-from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 import lra
-from lra.errors import OptionError, RunError
-from lra.lab import checkpoint, data, plots, runs
-from lra.lab.config import PRECISIONS, TrainConfig
+from lra.errors import RunError
+from lra.lab import checkpoint, data, events, plots, runs
+from lra.lab.batches import Batch, Batches, Pair, place
+from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
-from lra.lab.models import build_network, build_optimizer, plain_state
+from lra.lab.fabric import start_fabric
+from lra.lab.finite import weight_not_finite, where_not_finite
+from lra.lab.measure import Measured, count_right, cross_entropy, measure
+from lra.lab.models import build_network, build_optimizer, check_reads, describe, plain_state
+from lra.lab.schedule import factor
+from lra.lab.state import State
+from lra.lab.stop import Stop
 from lra.rules import name_of
 
 CHECK_EVERY = 20
@@ -44,24 +41,6 @@ class Interrupted(lra.LraError):
     def __init__(self, number: int, folder: Path) -> None:
         super().__init__(f"stopped; go on with: lra train --resume {folder}")
         self.signal = number
-
-
-@dataclass
-class _State:
-    """All that moves during a run, besides weights, optimizer and random generators."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seconds: float = 0.0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def best_accuracy(self) -> float | None:
-        return self.rows[self.best_epoch - 1]["validation_accuracy"] if self.best_epoch else None
 
 
 def train(
@@ -94,7 +73,7 @@ def train(
     if run.fabric.is_global_zero:
         runs.create(folder, config, overwrite)
     run.fabric.barrier()
-    return run.go(_State())
+    return run.go(State())
 
 
 def resume(
@@ -107,20 +86,12 @@ def resume(
     config = runs.read_config(folder)
     reporter = reporter or Reporter()
     if not checkpoint.exists(folder) and not (folder / runs.WEIGHTS).exists():
-        return _Run(config, folder, data_folder, reporter).go(_State())  # ended before its first
+        return _Run(config, folder, data_folder, reporter).go(State())  # ended before its first
     saved, troubles = checkpoint.latest(folder, config.to_config())
     run = _Run(config, folder, data_folder, reporter)
     for trouble in troubles:
         reporter.note(f"passed over: {trouble}")
     return run.go(run.take_up(saved))
-
-
-class _Double(DoublePrecision):
-    """Fabric's double precision, with the network's output left in it, as the loss needs it."""
-
-    def convert_output(self, data: Any) -> Any:
-        """Give the output as it is; Fabric would round it to torch's default dtype."""
-        return data
 
 
 class _Run:
@@ -130,58 +101,31 @@ class _Run:
         self, config: TrainConfig, folder: Path, data_folder: Path | None, reporter: Reporter
     ) -> None:
         self.config, self.folder = config, folder
-        double = config.precision == "64"
-        try:
-            self.fabric = Fabric(
-                accelerator=config.device,
-                devices=config.devices,
-                precision=None if double else PRECISIONS[config.precision],  # type: ignore[arg-type]
-                plugins=_Double() if double else None,
-                strategy="ddp" if config.devices > 1 else "auto",
-            )
-        except Exception as error:  # Fabric raises many kinds, all about this machine's devices
-            raise OptionError(
-                f"device {config.device!r}, devices {config.devices}, precision "
-                f"{config.precision!r}: not on this machine ({error})"
-            ) from error
-        self.fabric.launch()
-        self.device = self.fabric.device
+        self.fabric = start_fabric(config)
+        self.device, self.world = self.fabric.device, self.fabric.world_size
         self.reporter = reporter if self.fabric.is_global_zero else Reporter()
-        self.data = data.load(config.dataset, data_folder, self.reporter.note)
-        self._place_data()
+        options = config.data_options
+        self.data = data.load(config.dataset, data_folder, self.reporter.note, **options)
+        check_reads(config, self.data)
+        self.text = self.data.reads == "text"
+        train_set, self.validation_set, self.test_set = place(self.data, config, self.device)
+        self.batches = Batches(train_set, config, self.world, self.fabric.global_rank)
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.data.sample_shape, self.data.num_classes)
-        lra.convert(self.network, config.rule)
+        self.plain_names = tuple(self.network.state_dict())
+        lra.convert(self.network, config.rule, loss_terms="tokens" if self.text else "batch")
+        covered = lra.coverage(self.network)
+        if covered.left:
+            layers = ", ".join(covered.left)
+            self.reporter.note(f"{1 - covered.share:.1%} of the weights follow no rule: {layers}")
         self.optimizer = build_optimizer(config, self.network)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
         self.check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
-        self.stopped_by: int | None = None
+        self.stop = Stop()
         self.last_save = time.monotonic()
 
-    def _place_data(self) -> None:
-        """Put the data on the device, split as configured."""
-        arrays, config = self.data, self.config
-        n = len(arrays.y_train)
-        count = min(2000, n // 10) if config.validation is None else config.validation
-        train, validation = data.split(arrays, count, config.seed)
-        if config.batch_size > len(train):
-            raise OptionError(
-                f"batch_size {config.batch_size} is more than the {len(train)} training samples"
-            )
-        dtype = torch.float64 if config.precision == "64" else torch.float32
-
-        def place(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-            samples = torch.from_numpy(x).to(self.device, dtype)
-            return samples, torch.from_numpy(y).to(self.device)
-
-        self.train_set = place(arrays.x_train[train], arrays.y_train[train])
-        self.validation_set = (
-            place(arrays.x_train[validation], arrays.y_train[validation]) if count else None
-        )
-        has_test = arrays.x_test is not None and arrays.y_test is not None
-        self.test_set = place(arrays.x_test, arrays.y_test) if has_test else None
-
-    def take_up(self, saved: dict[str, Any]) -> _State:
+    def take_up(self, saved: dict[str, Any]) -> State:
         """Set everything as the checkpoint has it."""
         try:
             self.network.load_state_dict(saved["model"])
@@ -189,13 +133,13 @@ class _Run:
             torch.set_rng_state(saved["rng"])
             if saved["cuda_rng"]:
                 torch.cuda.set_rng_state_all(saved["cuda_rng"])
-            return _State(**saved["state"])
+            return State(**saved["state"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"{self.folder}: its checkpoint does not fit the run ({error})"
             ) from error
 
-    def save(self, state: _State) -> None:
+    def save(self, state: State) -> None:
         """Write a checkpoint, and the files that follow from it."""
         self._require_finite_weights(state)
         self.last_save = time.monotonic()
@@ -211,7 +155,7 @@ class _Run:
             checkpoint.save(self.folder, content)
         self.fabric.barrier()
 
-    def publish(self, state: _State) -> None:
+    def publish(self, state: State) -> None:
         """Write what others read: metrics and best weights."""
         if not self.fabric.is_global_zero:
             return
@@ -221,29 +165,33 @@ class _Run:
             about = {"sample_shape": shape, "classes": classes}
             runs.write_weights(self.folder, state.best_weights, about)
 
-    def go(self, state: _State) -> dict[str, Any]:
+    def go(self, state: State) -> dict[str, Any]:
         """Train from a state to the end."""
-        config = self.config
-        steps = math.ceil(len(self.train_set[1]) / config.batch_size)
-        epochs = config.epochs or max(10, math.ceil(1000 / steps))
-        self.reporter.start(self._describe(), epochs, steps)
+        steps = self.batches.steps
+        epochs = self.config.epochs or max(10, math.ceil(1000 / steps))
+        self.all_steps = epochs * steps
+        self.reporter.start(self._describe(), epochs, steps, self.text)
         self.publish(state)
-        with self._events(state) as events, self._signals():
+        patience = self.config.patience or epochs
+        with self._log(state) as log, self.stop.listening():
             began = time.monotonic() - state.seconds
-            while state.epoch < epochs and not self._stale(state):
-                self._epoch(state, steps, began)
-                _log(events, state.rows[-1])
+            while state.epoch < epochs and state.epoch - state.best_epoch < patience:
+                self._epoch(state, began)
+                log(state.rows[-1])
                 self.reporter.epoch(state.rows[-1], epochs)
         return self._finish(state)
 
+    def _log(self, state: State) -> contextlib.AbstractContextManager[events.Log]:
+        if self.fabric.is_global_zero:
+            return events.logging(self.folder, state.rows, self.reporter.note)
+        return contextlib.nullcontext(lambda row: None)
+
     def _describe(self) -> str:
-        config = self.config
-        sizes = (math.prod(self.data.sample_shape), *config.hidden, self.data.num_classes)
         weights, learned = self._sizes()
         return (
-            f"{name_of(config.rule)} on {self.data.name}: {'-'.join(map(str, sizes))}, "
-            f"{config.activation}; {weights:,} weights, {learned:,} learned feedback weights; "
-            f"{len(self.train_set[1]):,} samples; {self.device}; run in {self.folder}"
+            f"{name_of(self.config.rule)} on {self.data.name}: {describe(self.config, self.data)}; "
+            f"{weights:,} weights, {learned:,} learned feedback weights; "
+            f"{len(self.batches.y):,} samples; {self.device}; run in {self.folder}"
         )
 
     def _sizes(self) -> tuple[int, int]:
@@ -251,47 +199,55 @@ class _Run:
         learned = sum(E.numel() for E in lra.feedback_parameters(self.network))
         return sum(p.numel() for p in self.network.parameters()) - learned, learned
 
-    def _epoch(self, state: _State, steps: int, began: float) -> None:
+    def _epoch(self, state: State, began: float) -> None:
         """Do an epoch, or the rest of one."""
-        config = self.config
-        x, y = self.train_set
-        order = _order(len(y), config.seed, state.epoch).to(self.device)
-        world, rank = self.fabric.world_size, self.fabric.global_rank
         pending: list[tuple[Tensor, Tensor, int]] = []
+        seen, steps = state.step * self.config.batch_size, self.batches.steps
         self.model.train()
-        while state.step < steps:
-            start = state.step * config.batch_size
-            batch = order[start : start + config.batch_size]
-            own = batch[rank::world]
-            if world > 1:
-                lra.set_loss_terms(self.network, len(batch) / world)
-            logits = self.model(x[own])
-            target = y[own]
-            if world == 1:
-                loss = F.cross_entropy(logits, target)
-            else:
-                # Processes average their updates: each one's share of the mean, times their number.
-                loss = F.cross_entropy(logits, target, reduction="sum") * (world / len(batch))
+        for batch in self.batches.epoch(state.epoch, state.step):
+            loss, right = self._forward(batch)
             state.step += 1
-            pending.append((loss.detach(), (logits.argmax(1) == target).sum(), len(batch)))
+            seen += batch.size
+            pending.append((loss.detach(), right, batch.predictions))
             if len(pending) == self.check_every or state.step == steps:
-                self._account(state, pending, x[own])  # before a loss that is not finite spreads
+                self._account(state, pending, batch.x)  # before a loss that is not finite spreads
             self.stepper.zero_grad()
             self.fabric.backward(loss)
+            self._set_rates(state.epoch * steps + state.step - 1)
             self.stepper.step()
             if not pending and (state.step % CHECK_EVERY == 0 or state.step == steps):
                 state.seconds = time.monotonic() - began
-                self.reporter.step(state.step, state.loss_sum, state.correct, start + len(batch))
-            if self._must_stop(state, pending, x[own]):
+                each = batch.predictions // batch.size
+                self.reporter.step(state.step, state.loss_sum, state.correct, seen * each)
+            if self._must_stop(state, pending, batch.x):
                 state.seconds = time.monotonic() - began
                 self.save(state)
-                assert self.stopped_by is not None
-                raise Interrupted(self.stopped_by, self.folder)
-            if not pending and time.monotonic() - self.last_save > SAVE_EVERY and world == 1:
+                assert self.stop.signal is not None
+                raise Interrupted(self.stop.signal, self.folder)
+            if not pending and time.monotonic() - self.last_save > SAVE_EVERY and self.world == 1:
                 self.save(state)
         self._close_epoch(state, began)
 
-    def _account(self, state: _State, pending: list[tuple[Tensor, Tensor, int]], x: Tensor) -> None:
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Give the loss, and how many predictions are right, of one process's part of a batch."""
+        if self.world == 1:
+            logits = self.model(batch.x)
+            return cross_entropy(logits, batch.y), count_right(logits, batch.y)
+        # Processes average their updates: each one's share of the mean, times their number.
+        lra.set_loss_terms(self.network, batch.predictions / self.world)
+        logits = self.model(batch.x)
+        share = self.world / batch.predictions * batch.counts
+        return cross_entropy(logits, batch.y, "sum") * share, (
+            count_right(logits, batch.y) * batch.counts
+        )
+
+    def _set_rates(self, step: int) -> None:
+        """Set the step sizes for a step of the run, counted from 0."""
+        by = factor(self.config.schedule, self.config.warmup, step, self.all_steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * by
+
+    def _account(self, state: State, pending: list[tuple[Tensor, Tensor, int]], x: Tensor) -> None:
         """Add up the losses of the last steps, and stop where one is not finite."""
         sums = torch.stack([torch.stack((a, c.to(a.dtype))) for a, c, _ in pending])
         sums = self.fabric.all_reduce(sums, reduce_op="sum")  # type: ignore[assignment]
@@ -300,61 +256,50 @@ class _Run:
             if not math.isfinite(loss):
                 raise RunError(
                     f"the loss became {loss} in epoch {state.epoch + 1}, step {first + i + 1}, "
-                    f"{self._not_finite(x)}. {self._way_on()}"
+                    f"{where_not_finite(self.network, x)}. {self._way_on()}"
                 )
-            state.loss_sum += loss / self.fabric.world_size * pending[i][2]
+            state.loss_sum += loss / self.world * pending[i][2]
             state.correct += int(correct)
         pending.clear()
 
-    def _close_epoch(self, state: _State, began: float) -> None:
+    def _close_epoch(self, state: State, began: float) -> None:
         """Measure, remember the best weights, and write it all down."""
         self._require_finite_weights(state)
-        samples = len(self.train_set[1])
         validation = self._measure(self.model, self.validation_set)
-        best = state.best_accuracy
-        state.epoch, state.step = state.epoch + 1, 0
         state.seconds = time.monotonic() - began
-        state.rows.append(
-            {
-                "epoch": state.epoch,
-                "loss": state.loss_sum / samples,
-                "train_accuracy": 100.0 * state.correct / samples,
-                "validation_accuracy": validation,
-                "seconds": round(state.seconds, 3),
-            }
-        )
-        state.loss_sum, state.correct = 0.0, 0
-        if validation is None or best is None or validation > best:
-            state.best_epoch = state.epoch
-            state.best_weights = {k: v.clone() for k, v in plain_state(self.network).items()}
+        if state.close_epoch(self.batches.y.numel(), validation, self.text):
+            best = plain_state(self.network, self.plain_names)
+            state.best_weights = {name: value.clone() for name, value in best.items()}
         self.save(state)
         self.publish(state)
 
-    def _measure(self, network: nn.Module, pair: tuple[Tensor, Tensor] | None) -> float | None:
+    def _measure(self, network: nn.Module, pair: Pair | None) -> Measured | None:
         if pair is None:
             return None
         network.eval()
         with self.fabric.autocast():
-            return runs.accuracy(runs.logits_of(network, pair[0]), pair[1])
+            return measure(network, *pair)
 
-    def _stale(self, state: _State) -> bool:
-        patience = self.config.patience
-        return patience is not None and state.epoch - state.best_epoch >= patience
-
-    def _finish(self, state: _State) -> dict[str, Any]:
-        """Report the test accuracy of the best-validation weights and of the last."""
+    def _finish(self, state: State) -> dict[str, Any]:
+        """Report how the best-validation weights do on the test pair, and the last ones."""
         config = self.config
         best = build_network(config, self.data.sample_shape, self.data.num_classes)
-        best.to(self.device, self.train_set[0].dtype).load_state_dict(state.best_weights)
+        best.to(self.device, next(self.network.parameters()).dtype)
+        best.load_state_dict(state.best_weights)
         weights, learned = self._sizes()
+        test, last = (self._measure(n, self.test_set) for n in (best, self.network))
         result: dict[str, Any] = {
             "dataset": self.data.name,
             "rule": name_of(config.rule),
+            "model": config.model,
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
-            "validation_accuracy": state.best_accuracy,
-            "test_accuracy": self._measure(best, self.test_set),
-            "test_accuracy_last": self._measure(self.network, self.test_set),
+            "validation_accuracy": state.best("validation_accuracy"),
+            "validation_loss": state.best("validation_loss"),
+            "test_accuracy": test and test.accuracy,
+            "test_accuracy_last": last and last.accuracy,
+            "test_loss": test and test.loss,
+            "test_loss_last": last and last.loss,
             "seconds": round(state.seconds, 3),
             "weights": weights,
             "feedback_weights": learned,
@@ -367,98 +312,31 @@ class _Run:
         }
         if self.fabric.is_global_zero:
             title = f"{self.data.name}, {result['rule']}, seed {config.seed}"
-            plots.curves(self.folder / runs.CURVES, state.rows, title)
+            plots.curves(self.folder / runs.CURVES, state.rows, title, text=self.text)
             runs.write_json(self.folder / runs.RESULT, result)
         self.reporter.end(result, self.folder)
         return result
 
     def _must_stop(
-        self, state: _State, pending: list[tuple[Tensor, Tensor, int]], x: Tensor
+        self, state: State, pending: list[tuple[Tensor, Tensor, int]], x: Tensor
     ) -> bool:
         """Tell whether a signal came to any process; if so, all agree to stop at this step."""
-        if self.fabric.world_size > 1:
-            came = torch.tensor(float(self.stopped_by or 0), device=self.device)
-            self.stopped_by = int(self.fabric.all_reduce(came, reduce_op="max").item()) or None  # type: ignore[union-attr]
-        if self.stopped_by and pending:
+        stop = self.stop
+        if self.world > 1:
+            came = torch.tensor(float(stop.signal or 0), device=self.device)
+            stop.signal = int(self.fabric.all_reduce(came, reduce_op="max").item()) or None  # type: ignore[union-attr]
+        if stop.signal and pending:
             self._account(state, pending, x)
-        return self.stopped_by is not None
+        return stop.signal is not None
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM end the run at the next step; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.stopped_by = number
-            for s, handler in before.items():
-                signal.signal(s, handler)
-
-        for s in before:
-            signal.signal(s, note)
-        try:
-            yield
-        finally:
-            for s, handler in before.items():
-                signal.signal(s, handler)
-
-    @contextlib.contextmanager
-    def _events(self, state: _State) -> Iterator[SummaryWriter | None]:
-        """Open a new TensorBoard log with the epochs so far; a killed run's may lack its last."""
-        if not self.fabric.is_global_zero:
-            yield None
-            return
-        for old in self.folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        writer = SummaryWriter(str(self.folder))
-        try:
-            for row in state.rows:
-                _log(writer, row)
-            yield writer
-        finally:
-            try:
-                writer.close()
-            except OSError as error:  # a full disk must not hide the error that came before
-                self.reporter.note(f"the TensorBoard log is not complete: {error}")
-
-    def _require_finite_weights(self, state: _State) -> None:
-        for name, weight in self.network.named_parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise RunError(
-                    f"weights stopped being finite by epoch {state.epoch + 1}, step {state.step}, "
-                    f"in {name}. {self._way_on()}"
-                )
-
-    @torch.no_grad()
-    def _not_finite(self, x: Tensor) -> str:
-        """Say in which layer what stops the loss from being finite shows first."""
-        for name, layer in self.network.named_children():
-            title = f"in layer {name} ({type(layer).__name__.removeprefix('Local')})"
-            for kind, weight in layer.named_parameters():
-                if not bool(torch.isfinite(weight).all()):
-                    return f"{title}: its {kind} is no longer finite"
-            x = layer(x)
-            if not bool(torch.isfinite(x).all()):
-                return f"{title}: its output is no longer finite"
-        return f"{title}: its outputs, up to {x.abs().max():.1e}, are too large for the loss"
+    def _require_finite_weights(self, state: State) -> None:
+        if weight := weight_not_finite(self.network):
+            raise RunError(
+                f"weights stopped being finite by epoch {state.epoch + 1}, step {state.step}, "
+                f"in {weight}. {self._way_on()}"
+            )
 
     def _way_on(self) -> str:
         good = self.folder / checkpoint.NAME
         kept = f"The last good checkpoint is {good}. " if good.exists() else ""
         return f"{kept}Try a smaller --lr, a smaller --beta, or another initialisation"
-
-
-def _log(events: SummaryWriter | None, row: dict[str, Any]) -> None:
-    """Add an epoch's figures to the TensorBoard log, where this process keeps it."""
-    for column in runs.COLUMNS[1:]:
-        if events and row[column] is not None:
-            events.add_scalar(column, row[column], row["epoch"])
-
-
-def _order(n: int, seed: int, epoch: int) -> Tensor:
-    """Draw an epoch's order of samples, from the seed and the epoch alone."""
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return torch.randperm(n, generator=generator)

@@ -215,7 +215,13 @@ class Measured(Nonlinearity):
 
 @dataclass(frozen=True)
 class Taught:
-    """z = phi(h) of a unit with parameters of its own: d goes on to z, and so to them."""
+    """z that was computed from h elsewhere: d goes on to it, and so to a unit's own parameters.
+
+    Attributes:
+        phi: what targets are taken of: the unit, or the mean of one that draws z at random.
+        crossing: the crossing axis.
+        terms: N, or how to count it.
+    """
 
     phi: Callable[[Tensor], Tensor]
     crossing: Crossing
@@ -224,7 +230,7 @@ class Taught:
     parameters = 1
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Give the z that was computed from h and the parameters."""
+        """Give that z."""
         z: Tensor = parameters[0]
         return z.view_as(z)
 
@@ -238,32 +244,6 @@ class Taught:
         """Give the error at h, and d at z."""
         e = cross(self, error, *kept) if needs[0] else None
         return e, error if needs[1] else None
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """z = phi(h, u) of a unit that draws u at random: targets are taken at the same u."""
-
-    phi: Callable[[Tensor, Tensor], Tensor]
-    crossing: Crossing
-    terms: LossTerms | float
-    parameters = 1  # u
-
-    def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Give z from h and u."""
-        return self.phi(x, *parameters)
-
-    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
-        """Keep h and u."""
-        return x, parameters[0]
-
-    def backward(
-        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
-    ) -> Gradients:
-        """Give the error at h."""
-        h, u = kept
-        unit = Nonlinearity(lambda v: self.phi(v, u), self.crossing, self.terms)
-        return cross(unit, error, h), None
 
 
 def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = None) -> Tensor:

@@ -128,26 +128,21 @@ class Quantized(Unit):
 
 
 class Bernoulli(Unit):
-    """z ~ Bernoulli(sigmoid(h)): 1 where u < sigmoid(h), else 0, with u ~ U(0, 1) drawn forward.
+    """z ~ Bernoulli(sigmoid(h)): 1 with probability sigmoid(h), else 0.
 
-    In eval mode it gives its mean, sigmoid(h), as dropout gives its own. A rule's targets are
-    evaluated with the same u as the output, so that no chance but h's own change separates them.
+    In eval mode it gives its mean, sigmoid(h), as dropout gives its own. Rules take their targets
+    of that mean as well: of samples they would be right in the mean, and mostly noise.
 
     Args:
         straight_through: a surrogate for autograd, such as `lra.SigmoidSurrogate()`.
     """
 
-    def draw(self, h: Tensor) -> Tensor:
-        """Draw u."""
-        return torch.rand_like(h)
-
-    def sample(self, h: Tensor, u: Tensor) -> Tensor:
-        """Give 1 where u < sigmoid(h), else 0."""
-        return _step(torch.sigmoid(h) - u)
+    flat = False
 
     def evaluate(self, h: Tensor) -> Tensor:
         """Give a sample in training mode, the mean in eval mode."""
-        return self.sample(h, self.draw(h)) if self.training else torch.sigmoid(h)
+        p = torch.sigmoid(h)
+        return _step(p - torch.rand_like(p)) if self.training else p
 
 
 class LWTA(Unit):

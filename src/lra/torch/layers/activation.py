@@ -15,7 +15,7 @@ from lra.loss_terms import LossTerms
 from lra.torch.backward import bend, run_places
 from lra.torch.layers.base import Local, local_class
 from lra.torch.opaque import Evaluated
-from lra.torch.places import Drawn, Gradients, Measured, Nonlinearity, Place, Taught, cross
+from lra.torch.places import Gradients, Measured, Nonlinearity, Place, Taught, cross
 from lra.torch.units import Bernoulli, Unit
 
 KNOWN: tuple[type[nn.Module], ...] = (
@@ -74,10 +74,10 @@ class LocalNonlinearity(Local):
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
         if isinstance(self, Evaluated):
             return run_places((self.place()[0],), input)
-        if isinstance(self, Bernoulli) and self.training:
-            place = Drawn(self.sample, self.crossing, self.loss_terms)
-            return run_places((place,), input, self.draw(input))
-        if self.fuses or isinstance(self, Bernoulli):
+        if isinstance(self, Bernoulli):
+            mean = Taught(torch.sigmoid, self.crossing, self.loss_terms)
+            return run_places((mean,), input, self.evaluate(input.detach()))
+        if self.fuses:
             phi = functools.partial(self.plain.forward, self)
             return bend(phi, self.crossing, self.loss_terms, input, self.in_place)
         # Autograd finds the parameters' gradients; the error at h is the rule's.

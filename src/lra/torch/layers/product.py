@@ -122,6 +122,13 @@ class _Opaque(LinearOperation):
         return h
 
 
+def _run(plain: type[nn.Module], layer: nn.Module, z: Tensor) -> Tensor:
+    h = plain.forward(layer, z.detach())
+    if not isinstance(h, Tensor):
+        raise RuleError(f"the forward of a {plain.__name__} gave {type(h).__name__}, no tensor")
+    return h.detach()
+
+
 class LocalOpaque(LocalWeights):
     """A weight layer of a class that `weights` names as one that can only be run."""
 
@@ -137,8 +144,7 @@ class LocalOpaque(LocalWeights):
             )
 
         def f(x: Tensor, W: Tensor) -> Tensor:
-            y: Tensor = plain.forward(layer, x)
-            return y.to(x)
+            return _run(plain, layer, x).to(x)
 
         return Run(f, shape[1:], opaque=True)
 
@@ -149,8 +155,7 @@ class LocalOpaque(LocalWeights):
 
     def run_plain(self, z: Tensor) -> Tensor:
         """Run the plain forward."""
-        h: Tensor = self.plain.forward(self, z.detach())
-        return h.detach()
+        return _run(self.plain, self, z)
 
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give the layer with the E of this pass."""
@@ -184,8 +189,8 @@ def weights(cls: type[nn.Module], product: Product | None = None, *, opaque: boo
     symmetry) take the parameter's values for what the device does.
 
     Args:
-        cls: a subclass of torch.nn.Module with a parameter `weight`, W, perhaps one `bias`, b, no
-            other, and a forward that takes z alone.
+        cls: a subclass of torch.nn.Module with a parameter `weight`, W, and one `bias`, b, or None
+            for it, no other, and a forward that takes z alone.
         product: the function f of the layer, z, W and b (None where there is none); it reads no
             other tensor that learns. `lra.FanIn` takes W's first dimension for the units.
         opaque: whether the layer can only be run; then without a product, z is (..., in), and W is

@@ -1,0 +1,51 @@
+"""Where numbers stop being finite, by the name of the layer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def weight_not_finite(network: nn.Module) -> str | None:
+    """Name the first weight that is not finite, if there is one."""
+    for name, weight in network.named_parameters():
+        if not _finite(weight):
+            return name
+    return None
+
+
+@torch.no_grad()
+def where_not_finite(network: nn.Module, x: Tensor) -> str:
+    """Say in which layer what stops the loss from being finite shows first."""
+    found: list[str] = []
+    names = {module: name for name, module in network.named_modules()}
+    last = network
+
+    def title(module: nn.Module) -> str:
+        name = f"layer {names[module]}" if names[module] else "the network"
+        return f"in {name} ({type(module).__name__.removeprefix('Local')})"
+
+    def before(module: nn.Module, inputs: Any) -> None:
+        for kind, weight in module.named_parameters(recurse=False):
+            if not _finite(weight):
+                found.append(f"{title(module)}: its {kind} is no longer finite")
+
+    def after(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal last
+        last = module if next(module.children(), None) is None else last
+        if not _finite(output):
+            found.append(f"{title(module)}: its output is no longer finite")
+
+    hooks = [module.register_forward_pre_hook(before) for module in names]
+    hooks += [module.register_forward_hook(after) for module in names]
+    try:
+        out = network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    large = f"{title(last)}: its outputs, up to {out.abs().max():.1e}, are too large for the loss"
+    return found[0] if found else large
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())

@@ -1,0 +1,162 @@
+"""Datasets of the user's own: `.npz` files, read without trusting anything that they state."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lra.errors import DataError
+from lra.lab.dataset import Dataset, Floats, Ints, scaled
+
+Array = npt.NDArray[Any]
+
+MAX_CLASSES = 100_000
+_NAMES = ("x", "y", "x_test", "y_test")
+_ALLOWED = "allowed are x, y and, both or neither, x_test, y_test"
+
+
+def read_arrays(path: Path | Traversable) -> dict[str, Array]:
+    """Read the arrays x, y, x_test and y_test of an .npz, as many as there are.
+
+    Nothing that is pickled in it is run, and no array is made before its bytes are there.
+
+    Raises:
+        DataError: it cannot be read, or has an array of another name.
+    """
+    try:
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            names = Counter(member.removesuffix(".npy") for member in archive.namelist())
+            if extra := ", ".join(sorted(names.keys() - {*_NAMES})):
+                raise ValueError(f"unexpected array {extra}; {_ALLOWED}")
+            if names.total() > len(names):
+                raise ValueError("two arrays have the same name")
+            # zipfile makes room for as many bytes as a member states before it reads any.
+            if max((m.compress_size for m in archive.infolist()), default=0) > stream.seek(0, 2):
+                raise ValueError("an array states more bytes than the file has")
+            return {
+                member.removesuffix(".npy"): _array(archive.read(member))
+                for member in archive.namelist()
+            }
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: there is no such file. Remedy: check the path; it is taken relative to "
+            f"{Path.cwd()}"
+        ) from error
+    except Exception as error:  # a file that is not sound can break the readers in many ways
+        raise DataError(
+            f"{path} cannot be read as .npz ({str(error) or type(error).__name__}). Allowed are "
+            "plain arrays, no pickled objects. Remedy: write it by "
+            "np.savez_compressed(path, x=x, y=y)"
+        ) from error
+
+
+def _array(content: bytes) -> Array:
+    """Make the array of an .npy, if its bytes are as many as it states."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"an array is stored in version {version} of its format, not 1.0 or 2.0")
+    shape, by_columns, dtype = readers[version](stream)
+    if dtype.hasobject:
+        raise ValueError("an array holds pickled objects")
+    start, states = stream.tell(), math.prod(shape) * dtype.itemsize
+    if len(content) - start != states:
+        raise ValueError(
+            f"an array states shape {shape} of {dtype}, so {states:,} bytes, but has "
+            f"{len(content) - start:,}"
+        )
+    return np.ndarray(shape, dtype, content, start, order="F" if by_columns else "C")
+
+
+def load_npz(path: Path) -> Dataset:
+    """Load and check a user's arrays.
+
+    Raises:
+        DataError: the file cannot be read, or an array is not as it must be.
+    """
+    arrays = read_arrays(path)
+
+    def require(good: bool, what: str, remedy: str) -> None:
+        if not good:
+            raise DataError(f"{path}: {what}. Remedy: {remedy}")
+
+    has = ", ".join(sorted(arrays)) or "no array"
+    require({"x", "y"} <= set(arrays), f"has {has}; {_ALLOWED}", "save both x and y")
+    test = "x_test" in arrays
+    require(test == ("y_test" in arrays), f"has {has}; {_ALLOWED}", "add the other or leave it out")
+    x, y = _checked_pair(arrays, "", require)
+    x_test, y_test = _checked_pair(arrays, "_test", require) if test else (None, None)
+    if x_test is not None:
+        kinds = arrays["x"].dtype, arrays["x_test"].dtype
+        require(
+            (kinds[0] == np.uint8) == (kinds[1] == np.uint8),
+            f"x is {kinds[0]} and x_test {kinds[1]}, so only one would be divided by 255",
+            "save both as uint8 or both as floating-point",
+        )
+        require(
+            x.shape[1:] == x_test.shape[1:],
+            f"samples of x have shape {x.shape[1:]}, those of x_test {x_test.shape[1:]}",
+            "give both the same sample shape",
+        )
+    top = max(int(y.max()), int(y_test.max()) if y_test is not None else 0)
+    return Dataset(path.name, x, y, x_test, y_test, tuple(str(i) for i in range(top + 1)))
+
+
+def _checked_pair(
+    arrays: dict[str, Array], suffix: str, require: Callable[[bool, str, str], None]
+) -> tuple[Floats, Ints]:
+    """Check samples and labels and bring them to float32 and int64."""
+    x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
+    xs, ys = f"x{suffix}", f"y{suffix}"
+    require(
+        x.dtype == np.uint8 or x.dtype.kind == "f",
+        f"{xs} has type {x.dtype}; allowed are floating-point numbers (taken as they are) and "
+        "uint8 (divided by 255)",
+        f"save {xs}.astype(np.float32)",
+    )
+    require(
+        x.ndim >= 2,
+        f"{xs} has shape {x.shape}; it needs a first axis of samples and at least one more",
+        f"reshape it, for instance {xs}[:, None]",
+    )
+    require(x.size > 0, f"{xs} has shape {x.shape}, so it is empty", "save at least one sample")
+    require(
+        y.dtype.kind in "iu",
+        f"{ys} has type {y.dtype}; allowed are integers, the class indices",
+        f"save {ys}.astype(np.int64)",
+    )
+    require(
+        y.shape == x.shape[:1],
+        f"{ys} has shape {y.shape}, but {xs} has {len(x)} samples; allowed is shape ({len(x)},)",
+        "save one class index per sample",
+    )
+    low, high = int(y.min()), int(y.max())
+    require(
+        low >= 0 and high < MAX_CLASSES,
+        f"{ys} holds labels from {low} to {high}; allowed are 0 to {MAX_CLASSES - 1}",
+        f"number the classes from 0, for instance np.unique({ys}, return_inverse=True)[1]",
+    )
+    if x.dtype == np.uint8:
+        return scaled(x), y.astype(np.int64)
+    with np.errstate(over="ignore"):
+        floats = x.astype(np.float32)
+    bad = int(np.count_nonzero(~np.isfinite(floats)))
+    require(
+        bad == 0,
+        f"{xs} has {bad} values that are not finite in float32",
+        "repair or leave out those samples",
+    )
+    return floats, y.astype(np.int64)

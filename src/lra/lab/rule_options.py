@@ -1,0 +1,93 @@
+"""The options of the command line that make up a rule."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+import lra
+from lra.axis import unknown
+from lra.crossing import Relative
+from lra.feedback import Magnitude
+from lra.lab.options import (
+    INIT_METAVAR,
+    SURROGATES,
+    InitText,
+    MaybeFloat,
+    MaybeInt,
+    MaybeName,
+    optional,
+)
+from lra.rules import named
+
+LOCAL_LOSSES = {"squared": lra.Squared, "absolute": lra.Absolute, "cauchy": lra.Cauchy}
+"""The local losses by name."""
+
+MaybeMagnitude = Annotated[
+    tyro.conf.EnumChoicesFromValues[Magnitude | None], optional("|".join(Magnitude))
+]
+MaybeRelative = Annotated[
+    tyro.conf.EnumChoicesFromValues[Relative | None], optional("|".join(Relative))
+]
+
+
+@dataclass(frozen=True)
+class RuleOptions:
+    """The learning rule, and its own options."""
+
+    rule: MaybeName = None
+    """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry."""
+    beta: MaybeFloat = None
+    """lra-e, mirrored-lra: how far targets are from the pre-activations."""
+    gamma: MaybeFloat = None
+    """lra-e, mirrored-lra, kolen-pollack: step of the feedback weights relative to the weights'."""
+    gain: MaybeFloat = None
+    """lra-e: factor of the local error."""
+    normalized: bool = False
+    """lra-e: take gain / beta for the factor, so that errors keep their scale."""
+    two_sided: bool = False
+    """lra-e: compare targets on either side of the pre-activation."""
+    relative: MaybeRelative = None
+    """lra-e, mirrored-lra: take beta relative to the largest error of this."""
+    samples: MaybeInt = None
+    """mirrored-lra: how many times each layer fires to mirror its weights."""
+    local_loss: MaybeName = None
+    """lra-e, mirrored-lra: squared, absolute or cauchy."""
+    through: MaybeName = None
+    """lra-e, mirrored-lra: surrogate for targets: identity, tanh, hardtanh or sigmoid."""
+    magnitude: MaybeMagnitude = None
+    """sign-symmetry: where the magnitudes of the feedback come from."""
+    feedback_init: Annotated[InitText | None, optional(INIT_METAVAR)] = None
+    """lra-e, feedback-alignment, kolen-pollack, sign-symmetry: how feedback weights are drawn."""
+
+    def build(self, base: str, options: dict[str, Any]) -> lra.Rule:
+        """Build the rule, over a recipe's options where it is the recipe's rule.
+
+        Raises:
+            OptionError: for an unknown name, or an option that the rule does not have.
+        """
+        name = self.rule or base
+        given: dict[str, Any] = {
+            "beta": self.beta,
+            "gamma": self.gamma,
+            "gain": self.gain,
+            "normalized": self.normalized or None,
+            "two_sided": self.two_sided or None,
+            "relative": self.relative,
+            "samples": self.samples,
+            "magnitude": self.magnitude,
+            "init": self.feedback_init,
+        }
+        if self.local_loss is not None:
+            given["local_loss"] = _lookup("local loss", self.local_loss, LOCAL_LOSSES)
+        if self.through is not None:
+            given["through"] = _lookup("surrogate", self.through, SURROGATES)
+        given = {key: value for key, value in given.items() if value is not None}
+        return named(name, **(options if name == base else {}) | given)
+
+
+def _lookup(what: str, name: str, table: Mapping[str, Callable[[], Any]]) -> Any:
+    if name not in table:
+        raise unknown(what, name, table)
+    return table[name]()

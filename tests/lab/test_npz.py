@@ -1,0 +1,272 @@
+"""Datasets of the user's own: what is taken, and what is refused, damaged or hostile files too."""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import tracemalloc
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lra.errors import DataError
+from lra.lab import data
+
+X = np.arange(24, dtype=np.float64).reshape(4, 6) - 9.5
+Y = np.array([0, 2, 1, 2])
+U = np.array([[0, 255], [51, 102]], np.uint8)
+
+
+def save(folder: Path, **arrays: object) -> Path:
+    path = folder / "own.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def test_npz_floats_are_taken_as_they_are(tmp_path: Path) -> None:
+    path = save(tmp_path, x=X, y=Y.astype(np.int8), x_test=X[:1], y_test=np.array([4], np.uint64))
+    dataset = data.load(str(path))
+    np.testing.assert_array_equal(dataset.x_train, X.astype(np.float32))
+    np.testing.assert_array_equal(dataset.y_train, Y)
+    np.testing.assert_array_equal(dataset.x_test, X[:1].astype(np.float32))
+    assert dataset.x_train.dtype == np.float32
+    assert dataset.y_train.dtype == np.int64
+    assert dataset.y_test is not None
+    assert dataset.y_test.dtype == np.int64
+    assert dataset.classes == ("0", "1", "2", "3", "4")  # the test pair's labels count too
+    assert (dataset.name, dataset.num_classes, dataset.sample_shape) == ("own.npz", 5, (6,))
+    assert data.fetch(str(path)) == [path]
+
+
+def test_npz_bytes_are_scaled_and_the_test_pair_may_be_left_out(tmp_path: Path) -> None:
+    dataset = data.load(str(save(tmp_path, x=U, y=Y[:2])))
+    np.testing.assert_array_equal(dataset.x_train, np.array([[0, 1], [0.2, 0.4]], np.float32))
+    assert dataset.x_test is None
+    assert dataset.y_test is None
+
+
+def with_value(value: float) -> np.ndarray:
+    x = X.copy()
+    x[1, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": X}, "has x; allowed"),
+        ({"y": Y}, "has y; allowed"),
+        ({}, "has no array; allowed"),
+        ({"x": X, "y": Y, "z": Y, "w": Y}, "unexpected array w, z; allowed"),
+        ({"x": X, "y": Y, "x_test": X}, "has x, x_test, y; allowed"),
+        ({"x": X, "y": Y, "y_test": Y}, "has x, y, y_test; allowed"),
+        ({"x": X.astype(np.int64), "y": Y}, "x has type int64"),
+        ({"x": X > 0, "y": Y}, "x has type bool"),
+        ({"x": X + 1j, "y": Y}, "x has type complex128"),
+        ({"x": X.astype(str), "y": Y}, "x has type <U32"),
+        ({"x": X[:, 0], "y": Y}, r"x has shape \(4,\)"),
+        ({"x": X[0, 0], "y": Y}, r"x has shape \(\)"),
+        ({"x": X[:0], "y": Y[:0]}, r"x has shape \(0, 6\), so it is empty"),
+        ({"x": X[:, :0], "y": Y}, r"x has shape \(4, 0\), so it is empty"),
+        ({"x": X, "y": Y.astype(float)}, "y has type float64"),
+        ({"x": X, "y": Y > 0}, "y has type bool"),
+        ({"x": X, "y": Y[:3]}, r"y has shape \(3,\), but x has 4 samples"),
+        ({"x": X, "y": Y[:, None]}, r"y has shape \(4, 1\)"),
+        ({"x": X, "y": Y - 1}, "labels from -1 to 1; allowed are 0 to"),
+        ({"x": X, "y": Y * 10**9}, "labels from 0 to 2000000000; allowed are 0 to"),
+        ({"x": with_value(np.nan), "y": Y}, "x has 1 values that are not finite"),
+        ({"x": with_value(np.inf), "y": Y}, "x has 1 values that are not finite"),
+        ({"x": with_value(1e300), "y": Y}, "x has 1 values that are not finite in float32"),
+        ({"x": X, "y": Y, "x_test": with_value(np.nan), "y_test": Y}, "x_test has 1 values"),
+        ({"x": X, "y": Y, "x_test": X, "y_test": -Y}, "y_test holds labels from -2"),
+        ({"x": X, "y": Y, "x_test": X, "y_test": Y[:1]}, "but x_test has 4 samples"),
+        ({"x": X, "y": Y, "x_test": X[:0], "y_test": Y[:0]}, "x_test .* empty"),
+        ({"x": X, "y": Y, "x_test": X[:, :5], "y_test": Y}, r"\(6,\), those of x_test \(5,\)"),
+        ({"x": X, "y": Y, "x_test": U, "y_test": Y[:2]}, "x is float64 and x_test uint8"),
+        ({"x": U, "y": Y[:2], "x_test": X, "y_test": Y}, "x is uint8 and x_test float64"),
+        ({"x": np.array([[object()]]), "y": Y[:1]}, "cannot be read as .npz"),
+    ],
+)
+def test_npz_that_is_wrong(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
+    path = save(tmp_path, **arrays)
+    with pytest.raises(DataError, match=message) as caught:
+        data.load(str(path))
+    assert str(path) in str(caught.value)
+    assert "Remedy" in str(caught.value)
+
+
+def test_npz_that_is_no_npz(tmp_path: Path) -> None:
+    good = save(tmp_path, x=X, y=Y).read_bytes()
+    path = tmp_path / "bad.NPZ"
+    with pytest.raises(DataError, match=r"no such file. Remedy"):
+        data.load(str(path))
+    half, flipped = good[: len(good) // 2], bytearray(good)
+    flipped[200] ^= 1
+    stream = io.BytesIO()
+    np.save(stream, X)
+    for content in (b"", b"text", half, bytes(flipped), stream.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"bad\.NPZ cannot be read as \.npz .*Remedy"):
+            data.load(str(path))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=r"cannot be read as \.npz .*Remedy"):
+        data.load(str(path))
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_npz_of_colour_images_keeps_their_layout(tmp_path: Path, axis: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3)).astype(np.uint8)
+    x = np.moveaxis(images, 3, axis)  # for axis 1 it is stored by columns in part
+    dataset = data.load(str(save(tmp_path, x=x, y=Y)))
+    assert dataset.sample_shape == x.shape[1:]
+    np.testing.assert_array_equal(dataset.x_train, (x / 255).astype(np.float32))
+
+
+def test_npz_by_columns_and_in_the_other_order_of_bytes(tmp_path: Path) -> None:
+    path = save(tmp_path, x=np.asfortranarray(X), y=Y.astype(">i4"))
+    dataset = data.load(str(path))
+    np.testing.assert_array_equal(dataset.x_train, X.astype(np.float32))
+    np.testing.assert_array_equal(dataset.y_train, Y)
+    dataset.x_train[0] = 0  # the arrays can be written to
+    dataset.y_train[0] = 0
+
+
+# hostile files
+
+
+def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version)
+    return stream.getvalue()
+
+
+def stating(shape: str, body: bytes = bytes(64)) -> bytes:
+    """An .npy whose header states a shape of 8-byte numbers, whatever its body is."""
+    head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + body
+
+
+def zipped(path: Path, members: list[tuple[str, bytes]], kind: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """What is said of a file that is refused, and never at the price of much memory."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError) as caught:
+            data.load(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value).startswith(f"{path} cannot be read as .npz (")
+    assert "Remedy" in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_the_hostile_files_are_made_of_is_taken(tmp_path: Path) -> None:
+    members = [("x.npy", stating("(4, 2)")), ("y.npy", npy(Y, (2, 0)))]
+    dataset = data.load(str(zipped(tmp_path / "own.npz", members)))
+    np.testing.assert_array_equal(dataset.x_train, np.zeros((4, 2)))
+    np.testing.assert_array_equal(dataset.y_train, Y)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (stating("(4, 1000000000)"), r"states shape \(4, 1000000000\) .* 32,000,000,000 .* has 64"),
+        (stating("(3, 2)"), "so 48 bytes, but has 64"),
+        (stating("(-4, -2)"), "negative"),
+        (stating("(4, 2.0)"), "shape"),
+        (stating("(4, 2"), r"\(.+\)"),
+        (stating("__import__('os')"), "malformed"),
+        (npy(X, (3, 0)), r"version \(3, 0\)"),
+        (npy(X)[:50], "EOF"),
+        (b"P3\n", "EOF"),
+        (b"\x80\x04K\x01." * 9, "magic string"),
+        (npy(np.array([{}])), "pickled"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+def test_npz_with_a_member_that_lies(tmp_path: Path, x: bytes, message: str) -> None:
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = zipped(tmp_path / "own.npz", [("x.npy", x), ("y.npy", npy(Y))], kind)
+        assert re.search(message, refusal(path))
+
+
+def test_npz_with_foreign_members(tmp_path: Path) -> None:
+    x, y = ("x.npy", npy(X)), ("y.npy", npy(Y))
+    for extra in ("readme.txt", "../x.npy", "x/", "z.npy"):
+        path = zipped(tmp_path / "own.npz", [x, y, (extra, b"")])
+        assert "unexpected array" in refusal(path)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        path = zipped(tmp_path / "own.npz", [x, y, x])
+    assert "two arrays have the same name" in refusal(path)
+
+
+def altered(path: Path, place: int, value: bytes) -> Path:
+    """Alter a field of the first member, at a place in the zip's directory."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02") + place
+    content[start : start + len(value)] = value
+    path.write_bytes(content)
+    return path
+
+
+def test_npz_whose_directory_lies(tmp_path: Path) -> None:
+    def fresh() -> Path:
+        return save(tmp_path, x=X, y=Y)
+
+    assert "encrypted" in refusal(altered(fresh(), 8, b"\x01\x00"))
+    assert "compression" in refusal(altered(fresh(), 10, b"\x63\x00"))
+    assert "CRC" in refusal(altered(fresh(), 16, b"\x00\x00\x00\x00"))
+    assert "more bytes than the file has" in refusal(altered(fresh(), 20, b"\xff\xff\xff\x7f"))
+    refusal(altered(fresh(), 42, b"\xff\xff\xff\x7f"))  # where the member starts
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    body = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        place = rng.randrange(len(body))
+        match rng.randrange(5):
+            case 0:
+                body[place] = rng.randrange(256)
+            case 1:
+                body[place] ^= 1 << rng.randrange(8)
+            case 2:
+                body[place : place + 4] = b"\xff\xff\xff\x7f"
+            case 3:
+                del body[place : place + 9]
+            case 4:
+                body[place:place] = rng.randbytes(5)
+    return bytes(body)
+
+
+def test_every_mutated_npz_loads_or_is_refused(tmp_path: Path) -> None:
+    rng, ends = random.Random(0), Counter[str]()
+    path = tmp_path / "own.npz"
+    for write in (np.savez, np.savez_compressed):
+        write(path, x=X, y=Y, x_test=X, y_test=Y)
+        good = path.read_bytes()
+        tracemalloc.start()
+        try:
+            for _ in range(500):
+                path.write_bytes(mutated(good, rng))
+                try:
+                    data.load(str(path))
+                    ends["loads"] += 1
+                except DataError:
+                    ends["is refused"] += 1
+            assert tracemalloc.get_traced_memory()[1] < 2**23
+        finally:
+            tracemalloc.stop()
+    assert ends["loads"] > 20
+    assert ends["is refused"] > 500

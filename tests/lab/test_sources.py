@@ -1,0 +1,519 @@
+"""Sources: every way in which a file can be wrong is found, wherever it comes from."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lra.errors import DataError
+from lra.lab import archives, data, origins, sources
+from lra.lab.archives import Failure
+from lra.lab.remote import Event, Source
+
+IDX = TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = tuple(origins.CHECKSUMS["mnist"])
+CIFAR = tuple(origins.CHECKSUMS["cifar-10"])
+Content = dict[str, bytes]
+
+
+def idx(array: np.ndarray) -> bytes:
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return head + array.astype(np.uint8).tobytes()
+
+
+def make_content(seed: int) -> Content:
+    rng = np.random.default_rng(seed)
+    return {
+        TRAIN_X: idx(rng.integers(0, 256, (7, 4, 3))),
+        TRAIN_Y: idx(rng.integers(0, 10, 7)),
+        TEST_X: idx(rng.integers(0, 256, (5, 4, 3))),
+        TEST_Y: idx(rng.integers(0, 10, 5)),
+    }
+
+
+def make_cifar(seed: int) -> Content:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (6, 2, 3073), np.uint8)
+    images[:, :, 0] %= 10
+    return {file: image.tobytes() for file, image in zip(CIFAR, images, strict=True)}
+
+
+def tar(content: Content) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, body in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    return stream.getvalue()
+
+
+def source(label: str, content: Content, calls: list[Sequence[str]]) -> Source:
+    """A source that hands out what it is given and stops where a file is missing."""
+
+    def read(files: Sequence[str], tell: Event) -> Iterator[tuple[str, bytes]]:
+        calls.append(list(files))
+        for file in files:
+            if file not in content:
+                raise Failure(f"has no {file}")
+            tell(f"fetching {file}")
+            yield file, content[file]
+
+    return Source(label, read)
+
+
+class House:
+    """A small copy of each set, a cache, and one source that counts what it is asked."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.cache = root / "cache" / "mnist"
+        self.content = make_content(0)
+        self.fashion = make_content(1)
+        self.cifar = make_cifar(2)
+        self.calls: list[Sequence[str]] = []
+
+    def folder(self, content: Content, name: str = "mine", gz: bool = False) -> Path:
+        folder = self.root / name
+        folder.mkdir(parents=True)
+        for file, body in content.items():
+            if gz:
+                (folder / f"{file}.gz").write_bytes(gzip.compress(body))
+            else:
+                (folder / file).write_bytes(body)
+        return folder
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    house = House(tmp_path)
+    sets = {"mnist": house.content, "fashion-mnist": house.fashion, "cifar-10": house.cifar}
+    sums = {
+        name: {file: hashlib.sha256(body).hexdigest() for file, body in content.items()}
+        for name, content in sets.items()
+    }
+    monkeypatch.setattr(sources, "CHECKSUMS", sums)
+    monkeypatch.setattr(sources, "SYSTEM", {"fashion-mnist": tmp_path / "system"})
+    good = {name: (source("good source", content, house.calls),) for name, content in sets.items()}
+    monkeypatch.setattr(sources, "REMOTE", good)
+    monkeypatch.setenv("LRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LRA_DATA", raising=False)
+    return house
+
+
+def check_mnist(dataset: data.Dataset, content: Content) -> None:
+    pixels = np.frombuffer(content[TRAIN_X], np.uint8, offset=16).reshape(7, 4, 3)
+    np.testing.assert_array_equal(dataset.x_train, (pixels / 255).astype(np.float32))
+    np.testing.assert_array_equal(dataset.y_train, list(content[TRAIN_Y][8:]))
+    assert dataset.x_test is not None
+    assert dataset.x_test.shape == (5, 4, 3)
+    np.testing.assert_array_equal(dataset.y_test, list(content[TEST_Y][8:]))
+    assert dataset.x_train.dtype == dataset.x_test.dtype == np.float32
+    assert dataset.y_train.dtype == np.int64
+    assert dataset.num_classes == 10
+    assert dataset.sample_shape == (4, 3)
+
+
+# a folder that the user names
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("sub", ["", "mnist", "MNIST/raw"])
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_named_folder(
+    house: House, monkeypatch: pytest.MonkeyPatch, gz: bool, sub: str, by_variable: bool
+) -> None:
+    house.folder(house.content, f"mine/{sub}", gz)
+    folder = house.root / "mine"
+    if by_variable:
+        monkeypatch.setenv("LRA_DATA", str(folder))
+    argument = None if by_variable else folder
+    check_mnist(data.load("mnist", argument), house.content)
+    paths = data.fetch("mnist", argument)
+    assert paths == [folder / sub / (f + ".gz" if gz else f) for f in IDX]
+    assert house.calls == []
+    assert not house.cache.exists()
+    mnist = data.catalogue(argument)[1]
+    assert mnist.where == folder / sub
+    assert mnist.available
+
+
+def damage(body: bytes, how: str, house: House) -> bytes:
+    match how:
+        case "truncated":
+            return body[:-1]
+        case "longer":
+            return body + b"\0"
+        case "flipped":
+            return body[:-2] + bytes([body[-2] ^ 1]) + body[-1:]
+        case "empty":
+            return b""
+        case "swapped":
+            return house.content[TEST_X]
+        case "fashion":
+            return house.fashion[TRAIN_X]
+    raise AssertionError(how)
+
+
+DAMAGES = ["truncated", "longer", "flipped", "empty", "swapped", "fashion"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("gz", [False, True])
+def test_damaged_file_in_named_folder(house: House, how: str, gz: bool) -> None:
+    bad = damage(house.content[TRAIN_X], how, house)
+    folder = house.folder({**house.content, TRAIN_X: bad}, gz=gz)
+    with pytest.raises(DataError) as caught:
+        data.load("mnist", folder)
+    text = str(caught.value)
+    assert str(folder / TRAIN_X) in text
+    assert hashlib.sha256(house.content[TRAIN_X]).hexdigest() in text
+    assert hashlib.sha256(bad).hexdigest() in text
+    assert "Remedy" in text
+    assert ("this is t10k-images-idx3-ubyte of mnist" in text) == (how == "swapped")
+    assert ("this is train-images-idx3-ubyte of fashion-mnist" in text) == (how == "fashion")
+    assert house.calls == []
+    assert data.catalogue(folder)[1].where is None
+    assert (folder / (TRAIN_X + ".gz" if gz else TRAIN_X)).exists()  # a user's file is left alone
+
+
+def test_damaged_gzip_in_named_folder(house: House) -> None:
+    packed = gzip.compress(house.content[TEST_Y])
+    for bad in (packed[:-9], packed[:-6] + b"\0" + packed[-5:], packed[:12]):
+        folder = house.folder(house.content, f"mine{len(bad)}{bad[-6]}", gz=True)
+        (folder / f"{TEST_Y}.gz").write_bytes(bad)
+        with pytest.raises(DataError, match=rf"{TEST_Y}\.gz does not unpack.*expected.*found none"):
+            data.load("mnist", folder)
+
+
+def test_gzip_that_unpacks_to_too_much(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
+    folder = house.folder({**house.content, TEST_X: bytes(10**6)}, gz=True)
+    with pytest.raises(DataError, match="over 1,001 bytes"):
+        data.load("mnist", folder)
+
+
+def test_missing_file_in_named_folder(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = house.folder({k: v for k, v in house.content.items() if k != TEST_Y})
+    with pytest.raises(DataError, match=f"the folder given, .*lacks {TEST_Y}. Remedy"):
+        data.load("mnist", folder)
+    monkeypatch.setenv("LRA_DATA", str(folder))
+    with pytest.raises(DataError, match=f"the folder in LRA_DATA, .*lacks {TEST_Y}. Remedy"):
+        data.fetch("mnist")
+    assert house.calls == []
+
+
+def test_missing_named_folder(house: House) -> None:
+    with pytest.raises(DataError, match=r"nowhere: there is no such folder\. Remedy"):
+        data.load("mnist", house.root / "nowhere")
+    assert data.catalogue(house.root / "nowhere")[1].where is None
+
+
+def test_folder_that_must_not_be_read(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = house.folder(house.content)
+
+    for method in ("read_bytes", "is_file"):
+        real = getattr(Path, method)
+
+        def refuse(path: Path, real: Callable[[Path], object] = real) -> object:
+            if path.is_relative_to(folder):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, refuse)
+            with pytest.raises(DataError, match=r"Permission denied.*Remedy"):
+                data.load("mnist", folder)
+            assert data.catalogue(folder)[1].where is None
+
+
+# CIFAR-10: six files, or the archive that they come in
+
+
+def check_cifar(dataset: data.Dataset, content: Content) -> None:
+    pairs = [
+        (label[0], pixels)
+        for file in CIFAR
+        for label, pixels in (
+            (content[file][:1], content[file][1:3073]),
+            (content[file][3073:3074], content[file][3074:]),
+        )
+    ]
+    assert dataset.x_test is not None
+    assert dataset.y_test is not None
+    x = np.concatenate([dataset.x_train, dataset.x_test])
+    assert x.shape == (12, 3, 32, 32)
+    assert len(dataset.x_test) == 2
+    assert x.dtype == np.float32
+    assert [*dataset.y_train, *dataset.y_test] == [label for label, _ in pairs]
+    for image, (_, pixels) in zip(x, pairs, strict=True):
+        for channel, row, column in ((0, 0, 0), (0, 0, 31), (0, 1, 0), (1, 0, 2), (2, 31, 31)):
+            byte = pixels[1024 * channel + 32 * row + column]
+            assert image[channel, row, column] == np.float32(byte) / np.float32(255)
+    assert dataset.classes[:2] == ("airplane", "automobile")
+    assert dataset.num_classes == 10
+    assert dataset.reads == "values"
+
+
+def packed(content: Content) -> bytes:
+    return tar({f"cifar-10-batches-bin/{file}": body for file, body in content.items()})
+
+
+@pytest.mark.parametrize("sub", ["", "cifar-10", "cifar-10-batches-bin"])
+def test_cifar_unpacked_in_named_folder(house: House, sub: str) -> None:
+    house.folder(house.cifar, f"mine/{sub}")
+    folder = house.root / "mine"
+    check_cifar(data.load("cifar-10", folder), house.cifar)
+    assert data.fetch("cifar-10", folder) == [folder / sub / file for file in CIFAR]
+    assert data.catalogue(folder)[3].where == folder / sub
+    assert house.calls == []
+
+
+@pytest.mark.parametrize("sub", ["", "cifar-10"])
+def test_cifar_as_archive_in_named_folder(house: House, sub: str) -> None:
+    folder = house.root / "mine"
+    path = folder / sub / "cifar-10-binary.tar.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(packed(house.cifar))
+    check_cifar(data.load("cifar-10", folder), house.cifar)
+    assert data.fetch("cifar-10", folder) == [path]
+    assert data.catalogue(folder)[3].where == path.parent
+    assert list(path.parent.iterdir()) == [path]  # nothing is unpacked beside it
+
+
+def test_cifar_archive_that_is_wrong(house: House) -> None:
+    folder = house.root / "mine"
+    folder.mkdir()
+    path = folder / "cifar-10-binary.tar.gz"
+    good = packed(house.cifar)
+    lacking = packed({k: v for k, v in house.cifar.items() if k != CIFAR[2]})
+    other = packed({**house.cifar, CIFAR[0]: house.cifar[CIFAR[1]]})
+    for content, message in (
+        (good[: len(good) // 2], "its archive cannot be read"),
+        (b"", "its archive cannot be read"),
+        (lacking, r"its archive lacks data_batch_3\.bin"),
+        (other, r"is not data_batch_1\.bin .* this is data_batch_2\.bin of cifar-10"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"cifar-10-binary\.tar\.gz: {message}.*Remedy"):
+            data.load("cifar-10", folder)
+        assert data.catalogue(folder)[3].where is None
+
+
+def test_cifar_is_fetched_and_kept_unpacked(house: House) -> None:
+    check_cifar(data.load("cifar-10"), house.cifar)
+    cache = house.root / "cache" / "cifar-10"
+    assert {p.name: p.read_bytes() for p in cache.iterdir()} == house.cifar
+    assert data.fetch("cifar-10") == [cache / file for file in CIFAR]
+    assert house.calls == [list(CIFAR)]
+
+
+def test_cifar_that_is_nowhere(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "REMOTE", {"cifar-10": ()})
+    with pytest.raises(DataError, match=r"Remedy: put cifar-10-binary\.tar\.gz, or data_batch_1"):
+        data.load("cifar-10")
+
+
+# the cache and the sources
+
+
+def test_fetch_fills_the_cache_once(house: House) -> None:
+    assert data.catalogue()[1].where is None
+    heard: list[str] = []
+    paths = data.fetch("mnist", on_event=heard.append)
+    assert paths == [house.cache / file for file in IDX]
+    assert {p.name: p.read_bytes() for p in paths} == house.content
+    assert sorted(p.name for p in house.cache.iterdir()) == sorted(IDX)
+    assert heard == [f"fetching {file}" for file in IDX]
+    check_mnist(data.load("mnist"), house.content)
+    assert house.calls == [list(IDX)]
+    assert data.catalogue()[1].where == house.cache
+
+
+def test_default_cache_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LRA_CACHE", raising=False)
+    assert sources.cache_folder().name == "lra-e"
+
+
+def test_variables_set_to_nothing_count_as_unset(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRA_DATA", "")
+    check_mnist(data.load("mnist"), house.content)
+    monkeypatch.setenv("LRA_CACHE", "")
+    assert sources.cache_folder().name == "lra-e"
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_cache_is_removed_and_fetched_again(house: House, how: str) -> None:
+    data.fetch("mnist")
+    path = house.cache / TRAIN_X
+    path.write_bytes(damage(house.content[TRAIN_X], how, house))
+    assert data.catalogue()[1].where is None  # and looking changes nothing
+    assert path.exists()
+    with pytest.warns(UserWarning, match=f"{TRAIN_X} is not .*removed and fetched again"):
+        dataset = data.load("mnist")
+    check_mnist(dataset, house.content)
+    assert path.read_bytes() == house.content[TRAIN_X]
+    assert house.calls == [list(IDX), [TRAIN_X]]  # the other three were good
+
+
+def test_paths_keep_their_order_when_the_cache_had_some(house: House) -> None:
+    data.fetch("mnist")
+    (house.cache / TRAIN_X).unlink()
+    assert [path.name for path in data.fetch("mnist")] == list(IDX)
+
+
+def test_damaged_cache_is_never_used_offline(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    data.fetch("mnist")
+    (house.cache / TRAIN_Y).write_bytes(house.content[TEST_Y])
+    monkeypatch.setattr(sources, "REMOTE", {"mnist": (source("empty source", {}, []),)})
+    with pytest.warns(UserWarning, match="removed"), pytest.raises(DataError, match=TRAIN_Y):
+        data.load("mnist")
+    assert not (house.cache / TRAIN_Y).exists()
+
+
+def test_a_good_file_that_came_meanwhile_is_not_removed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.fetch("mnist")
+    path = house.cache / TRAIN_Y
+    path.write_bytes(b"bad")
+    checked = sources._checked
+
+    def checked_while_another_process_repairs(name: str, file: str, content: bytes) -> bytes:
+        if content == b"bad":
+            sources._store(path, house.content[TRAIN_Y])
+        return checked(name, file, content)
+
+    monkeypatch.setattr(sources, "_checked", checked_while_another_process_repairs)
+    monkeypatch.setattr(sources, "REMOTE", {"mnist": ()})
+    with pytest.warns(UserWarning, match="removed"), pytest.raises(DataError):
+        data.load("mnist")
+    assert path.read_bytes() == house.content[TRAIN_Y]
+
+
+def test_sources_fail_over_and_good_files_are_kept(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Sequence[str]] = []
+    wrong = {**house.content, TRAIN_Y: house.content[TEST_Y]}
+    half = {TRAIN_Y: gzip.compress(house.content[TRAIN_Y])}
+    chain = (source("a", {}, calls), source("b", wrong, calls), source("c", half, calls))
+    rest = source("d", house.content, calls)
+    monkeypatch.setattr(sources, "REMOTE", {"mnist": (*chain, rest, source("e", {}, calls))})
+    heard: list[str] = []
+    paths = data.fetch("mnist", on_event=heard.append)
+    assert {p.name: p.read_bytes() for p in paths} == house.content
+    assert [p.name for p in paths] == list(IDX)
+    after = list(IDX[1:])
+    assert calls == [list(IDX), list(IDX), after, [TEST_X, TEST_Y]]
+    assert [line[:8] for line in heard if "failed" in line] == ["a failed", "b failed", "c failed"]
+
+
+def test_message_when_every_source_fails(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {**house.fashion, TRAIN_X: b"nonsense"}
+    chain = (source("mirror one", {}, []), source("mirror two", wrong, []))
+    monkeypatch.setattr(sources, "REMOTE", {"fashion-mnist": chain})
+    with pytest.raises(DataError) as caught:
+        data.load("fashion-mnist")
+    text = str(caught.value)
+    lines = text.splitlines()
+    assert "'fashion-mnist'" in lines[0]
+    assert lines[1] == "  - named folder: none given"
+    assert lines[2].startswith(
+        f"  - cache {house.root / 'cache' / 'fashion-mnist'}: lacks {TRAIN_X}"
+    )
+    assert lines[3].startswith(f"  - system package in {house.root / 'system'}: lacks {TRAIN_X}")
+    assert lines[4] == f"  - mirror one: has no {TRAIN_X}"
+    assert lines[5].startswith(f"  - mirror two: is not {TRAIN_X} of fashion-mnist: expected")
+    assert lines[6].startswith("Remedy: ")
+    assert all(word in lines[6] for word in (*IDX, "folder", "LRA_DATA"))
+    assert len(lines) == 7
+
+
+def test_system_package(house: House) -> None:
+    folder = house.folder(house.fashion, "system", gz=True)
+    assert data.fetch("fashion-mnist") == [folder / f"{f}.gz" for f in IDX]
+    assert data.catalogue()[2].where == folder
+    dataset = data.load("fashion-mnist")
+    assert dataset.classes[9] == "Ankle boot"
+    assert dataset.num_classes == 10
+    assert house.calls == []
+    (folder / f"{TRAIN_X}.gz").write_bytes(b"bad")
+    data.fetch("fashion-mnist")
+    assert house.calls == [list(IDX)]
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_an_error_while_writing_leaves_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "fsync") if moment == "fsync" else (Path, "replace")), fail)
+        with pytest.raises(DataError, match=r"No space.*LRA_CACHE"):
+            data.fetch("mnist")
+    assert list(house.cache.iterdir()) == []
+    check_mnist(data.load("mnist"), house.content)
+
+
+def test_a_kill_while_writing_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
+    script = """
+import os, pathlib, sys
+from lra.lab import sources
+os.fsync = lambda handle: os._exit(9)
+sources._store(pathlib.Path(sys.argv[1]), b"content" * 100_000)
+"""
+    path = tmp_path / "cache" / "file"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert done.returncode == 9
+    assert not path.exists()
+    assert sources._store(path, b"content").read_bytes() == b"content"
+
+
+def test_two_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier = threading.Barrier(2, timeout=20)
+
+    def read(files: Sequence[str], tell: Event) -> Iterator[tuple[str, bytes]]:
+        for file in files:
+            barrier.wait()
+            yield file, house.content[file]
+
+    monkeypatch.setattr(sources, "REMOTE", {"mnist": (Source("slow", read),)})
+    ended: list[list[Path]] = []
+    threads = [threading.Thread(target=lambda: ended.append(data.fetch("mnist"))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(ended) == 2
+    assert sorted(p.name for p in house.cache.iterdir()) == sorted(IDX)
+    assert {p.name: p.read_bytes() for p in ended[0]} == house.content
+
+
+def test_cache_that_cannot_be_used(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocker = house.root / "blocker"
+    blocker.write_bytes(b"")
+    monkeypatch.setenv("LRA_CACHE", str(blocker))
+    with pytest.raises(DataError, match=r"blocker.*LRA_CACHE"):
+        data.load("mnist")
+
+
+def test_the_tables_fit_together() -> None:
+    assert set(origins.CHECKSUMS) == set(origins.REMOTE) == set(origins.SUBFOLDERS)
+    sums = [s for table in origins.CHECKSUMS.values() for s in table.values()]
+    assert len(set(sums)) == 14
+    assert all(len(s) == 64 and int(s, 16) for s in sums)
