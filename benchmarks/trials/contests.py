@@ -104,12 +104,12 @@ def networks(out: Path, images: Path) -> list[Contest]:
         Contest(
             "networks", "vision transformer, digits",
             digits | {"model": "vit", "patch": 2, "epochs": 20}, rules,
-            (1e-3, 3e-3), {"epochs": 8}, (0, 1, 2, 3, 4),
+            (1e-3, 3e-3), {"epochs": 8},
         ),
         Contest(
             "networks", "ResNet-8, digits",
             digits | {"model": "resnet", "depth": 8, "epochs": 15}, rules,
-            (3e-3, 1e-2), {"epochs": 5}, (0, 1, 2, 3, 4),
+            (3e-3, 1e-2), {"epochs": 5},
         ),
         Contest(
             "networks", "LeNet, Fashion-MNIST", lenet | {"dataset": "fashion-mnist"}, rules,
@@ -180,15 +180,15 @@ def beta() -> list[Contest]:
     plain = MNIST | {"model": "mlp"}
     tanh = plain | {"width": 256, "depth": 5, "activation": "tanh"}
     sgd = {"optimizer": "sgd", "weight_decay": 0.0}
-    many = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    many, long = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     betas = tuple(
         Entrant(f"mirrored LRA, beta {b:g}", lra.MirroredLRA(b)) for b in (1.0, 10.0, 100.0)
     )
     return [
         Contest("beta", name, settings, (BACKPROP, *betas), rates, SHORT)
         for name, settings, rates in (
-            ("tanh, weights of std 0.5", tanh | {"init": lra.Normal(0.5)}, many),
-            ("tanh, weights of std 1", tanh | {"init": lra.Normal(1.0)}, many),
+            ("tanh, weights of std 0.5", tanh | {"init": lra.Normal(0.5)}, long),
+            ("tanh, weights of std 1", tanh | {"init": lra.Normal(1.0)}, long),
             ("sigmoid, 8 layers",
              plain | {"width": 128, "depth": 8, "activation": "sigmoid", "init": LECUN}, many),
             ("tanh, 8 layers, SGD without momentum",

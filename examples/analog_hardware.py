@@ -1,0 +1,147 @@
+"""Train a network in the loop on simulated analog hardware that can only be run.
+
+    python examples/analog_hardware.py             # the bundled digits
+    python examples/analog_hardware.py --mnist     # 30,000 images, 2 epochs: some 6 minutes
+
+A crossbar multiplies by conductances: each cell is off by a factor of its own, some are stuck,
+reading adds noise, converters have few bits. The units are staircases of 8 levels. All of it is
+NumPy, so autograd sees none of it. Three ways are compared: training the ideal network and
+deploying its weights; training in the loop by straight-through backprop with a digital twin, which
+takes the programmed weights for those of the device and the slope of tanh for the staircase's; and
+in the loop by lra.MirroredLRA, which only runs the device. `docs/hardware.md` is the page about it.
+"""
+
+import argparse
+import itertools
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import lra
+from lra.lab import data
+
+
+@dataclass(frozen=True)
+class Quality:
+    mismatch: float  # standard deviation of a cell's factor
+    stuck: float  # share of cells that cannot be programmed
+    bits: int  # of the converters
+    noise: float = 0.02  # of a reading
+
+
+IDEAL = Quality(0.0, 0.0, 16, 0.0)
+QUALITIES = (Quality(0.3, 0.0, 6), Quality(0.6, 0.2, 5), Quality(1.0, 0.3, 4))
+
+
+def convert(signal: np.ndarray, bits: int, limit: float) -> np.ndarray:
+    """A DAC or ADC: 2^bits levels between -limit and limit."""
+    step = 2 * limit / (2**bits - 1)
+    return np.clip(np.round((signal + limit) / step) * step - limit, -limit, limit)
+
+
+class Crossbar(nn.Module):
+    """h = z W^T + b as an analog device computes it; `weight` is what it was programmed to."""
+
+    def __init__(self, inputs: int, outputs: int, quality: Quality, seed: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(outputs, inputs)))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.quality, self.rng = quality, np.random.default_rng(seed)
+        normal = self.rng.normal(size=(2, outputs, inputs)).astype(np.float32)
+        self.factor = 1 + quality.mismatch * normal[0]
+        self.stuck_at = normal[1] * (2 / (inputs + outputs)) ** 0.5
+        self.stuck = self.rng.random((outputs, inputs)) < quality.stuck
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        programmed = self.weight.detach().numpy()
+        conductance = np.where(self.stuck, self.stuck_at, programmed * self.factor)
+        h = convert(z.numpy(), self.quality.bits, 1.0) @ conductance.T
+        h += self.quality.noise * self.rng.standard_normal(h.shape, dtype=np.float32)
+        return torch.from_numpy(convert(h, self.quality.bits, 8.0)).float() + self.bias.detach()
+
+
+def staircase(h: np.ndarray) -> np.ndarray:
+    """A unit of 8 levels between -1 and 1."""
+    return np.round((np.tanh(h) + 1) * 3.5) / 3.5 - 1
+
+
+lra.weights(Crossbar, opaque=True)
+
+
+def network(sizes: list[int], quality: Quality, seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        unit = lra.Evaluated(staircase, numpy=True, straight_through=lra.TanhSurrogate())
+        layers += [Crossbar(inputs, outputs, quality, seed=10 * seed + i), unit]
+    return nn.Sequential(*layers[:-1])
+
+
+def train(model: nn.Module, x: torch.Tensor, t: torch.Tensor, epochs: int, seed: int) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    order = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x), generator=order).split(50):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[batch]), t[batch]).backward()
+            optimizer.step()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: torch.Tensor, t: torch.Tensor) -> float:
+    return 100 * float((model(x).argmax(1) == t).double().mean())
+
+
+def told(values: list[float], sign: str = "") -> str:
+    """Mean and standard deviation over the seeds."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.1f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mnist", action="store_true")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    loaded = data.load("mnist" if options.mnist else "digits")
+    most, width, epochs = (30_000, 256, 2) if options.mnist else (None, 128, 8)
+    arrays = (loaded.x_train[:most], loaded.y_train[:most], loaded.x_test, loaded.y_test)
+    x, t, x_test, t_test = map(torch.from_numpy, arrays)
+    x, x_test = x.flatten(1), x_test.flatten(1)
+    sizes = [x.shape[1], width, width, width, 10]
+
+    ideal = []
+    for seed in range(options.seeds):
+        model = lra.convert(network(sizes, IDEAL, seed), lra.Backprop())
+        train(model, x, t, epochs, seed)
+        ideal.append(model)
+    values = [accuracy(model, x_test, t_test) for model in ideal]
+    print(f"accuracy of the ideal network, by straight-through backprop: {told(values)}\n")
+    print("mismatch  stuck  bits     deployed  digital twin  in the loop  difference, paired")
+    for quality in QUALITIES:
+        deployed, twin, loop = [], [], []
+        for seed, source in enumerate(ideal):
+            model = network(sizes, quality, seed)
+            model.load_state_dict(source.state_dict())
+            deployed.append(accuracy(model, x_test, t_test))
+            for values, rule in ((twin, lra.Backprop()), (loop, lra.MirroredLRA())):
+                model = lra.convert(network(sizes, quality, seed), rule)
+                train(model, x, t, epochs, seed)
+                values.append(accuracy(model, x_test, t_test))
+        paired = [b - a for a, b in zip(twin, loop, strict=True)]
+        print(
+            f"{quality.mismatch:8.1f}  {quality.stuck:5.0%}  {quality.bits:4}  "
+            f"{told(deployed):>11}  {told(twin):>12}  {told(loop):>11}  {told(paired, '+'):>18}",
+            flush=True,
+        )
+    print("\nIn the loop with the worst device:")
+    print(f"test accuracy {statistics.mean(twin):.1f}% by straight-through backprop with a twin")
+    print(f"test accuracy {statistics.mean(loop):.1f}% by lra.MirroredLRA")
+
+
+if __name__ == "__main__":
+    main()
