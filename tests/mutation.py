@@ -77,10 +77,31 @@ DEFECTS = (
         AXES,
     ),
     Defect(
+        "keep close to h where units are flat",
+        "crossing.py",
+        "relative=self.where_flat",
+        "relative=self.relative",
+        AXES,
+    ),
+    Defect(
+        "each process keeps its own mirror",
+        "torch/mirror.py",
+        "            distributed.all_reduce(E, group=group)",
+        "            pass",
+        "tests/torch/test_parallel.py",
+    ),
+    Defect(
+        "mirror what was programmed",
+        "torch/layers/record.py",
+        "            y = f(x, W)",
+        "            y = x @ W.T",
+        "tests/torch/test_opaque.py",
+    ),
+    Defect(
         "forget the distance",
         "crossing.py",
-        "self.beta * (d / s), s",
-        "self.beta * (d / s), 1",
+        "(self.beta / s) * d, s",
+        "(self.beta / s) * d, 1",
         AXES,
     ),
     Defect(

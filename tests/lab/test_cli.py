@@ -151,6 +151,19 @@ def test_help_shows_defaults(call: Call) -> None:
             "train digits --feedback-init x",
             "initialisation 'x'; known: fan-in, kaiming, lecun, like-weights, normal, orthogonal",
         ),
+        ("train digits --model lennet", "unknown model 'lennet'; known: .*Did you mean 'lenet'"),
+        ("train digits --model gpt", "gpt reads text, and digits holds values; choose --model mlp"),
+        ("train python --model mlp", "mlp reads values, and python holds text; choose --model gpt"),
+        ("train digits --patch 2", "patch is an option of vit, not of mlp; leave it out, or"),
+        ("train digits --model vit --patch 9", "vit: patch 9 is larger than the images, 8x8"),
+        ("train digits --model resnet --depth 9", r"depth must be 6 n \+ 2: 8, 14, 20, 32,.*got 9"),
+        ("train digits --hidden 4 --width 4", "hidden says all sizes; leave it out, or width"),
+        ("train digits --activation quantized", "'quantized' needs a number, as in quantized:2"),
+        ("train digits --straight-through tanh", "straight_through is an option of .*sign,.*tanh;"),
+        ("train digits --schedule cosin", "unknown schedule 'cosin'.*Did you mean 'cosine'"),
+        ("train digits --warmup 1", "warmup must be 0 or more, and below 1; got 1.0"),
+        ("train digits --augment flop", "unknown augmentation 'flop'.*Did you mean 'flip'"),
+        ("train python --model gpt --augment flip", "augment: python: .*leave out augment"),
         ("train digits --precision 16", "unknown precision '16'; known: 32, 64, bf16-mixed"),
         ("train digits --device gpu", "unknown device 'gpu'; known: auto, cpu, cuda, mps"),
         ("train digits --local-loss squarred", "local loss 'squarred'.*Did you mean 'squared'"),
@@ -330,6 +343,17 @@ def test_every_setting_has_an_option() -> None:
     )
     assert config == expected
     assert (options.out, options.overwrite, options.data) == (Path("there"), True, Path("here"))
+    words = (
+        "digits --model vit --width 8 --depth 2 --patch 3 --activation quantized:4 "
+        "--straight-through tanh --schedule one-cycle --warmup 0.25 --augment flip crop"
+    )
+    config, _ = cli.read_train(words.split())
+    sizes = {"model": "vit", "width": 8, "depth": 2, "patch": 3}
+    sizes |= {"activation": "quantized:4", "straight_through": "tanh"}
+    steps = {"schedule": "one-cycle", "warmup": 0.25, "augment": ("flip", "crop")}
+    assert config == TrainConfig("digits", **sizes, **steps)
+    config, _ = cli.read_train("python --model gpt --context 16".split())
+    assert config == TrainConfig("python", model="gpt", context=16)
     config, _ = cli.read_train(["digits", "--betas", "0.5", "0.25", "--hidden"])
     assert (config.betas, config.hidden) == ((0.5, 0.25), ())
 

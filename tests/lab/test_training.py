@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 from torch import nn
 from workbench import (
+    PATIENCE,
     Watcher,
     assert_same_run,
     differences,
@@ -30,6 +31,7 @@ from workbench import (
     saved_state,
     start_lra,
     tiny,
+    train_with_stops,
     wait_for,
     write_blobs,
 )
@@ -466,28 +468,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_resumed_runs_end_in_the_same_bits(
-    tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, blobs: Path, name: str) -> None:
     config = tiny(blobs, seed=len(name), **SETTINGS[name])
     train(config, tmp_path / "whole")
-    monkeypatch.setattr(training, "CHECK_EVERY", 1)  # so that it can be stopped at every step
-    draw = random.Random(name)
-    stops = sorted(draw.sample(range(1, 24), 3))
+    stops = sorted(random.Random(name).sample(range(1, 24), 3))
     steps = 8 if config.validation is None else 9
-    done = 0
-    for stop in stops:
-        torch.manual_seed(draw.randrange(1000))
-        watcher = interrupt_at(stop - done, number=draw.choice((signal.SIGINT, signal.SIGTERM)))
-        go = resume if done else functools.partial(train, config)
-        with pytest.raises(Interrupted, match=f"go on with: lra train --resume {tmp_path}"):
-            go(tmp_path / "run", reporter=watcher)
-        done = stop
-        state = saved_state(tmp_path / "run")["state"]
-        assert state["epoch"] * steps + state["step"] == stop
-        assert not (tmp_path / "run" / runs.RESULT).exists()
-    torch.manual_seed(draw.randrange(1000))
-    resume(tmp_path / "run")
+    train_with_stops(config, tmp_path / "run", stops, steps, seed=name)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
     assert_events_are_the_metrics(tmp_path / "run")
 
@@ -672,7 +658,7 @@ def test_a_full_disk_in_a_process(tmp_path: Path, blobs: Path, uninterrupted: Pa
     size = (run / checkpoint.NAME).stat().st_size
     assert size > 8000
     child = fork_lra(["train", "--resume", run], tmp_path / "said", file_limit=4000)
-    child.join(60)
+    child.join(PATIENCE)
     assert child.exitcode == 1
     said = (tmp_path / "said").read_text()
     assert "lra: cannot write" in said
@@ -850,7 +836,7 @@ def test_killed_at_any_moment(
         if kill:
             time.sleep(draw.uniform(0, lasts / 20))
         child.kill()
-        child.join(60)
+        child.join(PATIENCE)
         assert child.exitcode == -signal.SIGKILL
         if (run / runs.METRICS).exists():
             epochs.append(len(metrics(run)))
@@ -873,7 +859,7 @@ def test_ended_by_a_signal(
     ready = functools.partial(Path.exists, tmp_path / "run" / runs.WEIGHTS)
     assert wait_for(ready, lambda: process.poll() is None), process.communicate()
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert err == "lra: stopped; go on with: lra train --resume run\n"
     lines = out.splitlines()
@@ -895,7 +881,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     words += " --lr 0.01 --device cpu --devices 2 --out two"
     process = start_lra("train", path, *words.split(), cwd=tmp_path)
     train(config, tmp_path / "one")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert out.count("  1/4 ") == 1, out
     one, two = (saved_state(tmp_path / name) for name in ("one", "two"))
@@ -922,12 +908,12 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
     ready = functools.partial(Path.exists, tmp_path / "two" / runs.WEIGHTS)
     assert wait_for(ready, lambda: process.poll() is None), process.communicate()
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
     assert err == "lra: stopped; go on with: lra train --resume two\n"
     assert 1 <= saved_state(tmp_path / "two")["state"]["epoch"] < 9
     process = start_lra("train", "--resume", "two", cwd=tmp_path)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     one, two = (saved_state(tmp_path / name) for name in ("one", "two"))
     for name, value in one["model"].items():
@@ -954,6 +940,15 @@ def test_every_rule_learns(tmp_path: Path, rule: str) -> None:
     )
     floor = {"sign-symmetry": 90, "feedback-alignment": 80, "kolen-pollack": 85}.get(rule, 92)
     assert train(config, tmp_path / "run")["test_accuracy"] > floor
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_digits_are_learned_by_optimizers_that_divide_by_the_gradient(
+    tmp_path: Path, optimizer: str
+) -> None:
+    """By default they decay nothing: a decay that went through the division would stop them."""
+    config = TrainConfig("digits", optimizer=optimizer, hidden=(64, 64), epochs=8, device="cpu")
+    assert train(config, tmp_path / "run")["test_accuracy"] > 92
 
 
 def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:

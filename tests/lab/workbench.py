@@ -10,6 +10,8 @@ import json
 import math
 import multiprocessing
 import os
+import random
+import re
 import resource
 import signal
 import subprocess
@@ -20,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from lra.lab import checkpoint, cli, runs
+from lra.lab import checkpoint, cli, runs, training
 from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
 
@@ -145,7 +148,36 @@ def packed(state: Any) -> bytes:
     return sealed(buffer.getvalue())
 
 
+def train_with_stops(
+    config: TrainConfig, folder: Path, stops: Sequence[int], steps: int, seed: str
+) -> None:
+    """Train with a signal after each of the given steps, of which an epoch has so many."""
+    draw = random.Random(seed)
+    done = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "CHECK_EVERY", 1)  # so that it can be stopped at every step
+        for stop in stops:
+            torch.manual_seed(draw.randrange(1000))
+            number = draw.choice((signal.SIGINT, signal.SIGTERM))
+            watcher = interrupt_at(stop - done, number=number)
+            says = f"go on with: lra train --resume {re.escape(str(folder))}"
+            with pytest.raises(training.Interrupted, match=says):
+                if done:
+                    training.resume(folder, reporter=watcher)
+                else:
+                    training.train(config, folder, reporter=watcher)
+            done = stop
+            state = saved_state(folder)["state"]
+            assert state["epoch"] * steps + state["step"] == stop
+            assert not (folder / runs.RESULT).exists()
+        torch.manual_seed(draw.randrange(1000))
+        training.resume(folder)
+
+
 # commands in processes of their own
+
+PATIENCE = 200.0
+"""Seconds that a process may take: it loads torch, and the machine may have other work."""
 
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")},
@@ -191,9 +223,9 @@ def fork_lra(
     return child
 
 
-def wait_for(what: Callable[[], bool], alive: Callable[[], bool], seconds: float = 60.0) -> bool:
+def wait_for(what: Callable[[], bool], alive: Callable[[], bool]) -> bool:
     """Wait until something is so; False where the process ended before."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while not what():
         if not alive():
             return False

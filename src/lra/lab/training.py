@@ -311,7 +311,7 @@ class _Run:
             },
         }
         if self.fabric.is_global_zero:
-            title = f"{self.data.name}, {result['rule']}, seed {config.seed}"
+            title = f"{self.data.name}, {config.model}, {result['rule']}, seed {config.seed}"
             plots.curves(self.folder / runs.CURVES, state.rows, title, text=self.text)
             runs.write_json(self.folder / runs.RESULT, result)
         self.reporter.end(result, self.folder)

@@ -35,6 +35,8 @@ def write(
         raise OptionError("prompt must have at least one character, which the text goes on from")
     if characters < 1:
         raise OptionError(f"characters must be 1 or more; got {characters}")
+    if seed < 0:
+        raise OptionError(f"seed must be a whole number, 0 or more; got {seed}")
     if not 0 <= temperature < float("inf"):
         raise OptionError(f"temperature must be a number, 0 or more; got {temperature}")
     (context,) = trained.sample_shape

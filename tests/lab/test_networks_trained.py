@@ -1,0 +1,119 @@
+"""Networks of each kind in runs: resumed to the same bits, and in two processes as in one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from workbench import (
+    PATIENCE,
+    assert_same_run,
+    metrics,
+    saved_state,
+    start_lra,
+    tiny,
+    train_with_stops,
+)
+
+import lra
+from lra.lab import training
+from lra.lab.batches import Batches
+from lra.lab.config import TrainConfig
+from lra.lab.training import train
+
+
+def write_images(path: Path, n: int = 53) -> Path:
+    """Write an .npz of images (3, 9, 8) of three kinds: 48 to train with, 5 for validation."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 3, 9, 8)).astype(np.float32)
+    y = np.arange(n) % 3
+    for label in range(3):
+        x[y == label, label] += 1
+    np.savez(path, x=x, y=y, x_test=x[:9], y_test=y[:9])
+    return path
+
+
+def write_text(path: Path) -> Path:
+    """Write a text with 31 windows of 12 in its first nine tenths: 28 to train with."""
+    path.write_text("the cat sat on a mat; " * 19)
+    return path
+
+
+AUGMENTED: dict[str, Any] = {"augment": ("flip", "crop"), "schedule": "one-cycle", "lr": 0.01}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "resnet": {"model": "resnet", "width": 4, "rule": lra.MirroredLRA(samples=50), **AUGMENTED},
+    "lenet": {"model": "lenet", "schedule": "cosine", "warmup": 0.1},
+    "vit": {"model": "vit", "width": 8, "depth": 1, "patch": 4, **AUGMENTED},
+    "gpt": {"model": "gpt", "width": 8, "depth": 1, "context": 12, "batch_size": 4},
+    "binary": {"activation": "bernoulli", "rule": lra.MirroredLRA(samples=50)},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, name: str) -> None:
+    """Stopped in the midst of an epoch and at the end of one."""
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 8} | SETTINGS[name]
+    text = settings.get("model") == "gpt"
+    path = write_text(tmp_path / "t.txt") if text else write_images(tmp_path / "i.npz")
+    config = tiny(path, **settings)
+    result = train(config, tmp_path / "whole")
+    steps = 7 if text else 6
+    train_with_stops(config, tmp_path / "run", [2, steps, steps + 3], steps, seed=name)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert result["epochs"] == 2
+
+
+def test_augmentation_moves_the_samples_anew_in_each_epoch(tmp_path: Path) -> None:
+    x = torch.arange(5 * 64.0).reshape(5, 8, 8)
+    y = torch.arange(5)
+    batches = Batches((x, y), TrainConfig("d", augment=("crop",), batch_size=5), 1, 0)
+    epochs = [next(batches.epoch(epoch, 0)) for epoch in (0, 0, 1)]
+    first, again, other = (batch.x[batch.y.argsort()] for batch in epochs)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, x)
+
+
+@pytest.mark.parametrize("augment", [(), ("flip", "crop")])
+def test_processes_share_the_batches_of_one(augment: tuple[str, ...]) -> None:
+    """From any step on, to the bit; the last batch has a sample for one of them alone."""
+    x, y = torch.randn(9, 3, 8, 8), torch.arange(9)
+    config = TrainConfig("d", augment=augment, batch_size=4, seed=3)
+    whole = list(Batches((x, y), config, 1, 0).epoch(2, 0))
+    shares = [list(Batches((x, y), config, 2, rank).epoch(2, 1)) for rank in (0, 1)]
+    assert [len(share) for share in shares] == [2, 2]
+    assert [len(batch.y) for batch in whole] == [4, 4, 1]
+    for batch, *parts in zip(whole[1:], *shares, strict=True):
+        counted = [part for part in parts if part.counts]
+        assert len(counted) == min(2, batch.size)
+        for rank, part in enumerate(counted):
+            assert torch.equal(part.x, batch.x[rank::2])
+            assert torch.equal(part.y, batch.y[rank::2])
+        assert {(p.size, p.predictions) for p in parts} == {(batch.size, batch.predictions)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "gpt"])
+def test_two_processes_equal_one(tmp_path: Path, name: str) -> None:
+    """Augmented images, and text, whose loss is a mean over characters."""
+    path = write_text(tmp_path / "t.txt") if name == "gpt" else write_images(tmp_path / "i.npz")
+    settings: dict[str, Any] = {"precision": "64", "epochs": 2, "batch_size": 5, "lr": 0.01}
+    sizes = "--width 8 --depth 1 " + ("--context 12" if name == "gpt" else "--patch 4")
+    words = f"--model {name} {sizes} --precision 64 --epochs 2 --batch-size 5 --lr 0.01"
+    if name == "vit":
+        words += " --augment flip crop --schedule one-cycle"
+    train(tiny(path, **SETTINGS[name] | settings), tmp_path / "one")
+    process = start_lra(
+        *("train", path, *words.split(), "--device", "cpu", "--devices", 2, "--out", "two"),
+        cwd=tmp_path,
+    )
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    one, two = (saved_state(tmp_path / folder)["model"] for folder in ("one", "two"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-7, atol=1e-9)
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-8)
+        assert a["train_accuracy"] == b["train_accuracy"]
+    assert training.runs.evaluate(tmp_path / "two").samples > 0
