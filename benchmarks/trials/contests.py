@@ -150,6 +150,9 @@ def units() -> list[Contest]:
         "sigmoid": lra.SigmoidSurrogate(),
         "tanh": lra.TanhSurrogate(),
     }
+    at_slopes = lra.LRAE(
+        1.0, init=lra.Mirror(), normalized=True, two_sided=True, relative="batch"
+    )  # what the named rule does where units have slopes
     found = []
     for layers in (3, 8):
         for unit, surrogate in UNITS.items():
@@ -164,6 +167,8 @@ def units() -> list[Contest]:
                 entrants.append(Entrant("straight-through backprop", lra.Backprop(), instead))
                 if layers == 3:
                     entrants.append(Entrant("one-sided, through the surrogate", through))
+            if unit == "sign":
+                entrants.append(Entrant("relative to the batch", at_slopes))
             shape = {"model": "mlp", "width": 256, "depth": layers + 1, "activation": unit}
             found.append(
                 Contest(

@@ -352,7 +352,7 @@ def test_every_setting_has_an_option() -> None:
     sizes |= {"activation": "quantized:4", "straight_through": "tanh"}
     steps = {"schedule": "one-cycle", "warmup": 0.25, "augment": ("flip", "crop")}
     assert config == TrainConfig("digits", **sizes, **steps)
-    config, _ = cli.read_train("python --model gpt --context 16".split())
+    config, _ = cli.read_train(["python", "--model", "gpt", "--context", "16"])
     assert config == TrainConfig("python", model="gpt", context=16)
     config, _ = cli.read_train(["digits", "--betas", "0.5", "0.25", "--hidden"])
     assert (config.betas, config.hidden) == ((0.5, 0.25), ())

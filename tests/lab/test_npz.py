@@ -192,7 +192,7 @@ def test_what_the_hostile_files_are_made_of_is_taken(tmp_path: Path) -> None:
         (npy(X)[:50], "EOF"),
         (b"P3\n", "EOF"),
         (b"\x80\x04K\x01." * 9, "magic string"),
-        (npy(np.array([{}])), "pickled"),
+        (npy(np.array([{}])), "an array holds pickled objects"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")

@@ -128,7 +128,7 @@ def check_mnist(dataset: data.Dataset, content: Content) -> None:
 
 
 @pytest.mark.parametrize("gz", [False, True])
-@pytest.mark.parametrize("sub", ["", "mnist", "MNIST/raw"])
+@pytest.mark.parametrize("sub", ["", "mnist", "MNIST/raw", "mnist/MNIST/raw"])
 @pytest.mark.parametrize("by_variable", [False, True])
 def test_named_folder(
     house: House, monkeypatch: pytest.MonkeyPatch, gz: bool, sub: str, by_variable: bool
@@ -269,7 +269,9 @@ def packed(content: Content) -> bytes:
     return tar({f"cifar-10-batches-bin/{file}": body for file, body in content.items()})
 
 
-@pytest.mark.parametrize("sub", ["", "cifar-10", "cifar-10-batches-bin"])
+@pytest.mark.parametrize(
+    "sub", ["", "cifar-10", "cifar-10-batches-bin", "cifar-10/cifar-10-batches-bin"]
+)
 def test_cifar_unpacked_in_named_folder(house: House, sub: str) -> None:
     house.folder(house.cifar, f"mine/{sub}")
     folder = house.root / "mine"

@@ -177,6 +177,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (
         *("one.py", "two/__init__.py", "two/deep/er.py", "two/data.txt", "two/test/a.py"),
         *("two/tests/b.py", "idlelib/c.py", "site-packages/d.py", "three.py", "two/testing.py"),
+        "two/more.py",
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +185,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-PROPER = ("one.py", "two/__init__.py", "two/deep/er.py", "two/testing.py")
+PROPER = ("one.py", "two/__init__.py", "two/deep/er.py", "two/more.py", "two/testing.py")
 IN_ORDER = sorted(PROPER, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 
 
@@ -199,9 +200,12 @@ def test_library_is_the_modules_proper_in_an_order_of_its_own(library: Path) -> 
 
 
 def test_library_is_cut(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "PYTHON_CHARACTERS", 500)
-    (library / IN_ORDER[-1]).write_bytes(b"never read \xff")
-    assert text.read_library(library) == "".join(f"# {name}\n" * 30 for name in IN_ORDER)[:500]
+    monkeypatch.setattr(text, "PYTHON_CHARACTERS", 700)
+    opened: list[Path] = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or real(path))
+    assert text.read_library(library) == "".join(f"# {name}\n" * 30 for name in IN_ORDER)[:700]
+    assert opened == [library / name for name in IN_ORDER[:2]]  # no more than it needs
 
 
 def test_library_has_one_vocabulary_whatever_is_in_it(library: Path) -> None:

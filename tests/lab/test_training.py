@@ -947,7 +947,8 @@ def test_digits_are_learned_by_optimizers_that_divide_by_the_gradient(
     tmp_path: Path, optimizer: str
 ) -> None:
     """By default they decay nothing: a decay that went through the division would stop them."""
-    config = TrainConfig("digits", optimizer=optimizer, hidden=(64, 64), epochs=8, device="cpu")
+    settings: dict[str, Any] = {"hidden": (64, 64), "epochs": 8, "lr": 3e-3, "device": "cpu"}
+    config = TrainConfig("digits", optimizer=optimizer, **settings)
     assert train(config, tmp_path / "run")["test_accuracy"] > 92
 
 

@@ -1,5 +1,6 @@
 """Writing: each character against the network's own logits; what is refused."""
 
+import functools
 import re
 from collections import Counter
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_the_likeliest_each_time(run: Path, prompt: str) -> None:
     assert text in "abcde fgh\n" * 6  # it has learned the text
 
 
-def test_draws_have_the_networks_chances(run: Path) -> None:
+def test_draws_have_the_networks_chances(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "load", functools.cache(runs.load))
     temperature, n = 3.0, 600
     p = chances(run, "abc") ** (1 / temperature)
     p /= p.sum()

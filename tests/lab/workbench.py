@@ -5,6 +5,7 @@ tests start `python -m lra` in full.
 """
 
 import csv
+import functools
 import io
 import json
 import math
@@ -161,11 +162,9 @@ def train_with_stops(
             number = draw.choice((signal.SIGINT, signal.SIGTERM))
             watcher = interrupt_at(stop - done, number=number)
             says = f"go on with: lra train --resume {re.escape(str(folder))}"
+            go = training.resume if done else functools.partial(training.train, config)
             with pytest.raises(training.Interrupted, match=says):
-                if done:
-                    training.resume(folder, reporter=watcher)
-                else:
-                    training.train(config, folder, reporter=watcher)
+                go(folder, reporter=watcher)
             done = stop
             state = saved_state(folder)["state"]
             assert state["epoch"] * steps + state["step"] == stop

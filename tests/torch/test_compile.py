@@ -1,5 +1,9 @@
 """Machinery: a compiled model and loss give the eager updates."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from nets import MODELS, assert_same, images, taken, updates
@@ -37,9 +41,32 @@ def test_compiled_graph(build, rule):
     check(build, rule, "aot_eager")
 
 
+def compiled_apart(convert):
+    """Compile the residual network's kernels in a process of its own; gives its exit status."""
+    code = (
+        "import test_compile, lra, torch\n"
+        "from nets import MODELS, images\n"
+        "from torch.nn import functional as F\n"
+        "torch.manual_seed(0)\n"
+    )
+    if convert:
+        code += "test_compile.check(MODELS['residual'], lra.LRAE(), 'inductor')\n"
+    else:
+        code += (
+            "model, (x, y) = MODELS['residual']().eval(), images(4, torch.float32)\n"
+            "step = torch.compile(lambda x, y: F.cross_entropy(model(x), y), fullgraph=True)\n"
+            "step(x, y).backward()\n"
+        )
+    here = Path(__file__).parent
+    return subprocess.run([sys.executable, "-c", code], cwd=here, check=False).returncode
+
+
 @pytest.mark.slow
 def test_compiled_kernels():
-    check(MODELS["residual"], lra.LRAE(), "inductor")
+    status = compiled_apart(convert=True)
+    if status < 0 and compiled_apart(convert=False) < 0:
+        pytest.skip("torch's own compiled kernels crash on this processor, without lra too")
+    assert status == 0
 
 
 def test_compiled_model_meets_another_batch_size():

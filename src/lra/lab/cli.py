@@ -1,4 +1,4 @@
-"""The command `lra`: train, evaluate, predict, and data."""
+"""The command `lra`: train, evaluate, predict, write, and data."""
 
 import csv
 import dataclasses

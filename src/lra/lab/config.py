@@ -39,9 +39,9 @@ class TrainConfig(Axis):
     model: str = "mlp"
     """The network: mlp, residual-mlp, lenet, resnet, vit or gpt."""
     width: MaybeInt = None
-    """Units of a layer: mlp 256, residual-mlp 128, vit 64, gpt 128; resnet: first channels, 16."""
+    """By default: mlp 256 units, residual-mlp 128, vit 64, gpt 128, resnet 16 (first channels)."""
     depth: MaybeInt = None
-    """Weight layers: mlp 5, residual-mlp 32, resnet 8 (or 6 n + 2); vit, gpt: blocks, 4."""
+    """By default: mlp 5 layers, residual-mlp 32, resnet 8 (or any 6 n + 2), vit and gpt 4 blocks."""
     hidden: Annotated[tuple[int, ...] | None, optional("INT ...")] = None
     """mlp: sizes of the hidden layers, input side first, in place of width and depth."""
     patch: MaybeInt = None

@@ -39,19 +39,19 @@ class RuleOptions:
     rule: MaybeName = None
     """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry."""
     beta: MaybeFloat = None
-    """lra-e, mirrored-lra: how far targets are from the pre-activations."""
+    """lra-e, mirrored-lra: how far targets are from pre-activations; by default 0.1 and 1."""
     gamma: MaybeFloat = None
-    """lra-e, mirrored-lra, kolen-pollack: step of the feedback weights relative to the weights'."""
+    """lra-e, mirrored-lra, kolen-pollack: step of feedback over the weights'; by default 1."""
     gain: MaybeFloat = None
-    """lra-e: factor of the local error."""
+    """lra-e: factor of the local error; by default 1."""
     normalized: bool = False
     """lra-e: take gain / beta for the factor, so that errors keep their scale."""
     two_sided: bool = False
     """lra-e: compare targets on either side of the pre-activation."""
     relative: MaybeRelative = None
-    """lra-e, mirrored-lra: take beta relative to the largest error of this."""
+    """lra-e, mirrored-lra: beta in units of the largest error of this; mirrored-lra: batch."""
     samples: MaybeInt = None
-    """mirrored-lra: how many times each layer fires to mirror its weights."""
+    """mirrored-lra: how often each layer fires to mirror its weights; by default 10,000."""
     local_loss: MaybeName = None
     """lra-e, mirrored-lra: squared, absolute or cauchy."""
     through: MaybeName = None

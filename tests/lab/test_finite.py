@@ -1,0 +1,82 @@
+"""Numbers that stop being finite are found in networks of any kind, by the layer's name."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from workbench import tiny
+
+import lra
+from lra.lab.finite import weight_not_finite, where_not_finite
+from lra.lab.models import build_network
+
+SIZES: dict[str, dict[str, Any]] = {
+    "resnet": {"width": 4, "depth": 8},
+    "vit": {"width": 8, "depth": 2, "patch": 4},
+    "gpt": {"width": 8, "depth": 2, "context": 6},
+}
+
+
+def network(name: str, converted: bool):
+    config = tiny("digits", model=name, **SIZES[name])
+    model = build_network(config, (6,) if name == "gpt" else (8, 8), 5)
+    terms = "tokens" if name == "gpt" else "batch"
+    return lra.convert(model, lra.LRAE(), loss_terms=terms) if converted else model
+
+
+def samples(name: str) -> torch.Tensor:
+    return torch.randint(0, 5, (3, 6)) if name == "gpt" else torch.rand(3, 8, 8)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize(
+    ("name", "weight", "what"),
+    [
+        ("resnet", "5.block.0.weight", r"layer 5\.block\.0 \(Conv2d\): its weight"),
+        ("resnet", "5.block.1.bias", r"layer 5\.block\.1 \(BatchNorm2d\): its bias"),
+        ("vit", "positions", r"the network \(VisionTransformer\): its positions"),
+        ("vit", "blocks.1.attention.qkv.bias", r"layer blocks\.1\.attention\.qkv \(Linear\)"),
+        ("gpt", "blocks.0.mlp.2.weight", r"layer blocks\.0\.mlp\.2 \(Linear\): its weight"),
+        ("gpt", "embedding.weight", r"layer embedding \(Embedding\): its weight"),
+    ],
+)
+def test_a_weight(name: str, weight: str, what: str, converted: bool) -> None:
+    model = network(name, converted)
+    parameters = dict(model.named_parameters())
+    assert weight_not_finite(model) is None
+    with torch.no_grad():
+        parameters[weight].view(-1)[1] = math.nan
+        parameters["head.bias" if "head.bias" in parameters else "9.bias"][0] = math.inf  # later
+    assert weight_not_finite(model) == weight
+    said = where_not_finite(model, samples(name))
+    assert re.match(rf"in {what}", said), said
+    assert said.endswith("is no longer finite")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_output(name: str) -> None:
+    """The last layer's: all weights are finite, and their product with what arrives is not."""
+    model = network(name, True)
+    head = list(model.modules())[-1]
+    with torch.no_grad():
+        head.weight.fill_(3e38)
+        head.bias.fill_(3e38)
+        if hasattr(model, "norm"):
+            model.norm.bias.fill_(1.0)
+    said = where_not_finite(model, samples(name))
+    path = next(path for path, module in model.named_modules() if module is head)
+    assert said == f"in layer {path} (Linear): its output is no longer finite"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_nothing(name: str) -> None:
+    """All is finite, so the outputs must be too large; and the network is left as it was."""
+    model = network(name, True)
+    said = where_not_finite(model, samples(name))
+    assert re.fullmatch(
+        r"in layer \S+ \(Linear\): its outputs, up to \d\.\de[+-]\d\d, are too large for the loss",
+        said,
+    )
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -1,0 +1,190 @@
+"""Runs on text: losses a character against the saved weights' own, and what is reported of them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from matplotlib.image import imread
+from workbench import metrics, saved_state, tiny
+
+import lra
+from lra.lab import cli, data, runs, training
+from lra.lab.measure import Measured, measure
+from lra.lab.models import build_network
+from lra.lab.state import State
+from lra.lab.training import train
+
+SIZES: dict[str, Any] = {"model": "gpt", "width": 8, "depth": 1, "context": 12}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text and a finished run on it."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "cats.txt").write_text("the cat sat on a mat; " * 40)
+    train(tiny(home / "cats.txt", **SIZES, lr=0.03, epochs=5), home / "run")
+    return home
+
+
+def by_hand(
+    network: torch.nn.Module, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+) -> tuple[float, float]:
+    """Mean of -log p over all characters, and the share that is right, one window at a time."""
+    losses, right = [], []
+    for window, following in zip(x, y, strict=True):
+        with torch.no_grad():
+            logits = network(torch.from_numpy(window)[None])[0].double().numpy()
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        losses += list(-log_p[np.arange(len(following)), following])
+        right += list(log_p.argmax(1) == following)
+    return float(np.mean(losses)), 100 * float(np.mean(right))
+
+
+def trained_network(folder: Path, classes: int) -> torch.nn.Module:
+    network = build_network(runs.read_config(folder), (12,), classes)
+    network.load_state_dict(safetensors.torch.load_file(folder / runs.WEIGHTS))
+    return network
+
+
+def test_losses_are_a_character(home: Path) -> None:
+    """Of the best weights on validation and test samples, in the result and by evaluate."""
+    arrays = data.load(str(home / "cats.txt"), context=12)
+    network = trained_network(home / "run", arrays.num_classes)
+    result = json.loads((home / "run" / runs.RESULT).read_text())
+    loss, accuracy = by_hand(network, arrays.x_test, arrays.y_test)
+    assert result["test_loss"] == pytest.approx(loss, rel=1e-5)
+    assert result["test_accuracy"] == pytest.approx(accuracy)
+    count = len(arrays.x_train) // 10
+    _, chosen = data.split(arrays, count, 0)
+    loss, accuracy = by_hand(network, arrays.x_train[chosen], arrays.y_train[chosen])
+    assert result["validation_loss"] == pytest.approx(loss, rel=1e-5)
+    assert result["validation_accuracy"] == pytest.approx(accuracy)
+    rows = metrics(home / "run")
+    losses = [float(row["validation_loss"]) for row in rows]
+    assert result["best_epoch"] == 1 + losses.index(min(losses))
+    assert float(rows[-1]["train_accuracy"]) > 30
+    found = runs.evaluate(home / "run")
+    assert (found.loss, found.accuracy) == (result["test_loss"], result["test_accuracy"])
+    assert (found.samples, found.predictions) == (len(arrays.x_test), arrays.x_test.size)
+    assert found.per_class == {}
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_measuring_in_parts(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """A number of characters at once that cuts windows into parts of several sizes."""
+    config = tiny("x.txt", **SIZES)
+    network = build_network(config, (12,), 9)
+    x, y = torch.randint(0, 9, (7, 12)), torch.randint(0, 9, (7, 12))
+    monkeypatch.setattr("lra.lab.measure.AT_ONCE", n * 12)
+    found = measure(network, x, y)
+    loss, accuracy = by_hand(network, x.numpy(), y.numpy())
+    assert found.loss == pytest.approx(loss, rel=1e-5)
+    assert found.accuracy == pytest.approx(accuracy)
+
+
+def test_one_step_counts_every_character(tmp_path: Path, home: Path) -> None:
+    """The rule's N is all characters of the batch, as the loss's is: one SGD step by hand."""
+    settings = {"optimizer": "sgd", "lr": 0.5, "precision": "64", "validation": 0, "epochs": 1}
+    arrays = data.load(str(home / "cats.txt"), context=12)
+    n = len(arrays.x_train)
+    config = tiny(home / "cats.txt", **SIZES, **settings, batch_size=n, rule=lra.LRAE(0.3))
+    train(config, tmp_path / "run")
+    torch.manual_seed(0)
+    network = build_network(config, (12,), arrays.num_classes)
+    lra.convert(network, lra.LRAE(0.3), loss_terms=n * 12).double()
+    logits = network(torch.from_numpy(arrays.x_train)).flatten(0, 1)
+    log_p = logits - logits.exp().sum(1, keepdim=True).log()
+    loss = -log_p[torch.arange(n * 12), torch.from_numpy(arrays.y_train).flatten()].mean()
+    (row,) = metrics(tmp_path / "run")
+    assert float(row["loss"]) == pytest.approx(loss.item(), rel=1e-9)
+    loss.backward()
+    state = saved_state(tmp_path / "run")["model"]
+    for name, p in network.named_parameters():
+        torch.testing.assert_close(state[name], (p - 0.5 * p.grad).detach())
+
+
+def test_the_best_epoch_of_text_has_the_least_loss() -> None:
+    """Of classes it has the best accuracy; without validation samples it is the last."""
+    found = [Measured(2.0, 50.0), Measured(1.0, 40.0), Measured(1.5, 60.0), Measured(1.0, 60.0)]
+    for text, better in ((True, [1, 2, 2, 2]), (False, [1, 1, 3, 3])):
+        state = State()
+        for measured, best in zip(found, better, strict=True):
+            before = state.best_epoch
+            assert state.close_epoch(10, measured, text) is (best != before)
+            assert state.best_epoch == best
+        assert state.best("validation_loss") == found[better[-1] - 1].loss
+    state = State()
+    assert [state.close_epoch(10, None, True) for _ in range(3)] == [True] * 3
+    assert state.best_epoch == 3
+
+
+def test_evaluate_on_another_text(home: Path, tmp_path: Path) -> None:
+    """Its characters have other numbers, and some are not known to the network."""
+    text = "a cat that sat; on the moon: " * 30
+    (tmp_path / "moon.txt").write_text(text)
+    known = data.load(str(home / "cats.txt"), context=12).classes
+    cut = len(text) - len(text) // 10
+    test = [known.index(c) if c in known else len(known) - 1 for c in text[cut:]]
+    n = (len(test) - 1) // 12
+    x, y = (np.array(test[i : i + n * 12]).reshape(n, 12) for i in (0, 1))
+    loss, accuracy = by_hand(trained_network(home / "run", len(known)), x, y)
+    found = runs.evaluate(home / "run", str(tmp_path / "moon.txt"))
+    assert (found.loss, found.accuracy) == (pytest.approx(loss, rel=1e-5), pytest.approx(accuracy))
+    assert len(known) - 1 in y  # the m and the colon
+
+
+def test_what_is_said(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--model gpt --width 8 --depth 1 --context 12 --epochs 2 --batch-size 16 --device cpu"
+    run = tmp_path / "run"
+    cli.main(["train", str(home / "cats.txt"), *words.split(), "--out", str(run)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "gpt, width 8, depth 1, context 12, gelu; " in lines[0]
+    assert lines[1].split() == [
+        *("epoch", "loss", "train", "%", "validation", "loss", "characters/s")
+    ]
+    rows = metrics(run)
+    for line, row in zip(lines[2:4], rows, strict=True):
+        loss = f"{float(row['validation_loss']):.4f}"
+        figures = f"{float(row['loss']):.4f}", f"{float(row['train_accuracy']):.2f}", loss
+        assert line.split()[:4] == [f"{row['epoch']}/2", *figures]
+        ends = (text.index(last) + len(last) for text, last in ((lines[1], "n loss"), (line, loss)))
+        assert abs(next(ends) - next(ends)) < 2  # it is in its column
+    result = json.loads((run / runs.RESULT).read_text())
+    assert lines[4].startswith(
+        f"test loss {result['test_loss']:.4f} nats a character, {result['test_accuracy']:.2f}% "
+        f"right (best epoch {result['best_epoch']} of 2), {result['test_loss_last']:.4f} with"
+    )
+    cli.main(["evaluate", str(run)])
+    (said,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        rf"cats.txt: accuracy {result['test_accuracy']:.2f}%, loss {result['test_loss']:.4f}, "
+        r"over 7 test samples of 84 characters",
+        said,
+    )
+
+
+def test_the_picture_has_the_losses_alone(home: Path) -> None:
+    picture = imread(home / "run" / runs.CURVES)
+    assert picture.shape[1] < 800  # one panel
+    colours = {tuple(c) for c in (picture[..., :3].reshape(-1, 3) * 255).round().astype(int)}
+    assert {(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)} <= colours
+
+
+def test_weights_that_follow_no_rule_are_told(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert = lra.convert
+    monkeypatch.setattr(
+        training.lra, "convert", lambda model, rule, **kw: convert(model, rule, skip="3", **kw)
+    )
+    cli.main(
+        f"train digits --hidden 64 64 --epochs 1 --device cpu --out {tmp_path / 'run'}".split()
+    )
+    weights, apart = 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10, 64 * 64 + 64
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"{100 * apart / weights:.1f}% of the weights follow no rule: Linear"
