@@ -82,8 +82,12 @@ def test_a_host_that_never_answers_is_passed_over(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(remote.pooch, "HTTPDownloader", Hangs)
     monkeypatch.setattr(remote, "PROBE_SECONDS", 0.05)
-    with pytest.raises(Failure, match=r"no answer within 0\.05 s"):
-        list(remote.mirror("http://host.invalid/").read(FILES, print))
+    for source in (
+        remote.mirror("http://host.invalid/"),
+        remote.archive("http://host.invalid/all.tar.gz", "inside"),
+    ):
+        with pytest.raises(Failure, match=r"no answer within 0\.05 s"):
+            list(source.read(FILES, print))
     release.set()
 
 

@@ -41,7 +41,7 @@ class TrainConfig(Axis):
     width: MaybeInt = None
     """By default: mlp 256 units, residual-mlp 128, vit 64, gpt 128, resnet 16 (first channels)."""
     depth: MaybeInt = None
-    """By default: mlp 5 layers, residual-mlp 32, resnet 8 (or any 6 n + 2), vit and gpt 4 blocks."""
+    """By default: mlp 5 layers, residual-mlp 32, resnet 8 (or any 6 n + 2); vit, gpt 4 blocks."""
     hidden: Annotated[tuple[int, ...] | None, optional("INT ...")] = None
     """mlp: sizes of the hidden layers, input side first, in place of width and depth."""
     patch: MaybeInt = None
