@@ -65,6 +65,10 @@ def test_surrogates(xp, array):
     h = rng.normal(size=20)
     close(lra.IdentitySurrogate()(array(h), xp), h)
     close(lra.TanhSurrogate()(array(h), xp), np.tanh(h))
+    close(lra.HardTanhSurrogate()(array(3 * h), xp), np.minimum(np.maximum(3 * h, -1), 1))
+    close(lra.SigmoidSurrogate()(array(h), xp), 1 / (1 + np.exp(-h)))
+    far = lra.SigmoidSurrogate()(array(np.array([-1e4, 1e4])), xp)
+    close(far, np.array([0.0, 1.0]))
 
 
 @NAMESPACES

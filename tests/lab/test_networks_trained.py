@@ -1,5 +1,6 @@
 """Networks of each kind in runs: resumed to the same bits, and in two processes as in one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,24 @@ def test_two_processes_equal_one(tmp_path: Path, name: str) -> None:
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-8)
         assert a["train_accuracy"] == b["train_accuracy"]
     assert training.runs.evaluate(tmp_path / "two").samples > 0
+
+
+@pytest.mark.slow
+def test_batch_norm_in_two_processes(tmp_path: Path) -> None:
+    """Each has its part's own statistics; the last batch has a sample for one of them alone."""
+    path = write_images(tmp_path / "i.npz", n=47 + 9)
+    words = "--model resnet --width 4 --lr 0.01 --epochs 2 --batch-size 23 --validation 9"
+    process = start_lra(
+        *("train", path, *words.split(), "--device", "cpu", "--devices", 2, "--out", "two"),
+        cwd=tmp_path,
+    )
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    state = saved_state(tmp_path / "two")["model"]
+    assert all(bool(value.isfinite().all()) for value in state.values())
+    means = [value for name, value in state.items() if name.endswith("running_mean")]
+    assert len(means) == 7
+    assert all(mean.abs().sum() > 0 for mean in means)
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    found = training.runs.evaluate(tmp_path / "two")
+    assert (found.accuracy, found.loss) == (result["test_accuracy"], result["test_loss"])

@@ -81,7 +81,11 @@ def test_measuring_in_parts(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     network = build_network(config, (12,), 9)
     x, y = torch.randint(0, 9, (7, 12)), torch.randint(0, 9, (7, 12))
     monkeypatch.setattr("lra.lab.measure.AT_ONCE", n * 12)
+    sizes: list[int] = []
+    hook = network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     found = measure(network, x, y)
+    hook.remove()
+    assert (sum(sizes), max(sizes)) == (7, n)
     loss, accuracy = by_hand(network, x.numpy(), y.numpy())
     assert found.loss == pytest.approx(loss, rel=1e-5)
     assert found.accuracy == pytest.approx(accuracy)

@@ -240,14 +240,14 @@ def test_the_mirror_of_a_device_tells_of_its_weights_as_they_act():
     assert angle(layer.feedback.detach(), W) == pytest.approx(expected, rel=0.3)  # less noise
 
 
-@pytest.mark.parametrize("rule", [lra.MirroredLRA(), lra.Backprop(), lra.LRAE()], ids=lra.name_of)
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.Backprop(), lra.SignSymmetry()], ids=lra.name_of)
 def test_forward_is_the_devices_own(rule):
     x, _ = batch()
-    plain, model = network(0.3), lra.convert(network(0.3), lra.LRAE())
+    plain, model = network(0.3), lra.convert(network(0.3), rule)
     expected = plain(x)
     assert torch.equal(model(x), expected)  # its noise comes from a generator of its own
     with torch.no_grad():
-        assert torch.equal(model(x), plain(x))
+        assert torch.equal(model(x.requires_grad_()), plain(x.detach()))
     assert [type(m) for m in lra.restore(model)] == [type(m) for m in plain]
 
 
@@ -269,6 +269,21 @@ def test_copies_and_pickles_give_the_same_updates():
     WEIGHTS.pop(Device)  # another process, where nobody named it
     PRODUCTS.pop(Device)
     assert_same(updates(pickle.loads(stored), x, t), expected)
+
+
+def test_a_stored_state_gives_the_same_updates():
+    x, t = batch()
+    model = lra.convert(network(), lra.MirroredLRA())
+    expected = updates(model, x, t)
+    other = lra.convert(network(), lra.MirroredLRA(samples=10))
+    with torch.no_grad():
+        for p in other.parameters():
+            p.normal_()
+    other.load_state_dict(model.state_dict())
+    assert_same(updates(other, x, t), expected)
+    plain = network()
+    lra.restore(other)
+    assert other.state_dict().keys() == plain.state_dict().keys()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
@@ -322,6 +337,11 @@ class Shortened(Device):
         return super().forward(z)[:, 1:]
 
 
+class Untold(Device):
+    def forward(self, z):
+        return super().forward(z).numpy()
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -336,8 +356,8 @@ def test_what_cannot_be_named_is_refused(arguments, options, message):
         lra.weights(*arguments, **options)
 
 
-def test_layers_of_other_shapes_are_refused():
-    for cls in (Kernels, Shortened):
+def test_layers_that_give_something_else_are_refused():
+    for cls in (Kernels, Shortened, Untold):
         lra.weights(cls, opaque=True)
     try:
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), Kernels())
@@ -347,6 +367,9 @@ def test_layers_of_other_shapes_are_refused():
         model = lra.convert(nn.Sequential(Shortened(6, 4), nn.Tanh(), Device(3, 2)), lra.LRAE())
         with pytest.raises(lra.RuleError, match=r"made \(7, 3\) of \(7, 6\) with a weight of"):
             model(torch.randn(7, 6).double())
+        model = lra.convert(nn.Sequential(Untold(6, 4), nn.Tanh(), Device(4, 2)), lra.LRAE())
+        with pytest.raises(lra.RuleError, match="forward of a Untold gave ndarray, no tensor"):
+            model(torch.randn(7, 6).double())
     finally:
-        for cls in (Kernels, Shortened):
+        for cls in (Kernels, Shortened, Untold):
             del WEIGHTS[cls], PRODUCTS[cls]

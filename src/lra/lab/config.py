@@ -45,7 +45,7 @@ class TrainConfig(Axis):
     hidden: Annotated[tuple[int, ...] | None, optional("INT ...")] = None
     """mlp: sizes of the hidden layers, input side first, in place of width and depth."""
     patch: MaybeInt = None
-    """vit: side of a patch, in pixels; by default the least that makes at most 64 of them."""
+    """vit: side of a patch, in pixels; by default the least from 2 up that makes at most 64."""
     context: MaybeInt = None
     """gpt: how many characters a sample has; by default 128."""
     activation: MaybeName = None

@@ -132,8 +132,8 @@ class VisionTransformer(nn.Module):
 
 
 def _patch(high: int, wide: int) -> int:
-    """Give the least size of a patch that makes at most 64 tokens."""
-    sizes = itertools.count(1)
+    """Give the least size of a patch, 2 pixels or more, that makes at most 64 tokens."""
+    sizes = itertools.count(min(2, high, wide))  # tokens of a single pixel hardly learn
     return next(p for p in sizes if math.ceil(high / p) * math.ceil(wide / p) <= 64)
 
 

@@ -123,14 +123,18 @@ class _Opaque(LinearOperation):
 
 
 def _run(plain: type[nn.Module], layer: nn.Module, z: Tensor) -> Tensor:
-    h = plain.forward(layer, z.detach())
+    h = plain.forward(layer, z)
     if not isinstance(h, Tensor):
         raise RuleError(f"the forward of a {plain.__name__} gave {type(h).__name__}, no tensor")
-    return h.detach()
+    return h
 
 
 class LocalOpaque(LocalWeights):
-    """A weight layer of a class that `weights` names as one that can only be run."""
+    """A weight layer of a class that `weights` names as one that can only be run.
+
+    Unlike others it never leaves an error to autograd, which would find nothing here: not under
+    `Transpose`, nor where it sees the raw input.
+    """
 
     @staticmethod
     def product_of(layer: Any) -> Any:
@@ -147,11 +151,6 @@ class LocalOpaque(LocalWeights):
             return _run(plain, layer, x).to(x)
 
         return Run(f, shape[1:], opaque=True)
-
-    @property
-    def follows_rule(self) -> bool:
-        """Always: autograd would find nothing here."""
-        return True
 
     def run_plain(self, z: Tensor) -> Tensor:
         """Run the plain forward."""
