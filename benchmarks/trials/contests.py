@@ -170,11 +170,13 @@ def units() -> list[Contest]:
             if unit == "sign":
                 entrants.append(Entrant("relative to the batch", at_slopes))
             shape = {"model": "mlp", "width": 256, "depth": layers + 1, "activation": unit}
+            noisy = layers == 8 and unit in ("bernoulli", "lwta:2")  # both rules, at large steps
+            rates = (3e-4, 1e-3, 3e-3) if noisy else (1e-3, 3e-3)
             found.append(
                 Contest(
                     "units", f"{unit}, {layers} layers",
                     MNIST | shape | {"init": LECUN, "epochs": 2},
-                    tuple(entrants), (1e-3, 3e-3), SHORT,
+                    tuple(entrants), rates, SHORT,
                 )
             )  # fmt: skip
     return found
