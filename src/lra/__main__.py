@@ -1,6 +1,24 @@
-"""Run the `lra` command as `python -m lra`."""
+"""Run the `lra` command: also as `python -m lra`."""
 
-from lra.lab.cli import main
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    print("lra: stopped", file=sys.stderr, flush=True)  # noqa: T201 - nothing else is loaded yet
+    os._exit(128 + number)
+
+
+def main() -> None:
+    """Load the command and run it; Ctrl-C while it loads ends the process at once."""
+    before = signal.signal(signal.SIGINT, _stop)  # libraries that load may swallow the exception
+    from lra.lab import cli
+
+    signal.signal(signal.SIGINT, before)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -5,19 +5,21 @@ import json
 import os
 import re
 import select
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-from workbench import fork_lra, metrics, tiny, write_blobs
+from workbench import fork_lra, metrics, read_train, tiny, write_blobs
 
 import lra
 from lra import FanIn, Normal
 from lra.lab import cli, data, runs, sources, training
 from lra.lab.config import TrainConfig
 from lra.lab.recipes import RECIPES
+from lra.lab.rule_options import RuleOptions
 
 
 class Said:
@@ -77,8 +79,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, blobs: Path) -> Path:
 def test_help(call: Call) -> None:
     said = call("--help")
     assert said.code == 0
-    for name in cli._COMMANDS:
-        assert f"lra {name} " in said.out
+    for name in {name.split()[0] for name in cli.COMMANDS}:
+        assert re.search(rf"• {name} +[A-Z]", said.out)
+    said_of_data = call("data", "--help")
+    assert said_of_data.code == 0
+    for name in ("list", "fetch", "show"):
+        assert re.search(rf"• {name} +[A-Z]", said_of_data.out)
     assert call("-h").out == call().out == said.out
 
 
@@ -87,7 +93,7 @@ def test_version(call: Call) -> None:
 
 
 OPTIONS = {
-    "train": (TrainConfig, cli.RuleOptions, cli.Train),
+    "train": (TrainConfig, RuleOptions, cli.Train),
     "evaluate": (cli.Evaluate,),
     "predict": (cli.Predict,),
     "write": (cli.Write,),
@@ -97,7 +103,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", cli._COMMANDS)
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
     said = call(*name.split(), "--help")
     assert said.code == 0
@@ -109,7 +115,7 @@ def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
         for f in fields(cls):
             if "Positional" in str(f.type):
                 assert f.name.upper() in said.out
-            elif f.name not in ("rule", "config") or cls is cli.RuleOptions:
+            elif f.name not in ("rule", "config") or cls is RuleOptions:
                 option = f.name.replace("_", "-")
                 expected.add(f"--{option}")
                 if f.type in (bool, "bool"):
@@ -244,7 +250,7 @@ def test_an_existing_run(call: Call, blobs: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_and_some_options_over_it() -> None:
     words = ["mnist", "--recipe", "seed-mnist", "--epochs", "20", "--beta", "0.05"]
-    config, options = cli.read_train(words)
+    config, options = read_train(words)
     made = RECIPES["seed-mnist"]
     expected = TrainConfig(
         "mnist",
@@ -259,7 +265,7 @@ def test_a_recipe_and_some_options_over_it() -> None:
 
 @pytest.mark.parametrize("words", ["--recipe=paper mnist", "mnist --recipe paper"])
 def test_a_recipe_in_each_way_to_write_it(words: str) -> None:
-    config, _ = cli.read_train([*words.split(), "--hidden", "9"])
+    config, _ = read_train([*words.split(), "--hidden", "9"])
     paper = RECIPES["paper"]
     rule = lra.named(paper.rule, **paper.options)
     assert config == TrainConfig("mnist", rule, **paper.settings | {"hidden": (9,)})
@@ -267,7 +273,7 @@ def test_a_recipe_in_each_way_to_write_it(words: str) -> None:
 
 def test_options_over_a_recipe_of_another_kind() -> None:
     words = "mnist --recipe seed-mnist --bias --init fan-in:2 --feedback-init normal:0.5 --gain 3"
-    config, _ = cli.read_train(words.split())
+    config, _ = read_train(words.split())
     assert config.bias is True
     assert config.init == FanIn(2.0)
     assert config.rule == lra.LRAE(0.1, 1.0, 3.0, init=Normal(0.5))
@@ -276,13 +282,13 @@ def test_options_over_a_recipe_of_another_kind() -> None:
 @pytest.mark.parametrize("name", [name for name in lra.RULES if name != "lra-e"])
 def test_another_rule_than_the_recipe(name: str) -> None:
     """The recipe's set-up, and nothing of its rule."""
-    config, _ = cli.read_train(["mnist", "--recipe", "seed-mnist", "--rule", name])
+    config, _ = read_train(["mnist", "--recipe", "seed-mnist", "--rule", name])
     assert config == TrainConfig("mnist", lra.named(name), **RECIPES["seed-mnist"].settings)
 
 
 def test_the_recipes_rule_by_name_keeps_its_options() -> None:
-    plain, _ = cli.read_train(["mnist", "--recipe", "paper"])
-    named, _ = cli.read_train(["mnist", "--recipe", "paper", "--rule", "lra-e"])
+    plain, _ = read_train(["mnist", "--recipe", "paper"])
+    named, _ = read_train(["mnist", "--recipe", "paper", "--rule", "lra-e"])
     assert named == plain
 
 
@@ -307,7 +313,7 @@ def test_the_recipes_rule_by_name_keeps_its_options() -> None:
     ],
 )
 def test_rules_and_their_options(words: str, rule: lra.Rule) -> None:
-    config, _ = cli.read_train(["digits", *words.split()])
+    config, _ = read_train(["digits", *words.split()])
     assert config.rule == rule
     assert config == TrainConfig("digits", rule)
 
@@ -319,7 +325,7 @@ def test_every_setting_has_an_option() -> None:
         "--batch-size 7 --validation 9 --patience 2 --seed 11 --device cpu --devices 2 "
         "--precision 64 --out there --overwrite --data here"
     )
-    config, options = cli.read_train(words.split())
+    config, options = read_train(words.split())
     expected = TrainConfig(
         dataset="a.npz",
         hidden=(3, 2),
@@ -347,14 +353,14 @@ def test_every_setting_has_an_option() -> None:
         "digits --model vit --width 8 --depth 2 --patch 3 --activation quantized:4 "
         "--straight-through tanh --schedule one-cycle --warmup 0.25 --augment flip crop"
     )
-    config, _ = cli.read_train(words.split())
+    config, _ = read_train(words.split())
     sizes = {"model": "vit", "width": 8, "depth": 2, "patch": 3}
     sizes |= {"activation": "quantized:4", "straight_through": "tanh"}
     steps = {"schedule": "one-cycle", "warmup": 0.25, "augment": ("flip", "crop")}
     assert config == TrainConfig("digits", **sizes, **steps)
-    config, _ = cli.read_train(["python", "--model", "gpt", "--context", "16"])
+    config, _ = read_train(["python", "--model", "gpt", "--context", "16"])
     assert config == TrainConfig("python", model="gpt", context=16)
-    config, _ = cli.read_train(["digits", "--betas", "0.5", "0.25", "--hidden"])
+    config, _ = read_train(["digits", "--betas", "0.5", "0.25", "--hidden"])
     assert (config.betas, config.hidden) == ((0.5, 0.25), ())
 
 
@@ -445,7 +451,7 @@ def test_no_test_pair_and_no_validation(call: Call, tmp_path: Path) -> None:
 def test_each_run_gets_a_folder_of_its_own(
     call: Call, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.time, "strftime", lambda form: "now")
+    monkeypatch.setattr(time, "strftime", lambda form: "now")
     for seed in (0, 1, 2):
         said = call("train", blobs, "--epochs", 1, "--hidden", 4, "--device=cpu", "--seed", seed)
         assert said.code == 0

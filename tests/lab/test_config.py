@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 from torch import nn
+from workbench import read_train
 
 import lra
 from lra import FanIn, Normal, OptionError
-from lra.lab import cli, options, recipes, runs
+from lra.lab import options, recipes, runs
 from lra.lab.augment import AUGMENTATIONS
 from lra.lab.config import TrainConfig
 from lra.lab.networks import NETWORKS
 from lra.lab.options import ACTIVATIONS, INITS, NAMED_INITS, OPTIMIZERS, PRECISIONS, SURROGATES
 from lra.lab.recipes import RECIPES, Recipe
-from lra.lab.rule_options import LOCAL_LOSSES
+from lra.lab.rule_options import LOCAL_LOSSES, RuleOptions
 from lra.lab.schedule import SCHEDULES
 from lra.torch.layers import NONLINEARITIES
 from lra.torch.units import Unit
@@ -309,7 +310,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_recipes_hold_the_numbers_of_their_sources(name: str) -> None:
     rule, settings = EXPECTED[name]
-    made, _ = cli.read_train(["--recipe", name])
+    made, _ = read_train(["--recipe", name])
     assert made.rule == rule
     assert made.dataset == ("fashion-mnist" if "fashion" in name else "mnist")
     defaults = TrainConfig("mnist")
@@ -338,12 +339,12 @@ OWN_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 def test_recipes_run_as_they_stand(name: str) -> None:
     """Each by the one rule that trains any network, and on the data that it is for."""
     dataset, settings = OWN_RECIPES[name]
-    made, _ = cli.read_train(["--recipe", name])
+    made, _ = read_train(["--recipe", name])
     assert made.rule == lra.MirroredLRA()
     assert made.dataset == dataset
     assert {field: getattr(made, field) for field in settings} == settings
     assert made.epochs is not None
-    other, _ = cli.read_train(["digits", "--recipe", name, "--rule", "backprop"])
+    other, _ = read_train(["digits", "--recipe", name, "--rule", "backprop"])
     assert (other.dataset, other.rule) == ("digits", lra.Backprop())
     same = {f.name for f in fields(TrainConfig)} - {"dataset", "rule"}
     assert all(getattr(other, field) == getattr(made, field) for field in same)
@@ -450,7 +451,7 @@ def test_help_lists_the_tables() -> None:
     for option in ("momentum", "betas", "smoothing"):
         having = {name for name, own in OPTIMIZERS.items() if option in own}
         assert {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", texts[option])} == having
-    rules = field_texts(cli.RuleOptions)
+    rules = field_texts(RuleOptions)
     assert listed(rules["rule"]) == set(lra.RULES)
     assert "lra-e (default)" in rules["rule"]
     assert listed(rules["local_loss"].partition(":")[2]) == set(LOCAL_LOSSES)
@@ -473,8 +474,8 @@ def test_help_says_which_networks_have_a_size(option: str) -> None:
 
 def test_help_says_which_rules_have_an_option() -> None:
     names = {"feedback_init": "init"}
-    texts = field_texts(cli.RuleOptions)
-    assert len(texts) == len(fields(cli.RuleOptions))
+    texts = field_texts(RuleOptions)
+    assert len(texts) == len(fields(RuleOptions))
     offered = set()
     for option, text in texts.items():
         if option == "rule":

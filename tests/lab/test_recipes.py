@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from workbench import metrics, saved_state
+from workbench import metrics, read_train, saved_state
 
-from lra.lab import cli, runs
+from lra.lab import runs
 from lra.lab.models import build_network
 from lra.lab.networks import NETWORKS
 from lra.lab.recipes import RECIPES
@@ -36,7 +36,7 @@ def test_a_recipe_trains(tmp_path: Path, name: str) -> None:
     path = stand_in(tmp_path, made.dataset, 30)
     words = f"--recipe {name} --epochs 1 --validation 10 --batch-size 10 --device cpu"
     words += " --samples 100" if made.rule == "mirrored-lra" else ""
-    config, _ = cli.read_train([str(path), *words.split()])
+    config, _ = read_train([str(path), *words.split()])
     result = train(config, tmp_path / "run")
     assert result["model"] == made.settings.get("model", "mlp")
     assert result["rule"] == made.rule

@@ -30,6 +30,7 @@ from torch import Tensor
 from lra.lab import checkpoint, cli, runs, training
 from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
+from lra.lab.train_command import Train
 
 SHAPE, CLASSES = (2, 3), 3
 
@@ -57,6 +58,13 @@ def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
     if changes.get("model", "mlp") == "mlp":
         settings["hidden"] = (7, 5)
     return TrainConfig(str(dataset), **(settings | changes))
+
+
+def read_train(words: Sequence[str]) -> tuple[TrainConfig, Train]:
+    """Read the options of `lra train`: the configuration that they make, and the options."""
+    options = cli.parse(["train", *words])
+    assert isinstance(options, Train)
+    return options.full_config, options
 
 
 class Watcher(Reporter):

@@ -1,59 +1,20 @@
 """Checkpoints: written aside, flushed and renamed; read only when whole and free of code."""
 
-import contextlib
-import errno
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lra.errors import RunError
+from lra.lab.atomic import flush_folder, refused, write_atomically
 
 NAME = "checkpoint"
 PREVIOUS = "checkpoint.previous"
 _NEW = "checkpoint.new"
 _NEWEST_FIRST = (_NEW, NAME, PREVIOUS)
 _MAGIC = b"lra-checkpoint-1\n"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment either the old or the new content is there, whole.
-
-    Raises:
-        RunError: where the disk is full or refuses.
-    """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise _refused(path, error) from error
-
-
-def _refused(path: Path, error: OSError) -> RunError:
-    full = "the disk is full; free some space, then lra train --resume goes on"
-    why = full if error.errno == errno.ENOSPC else str(error)
-    return RunError(f"cannot write {path}: {why}")
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system lets folders be flushed."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -80,9 +41,9 @@ def _put_in_place(folder: Path) -> None:
         if current.exists():
             current.replace(folder / PREVIOUS)
         (folder / _NEW).replace(current)
-        _flush_folder(folder)
+        flush_folder(folder)
     except OSError as error:
-        raise _refused(current, error) from error
+        raise refused(current, error) from error
 
 
 def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +25,15 @@ class Reporter:
 
     def end(self, result: dict[str, Any], folder: Path) -> None:
         """Hear the result."""
+
+    def close(self) -> None:
+        """Hear that no more comes, whether the run came to its end or not."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class ConsoleReporter(Reporter):

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lra.lab.checkpoint import write_atomically
+from lra.lab.atomic import write_atomically
 
 
 def curves(path: Path, rows: list[dict[str, Any]], title: str, *, text: bool = False) -> None:

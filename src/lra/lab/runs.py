@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lra.errors import DataError, OptionError, RunError
 from lra.lab import checkpoint, data
+from lra.lab.atomic import write_atomically
 from lra.lab.config import TrainConfig
 from lra.lab.data import Dataset
 from lra.lab.measure import logits_of, measure
@@ -90,7 +91,7 @@ def read_config(folder: Path) -> TrainConfig:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write plain data as JSON."""
-    checkpoint.write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -99,14 +100,14 @@ def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
-    checkpoint.write_atomically(folder / METRICS, text.getvalue().encode())
+    write_atomically(folder / METRICS, text.getvalue().encode())
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write the plain network's weights, with how to rebuild it in the file's own header."""
     header = {"network": json.dumps(about)}
     content = safetensors.torch.save(weights, metadata=header)
-    checkpoint.write_atomically(folder / WEIGHTS, content)
+    write_atomically(folder / WEIGHTS, content)
 
 
 @dataclass(frozen=True)

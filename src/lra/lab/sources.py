@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 import warnings
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pooch  # type: ignore[import-untyped]
 
 from lra.errors import DataError
 from lra.lab.archives import Failure, members, unpacked
+from lra.lab.atomic import put
 from lra.lab.origins import ARCHIVES, CHECKSUMS, REMOTE, SUBFOLDERS, SYSTEM
 from lra.lab.remote import Event
 
@@ -232,18 +232,10 @@ def _checked(name: str, file: str, content: bytes) -> bytes:
 
 
 def _store(path: Path, content: bytes) -> Path:
-    """Write a file so that its name only ever stands for all of its bytes."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    """Write a file into the cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("xb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        put(path, content)
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror or error}). Remedy: make room or name a "
