@@ -7,7 +7,8 @@ from types import FrameType
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    print("lra: stopped", file=sys.stderr, flush=True)  # noqa: T201 - nothing else is loaded yet
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of a run's processes says so
+        print("lra: stopped", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(128 + number)
 
 

@@ -51,10 +51,10 @@ def parse(words: list[str]) -> Command:
         _check_command(words)
     app = SubcommandApp()
     groups = {name: SubcommandApp() for name in GROUPS}
-    for name, command in COMMANDS.items():
+    for name, listed in COMMANDS.items():
         group, _, last = name.rpartition(" ")
-        made = train_command(words[1:]) if words[:1] == [name] == ["train"] else command
-        (groups[group] if group else app).command(made, name=last)
+        made = train_command(words[1:]) if words[:1] == [name] == ["train"] else listed
+        (groups[group] if group else app).command(name=last)(made)
     for name, group_app in groups.items():
         app.command(group_app, name=name, help=GROUPS[name])
     about = (
@@ -80,6 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after `lra`; by default the process's own.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # all of a run's processes stop; one says so
     console, errors = Console(), Console(stderr=True)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: say(errors, f"lra: {message}")
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             parse(words).execute(console)
     except training.Interrupted as stop:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # all of a run's processes stop; one says so
+        if first:
             say(errors, f"lra: {stop}")
         sys.exit(128 + stop.signal)
     except lra.OptionError as error:
@@ -99,5 +100,6 @@ def main(arguments: list[str] | None = None) -> None:
         say(errors, f"lra: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        say(errors, "lra: stopped")
+        if first:
+            say(errors, "lra: stopped")
         sys.exit(130)

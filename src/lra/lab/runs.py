@@ -29,6 +29,7 @@ from lra.lab.networks import NETWORKS
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
 WEIGHTS, CURVES = "model.safetensors", "curves.png"
+EVENTS = "events.out.tfevents.*"
 COLUMNS = (
     *("epoch", "loss", "train_accuracy"),
     *("validation_loss", "validation_accuracy", "seconds"),
@@ -63,7 +64,7 @@ def _files(folder: Path) -> Iterator[Path]:
     """Yield the files of a run that are there, and no others."""
     names = (CONFIG, METRICS, RESULT, WEIGHTS, CURVES, checkpoint.NAME, checkpoint.PREVIOUS)
     yield from (folder / name for name in names if (folder / name).exists())
-    yield from folder.glob("events.out.tfevents.*")
+    yield from folder.glob(EVENTS)
     for name in names:
         yield from folder.glob(f"{name}.*.tmp")
     yield from folder.glob(f"{checkpoint.NAME}*.new")

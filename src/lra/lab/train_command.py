@@ -59,14 +59,13 @@ class Train:
     def execute(self, console: Console) -> None:
         """Train."""
         config = self.full_config
-        with ConsoleReporter(console) as reporter:
-            training.train(
-                config,
-                self.out or _new_folder(config),
-                overwrite=self.overwrite,
-                data_folder=self.data,
-                reporter=reporter,
-            )
+        training.train(
+            config,
+            self.out or _new_folder(config),
+            overwrite=self.overwrite,
+            data_folder=self.data,
+            reporter=ConsoleReporter(console),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class Resume:
 
     def execute(self, console: Console) -> None:
         """Train on."""
-        with ConsoleReporter(console) as reporter:
-            training.resume(self.resume, data_folder=self.data, reporter=reporter)
+        reporter = ConsoleReporter(console)
+        training.resume(self.resume, data_folder=self.data, reporter=reporter)
 
 
 def train_command(words: list[str]) -> Callable[..., Command]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lra
 from lra.errors import RunError
-from lra.lab import checkpoint, data, events, plots, runs
+from lra.lab import checkpoint, data, runs
 from lra.lab.batches import Batch, Batches, Pair, place
 from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
@@ -20,6 +20,7 @@ from lra.lab.fabric import start_fabric
 from lra.lab.finite import weight_not_finite, where_not_finite
 from lra.lab.measure import Measured, count_right, cross_entropy, measure
 from lra.lab.models import build_network, build_optimizer, check_reads, describe, plain_state
+from lra.lab.reporters import EventsReporter, FilesReporter, Reporters
 from lra.lab.schedule import factor
 from lra.lab.state import State
 from lra.lab.stop import Stop
@@ -140,7 +141,7 @@ class _Run:
             ) from error
 
     def save(self, state: State) -> None:
-        """Write a checkpoint, and the files that follow from it."""
+        """Write a checkpoint."""
         self._require_finite_weights(state)
         self.last_save = time.monotonic()
         if self.fabric.is_global_zero:
@@ -155,36 +156,37 @@ class _Run:
             checkpoint.save(self.folder, content)
         self.fabric.barrier()
 
-    def publish(self, state: State) -> None:
-        """Write what others read: metrics and best weights."""
-        if not self.fabric.is_global_zero:
-            return
-        runs.write_metrics(self.folder, state.rows)
-        if state.best_weights:
-            shape, classes = list(self.data.sample_shape), list(self.data.classes)
-            about = {"sample_shape": shape, "classes": classes}
-            runs.write_weights(self.folder, state.best_weights, about)
-
     def go(self, state: State) -> dict[str, Any]:
         """Train from a state to the end."""
         steps = self.batches.steps
         epochs = self.config.epochs or max(10, math.ceil(1000 / steps))
         self.all_steps = epochs * steps
-        self.reporter.start(self._describe(), epochs, steps, self.text)
-        self.publish(state)
         patience = self.config.patience or epochs
-        with self._log(state) as log, self.stop.listening():
+        with self.stop.listening(), contextlib.closing(self._reporters(state)) as reporter:
+            reporter.start(self._describe(), epochs, steps, self.text)
             began = time.monotonic() - state.seconds
             while state.epoch < epochs and state.epoch - state.best_epoch < patience:
-                self._epoch(state, began)
-                log(state.rows[-1])
-                self.reporter.epoch(state.rows[-1], epochs)
-        return self._finish(state)
+                self._epoch(state, began, reporter)
+                reporter.epoch(state.rows[-1], epochs)
+            result = self._result(state)
+            reporter.end(result, self.folder)
+        return result
 
-    def _log(self, state: State) -> contextlib.AbstractContextManager[events.Log]:
-        if self.fabric.is_global_zero:
-            return events.logging(self.folder, state.rows, self.reporter.note)
-        return contextlib.nullcontext(lambda row: None)
+    def _reporters(self, state: State) -> Reporter:
+        """Give who hears of the run: its files and log, and whoever was passed; one process's."""
+        if not self.fabric.is_global_zero:
+            return Reporter()
+        shape, classes = list(self.data.sample_shape), list(self.data.classes)
+        about = {"sample_shape": shape, "classes": classes}
+        rule = name_of(self.config.rule)
+        title = f"{self.data.name}, {self.config.model}, {rule}, seed {self.config.seed}"
+        return Reporters(
+            (
+                FilesReporter(self.folder, state, about, title),
+                EventsReporter(self.folder, state.rows),
+                self.reporter,
+            )
+        )
 
     def _describe(self) -> str:
         weights, learned = self._sizes()
@@ -199,7 +201,7 @@ class _Run:
         learned = sum(E.numel() for E in lra.feedback_parameters(self.network))
         return sum(p.numel() for p in self.network.parameters()) - learned, learned
 
-    def _epoch(self, state: State, began: float) -> None:
+    def _epoch(self, state: State, began: float, reporter: Reporter) -> None:
         """Do an epoch, or the rest of one."""
         pending: list[tuple[Tensor, Tensor, int]] = []
         seen, steps = state.step * self.config.batch_size, self.batches.steps
@@ -218,7 +220,7 @@ class _Run:
             if not pending and (state.step % CHECK_EVERY == 0 or state.step == steps):
                 state.seconds = time.monotonic() - began
                 each = batch.predictions // batch.size
-                self.reporter.step(state.step, state.loss_sum, state.correct, seen * each)
+                reporter.step(state.step, state.loss_sum, state.correct, seen * each)
             if self._must_stop(state, pending, batch.x):
                 state.seconds = time.monotonic() - began
                 self.save(state)
@@ -271,7 +273,6 @@ class _Run:
             best = plain_state(self.network, self.plain_names)
             state.best_weights = {name: value.clone() for name, value in best.items()}
         self.save(state)
-        self.publish(state)
 
     def _measure(self, network: nn.Module, pair: Pair | None) -> Measured | None:
         if pair is None:
@@ -280,15 +281,15 @@ class _Run:
         with self.fabric.autocast():
             return measure(network, *pair)
 
-    def _finish(self, state: State) -> dict[str, Any]:
-        """Report how the best-validation weights do on the test pair, and the last ones."""
+    def _result(self, state: State) -> dict[str, Any]:
+        """Tell how the best-validation weights do on the test pair, and the last ones."""
         config = self.config
         best = build_network(config, self.data.sample_shape, self.data.num_classes)
         best.to(self.device, next(self.network.parameters()).dtype)
         best.load_state_dict(state.best_weights)
         weights, learned = self._sizes()
         test, last = (self._measure(n, self.test_set) for n in (best, self.network))
-        result: dict[str, Any] = {
+        return {
             "dataset": self.data.name,
             "rule": name_of(config.rule),
             "model": config.model,
@@ -310,12 +311,6 @@ class _Run:
                 "python": platform.python_version(),
             },
         }
-        if self.fabric.is_global_zero:
-            title = f"{self.data.name}, {config.model}, {result['rule']}, seed {config.seed}"
-            plots.curves(self.folder / runs.CURVES, state.rows, title, text=self.text)
-            runs.write_json(self.folder / runs.RESULT, result)
-        self.reporter.end(result, self.folder)
-        return result
 
     def _must_stop(
         self, state: State, pending: list[tuple[Tensor, Tensor, int]], x: Tensor
