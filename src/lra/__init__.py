@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         set_loss_terms,
     )
     from lra.torch.coverage import Coverage, coverage
+    from lra.torch.diagnose import Diagnosis, LayerReport, UpdateReport, diagnose
     from lra.torch.layers.activation import unit
     from lra.torch.layers.product import weights
     from lra.torch.mirror import mirror
@@ -79,15 +80,19 @@ _TORCH = {
     "Audit": "audit",
     "Bernoulli": "units",
     "Coverage": "coverage",
+    "Diagnosis": "diagnose",
     "Evaluated": "opaque",
     "Heaviside": "units",
+    "LayerReport": "diagnose",
     "Quantized": "units",
     "RuleReport": "check",
     "Sign": "units",
+    "UpdateReport": "diagnose",
     "audit": "audit",
     "check_rule": "check",
     "convert": "convert",
     "coverage": "coverage",
+    "diagnose": "diagnose",
     "feedback_parameters": "convert",
     "is_converted": "convert",
     "mirror": "mirror",
@@ -115,6 +120,7 @@ __all__ = [
     "Crossing",
     "DataError",
     "Derivative",
+    "Diagnosis",
     "Evaluated",
     "FanIn",
     "Feedback",
@@ -124,6 +130,7 @@ __all__ = [
     "IdentitySurrogate",
     "Init",
     "KolenPollack",
+    "LayerReport",
     "Learned",
     "LikeWeights",
     "LocalLoss",
@@ -153,11 +160,13 @@ __all__ = [
     "TanhSurrogate",
     "TargetDifference",
     "Transpose",
+    "UpdateReport",
     "Wiring",
     "audit",
     "check_rule",
     "convert",
     "coverage",
+    "diagnose",
     "feedback_parameters",
     "is_converted",
     "mirror",

@@ -108,6 +108,10 @@ class Crossing(Axis):
         """Give the crossing for units that are flat but for steps."""
         return self
 
+    def move(self, d: Any, n: float, xp: Any) -> Any:
+        """Give m, how far the target y = phi(h - m) is from h, for `error`'s d and n; or None."""
+        return None
+
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
         """Give the error at h from the error d at z.
 
@@ -199,11 +203,7 @@ class TargetDifference(Crossing):
 
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
         """Give e = gain L'(z - y) / N, or its two-sided or relative form."""
-        if self.relative is None:
-            move, back = (self.beta * n) * d, 1 / n
-        else:
-            s = self._largest(d, xp)
-            move, back = (self.beta / s) * d, s
+        move, back = self._move(d, n, xp)
         output = z
         if self.through is not None:
             phi = functools.partial(self.through, xp=xp)
@@ -215,6 +215,17 @@ class TargetDifference(Crossing):
         e = self.local_loss.derivative(difference, xp)
         e *= back * (self.gain / self.beta if self.normalized else self.gain)  # in place, if it can
         return e
+
+    def move(self, d: Any, n: float, xp: Any) -> Any:
+        """Give beta N d, or beta d / s where it is relative."""
+        return self._move(d, n, xp)[0]
+
+    def _move(self, d: Any, n: float, xp: Any) -> tuple[Any, Any]:
+        """Give the way of the target, and what takes an error back to the scale of d."""
+        if self.relative is None:
+            return (self.beta * n) * d, 1 / n
+        s = self._largest(d, xp)
+        return (self.beta / s) * d, s
 
     def at_steps(self) -> Crossing:
         """Give the crossing with `where_flat` for `relative`, unless there is a surrogate."""

@@ -9,13 +9,16 @@ from lra.torch.convert import (
     restore,
     set_loss_terms,
 )
+from lra.torch.diagnose import Diagnosis, diagnose
 
 __all__ = [
     "Audit",
+    "Diagnosis",
     "RuleReport",
     "audit",
     "check_rule",
     "convert",
+    "diagnose",
     "feedback_parameters",
     "is_converted",
     "restore",

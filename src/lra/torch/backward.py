@@ -16,6 +16,7 @@ from torch.autograd.function import FunctionCtx
 from lra.crossing import Crossing
 from lra.errors import RuleError
 from lra.loss_terms import LossTerms
+from lra.torch import observe
 from lra.torch.places import Gradients, Nonlinearity, Origin, Place, Weights, transforming
 
 _SECOND = (
@@ -57,9 +58,11 @@ class _Places(Function):
             place, span = ctx.places[i], ctx.spans[i]
             start = end - place.parameters
             below = i > 0 or needs[0]
-            error, *own = place.backward(
-                kept[end_kept - span : end_kept], error, (below, *needs[start:end])
-            )
+            given = kept[end_kept - span : end_kept]
+            arrived = error
+            error, *own = place.backward(given, arrived, (below, *needs[start:end]))
+            if observe.watcher is not None:
+                observe.watcher.backward(place, given, arrived, (error, *own))
             gradients = (*own, *gradients)
             end_kept, end = end_kept - span, start
         return None, error, *gradients
@@ -145,6 +148,8 @@ def run_places(places: tuple[Place, ...], x: Tensor, *parameters: Tensor | None)
         parameters: the tensors of all the places, one after the other.
     """
     if not transforming():
+        if observe.watcher is not None and len(places) == 1:  # who watches has chains run apart
+            observe.watcher.forward(places[0], x, parameters)
         result: Tensor = _Places.apply(places, x, *parameters)  # type: ignore[no-untyped-call]
         return result
     for place in places:
@@ -180,4 +185,6 @@ def bend(
         return h.copy_(run_places((Nonlinearity(pure, crossing, terms),), h.clone()))
     origin = Origin(pure, h.detach())
     place = Nonlinearity(pure, crossing, terms, origin, phi)
+    if observe.watcher is not None:
+        observe.watcher.forward(place, h.detach(), ())
     return origin.mark(_Overwriting.apply((place,), h))  # type: ignore[no-untyped-call]

@@ -1,6 +1,5 @@
 """Convert by an example: run it, follow what escapes, and refuse what still does."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from lra.torch.audit import Kind, examine
 from lra.torch.layers import Local, LocalForward, LocalSequential, LocalWeights
 from lra.torch.plan import Plan, refuse
 from lra.torch.swap import swap
+from lra.torch.untouched import arguments
 
 
 def prove(
@@ -25,7 +25,7 @@ def prove(
     exact_inputs: bool,
 ) -> None:
     """Run an example: convert what the modules' own code does, and refuse what escapes."""
-    args, kwargs = _arguments(example)
+    args, kwargs = arguments(example)
     paths = dict(model.named_modules())
     left = {id(m) for top in done.left.values() for m in top.modules()}
 
@@ -104,9 +104,3 @@ def _follow_more(
                 f for f, name in named.items() if name.endswith("_") and not name.endswith("__")
             )
     return new
-
-
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})

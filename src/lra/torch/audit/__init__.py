@@ -6,19 +6,13 @@ they do to an error. What counts as a weight is told by three *levels*: 0, compu
 and constants alone; 1, a product of such; 2, anything of the model's input.
 """
 
-import contextlib
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.utils import _pytree as pytree
-from torch.utils.checkpoint import CheckpointFunction
+from torch import nn
 
 from lra.crossing import Derivative
 from lra.errors import ConversionError
@@ -26,7 +20,8 @@ from lra.feedback import Transpose
 from lra.rules import Rule
 from lra.torch.audit.judge import Finding, Judge, Kind
 from lra.torch.audit.recorder import Call, Recorder, tensors_in
-from lra.torch.layers import Local, LocalForward
+from lra.torch.layers import Local
+from lra.torch.untouched import copied, untouched, unwrapped
 
 __all__ = ["Audit", "Finding", "Kind", "audit", "examine"]
 
@@ -104,15 +99,10 @@ def examine(
         kinds.add(Kind.NONLINEARITY)
     if any(not isinstance(rule.feedback, Transpose) for rule in rules):
         kinds.add(Kind.WEIGHTS)
-    while isinstance(model, (DataParallel, DistributedDataParallel)):
-        model = model.module  # the wrapper would wait for a backward pass
+    model = unwrapped(model)
 
-    def copied(leaf: Any) -> Any:
-        is_tensor = isinstance(leaf, Tensor)
-        return leaf.detach().clone().requires_grad_(leaf.requires_grad) if is_tensor else leaf
-
-    with _untouched(model), torch.inference_mode(False):  # which enables gradients too
-        example, kwargs = pytree.tree_map(copied, (example, kwargs))
+    with untouched(model), torch.inference_mode(False):  # which enables gradients too
+        example, kwargs = copied((example, kwargs))
         recorder = Recorder(model, tensors_in((example, kwargs)), examine.__code__)
         with recorder.hooks(), recorder:
             recorder.reach(tensors_in(model(*example, **kwargs)))
@@ -131,28 +121,3 @@ def examine(
         recorder.crossings,
     )
     return report, where
-
-
-@contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Run on copies of the buffers, put random states back, and open up what hides the graph."""
-    buffers = [(module, module._buffers.copy()) for module in model.modules()]
-    clones = {id(b): b.clone() for _, own in buffers for b in own.values() if b is not None}
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices))
-        # A reentrant checkpoint runs without a graph, and a compiled one is a single node.
-        openly = staticmethod(lambda run, preserve, *args: run(*args))
-        stack.enter_context(mock.patch.object(CheckpointFunction, "apply", openly))
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            for module, own in buffers:
-                module._buffers.update({key: clones.get(id(b)) for key, b in own.items()})
-            yield
-        finally:
-            for module, own in buffers:
-                table = module.table.added if isinstance(module, LocalForward) else ()
-                drawn = {key: b for key, b in module._buffers.items() if key in table}
-                module._buffers.clear()
-                module._buffers.update(own | drawn)  # fixed feedback that this pass has shown

@@ -109,6 +109,10 @@ class _DrawnSlopes:
             x < 0, out / x, (self.lower + self.upper) / 2
         )  # others may change out
 
+    def phi(self, h: Tensor) -> Tensor:
+        """Give z at the mean slope."""
+        return F.rrelu(h, self.lower, self.upper, False)
+
     def backward(
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:

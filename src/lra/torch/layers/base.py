@@ -11,7 +11,13 @@ from lra.errors import RuleError
 from lra.feedback import Feedback, Stored, Transpose
 from lra.rules import Rule
 from lra.torch.backward import multiply
-from lra.torch.layers.record import DrawLike, Record, as_weights, draw_feedback
+from lra.torch.layers.record import (
+    DrawLike,
+    Record,
+    as_weights,
+    draw_feedback,
+    effective_feedback,
+)
 from lra.torch.places import Operation, Place, Weights
 from lra.torch.watch import look_at_errors, pair, warn_of_mirrored
 
@@ -136,9 +142,8 @@ class LocalWeights(Local):
             as_weights(E, self.weight)
         if type(feedback).effective is Feedback.effective:  # what is kept, as it is
             return Weights(self.operation(), feedback), (self.weight, self.bias, self.feedback)
-        with torch.no_grad():
-            W = self.weight
-            E = feedback.effective(W, self.feedback, DrawLike(W), torch)
+        W = self.weight
+        E = effective_feedback(feedback, W, self.feedback, DrawLike(W))
         return Weights(self.operation(), feedback), (self.weight, self.bias, E)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from lra.crossing import Derivative
 from lra.feedback import Transpose
+from lra.torch import observe
 from lra.torch.backward import bend, multiply, run_places
 from lra.torch.layers.functions import (
     ASKS,
@@ -25,7 +26,7 @@ from lra.torch.layers.functions import (
     overwrites,
 )
 from lra.torch.layers.linear import LinearOperation
-from lra.torch.layers.record import DrawLike
+from lra.torch.layers.record import DrawLike, effective_feedback
 from lra.torch.places import Product, Weights
 from lra.torch.watch import look_at_errors
 
@@ -158,11 +159,12 @@ class Follow(TorchFunctionMode):
             kept = None if kept is None else view(kept)
         E = kept
         if layer.computes:
-            with torch.no_grad():
-                plain = W.detach()
-                E = layer.rule.feedback.effective(
-                    plain, kept, DrawLike(plain, fan_in_of(func, W)), torch
-                )
+            plain = W.detach()
+            E = effective_feedback(
+                layer.rule.feedback, plain, kept, DrawLike(plain, fan_in_of(func, W))
+            )
+        if observe.watcher is not None:
+            observe.watcher.name(layer, source.key)
         if func is F.linear and W.dim() == 2 and not {"input", "weight"} & kwargs.keys():
             h = multiply(Weights(LinearOperation(), layer.rule.feedback), args[0], W, bias, E)
             look_at_errors(layer._lra, h)
@@ -184,6 +186,8 @@ class Follow(TorchFunctionMode):
         if any(t.numel() > 1 and t.shape != h.shape[-t.dim() :] for t in given if t is not h):
             return func(*args, **kwargs)
         call = _of(h, func, args, kwargs)
+        if observe.watcher is not None:
+            observe.watcher.name(layer, func.__name__)
         changes = func in layer.table.changing or overwrites(func, args, kwargs)
         return bend(call, layer.rule.crossing, layer._lra.terms, h, changes)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lra.feedback import Feedback, Stored
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
+from lra.torch import observe
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,15 @@ def draw_feedback(
     with torch._C.DisableTorchFunction():  # of those who watch
         E: Tensor = feedback.draw(DrawLike(W, run=run, generator=generator))
     return E
+
+
+@torch.no_grad()
+def effective_feedback(feedback: Feedback, W: Tensor, kept: Tensor | None, draw: DrawLike) -> Any:
+    """Give the E of one pass."""
+    if observe.watcher is None:
+        return feedback.effective(W, kept, draw, torch)
+    with observe.watcher.apart():
+        return feedback.effective(W, kept, draw, torch)
 
 
 @dataclass
