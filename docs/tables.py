@@ -1,4 +1,4 @@
-"""Write the README's tables of rules and layers from the code's own tables.
+"""Write the README's tables of rules, methods and layers from the code's own tables.
 
 python docs/tables.py           rewrites README.md
 python docs/tables.py --check   fails where README.md is behind the code
@@ -27,6 +27,15 @@ def rules() -> str:
     return "\n".join(lines)
 
 
+def methods() -> str:
+    """One line for each method of `lra.METHODS`: the first of its docstring."""
+    lines = ["| method | for scripts | what it does |", "|---|---|---|"]
+    for name, cls in lra.METHODS.items():
+        first = (cls.__doc__ or "").partition("\n")[0]
+        lines.append(f"| `lra.{cls.__name__}` | `{name}` | {first} |")
+    return "\n".join(lines)
+
+
 def layers() -> str:
     """The layers by what `convert` does with them."""
 
@@ -52,7 +61,7 @@ def layers() -> str:
 
 def written(text: str) -> str:
     """Give the README's text with the tables of now."""
-    for name, table in (("rules", rules()), ("layers", layers())):
+    for name, table in (("rules", rules()), ("methods", methods()), ("layers", layers())):
         block = f"<!-- table: {name} -->\n{table}\n<!-- end -->"
         text, found = re.subn(
             rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL

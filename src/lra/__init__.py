@@ -23,6 +23,7 @@ from lra.errors import (
     DataError,
     LraError,
     LraWarning,
+    MethodError,
     OptionError,
     Refusal,
     RuleError,
@@ -43,6 +44,7 @@ from lra.feedback import (
     Transpose,
 )
 from lra.loss_terms import LossTerms
+from lra.methods import DTP, METHODS, EquilibriumPropagation, Method, PredictiveCoding
 from lra.rules import (
     LRAE,
     RULES,
@@ -106,8 +108,10 @@ _TORCH = {
 __version__ = "0.1.0"
 
 __all__ = [
+    "DTP",
     "LRAE",
     "LWTA",
+    "METHODS",
     "RULES",
     "Absolute",
     "Audit",
@@ -121,6 +125,7 @@ __all__ = [
     "DataError",
     "Derivative",
     "Diagnosis",
+    "EquilibriumPropagation",
     "Evaluated",
     "FanIn",
     "Feedback",
@@ -138,11 +143,14 @@ __all__ = [
     "LraError",
     "LraWarning",
     "Magnitude",
+    "Method",
+    "MethodError",
     "Mirror",
     "MirroredLRA",
     "Normal",
     "OptionError",
     "Orthogonal",
+    "PredictiveCoding",
     "Quantized",
     "Random",
     "Refusal",

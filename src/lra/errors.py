@@ -41,6 +41,18 @@ class ConversionError(LraError, TypeError):
         self.refused = refused
 
 
+class MethodError(LraError, TypeError):
+    """A model that a method is not defined on, or a situation in which it would go wrong.
+
+    Attributes:
+        refused: the modules that stand in the way, each with its reason.
+    """
+
+    def __init__(self, message: str, refused: tuple[Refusal, ...] = ()) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
 class RuleError(LraError, AssertionError):
     """A rule that breaks an identity it must keep."""
 

@@ -28,6 +28,7 @@ from lra.feedback import (
     SignSymmetric,
     Transpose,
 )
+from lra.methods import METHODS, Method
 from lra.wiring import Chain, Wiring
 
 
@@ -170,24 +171,27 @@ RULES: dict[str, Callable[..., Rule]] = {
 """The named rules, for scripts and the command line."""
 
 
-def named(name: str, **options: Any) -> Rule:
-    """Build a rule of the table by its name.
+def named(name: str, **options: Any) -> Rule | Method:
+    """Build a rule of `RULES`, or a method of `METHODS`, by its name.
 
     Raises:
-        OptionError: for an unknown name, or an option that this rule does not have.
+        OptionError: for an unknown name, or an option that this one does not have.
     """
-    if name not in RULES:
-        raise unknown("rule", name, RULES)
-    known = inspect.signature(RULES[name]).parameters
+    table: dict[str, Callable[..., Rule | Method]] = {**RULES, **METHODS}
+    if name not in table:
+        raise unknown("rule", name, table)
+    known = inspect.signature(table[name]).parameters
     for option in options.keys() - known:
         if not known:
             raise OptionError(f"rule {name!r} has no options, got {option!r}")
         raise unknown(f"option of rule {name!r}", option, known)
-    return RULES[name](**options)
+    return table[name](**options)
 
 
-def name_of(rule: Rule) -> str:
-    """Give the table's name for a rule with these kinds of axes, or "custom" where it has none."""
+def name_of(rule: Rule | Method) -> str:
+    """Give the tables' name for a rule of this kind, or "custom" where it has none."""
+    if isinstance(rule, Method):
+        return next((name for name, cls in METHODS.items() if cls is type(rule)), "custom")
     kinds = {_kind(build()): name for name, build in RULES.items()}
     return kinds.get(_kind(rule), "custom")
 

@@ -113,6 +113,36 @@ def part_of_ddp(rank):
                 lra.convert(DistributedDataParallel(MODELS[kind]()), RULES[rule])
 
 
+METHODS = {
+    "pc": lra.PredictiveCoding(5),
+    "ep": lra.EquilibriumPropagation(0.3, 10, 5),
+    "dtp": lra.DTP(sigma=0.0),  # noise is each process's own
+}
+
+
+def part_of_methods(rank):
+    x, t = data()
+    half = slice(4 * rank, 4 * rank + 4)
+    for method in METHODS.values():
+
+        def build(seed, method=method):
+            torch.manual_seed(seed)
+            layers = nn.Conv1d(6, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 8), nn.Tanh()
+            return method.attach(nn.Sequential(*layers, nn.Linear(8, 4)).double(), x)
+
+        def learn(model, x, t, method=method):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+            for _ in range(2):
+                optimizer.zero_grad()
+                method(model, lambda output: F.cross_entropy(output, t), x)
+                optimizer.step()
+            return model
+
+        whole = learn(build(0), x, t)
+        shared = learn(DistributedDataParallel(build(rank)), x[half], t[half])
+        assert_same(shared.module.state_dict(), whole.state_dict())
+
+
 def part_of_mirrors(rank):
     for kind in MODELS:
         torch.manual_seed(rank)
@@ -169,6 +199,10 @@ def part_of_sharding(rank):
 
 def test_data_parallel():
     spawn(part_of_ddp)
+
+
+def test_methods_under_data_parallel():
+    spawn(part_of_methods)
 
 
 def test_mirrors_of_several_processes_are_one():

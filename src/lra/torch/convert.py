@@ -7,6 +7,7 @@ from torch import nn
 
 from lra.errors import ConversionError
 from lra.loss_terms import LossTerms, check_terms
+from lra.methods import Method
 from lra.rules import Rule
 from lra.torch.layers import (
     WEIGHTS,
@@ -79,6 +80,11 @@ def convert(
         raise ConversionError(
             f"convert: expected a torch.nn.Module, got {type(model).__name__}; for a Keras model "
             "there is lra.keras.convert"
+        )
+    if isinstance(rule, Method):
+        raise ConversionError(
+            f"convert: {type(rule).__name__} is a method, which changes no layer; call it in the "
+            "place of backward: method(model, loss, x)"
         )
     if not isinstance(rule, Rule):
         raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")

@@ -1,0 +1,1 @@
+"""The methods for torch: a file for each, and what they share."""

@@ -1,0 +1,175 @@
+"""Several runs of one model within one step, which leave it as a single forward pass would."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lra.errors import MethodError, Refusal
+from lra.loss_terms import LossTerms, check_terms, count_terms
+from lra.methods import Method
+from lra.torch.convert import is_converted
+from lra.torch.plan import is_sharded
+from lra.torch.untouched import RandomStates
+
+
+def inside(model: nn.Module) -> nn.Module:
+    """Give the model itself, without DistributedDataParallel around it."""
+    found: Any = model.module if isinstance(model, DistributedDataParallel) else model
+    return found  # type: ignore[no-any-return]
+
+
+def check_model(method: Method, model: nn.Module) -> None:
+    """Refuse models whose layers no method may watch.
+
+    Raises:
+        MethodError: with the remedy.
+    """
+    name = type(method).__name__
+    if not isinstance(model, nn.Module):
+        raise MethodError(f"{name}: expected a torch.nn.Module, got {type(model).__name__}")
+    model = inside(model)
+    if is_converted(model):
+        raise MethodError(
+            f"{name}: the model is converted to a rule, which would change the method's own "
+            "derivatives; call lra.restore(model) first"
+        )
+    for module in model.modules():
+        if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
+            raise MethodError(
+                f"{name}: {type(module).__name__} would run copies of the layers; wrap the whole "
+                "model in DistributedDataParallel"
+            )
+        if is_sharded(module):
+            raise MethodError(f"{name}: the model is sharded; wrap it in DistributedDataParallel")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise MethodError(f"{name}: a scripted model is closed; take the module it is made of")
+        if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+            raise MethodError(
+                f"{name}: a compiled model would run without the states; give the model itself, "
+                "before torch.compile"
+            )
+
+
+def refuse(method: Method, refused: list[Refusal], where: str) -> None:
+    """Refuse once for all that stands in the way.
+
+    Raises:
+        MethodError: where something does.
+    """
+    if refused:
+        raise MethodError(
+            f"{type(method).__name__} is not defined on this model; {where}:\n"
+            + "\n".join(f"  - {each}" for each in refused),
+            tuple(refused),
+        )
+
+
+def terms_of(terms: LossTerms | str | float, output: Any) -> float:
+    """Give the number N of terms that the loss is a mean over.
+
+    Raises:
+        MethodError: where it is to be counted and the output is no tensor.
+    """
+    checked = check_terms(terms)
+    if isinstance(checked, LossTerms) and not isinstance(output, Tensor):
+        raise MethodError(
+            f"the model's output is a {type(output).__name__}, in which loss_terms="
+            f"{checked.value!r} cannot be counted; give the number that the loss divides by"
+        )
+    return count_terms(checked, tuple(output.shape) if isinstance(output, Tensor) else ())
+
+
+def exact(z: Tensor) -> Tensor:
+    """Copy a tensor without its graph, in 32 bits at least."""
+    dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
+    return z.detach().to(dtype, copy=True)
+
+
+class Runs:
+    """Runs of a model on one batch; every one draws the same random numbers.
+
+    Within the context its hooks are in place; after it, the model's buffers are those that the
+    first run left, and its hooks are gone.
+
+    Args:
+        method: the method, for messages.
+        model: the model, in DistributedDataParallel or not.
+        x: the batch.
+    """
+
+    def __init__(self, method: Method, model: nn.Module, x: Tensor) -> None:
+        self.name = type(method).__name__
+        check_model(method, model)
+        if not torch.is_grad_enabled():
+            raise MethodError(f"{self.name}: computes gradients, and they are switched off here")
+        if isinstance(x, Tensor) and x.requires_grad:
+            raise MethodError(
+                f"{self.name}: x requires a gradient, which a method does not compute; give "
+                "x.detach()"
+            )
+        self.model, self.inner, self.x = model, inside(model), x
+        self.running = False
+        self._random = RandomStates(self.inner)
+        self._start = self._random.take()
+        self._buffers: list[tuple[Tensor, Tensor]] | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        with torch.no_grad():
+            for buffer, kept in self._buffers or ():
+                buffer.copy_(kept)
+
+    def watch(
+        self, modules: Iterable[nn.Module], put: Callable[[nn.Module, Tensor], Tensor]
+    ) -> None:
+        """Put something in the place of what modules read."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self._require_run(module)
+            if args:
+                return (put(module, args[0]), *args[1:]), kwargs
+            key = next(iter(kwargs))
+            return args, kwargs | {key: put(module, kwargs[key])}
+
+        for module in dict.fromkeys(modules):
+            handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+            self._stack.callback(handle.remove)
+
+    def replace(
+        self, modules: Iterable[nn.Module], put: Callable[[nn.Module, Tensor], Tensor]
+    ) -> None:
+        """Put something in the place of what modules give."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], z: Tensor) -> Tensor:
+            self._require_run(module)
+            return put(module, z)
+
+        for module in dict.fromkeys(modules):
+            self._stack.callback(module.register_forward_hook(hook).remove)
+
+    def _require_run(self, module: nn.Module) -> None:
+        if not self.running:
+            raise MethodError(
+                f"{self.name}: a {type(module).__name__} runs again in the backward pass, without "
+                "the states; take activation checkpointing off"
+            )
+
+    def __call__(self, *, last: bool = False) -> Any:
+        """Run the model; the last time in DistributedDataParallel, which waits for backward."""
+        self._random.put(self._start)
+        self.running = True
+        try:
+            output = (self.model if last else self.inner)(self.x)
+        finally:
+            self.running = False
+        if self._buffers is None:
+            self._buffers = [(b, b.detach().clone()) for b in self.inner.buffers()]
+        return output

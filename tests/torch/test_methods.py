@@ -1,0 +1,76 @@
+"""What all methods share: options, names, and short trainings with a floor on accuracy."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lra
+from lra.lab.data import load
+
+
+@pytest.mark.parametrize("name", lra.METHODS)
+def test_options_are_values(name):
+    method = lra.named(name)
+    assert lra.name_of(method) == name
+    assert pickle.loads(pickle.dumps(method)) == method
+    assert lra.Method.from_config(method.to_config()) == method
+    assert method.to_config()["type"] == type(method).__name__
+    with pytest.raises(lra.OptionError, match=r"unknown option of rule .* 'betta'"):
+        lra.named(name, betta=1)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: lra.PredictiveCoding(steps=0), "steps must be a whole number above 0, got 0"),
+        (lambda: lra.PredictiveCoding(step=0.0), "step must be a finite number above 0"),
+        (lambda: lra.EquilibriumPropagation(beta=-1), "beta must be a finite number above 0"),
+        (lambda: lra.EquilibriumPropagation(step=1.5), "step must be at most 1, got 1.5"),
+        (lambda: lra.EquilibriumPropagation(free_steps=2.5), "free_steps must be a whole number"),
+        (lambda: lra.EquilibriumPropagation(nudged_steps=0), "nudged_steps must be a whole"),
+        (lambda: lra.EquilibriumPropagation(symmetric=1), "symmetric must be True or False"),
+        (lambda: lra.DTP(eta=0), "eta must be a finite number above 0"),
+        (lambda: lra.DTP(sigma=-0.1), "sigma must be 0 or more"),
+        (lambda: lra.named("dtb"), "unknown rule 'dtb'.*Did you mean 'dtp'"),
+    ],
+)
+def test_options_out_of_range_are_refused(build, message):
+    with pytest.raises(lra.OptionError, match=message):
+        build()
+
+
+def test_a_method_is_no_rule():
+    with pytest.raises(lra.ConversionError, match="PredictiveCoding is a method"):
+        lra.convert(nn.Sequential(nn.Linear(2, 2)), lra.PredictiveCoding())
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load("digits")
+    arrays = (data.x_train, data.y_train, data.x_test, data.y_test)
+    return [torch.from_numpy(a).flatten(1) if a.ndim > 1 else torch.from_numpy(a) for a in arrays]
+
+
+SETTINGS = {"predictive-coding": {"steps": 10, "step": 0.2}}
+"""Options other than the defaults, where those would take too long."""
+
+
+@pytest.mark.parametrize("name", lra.METHODS)
+def test_every_method_learns(name, digits):
+    x, t, x_test, t_test = digits
+    method = lra.named(name, **SETTINGS.get(name, {}))
+    layers = nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)
+    model = nn.Sequential(*layers)
+    assert method.attach(model, x[:1]) is model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(5):
+        for rows in torch.randperm(len(x)).split(50):
+            optimizer.zero_grad()
+            method(model, lambda output, r=rows: F.cross_entropy(output, t[r]), x[rows])
+            optimizer.step()
+    answer = method.output(model, x_test)
+    assert not answer.requires_grad
+    assert (answer.argmax(1) == t_test).double().mean() > 0.9

@@ -1,0 +1,393 @@
+"""Predictive coding: its equations, its limits, and what a step leaves behind.
+
+The oracles are a loop in NumPy with every derivative written out, one in torch that knows the
+network by heart, a published implementation's numbers, and backprop where theory has it equal.
+"""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from nets import MODELS, SMOOTH, Residual, ViT, assert_same, images, taken
+from torch import nn
+from torch.nn import functional as F
+
+import lra
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-13}
+
+
+def mlp(sizes=(6, 8, 7, 5, 3)):
+    layers = []
+    for below, above in itertools.pairwise(sizes):
+        layers += [nn.Linear(below, above), nn.Tanh()]
+    return nn.Sequential(*layers[:-1]).double()
+
+
+def convnet():
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.Sigmoid(), nn.MaxPool2d(2),
+        nn.Conv2d(3, 4, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(4, 3),
+    ).double()  # fmt: skip
+
+
+CHAINS = {
+    "mlp": (mlp, (9, 6)),
+    "conv": (convnet, (9, 2, 6, 6)),
+}
+
+
+def batch(kind):
+    return torch.randn(CHAINS[kind][1], dtype=torch.float64), torch.arange(9) % 3
+
+
+def by(method, model, x, t, reduction="mean", **options):
+    model.zero_grad()
+    value = method(model, lambda o: F.cross_entropy(o, t, reduction=reduction), x, **options)
+    return value, taken(model)
+
+
+def by_backprop(model, x, t):
+    model.zero_grad()
+    F.cross_entropy(model(x), t).backward()
+    return taken(model)
+
+
+# Its equations
+
+
+def test_a_perceptron_is_the_loop_written_out():
+    """Whittington and Bogacz's algorithm in NumPy; nothing differentiates but the hand."""
+    model, (x, t) = mlp(), batch("mlp")
+    steps, rate, N = 7, 0.3, len(x)
+    W = [layer.weight.detach().numpy() for layer in model[::2]]
+    b = [layer.bias.detach().numpy() for layer in model[::2]]
+    states = [x.numpy()]
+    for layer in range(3):  # what each next layer reads
+        states.append(np.tanh(states[-1] @ W[layer].T + b[layer]))
+
+    def errors():
+        made = [np.tanh(states[layer] @ W[layer].T + b[layer]) for layer in range(3)]
+        found = [np.zeros(()), *(states[layer + 1] - made[layer] for layer in range(3))]
+        exps = np.exp(states[3] @ W[3].T + b[3])
+        return found, exps / exps.sum(1, keepdims=True) - np.eye(3)[t.numpy()]
+
+    def sent(layer, e):
+        """dF/dh of a layer's own prediction error."""
+        z = np.tanh(states[layer] @ W[layer].T + b[layer])
+        return -(1 - z**2) * e
+
+    for _ in range(steps):
+        e, top = errors()
+        down = [*(sent(layer, e[layer + 1]) @ W[layer] for layer in range(1, 3)), top @ W[3]]
+        for layer in range(1, 4):
+            states[layer] = states[layer] - rate * (e[layer] + down[layer - 1])
+    e, top = errors()
+    rows = [*(sent(layer, e[layer + 1]) for layer in range(3)), top]
+    _, found = by(lra.PredictiveCoding(steps, rate), model, x, t)
+    for layer in range(4):
+        expected = torch.from_numpy(rows[layer].T @ states[layer] / N)
+        torch.testing.assert_close(found[f"{2 * layer}.weight"], expected, **CLOSE)
+        expected = torch.from_numpy(rows[layer].sum(0) / N)
+        torch.testing.assert_close(found[f"{2 * layer}.bias"], expected, **CLOSE)
+
+
+def settled(parts, model, x, t, steps, rate):
+    """The gradients of F after inference, for f_1, ..., f_L with f_l of all states below."""
+    states = []
+    for part in parts[:-1]:
+        states.append(part(x, states).detach().requires_grad_())
+
+    def energy():
+        F_ = len(x) * F.cross_entropy(parts[-1](x, states), t)
+        for at, part in enumerate(parts[:-1]):
+            F_ = F_ + 0.5 * ((states[at] - part(x, states[:at])) ** 2).sum()
+        return F_
+
+    for _ in range(steps):
+        grads = torch.autograd.grad(energy(), states)
+        states = [
+            (s - rate * g).detach().requires_grad_() for s, g in zip(states, grads, strict=True)
+        ]
+    model.zero_grad()
+    (energy() / len(x)).backward()
+    return taken(model)
+
+
+def test_a_convolutional_network_is_the_loop_by_heart():
+    model, (x, t) = convnet(), batch("conv")
+    parts = [
+        lambda x, s: model[2](torch.sigmoid(model[0](x))),
+        lambda x, s: torch.tanh(model[3](s[0])).flatten(1),
+        lambda x, s: model[6](s[1]),
+    ]
+    expected = settled(parts, model, x, t, 6, 0.2)
+    assert_same(by(lra.PredictiveCoding(6, 0.2), model, x, t)[1], expected, **CLOSE)
+
+
+def test_layers_that_read_one_tensor_share_its_state():
+    """A residual network: one state for the block and the way around it."""
+    model = Residual(lambda: nn.Tanh()).double()
+    model.bn1, model.bn2 = nn.Identity(), nn.Identity()
+    model.stem = nn.Conv2d(3, 4, 3, padding=1).double()
+    x, t = images()
+    parts = [
+        lambda x, s: torch.tanh(model.stem(x)),
+        lambda x, s: torch.tanh(model.conv1(s[0])),
+        lambda x, s: torch.tanh(model.conv2(s[1]) + model.shortcut(s[0])).mean((2, 3)),
+        lambda x, s: model.head(s[2]),
+    ]
+    expected = settled(parts, model, x, t, 5, 0.2)
+    assert_same(by(lra.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
+
+
+class InPlace(nn.Module):
+    """One tensor, read before and after it is changed in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(5, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.stem(x)
+        first = self.a(z)
+        z.mul_(2).tanh_()
+        return self.head(torch.tanh(first + self.b(z)))
+
+
+def test_what_is_changed_in_place_is_another_state():
+    model, (x, t) = InPlace().double(), batch("mlp")
+    parts = [
+        lambda x, s: model.stem(x),
+        lambda x, s: torch.tanh(2 * model.stem(x)),
+        lambda x, s: torch.tanh(model.a(s[0]) + model.b(s[1])),
+        lambda x, s: model.head(s[2]),
+    ]
+    expected = settled(parts, model, x, t, 5, 0.2)
+    assert_same(by(lra.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
+
+
+def test_the_numbers_of_torch2pc():
+    """PCInfer(model, loss, x, t, "Strict", eta=0.2, n=2000), with a summed cross-entropy.
+
+    RobertRosenbaum/Torch2PC at 00c6c50ee354, float64, on the network below; its states have settled
+    by then, and ours after as many steps had the same gradients to the bit.
+    """
+    model, count = mlp((4, 6, 5, 3)), 0
+    for p in model.parameters():
+        values = torch.sin(torch.arange(count, count + p.numel()).double() * 1.7) / 2
+        p.data = values.reshape(p.shape)
+        count += p.numel()
+    x, t = torch.cos(torch.arange(20).double() * 0.9).reshape(5, 4), torch.arange(5) % 3
+    _, found = by(lra.PredictiveCoding(300, 0.5), model, x, t, "sum", loss_terms=1)
+    expected = [1.1528404398, 0.5596842001, 1.715916609, 1.2941831999, 2.4236696917, 1.6311569329]
+    norms = torch.stack([g.norm() for g in found.values()])
+    torch.testing.assert_close(
+        norms, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0
+    )
+
+
+# Where theory has it equal to backprop
+
+
+@pytest.mark.parametrize("steps", [1, 20])
+def test_one_weight_layer_learns_as_by_backprop_to_the_bit(steps):
+    model, (x, t) = nn.Sequential(nn.Linear(6, 3), nn.Softplus()).double(), batch("mlp")
+    value, found = by(lra.PredictiveCoding(steps), model, x, t)
+    assert_same(found, by_backprop(model, x, t))
+    assert torch.equal(value, F.cross_entropy(model(x), t).detach())
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_zero_divergence(kind):
+    """Song et al. 2020: from the forward pass, with step 1, layer L - k is backprop's after k."""
+    model, (x, t) = CHAINS[kind][0](), batch(kind)
+    expected = by_backprop(model, x, t)
+    layers = [name for name, m in model.named_children() if hasattr(m, "weight")]
+    for k, layer in enumerate(reversed(layers)):
+        _, found = by(lra.PredictiveCoding(max(k, 1), 1.0), model, x, t)
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            if k:
+                torch.testing.assert_close(found[name], expected[name], **CLOSE)
+            else:  # the output layer's moment is before the first step
+                assert (found[name] - expected[name]).norm() > 0.01 * expected[name].norm()
+
+
+SETTLING = {
+    "mlp": (SMOOTH["mlp"], 120, 0.3),
+    "residual": (SMOOTH["residual"], 300, 0.2),
+    "vit": (lambda: ViT(depth=1), 250, 0.2),
+}
+
+
+@pytest.mark.parametrize("kind", SETTLING)
+def test_small_errors_are_backprops(kind):
+    """Where the loss pulls little, settled states stand by their predictions: O(pull) away."""
+    build, steps, rate = SETTLING[kind]
+    model, (x, t) = build().double(), images()
+    expected = by_backprop(model, x, t)
+
+    def distance(pull):
+        method = lra.PredictiveCoding(steps, rate)
+        _, found = by(method, model, x, t, loss_terms=pull * len(x))
+        assert found.keys() == expected.keys()
+        a, b = (torch.cat([g.flatten() for g in each.values()]) for each in (found, expected))
+        return float((a - b).norm() / b.norm())
+
+    near, nearer = distance(1e-3), distance(1e-4)
+    assert nearer < 1e-3
+    assert nearer == pytest.approx(near / 10, rel=0.1)
+
+
+# What a step leaves behind
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_model_is_as_after_one_forward_pass(kind):
+    plain = MODELS[kind]().double()
+    if kind == "residual":
+        plain.act3 = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.3))
+    model, (x, t) = copy.deepcopy(plain), images()
+    torch.manual_seed(3)
+    expected = F.cross_entropy(plain(x), t).detach()
+    after = torch.rand(3)
+    torch.manual_seed(3)
+    value, _ = by(lra.PredictiveCoding(5), model, x, t)
+    assert torch.equal(torch.rand(3), after)
+    assert torch.equal(value, expected)
+    assert not value.requires_grad
+    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+    assert all(not m._forward_pre_hooks for m in model.modules())
+    found = []
+    for each in (model, plain):
+        torch.manual_seed(4)
+        found.append(by_backprop(each, x, t))
+    assert_same(*found)
+
+
+def test_a_step_draws_the_same_dropout_in_every_pass():
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 3)).double()
+    x, t = batch("mlp")
+    torch.manual_seed(1)
+    mask = torch.dropout(torch.ones(9, 5).double(), 0.5, True)
+    parts = [lambda x, s: torch.tanh(model[0](x)) * mask, lambda x, s: model[3](s[0])]
+    expected = settled(parts, model, x, t, 4, 0.2)
+    torch.manual_seed(1)
+    assert_same(by(lra.PredictiveCoding(4, 0.2), model, x, t)[1], expected, **CLOSE)
+
+
+def test_gradients_add_up_in_the_losss_own_scale():
+    model, (x, t) = mlp(), batch("mlp")
+    method = lra.PredictiveCoding(5)
+    _, mean = by(method, model, x, t)
+    _, summed = by(method, model, x, t, "sum", loss_terms=1)
+    assert_same({k: 9 * g for k, g in mean.items()}, summed, **CLOSE)
+    method(model, lambda o: F.cross_entropy(o, t, reduction="sum"), x, loss_terms=1)
+    assert_same(taken(model), {k: 2 * g for k, g in summed.items()}, **CLOSE)
+    parts = [slice(0, 4), slice(4, 9)]
+    model.zero_grad()
+    for rows in parts:  # accumulated, the loss a mean over all of it
+        share = len(x[rows]) / 9
+        method(
+            model, lambda o, r=rows, s=share: s * F.cross_entropy(o, t[r]), x[rows], loss_terms=9
+        )
+    assert_same(taken(model), mean, **CLOSE)
+
+
+def test_tokens_are_counted():
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    x, t = torch.randn(4, 7, 6).double(), torch.randint(3, (4, 7))
+    _, flat = by(lra.PredictiveCoding(5), model, x.flatten(0, 1), t.flatten())
+    model.zero_grad()
+    lra.PredictiveCoding(5)(
+        model, lambda o: F.cross_entropy(o.flatten(0, 1), t.flatten()), x, loss_terms="tokens"
+    )
+    assert_same(taken(model), flat, **CLOSE)
+
+
+def test_frozen_layers_keep_still_and_are_crossed():
+    model, (x, t) = mlp(), batch("mlp")
+    whole = by(lra.PredictiveCoding(5), model, x, t)[1]
+    model[4].requires_grad_(False)
+    found = by(lra.PredictiveCoding(5), model, x, t)[1]
+    assert_same(found, {k: g for k, g in whole.items() if not k.startswith("4.")})
+    model[0].requires_grad_(False)  # nothing trains below the state that it made: it is input now
+    head = nn.Sequential(*model[2:])
+    expected = by(lra.PredictiveCoding(5), head, model[:2](x).detach(), t)[1]
+    found = by(lra.PredictiveCoding(5), model, x, t)[1]
+    assert list(found) == ["2.weight", "2.bias", "6.weight", "6.bias"]
+    for g, e in zip(found.values(), expected.values(), strict=True):
+        assert torch.equal(g, e)
+
+
+def test_autocast_keeps_states_and_gradients_in_32_bits():
+    model, (x, t) = mlp().float(), batch("mlp")
+    exact = by(lra.PredictiveCoding(), model, x.float(), t)[1]
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        lra.PredictiveCoding()(model, lambda o: F.cross_entropy(o, t), x.float())
+    for name, g in taken(model).items():
+        assert g.dtype is torch.float32
+        assert (g - exact[name]).norm() < 0.1 * exact[name].norm()
+
+
+# Refusals
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.w = nn.Linear(6, 5), nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x):
+        return torch.tanh(self.first(x)) @ self.w
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.body = nn.Linear(6, 5), nn.Sequential(nn.Tanh(), nn.Linear(5, 3))
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.body, self.first(x), use_reentrant=False)
+
+
+def refused(model, message, x=None):
+    x = torch.randn(9, 6) if x is None else x
+    with pytest.raises(lra.MethodError, match=message) as caught:
+        lra.PredictiveCoding()(model, lambda o: o.sum(), x)
+    return caught.value
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+def test_models_it_is_not_defined_on_are_refused_with_the_remedy():
+    refused(lra.convert(mlp().float(), lra.LRAE()), r"converted to a rule.*lra.restore")
+    found = refused(Functional(), r"Functional\): its forward calls @; write it with nn.Linear")
+    assert [each.type for each in found.refused] == ["Functional"]
+    lstm = nn.Sequential(nn.LSTM(6, 5))
+    assert [each.name for each in refused(lstm, "several weights in one kernel").refused] == ["0"]
+    refused(nn.TransformerEncoderLayer(6, 2, 8), "self_attn")
+    refused(torch.compile(mlp().float(), backend="eager"), "before torch.compile")
+    refused(nn.Sequential(nn.DataParallel(nn.Linear(6, 3))), "DistributedDataParallel")
+    refused(torch.jit.script(nn.Linear(6, 3)), "scripted")
+    refused(3, "expected a torch.nn.Module, got int")
+
+
+def test_situations_in_which_it_would_go_wrong_are_refused():
+    model = mlp().float()
+    with torch.no_grad():
+        refused(model, "switched off")
+    refused(model, r"x.detach\(\)", torch.randn(9, 6, requires_grad=True))
+    refused(Checkpointed(), "runs again in the backward pass.*checkpointing")
+    assert all(not m._forward_pre_hooks for m in model.modules())
+
+    class Two(nn.Linear):
+        def forward(self, x):
+            return {"out": super().forward(x)}
+
+    with pytest.raises(lra.MethodError, match="output is a dict"):
+        lra.PredictiveCoding()(Two(6, 3), lambda o: o["out"].sum(), torch.randn(9, 6))
+    lra.PredictiveCoding()(Two(6, 3), lambda o: o["out"].sum(), torch.randn(9, 6), loss_terms=1)
