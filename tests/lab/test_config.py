@@ -26,7 +26,7 @@ from lra.torch.layers import NONLINEARITIES
 from lra.torch.units import Unit
 
 RULES = [
-    *(build() for build in lra.RULES.values()),
+    *(build() for build in (*lra.RULES.values(), *lra.METHODS.values())),
     lra.LRAE(0.3, 0.5, 2.0, lra.Cauchy(), lra.TanhSurrogate(), Normal(0.2)),
     lra.SignSymmetry(lra.Magnitude.BATCH, Normal(0.3)),
     lra.Rule(lra.SignSymmetric(), lra.TargetDifference()),
@@ -429,8 +429,8 @@ def test_wrong_initialisations_are_refused(text: str, message: str) -> None:
 
 def field_texts(cls: type) -> dict[str, str]:
     """Give the text under each field, as the command's help shows it."""
-    pairs = re.findall(r'^    (\w+): .*\n    """(.*?)"""', inspect.getsource(cls), re.M)
-    return dict(pairs)
+    pairs = re.findall(r'^    (\w+): .*\n    """([^"]*)"""', inspect.getsource(cls), re.M)
+    return {name: " ".join(text.split()) for name, text in pairs}
 
 
 def listed(text: str) -> set[str]:
@@ -452,7 +452,7 @@ def test_help_lists_the_tables() -> None:
         having = {name for name, own in OPTIMIZERS.items() if option in own}
         assert {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", texts[option])} == having
     rules = field_texts(RuleOptions)
-    assert listed(rules["rule"]) == set(lra.RULES)
+    assert listed(rules["rule"]) == {*lra.RULES, *lra.METHODS}
     assert "lra-e (default)" in rules["rule"]
     assert listed(rules["local_loss"].partition(":")[2]) == set(LOCAL_LOSSES)
     surrogates = rules["through"].rpartition(":")[2]
@@ -473,7 +473,8 @@ def test_help_says_which_networks_have_a_size(option: str) -> None:
 
 
 def test_help_says_which_rules_have_an_option() -> None:
-    names = {"feedback_init": "init"}
+    names = {"feedback_init": "init", "one_sided": "symmetric"}
+    table = {**lra.RULES, **lra.METHODS}
     texts = field_texts(RuleOptions)
     assert len(texts) == len(fields(RuleOptions))
     offered = set()
@@ -482,9 +483,9 @@ def test_help_says_which_rules_have_an_option() -> None:
             continue
         own = names.get(option, option)
         offered.add(own)
-        having = [n for n, build in lra.RULES.items() if own in inspect.signature(build).parameters]
+        having = [n for n, build in table.items() if own in inspect.signature(build).parameters]
         assert text.partition(":")[0].split(", ") == having, option
-    taken = {p for build in lra.RULES.values() for p in inspect.signature(build).parameters}
+    taken = {p for build in table.values() for p in inspect.signature(build).parameters}
     assert offered == taken
 
 

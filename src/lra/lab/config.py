@@ -25,7 +25,8 @@ from lra.lab.options import (
     optional,
 )
 from lra.lab.schedule import SCHEDULES
-from lra.rules import LRAE, Rule
+from lra.methods import Method
+from lra.rules import LRAE, Rule, name_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TrainConfig(Axis):
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, cifar-10, python (text), or the path of an .npz or a .txt."""
-    rule: tyro.conf.Suppress[Rule] = field(default_factory=LRAE)
+    rule: tyro.conf.Suppress[Rule | Method] = field(default_factory=LRAE)
     """How errors travel back through the network."""
     model: str = "mlp"
     """The network: mlp, residual-mlp, lenet, resnet, vit or gpt."""
@@ -99,9 +100,9 @@ class TrainConfig(Axis):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.dataset, Path):
             object.__setattr__(self, "dataset", str(self.dataset))
-        for name, kind in (("rule", Rule), ("bias", bool), ("init", Init | None)):
+        for name, kind in (("rule", Rule | Method), ("bias", bool), ("init", Init | None)):
             if not isinstance(getattr(self, name), kind):
-                wanted = getattr(kind, "__name__", "Init")
+                wanted = {"rule": "Rule or a Method", "bias": "bool"}.get(name, "Init")
                 raise OptionError(f"{name} must be a {wanted}; got {getattr(self, name)!r}")
         for what, table in (
             ("model", NETWORKS),
@@ -151,6 +152,8 @@ class TrainConfig(Axis):
     def _check_numbers(self) -> None:
         self._whole("batch_size", 1)
         self._whole("devices", 1)
+        if self.devices > 1 and isinstance(self.rule, Method):
+            raise OptionError(f"devices: {name_of(self.rule)} trains on one; got {self.devices}")
         self._whole("seed", 0)
         if self.seed >= 2**63:
             raise OptionError(f"seed must be a whole number, below 2**63; got {self.seed}")

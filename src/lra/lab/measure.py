@@ -1,10 +1,14 @@
 """How good predictions are: cross-entropy in nats, and the share that is right."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+Answer = Callable[[Tensor], Tensor]
+"""What gives logits (n, ..., classes) for samples (n, ...): a network, most often."""
 
 AT_ONCE = 2000
 """How many predictions to make at once."""
@@ -34,13 +38,13 @@ def count_right(logits: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def logits_of(network: nn.Module, x: Tensor, at_once: int = AT_ONCE) -> Tensor:
+def logits_of(network: Answer, x: Tensor, at_once: int = AT_ONCE) -> Tensor:
     """Run a network over many samples, shape (n, ...), in parts; gives shape (n, ..., classes)."""
     return torch.cat([network(part) for part in torch.split(x, at_once)])
 
 
 @torch.no_grad()
-def measure(network: nn.Module, x: Tensor, y: Tensor) -> Measured:
+def measure(network: Answer, x: Tensor, y: Tensor) -> Measured:
     """Measure a network on samples x and class indices y, in parts."""
     at_once = max(1, AT_ONCE * len(y) // y.numel())
     loss, right = 0.0, 0

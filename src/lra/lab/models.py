@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import lra
 from lra.errors import DataError, OptionError
 from lra.lab.config import TrainConfig
 from lra.lab.data import Dataset
 from lra.lab.images import channel_axis
+from lra.lab.learning import feedback
 from lra.lab.networks import NETWORKS, hidden_sizes
 from lra.lab.options import make_activation
 from lra.lab.parts import Parts
@@ -88,15 +88,15 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     """
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": config.lr}]
     if config.feedback_lr is not None:
-        feedback = lra.feedback_parameters(model)
-        if not feedback:
+        own = feedback(config.rule, model)
+        if not own:
             raise OptionError(
                 f"feedback_lr is given, but {name_of(config.rule)} learns no feedback weights "
                 "here; leave it out"
             )
-        learned = {id(E) for E in feedback}
+        learned = {id(E) for E in own}
         groups[0]["params"] = [p for p in model.parameters() if id(p) not in learned]
-        groups.append({"params": feedback, "lr": config.feedback_lr})
+        groups.append({"params": own, "lr": config.feedback_lr})
     given = config.weight_decay
     decay = _DECAY.get(config.optimizer, 0.0) if given is None else given
     match config.optimizer:

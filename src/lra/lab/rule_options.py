@@ -37,9 +37,11 @@ class RuleOptions:
     """The learning rule, and its own options."""
 
     rule: MaybeName = None
-    """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry."""
+    """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry,
+    predictive-coding, equilibrium-propagation, dtp."""
     beta: MaybeFloat = None
-    """lra-e, mirrored-lra: how far targets are from pre-activations; by default 0.1 and 1."""
+    """lra-e, mirrored-lra, equilibrium-propagation: how far targets are from pre-activations, or
+    how hard the loss pushes; by default 0.1, 1 and 0.1."""
     gamma: MaybeFloat = None
     """lra-e, mirrored-lra, kolen-pollack: step of feedback over the weights'; by default 1."""
     gain: MaybeFloat = None
@@ -60,9 +62,23 @@ class RuleOptions:
     """sign-symmetry: where the magnitudes of the feedback come from."""
     feedback_init: Annotated[InitText | None, optional(INIT_METAVAR)] = None
     """lra-e, feedback-alignment, kolen-pollack, sign-symmetry: how feedback weights are drawn."""
+    steps: MaybeInt = None
+    """predictive-coding: how often the states move; by default 20."""
+    step: MaybeFloat = None
+    """predictive-coding, equilibrium-propagation: how far states move; by default 0.1 and 0.5."""
+    free_steps: MaybeInt = None
+    """equilibrium-propagation: how long the free equilibrium is waited for; by default 30."""
+    nudged_steps: MaybeInt = None
+    """equilibrium-propagation: how long each nudged equilibrium is waited for; by default 10."""
+    one_sided: bool = False
+    """equilibrium-propagation: push the states in one direction only."""
+    eta: MaybeFloat = None
+    """dtp: how far the last hidden layer's target lies along the gradient; by default 0.1."""
+    sigma: MaybeFloat = None
+    """dtp: standard deviation of the noise that inverses learn with; by default 0.1."""
 
-    def build(self, base: str, options: dict[str, Any]) -> lra.Rule:
-        """Build the rule, over a recipe's options where it is the recipe's rule.
+    def build(self, base: str, options: dict[str, Any]) -> lra.Rule | lra.Method:
+        """Build the rule or method, over a recipe's options where it is the recipe's rule.
 
         Raises:
             OptionError: for an unknown name, or an option that the rule does not have.
@@ -78,6 +94,13 @@ class RuleOptions:
             "samples": self.samples,
             "magnitude": self.magnitude,
             "init": self.feedback_init,
+            "steps": self.steps,
+            "step": self.step,
+            "free_steps": self.free_steps,
+            "nudged_steps": self.nudged_steps,
+            "symmetric": False if self.one_sided else None,
+            "eta": self.eta,
+            "sigma": self.sigma,
         }
         if self.local_loss is not None:
             given["local_loss"] = _lookup("local loss", self.local_loss, LOCAL_LOSSES)

@@ -23,7 +23,8 @@ from lra.lab import checkpoint, data
 from lra.lab.atomic import write_atomically
 from lra.lab.config import TrainConfig
 from lra.lab.data import Dataset
-from lra.lab.measure import logits_of, measure
+from lra.lab.learning import answering
+from lra.lab.measure import Answer, logits_of, measure
 from lra.lab.models import build_network
 from lra.lab.networks import NETWORKS
 
@@ -127,6 +128,11 @@ class Trained:
     sample_shape: tuple[int, ...]
     classes: tuple[str, ...]
 
+    @property
+    def answer(self) -> Answer:
+        """The network as what predicts."""
+        return answering(self.config.rule, self.network)
+
 
 def load(folder: Path) -> Trained:
     """Load the best-validation weights of a run.
@@ -196,7 +202,7 @@ def evaluate(
         )
     y = torch.from_numpy(arrays.y_test)
     samples = _samples(trained, arrays.x_test)
-    found = measure(trained.network, samples, y)
+    found = measure(trained.answer, samples, y)
     return Evaluation(
         *(arrays.name, len(y), y.numel(), found.accuracy, found.loss),
         _per_class(trained, samples, y) if arrays.reads == "values" else {},
@@ -213,7 +219,7 @@ def _renumbered(arrays: Dataset, classes: tuple[str, ...]) -> Dataset:
 
 
 def _per_class(trained: Trained, samples: Tensor, y: Tensor) -> dict[str, float]:
-    right = logits_of(trained.network, samples).argmax(1) == y
+    right = logits_of(trained.answer, samples).argmax(1) == y
     return {
         name: 100.0 * right[y == label].double().mean().item()
         for label, name in enumerate(trained.classes)
@@ -243,7 +249,7 @@ def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
     if x.shape == trained.sample_shape:
         x = x[None]
     _check_shape(trained, x.shape[1:], str(file))
-    probabilities = logits_of(trained.network, _samples(trained, x)).softmax(1)
+    probabilities = logits_of(trained.answer, _samples(trained, x)).softmax(1)
     best = probabilities.max(1)
     return [
         (trained.classes[label], probability)

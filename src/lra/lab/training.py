@@ -18,12 +18,14 @@ from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
 from lra.lab.fabric import start_fabric
 from lra.lab.finite import weight_not_finite, where_not_finite
+from lra.lab.learning import answering, feedback, prepare, step_by
 from lra.lab.measure import Measured, count_right, cross_entropy, measure
 from lra.lab.models import build_network, build_optimizer, check_reads, describe, plain_state
 from lra.lab.reporters import EventsReporter, FilesReporter, Reporters
 from lra.lab.schedule import factor
 from lra.lab.state import State
 from lra.lab.stop import Stop
+from lra.methods import Method
 from lra.rules import name_of
 
 CHECK_EVERY = 20
@@ -114,11 +116,8 @@ class _Run:
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.data.sample_shape, self.data.num_classes)
         self.plain_names = tuple(self.network.state_dict())
-        lra.convert(self.network, config.rule, loss_terms="tokens" if self.text else "batch")
-        covered = lra.coverage(self.network)
-        if covered.left:
-            layers = ", ".join(covered.left)
-            self.reporter.note(f"{1 - covered.share:.1%} of the weights follow no rule: {layers}")
+        for note in prepare(config.rule, self.network, self.data.sample_shape, self.text):
+            self.reporter.note(note)
         self.optimizer = build_optimizer(config, self.network)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
@@ -198,7 +197,7 @@ class _Run:
 
     def _sizes(self) -> tuple[int, int]:
         """Count the forward weights, and the learned feedback weights."""
-        learned = sum(E.numel() for E in lra.feedback_parameters(self.network))
+        learned = sum(E.numel() for E in feedback(self.config.rule, self.network))
         return sum(p.numel() for p in self.network.parameters()) - learned, learned
 
     def _epoch(self, state: State, began: float, reporter: Reporter) -> None:
@@ -207,14 +206,15 @@ class _Run:
         seen, steps = state.step * self.config.batch_size, self.batches.steps
         self.model.train()
         for batch in self.batches.epoch(state.epoch, state.step):
+            self.stepper.zero_grad()
             loss, right = self._forward(batch)
             state.step += 1
             seen += batch.size
             pending.append((loss.detach(), right, batch.predictions))
             if len(pending) == self.check_every or state.step == steps:
                 self._account(state, pending, batch.x)  # before a loss that is not finite spreads
-            self.stepper.zero_grad()
-            self.fabric.backward(loss)
+            if loss.requires_grad:  # a method has been all the way back
+                self.fabric.backward(loss)
             self._set_rates(state.epoch * steps + state.step - 1)
             self.stepper.step()
             if not pending and (state.step % CHECK_EVERY == 0 or state.step == steps):
@@ -232,6 +232,13 @@ class _Run:
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give the loss, and how many predictions are right, of one process's part of a batch."""
+        if isinstance(self.config.rule, Method):
+            with self.fabric.autocast():
+                loss, logits = step_by(
+                    *(self.config.rule, self.network, batch.x),
+                    lambda logits: cross_entropy(logits, batch.y), batch.predictions,
+                )  # fmt: skip
+            return loss, count_right(logits, batch.y)
         if self.world == 1:
             logits = self.model(batch.x)
             return cross_entropy(logits, batch.y), count_right(logits, batch.y)
@@ -267,7 +274,8 @@ class _Run:
     def _close_epoch(self, state: State, began: float) -> None:
         """Measure, remember the best weights, and write it all down."""
         self._require_finite_weights(state)
-        validation = self._measure(self.model, self.validation_set)
+        own = isinstance(self.config.rule, Method)  # it knows the network, and no wrapping
+        validation = self._measure(self.network if own else self.model, self.validation_set)
         state.seconds = time.monotonic() - began
         if state.close_epoch(self.batches.y.numel(), validation, self.text):
             best = plain_state(self.network, self.plain_names)
@@ -279,7 +287,7 @@ class _Run:
             return None
         network.eval()
         with self.fabric.autocast():
-            return measure(network, *pair)
+            return measure(answering(self.config.rule, network), *pair)
 
     def _result(self, state: State) -> dict[str, Any]:
         """Tell how the best-validation weights do on the test pair, and the last ones."""

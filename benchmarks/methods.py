@@ -1,0 +1,95 @@
+"""Methods of several passes beside backprop: accuracy with the same budget, and a step's time.
+
+    python benchmarks/methods.py              # both, about two minutes
+    python benchmarks/methods.py --steps-only
+
+The network is 784-256-256-10 with tanh; 10,000 MNIST images, 3 epochs, batches of 50, AdamW at
+1e-3, the same first weights and order for all. Accuracy is on the 10,000 test images, of the last
+weights, by the method's own answer. Times are of the default options, contestants taking turns.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lra
+from lra.lab.data import load
+from turns import take_turns
+
+CONTESTANTS: dict[str, lra.Method | None] = {
+    "backprop": None,
+    **{name: build() for name, build in lra.METHODS.items()},
+}
+
+
+def network(method: lra.Method | None) -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Linear(784, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10)
+    model = nn.Sequential(*layers)
+    return model if method is None else method.attach(model, torch.zeros(1, 784))
+
+
+def learn(
+    model: nn.Module, method: lra.Method | None, optimizer: torch.optim.Optimizer
+) -> Callable[[Tensor, Tensor], None]:
+    def step(x: Tensor, t: Tensor) -> None:
+        optimizer.zero_grad()
+        if method is None:
+            F.cross_entropy(model(x), t).backward()
+        else:
+            method(model, lambda output: F.cross_entropy(output, t), x)
+        optimizer.step()
+
+    return step
+
+
+def accuracy(method: lra.Method | None, epochs: int, images: int) -> tuple[float, float]:
+    """Train, and give the test accuracy of the method's answer, and that of a forward pass."""
+    data = load("mnist")
+    arrays = data.x_train[:images], data.y_train[:images], data.x_test, data.y_test
+    x, t, x_test, t_test = (torch.from_numpy(a) for a in arrays)
+    x, x_test = x.flatten(1), x_test.flatten(1)
+    model = network(method)
+    step = learn(model, method, torch.optim.AdamW(model.parameters(), lr=1e-3))
+    torch.manual_seed(1)
+    orders = [torch.randperm(images) for _ in range(epochs)]
+    for order in orders:
+        for rows in order.split(50):
+            step(x[rows], t[rows])
+    with torch.no_grad():
+        forward = model(x_test)
+    answer = forward if method is None else method.output(model, x_test)
+    own, plain = (float((a.argmax(1) == t_test).double().mean()) for a in (answer, forward))
+    return 100 * own, 100 * plain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--steps-only", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    x, t = torch.rand(50, 784), torch.randint(10, (50,))
+    contestants = {}
+    for name, method in CONTESTANTS.items():
+        model = network(method)
+        # Too small a step to learn anything, so that the time does not tell how well noise is fit.
+        step = learn(model, method, torch.optim.AdamW(model.parameters(), lr=1e-9))
+        contestants[name] = lambda step=step: step(x, t)
+    print("a step, batch 50, one thread:")
+    take_turns(contestants, rounds=15, steps=5)
+    if options.steps_only:
+        return
+    print(f"{options.images:,} images, {options.epochs} epochs:")
+    for name, method in CONTESTANTS.items():
+        own, plain = accuracy(method, options.epochs, options.images)
+        forward = "" if own == plain else f"   (by a forward pass {plain:.2f} %)"
+        print(f"  {name:<34} {own:6.2f} %{forward}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""How a network learns and answers by what a run names: a rule swapped into it, or a method."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+import lra
+from lra.lab.measure import Answer
+from lra.methods import Method
+from lra.rules import Rule
+
+
+def prepare(rule: Rule | Method, network: nn.Module, shape: Sequence[int], text: bool) -> list[str]:
+    """Convert a network to a rule, or make it ready for a method.
+
+    Args:
+        rule: the rule or method.
+        network: the plain network.
+        shape: of one sample.
+        text: whether the network predicts a character at each place.
+
+    Returns:
+        What is to be said of it.
+    """
+    if isinstance(rule, Method):
+        rule.attach(network, torch.zeros(1, *shape))
+        return []
+    lra.convert(network, rule, loss_terms="tokens" if text else "batch")
+    covered = lra.coverage(network)
+    if not covered.left:
+        return []
+    layers = ", ".join(covered.left)
+    return [f"{1 - covered.share:.1%} of the weights follow no rule: {layers}"]
+
+
+def feedback(rule: Rule | Method, network: nn.Module) -> list[nn.Parameter]:
+    """List the parameters that a network learns for the way back alone."""
+    if isinstance(rule, Method):
+        return rule.feedback_parameters(network)
+    return lra.feedback_parameters(network)
+
+
+def answering(rule: Rule | Method, network: nn.Module) -> Answer:
+    """Give the network as what predicts: its forward pass, unless a method says otherwise."""
+    return functools.partial(rule.output, network) if isinstance(rule, Method) else network
+
+
+def step_by(
+    method: Method,
+    network: nn.Module,
+    x: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    terms: float,
+) -> tuple[Tensor, Tensor]:
+    """Compute a step's updates by a method; give the loss, and the logits that it is of."""
+    answer: list[Tensor] = []
+
+    def heard(logits: Tensor) -> Tensor:
+        if not answer:  # the first is the network's answer
+            answer.append(logits.detach())
+        return loss(logits)
+
+    value = method(network, heard, x, loss_terms=terms)
+    return value, answer[0]
