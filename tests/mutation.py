@@ -27,6 +27,9 @@ FUNCTION = "tests/torch/test_function.py"
 MEMORY = "tests/torch/test_memory.py"
 REFUSALS = "tests/torch/test_refusals.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
+CODING = "tests/torch/test_predictive_coding.py"
+EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
+TARGETS = "tests/torch/test_target_propagation.py"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,111 @@ class Defect:
 
 
 DEFECTS = (
+    Defect(
+        "take a changed tensor for the same state",
+        "torch/methods/predictive_coding.py",
+        "return id(z), z._version",
+        "return id(z), 0",
+        CODING,
+    ),
+    Defect(
+        "a state for each reader",
+        "torch/methods/predictive_coding.py",
+        "return self._seen[_key(z)][1]",
+        "pass",
+        CODING,
+    ),
+    Defect(
+        "move states by the mean",
+        "torch/methods/predictive_coding.py",
+        "method.step * N",
+        "method.step",
+        CODING,
+    ),
+    Defect(
+        "add energies of a sum to a mean",
+        "torch/methods/predictive_coding.py",
+        "(value + run.energy / N).backward",
+        "(value + run.energy).backward",
+        CODING,
+    ),
+    Defect(
+        "draw anew in every pass",
+        "torch/methods/runs.py",
+        "self._random.put(self._start)",
+        "pass",
+        CODING,
+    ),
+    Defect(
+        "keep the buffers of the last pass",
+        "torch/methods/runs.py",
+        "buffer.copy_(kept)",
+        "pass",
+        CODING,
+    ),
+    Defect(
+        "let a unit write over what is compared",
+        "torch/methods/equilibrium.py",
+        "return h.clone() if",
+        "return h if",
+        EQUILIBRIUM,
+    ),
+    Defect(
+        "let max pools read states",
+        "torch/methods/equilibrium.py",
+        "rest[0] if pools else None",
+        "None",
+        EQUILIBRIUM,
+    ),
+    Defect(
+        "halve the one-sided estimate",
+        "torch/methods/equilibrium.py",
+        "(2 if method.symmetric else 1)",
+        "2",
+        EQUILIBRIUM,
+    ),
+    Defect(
+        "nudge by the mean",
+        "torch/methods/equilibrium.py",
+        "strength * N * loss(output)",
+        "strength * loss(output)",
+        EQUILIBRIUM,
+    ),
+    Defect(
+        "leave repeated modules out of a chain",
+        "torch/methods/chain.py",
+        "module._modules.items()",
+        "module.named_children()",
+        EQUILIBRIUM,
+    ),
+    Defect(
+        "targets without the difference",
+        "torch/methods/target_propagation.py",
+        "y = below - (inverse(z) - inverse(y))",
+        "y = inverse(y)",
+        TARGETS,
+    ),
+    Defect(
+        "invert strides short",
+        "torch/methods/target_propagation.py",
+        "_left_over(layer, shapes[0], shapes[1])",
+        "0",
+        TARGETS,
+    ),
+    Defect(
+        "learn to invert without noise",
+        "torch/methods/target_propagation.py",
+        "method.sigma * torch.randn_like(below)",
+        "0",
+        TARGETS,
+    ),
+    Defect(
+        "let local losses reach lower layers",
+        "torch/methods/target_propagation.py",
+        "read.append(z.detach().requires_grad_())",
+        "read.append(z)",
+        TARGETS,
+    ),
     Defect(
         "use what was changed since",
         "torch/places.py",

@@ -207,6 +207,13 @@ def test_one_unit_may_stand_in_many_places():
     assert_same(by(lra.EquilibriumPropagation(), model, x, t)[1], expected)
 
 
+def test_a_unit_may_work_in_place():
+    model, (x, t) = mlp(lambda: nn.LeakyReLU(0.2)), batch("mlp")
+    expected = by(lra.EquilibriumPropagation(), model, x, t)[1]
+    model[1].inplace = model[3].inplace = True
+    assert_same(by(lra.EquilibriumPropagation(), model, x, t)[1], expected)
+
+
 def test_a_max_pool_may_stand_on_either_side_of_a_unit():
     layers = nn.Conv1d(1, 3, 2), nn.Sigmoid(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(6, 3)
     model = nn.Sequential(nn.Unflatten(1, (1, 6)), *layers).double()
