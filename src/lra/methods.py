@@ -108,8 +108,10 @@ class PredictiveCoding(Method):
     f_l derivatives of units are taken and errors cross the one weight by its transpose.
 
     Args:
-        steps: how often the states move; a step's cost is that of 1 + steps passes.
-        step: how far they move.
+        steps: how often the states move; the cost is that of 1 + steps passes. An error reaches one
+            layer further each time, so fewer than there are weight layers in a row leave the lowest
+            without any.
+        step: how far they move; too far diverges.
 
     Source: Rao and Ballard, Nature Neuroscience 1999; Whittington and Bogacz, An approximation of
     the error backpropagation algorithm in a predictive coding network, Neural Computation 2017.
