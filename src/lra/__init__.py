@@ -21,6 +21,7 @@ from lra.crossing import (
 from lra.errors import (
     ConversionError,
     DataError,
+    Diverged,
     LraError,
     LraWarning,
     MethodError,
@@ -125,6 +126,7 @@ __all__ = [
     "DataError",
     "Derivative",
     "Diagnosis",
+    "Diverged",
     "EquilibriumPropagation",
     "Evaluated",
     "FanIn",

@@ -67,3 +67,7 @@ class DataError(LraError, OSError):
 
 class RunError(LraError, RuntimeError):
     """A training run that cannot start, resume, or go on."""
+
+
+class Diverged(RunError):  # noqa: N818 - said of runs, as Interrupted is
+    """A training run whose loss or weights stopped being finite."""

@@ -103,7 +103,7 @@ def place(
             torch.from_numpy(y).to(device)
         )
 
-    has_test = arrays.x_test is not None and arrays.y_test is not None
+    has_test = config.test and arrays.x_test is not None and arrays.y_test is not None
     return (
         put(arrays.x_train[train], arrays.y_train[train]),
         put(arrays.x_train[validation], arrays.y_train[validation]) if count else None,

@@ -23,6 +23,7 @@ from lra.lab.commands import (
     Write,
     say,
 )
+from lra.lab.compare.command import Compare, Tune
 from lra.lab.train_command import Train, train_command
 
 COMMANDS: dict[str, Callable[..., Command]] = {
@@ -30,6 +31,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "write": Write,
+    "compare": Compare,
+    "tune": Tune,
     "data list": DataList,
     "data fetch": DataFetch,
     "data show": DataShow,

@@ -87,6 +87,8 @@ class TrainConfig(Axis):
     """Stop after this many epochs without a better one by validation samples; by default never."""
     seed: int = 0
     """Seed of the split, the weights, the order of the samples, and how they are augmented."""
+    test: bool = True
+    """Whether the test pair is measured, once, at the end."""
     device: str = "auto"
     """auto, cpu, cuda or mps; auto takes an accelerator where there is one."""
     devices: int = 1
@@ -100,9 +102,14 @@ class TrainConfig(Axis):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.dataset, Path):
             object.__setattr__(self, "dataset", str(self.dataset))
-        for name, kind in (("rule", Rule | Method), ("bias", bool), ("init", Init | None)):
+        for name, kind in (
+            ("rule", Rule | Method),
+            ("bias", bool),
+            ("test", bool),
+            ("init", Init | None),
+        ):
             if not isinstance(getattr(self, name), kind):
-                wanted = {"rule": "Rule or a Method", "bias": "bool"}.get(name, "Init")
+                wanted = {"rule": "Rule or a Method", "init": "Init"}.get(name, "bool")
                 raise OptionError(f"{name} must be a {wanted}; got {getattr(self, name)!r}")
         for what, table in (
             ("model", NETWORKS),

@@ -103,7 +103,7 @@ class ConsoleReporter(Reporter):
         test, loss = result["test_accuracy"], result["test_loss"]
         best = f"best epoch {result['best_epoch']} of {result['epochs']}"
         if test is None:
-            self._print(f"{best}; {result['dataset']} has no test pair")
+            self._print(f"{best}; {result['dataset']} has no test pair, or it was left out")
         elif self.text:
             self._print(
                 f"test loss {loss:.4f} nats a character, {test:.2f}% right ({best}), "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import lra
-from lra.errors import RunError
+from lra.errors import Diverged, RunError
 from lra.lab import checkpoint, data, runs
 from lra.lab.batches import Batch, Batches, Pair, place
 from lra.lab.config import TrainConfig
@@ -69,7 +69,8 @@ def train(
     Raises:
         OptionError: for settings that do not fit the data.
         DataError: where the data cannot be had.
-        RunError: where the folder is taken, the loss stops being finite, or the disk refuses.
+        Diverged: where the loss or a weight stops being finite.
+        RunError: where the folder is taken, or the disk refuses.
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
     run = _Run(config, folder, data_folder, reporter or Reporter())
@@ -263,7 +264,7 @@ class _Run:
         first = state.step - len(pending)
         for i, (loss, correct) in enumerate(sums.tolist()):
             if not math.isfinite(loss):
-                raise RunError(
+                raise Diverged(
                     f"the loss became {loss} in epoch {state.epoch + 1}, step {first + i + 1}, "
                     f"{where_not_finite(self.network, x)}. {self._way_on()}"
                 )
@@ -302,6 +303,7 @@ class _Run:
             "rule": name_of(config.rule),
             "model": config.model,
             "epochs": state.epoch,
+            "steps": state.epoch * self.batches.steps,
             "best_epoch": state.best_epoch,
             "validation_accuracy": state.best("validation_accuracy"),
             "validation_loss": state.best("validation_loss"),
@@ -334,7 +336,7 @@ class _Run:
 
     def _require_finite_weights(self, state: State) -> None:
         if weight := weight_not_finite(self.network):
-            raise RunError(
+            raise Diverged(
                 f"weights stopped being finite by epoch {state.epoch + 1}, step {state.step}, "
                 f"in {weight}. {self._way_on()}"
             )

@@ -1,0 +1,1 @@
+"""Rules compared: a grid of runs, a search of settings, tables, pictures and a report."""
