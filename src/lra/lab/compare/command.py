@@ -11,21 +11,19 @@ from rich.table import Table as Shown
 
 from lra.errors import OptionError
 from lra.lab import data
+from lra.lab.commands import MaybePath, say
 from lra.lab.compare.grid import Grid
 from lra.lab.compare.machine import cores
-from lra.lab.compare.page import write_html, write_markdown
 from lra.lab.compare.pool import Pool
 from lra.lab.compare.progress import Display
-from lra.lab.compare.report import command, make_report
 from lra.lab.compare.results import Table, tables, write_runs
 from lra.lab.compare.schedule import Schedule
 from lra.lab.compare.sentences import cells, headings, settings_text, verdict
-from lra.lab.options import MaybeInt, optional
+from lra.lab.compare.words import command
+from lra.lab.options import MaybeInt
 
 TRIALS = 8
 """How many trials a search has unless told otherwise."""
-
-MaybePath = Annotated[Path | None, optional("PATH")]
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,9 @@ class Compare:
 
     def execute(self, console: Console) -> None:
         """Compare."""
+        from lra.lab.compare.page import write_html, write_markdown  # they load what draws
+        from lra.lab.compare.report import make_report
+
         out = self.out or _folder(self.grid)
         schedule = _schedule(self.grid, out, self.jobs, console, self.report)
         found = tables(schedule)
@@ -59,7 +60,7 @@ class Compare:
             write_markdown(report, self.page)
         for table in found:
             _show(table, console)
-        _say(console, f"report: {out / 'report.html'}, {out / 'report.md'}")
+        say(console, f"report: {out / 'report.html'}, {out / 'report.md'}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Tune:
                 chosen = entry.refusal or settings_text(entry.settings) or "nothing to search"
                 shown.add_row(str(table.problem), entry.label, chosen, str(len(entry.trials)))
         console.print(shown)
-        _say(console, f"runs with these settings: {command(grid, out)}")
+        say(console, f"runs with these settings: {command(grid, out)}")
 
 
 def _folder(grid: Grid) -> Path:
@@ -103,11 +104,11 @@ def _schedule(
     if look:
         return Schedule(grid, out)
     for dataset in grid.datasets:  # once, before many processes ask for them
-        data.fetch(dataset, on_event=lambda event: _say(console, event))
+        data.fetch(dataset, on_event=lambda event: say(console, event))
     pool = Pool(grid, out, jobs or cores(), Display(console))
     count = f"{len(grid.entrants)} rules, {len(grid.problems)} networks, {grid.seeds} seeds"
     trials = f", {grid.trials} trials each" if grid.trials else ""
-    _say(console, f"{count}{trials}; {pool.jobs} at once; in {out}")
+    say(console, f"{count}{trials}; {pool.jobs} at once; in {out}")
     return pool.work()
 
 
@@ -119,8 +120,4 @@ def _show(table: Table, console: Console) -> None:
         shown.add_row(*cells(table, entry)[:5])
     console.print(shown)
     for sentence in verdict(table):
-        _say(console, sentence)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, sentence)

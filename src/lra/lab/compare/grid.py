@@ -146,9 +146,8 @@ class Grid(Axis):
     ) -> TrainConfig:
         names = ("epochs", "batch_size", "optimizer", "lr", "schedule", "validation", "device")
         own = {name: getattr(self, name) for name in names} | {"weight_decay": self.weight_decay}
-        settings = (
-            own | problem.settings | {"model": problem.model.name} | dict(steps) | dict(rule) | more
-        )
+        own |= problem.settings | {"model": problem.model.name}
+        settings = own | dict(steps) | dict(rule) | more
         return TrainConfig(problem.dataset, **settings)
 
 

@@ -2,17 +2,16 @@
 
 import dataclasses
 import datetime
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lra.lab.compare.grid import TRIAL_SEED, Grid
 from lra.lab.compare.machine import machine, versions
 from lra.lab.compare.pictures import all_pictures
 from lra.lab.compare.results import Entry, Table
 from lra.lab.compare.sentences import cells, headings, settings_text, verdict
+from lra.lab.compare.words import command
 
 
 @dataclass(frozen=True)
@@ -52,26 +51,6 @@ def make_report(grid: Grid, found: Sequence[Table], out: Path) -> Report:
     lines += ["## To repeat a line", "", "With the settings that the search chose:", "", "```sh"]
     lines += [*(_again(grid, entry) for t in found for entry in t.entries if entry.done), "```", ""]
     return Report(title, "\n".join(lines), pictures)
-
-
-def command(grid: Grid, out: Path | None = None, verb: str = "compare") -> str:
-    """Write the command that makes a comparison."""
-    words = ["lra", verb, *grid.datasets, *_flags(grid, ("datasets", "options"))]
-    words += _flags(grid.options, ())
-    return shlex.join([*words, *(("--out", str(out)) if out else ())])
-
-
-def _flags(value: Any, but: tuple[str, ...]) -> list[str]:
-    """Give the options of a dataclass that are not as by default."""
-    words: list[str] = []
-    for field in dataclasses.fields(value):
-        given = getattr(value, field.name)
-        if field.name in but or given == field.default:
-            continue
-        words.append(f"--{field.name.replace('_', '-')}")
-        if given is not True:
-            words += map(str, given if isinstance(given, tuple) else (given,))
-    return words
 
 
 def _again(grid: Grid, entry: Entry) -> str:
@@ -122,14 +101,14 @@ def _reading(grid: Grid, found: Sequence[Table]) -> Iterable[str]:
         f"{intervals} intervals about {round(intervals / 20)} miss the true difference by chance."
     )
     yield (
-        "Rules whose intervals hold 0 cannot be told apart by these seeds, which does not show that "
-        "they are equal. Where feedback is near the weights, or mirrors them, a rule tends to "
+        "Rules whose intervals hold 0 cannot be told apart by these seeds, which does not show "
+        "that they are equal. Where feedback is near the weights, or mirrors them, a rule tends to "
         "backprop, so that equal accuracy is no wonder there."
     )
     yield (
-        "Feedback weights are those that are learned, beside the weights. Seconds a step count what "
-        "an epoch takes, its validation included, while other runs had the other cores; memory is "
-        "the most that the process held (on CUDA, its tensors)."
+        "Feedback weights are those that are learned, beside the weights. Seconds a step count "
+        "what an epoch takes, its validation included, while other runs had the other cores; "
+        "memory is the most that the process held (on CUDA, its tensors)."
     )
     if any(entry.count("diverged") for table in found for entry in table.entries):
         yield "Runs that diverged are counted, and not averaged; such a rule is not compared."
