@@ -6,7 +6,6 @@ there is not repeated, one that was torn goes on.
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,8 @@ from typing import Any
 import torch
 
 import lra
-from lra.axis import Axis
 from lra.lab import checkpoint, training
+from lra.lab.compare.digest import digest, slug
 from lra.lab.config import TrainConfig
 
 RESULT, FAILED = "result.json", "failed.json"
@@ -67,21 +66,7 @@ def configure(
 
 def folder_of(out: Path, contest: Contest, entrant: Entrant, config: TrainConfig) -> Path:
     """Name a run's folder by what it trains."""
-    digest = hashlib.sha256(json.dumps(_essence(config)).encode()).hexdigest()[:10]
-    name = "".join(c if c.isalnum() else "-" for c in f"{contest.name} {entrant.name}")
-    return out / contest.part / f"{name}-{digest}"
-
-
-def _essence(value: Any) -> Any:
-    """Give a value as plain data without what is as by default: options to come change no name."""
-    if not isinstance(value, Axis):
-        return str(value)
-    plain = {
-        f.name: _essence(getattr(value, f.name))
-        for f in sorted(dataclasses.fields(value), key=lambda f: f.name)
-        if f.default is dataclasses.MISSING or getattr(value, f.name) != f.default
-    }
-    return {"type": type(value).__name__} | plain
+    return out / contest.part / f"{slug(f'{contest.name} {entrant.name}')}-{digest(config)}"
 
 
 def train(folder: Path, config: TrainConfig) -> dict[str, Any]:
@@ -96,9 +81,7 @@ def train(folder: Path, config: TrainConfig) -> dict[str, Any]:
         if folder.exists() and not (folder / "config.json").exists():
             folder.rmdir()
         return training.train(config, folder, overwrite=folder.exists())
-    except lra.RunError as error:
-        if "finite" not in str(error):
-            raise
+    except lra.Diverged as error:
         failed = {"failed": str(error), "validation_accuracy": 0.0, "validation_loss": 1e9}
         (folder / FAILED).write_text(json.dumps(failed))
         return failed

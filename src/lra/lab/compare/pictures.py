@@ -43,11 +43,13 @@ def curves(table: Table) -> str | None:
         return None
     label = "validation loss (nats)" if table.text else "validation error (%)"
     axes.set(xlabel="epoch", ylabel=label, yscale="log", title=str(table.problem))
+    axes.title.set_fontsize(9)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_ylim()
-    ticks = [m * 10.0**e for e in range(-3, 3) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    axes.set_yticks(ticks)
+    steps = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    ticks = [m * 10.0**e for e in range(-4, 3) for m in steps]
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return _svg(figure, f"curves {table.problem}")
@@ -67,11 +69,11 @@ def gaps(table: Table) -> str | None:
         axes.plot(each, [y] * len(each), "o", color=colour, ms=3, alpha=0.5)
         axes.errorbar([gap.mean], [y], xerr=gap.reach, fmt="|", color=colour, ms=9, capsize=3)
     axes.set_yticks(range(len(shown)), [entry.label for entry, _ in shown], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown) - 0.5, -0.5)
     unit = "loss (nats)" if table.text else "accuracy (percentage points)"
     where = table.figure.partition("_")[0]
     axes.set_xlabel(f"{where} {unit}, minus {table.base.label}")
-    axes.set_title(str(table.problem))
+    axes.set_title(str(table.problem), fontsize=9)
     return _svg(figure, f"gaps {table.problem}")
 
 
@@ -96,14 +98,16 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
     axes = figure.subplots()
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.title.set_fontsize(9)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
     return figure, axes
 
 
 def _svg(figure: Figure, name: str) -> str:
     """Give a figure as SVG, the same each time, with names of its own inside."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )

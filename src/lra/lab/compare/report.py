@@ -10,7 +10,7 @@ from lra.lab.compare.grid import TRIAL_SEED, Grid
 from lra.lab.compare.machine import machine, versions
 from lra.lab.compare.pictures import all_pictures
 from lra.lab.compare.results import Entry, Table
-from lra.lab.compare.sentences import cells, headings, settings_text, verdict
+from lra.lab.compare.sentences import cells, headings, settings_text, state, verdict
 from lra.lab.compare.words import command
 
 
@@ -41,9 +41,10 @@ def make_report(grid: Grid, found: Sequence[Table], out: Path) -> Report:
         lines += [f"## {_escape(str(table.problem))}", "", _escape(" ".join(verdict(table))), ""]
         rows = [cells(table, entry) for entry in table.entries]
         lines += [*_table(headings(table), rows), ""]
-        for name, svg in all_pictures(table).items():
-            pictures[f"{name}-{i}"] = svg
-            lines += [f"![{name} of {_escape(str(table.problem))}]({name}-{i}.svg)", ""]
+        drawn = all_pictures(table)
+        pictures |= {f"{name}-{i}": svg for name, svg in drawn.items()}
+        lines += [f"![{name}, {_escape(str(table.problem))}]({name}-{i}.svg)" for name in drawn]
+        lines.append("")
     lines += ["## How to read this", "", *_bullets(_reading(grid, found)), ""]
     lines += ["## How it was made", "", *_bullets(_making(grid, found)), ""]
     lines += _searches(found)
@@ -78,15 +79,15 @@ def _opening(grid: Grid, found: Sequence[Table], out: Path) -> str:
 
 
 def _glance(found: Sequence[Table]) -> list[str]:
-    """Give the means of all networks in one table."""
-    rules = [entry.label for entry in found[0].entries]
+    """Give the means of all networks in one table, a line for each rule."""
     rows = []
-    for table in found:
-        spreads = [table.spread(entry) for entry in table.entries]
-        digits = 3 if table.text else 2
-        means = [f"{s.mean:.{digits}f}" if s else "-" for s in spreads]
-        rows.append([str(table.problem), *means])
-    return _table(["network", *rules], rows)
+    for entries in zip(*(table.entries for table in found), strict=True):
+        row = [entries[0].label]
+        for table, entry in zip(found, entries, strict=True):
+            spread = table.spread(entry)
+            row.append(f"{spread.mean:.{3 if table.text else 2}f}" if spread else state(entry))
+        rows.append(row)
+    return _table(["rule", *(str(table.problem) for table in found)], rows)
 
 
 def _reading(grid: Grid, found: Sequence[Table]) -> Iterable[str]:
