@@ -17,6 +17,7 @@ from workbench import fork_lra, metrics, read_train, tiny, write_blobs
 import lra
 from lra import FanIn, Normal
 from lra.lab import cli, data, runs, sources, training
+from lra.lab.compare.grid import Grid, Search
 from lra.lab.config import TrainConfig
 from lra.lab.recipes import RECIPES
 from lra.lab.rule_options import RuleOptions
@@ -97,10 +98,16 @@ OPTIONS = {
     "evaluate": (cli.Evaluate,),
     "predict": (cli.Predict,),
     "write": (cli.Write,),
+    "compare": (Grid, Search, cli.Compare),
+    "tune": (Grid, Search, cli.Tune),
     "data list": (cli.DataList,),
     "data fetch": (cli.DataFetch,),
     "data show": (cli.DataShow,),
 }
+
+
+NESTED = ("rule", "config", "grid", "options")
+"""Fields whose own fields are the options."""
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -114,14 +121,16 @@ def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
     for cls in OPTIONS[name]:
         for f in fields(cls):
             if "Positional" in str(f.type):
-                assert f.name.upper() in said.out
-            elif f.name not in ("rule", "config") or cls is RuleOptions:
+                assert f.name.upper().removesuffix("S") in said.out
+            elif f.name not in NESTED or cls is RuleOptions:
                 option = f.name.replace("_", "-")
                 expected.add(f"--{option}")
                 if f.type in (bool, "bool"):
                     expected.add(f"--no-{option}")
     if name == "train":
         expected.add("--resume")
+    if name in ("compare", "tune"):
+        expected.add("--tune")  # another name of --trials
     assert shown == expected
 
 

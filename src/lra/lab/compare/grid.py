@@ -24,7 +24,7 @@ TRIAL_SEED = 1000
 
 SAMPLERS = ("even", "random", "tpe")
 
-Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:OPTION=VALUE,...] ...")]
+Words = Annotated[tuple[str, ...], optional("NAME[:OPTION=VALUE,...] ...")]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class Search(Axis):
 class Grid(Axis):
     """Rules that train the same networks on the same batches from the same weights."""
 
-    datasets: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATASET [DATASET ...]")
-    ]
+    datasets: Annotated[tyro.conf.Positional[tuple[str, ...]], optional("DATASET [DATASET ...]")]
     """digits, mnist, fashion-mnist, cifar-10, python (text), or paths of an .npz or a .txt."""
     rules: Words = ()
     """Rules, the first one to compare with, as lra-e:beta=0.1,lr=0.01; by default all."""

@@ -124,6 +124,7 @@ class Study:
             slot = trial.user_attrs.get("slot")
             if slot is None or self._slots()[slot].number != trial.number:
                 raise _Superfluous
+            self.study.sampler = self._sampler(slot)
             settings = {
                 one.name: trial.suggest_float(one.name, one.low, one.high, log=one.log)
                 if isinstance(one, Range)
@@ -144,7 +145,6 @@ class Study:
             return found.value
 
         if self.takeable():
-            self.study.sampler = self._sampler()
             self.study.optimize(objective, n_trials=1, catch=(_Superfluous,))
 
     def _slots(self) -> dict[int, FrozenTrial]:
@@ -194,12 +194,14 @@ class Study:
             case _:
                 return dict(even_point(self.contest.space, slot))
 
-    def _sampler(self) -> optuna.samplers.BaseSampler:
-        seed = self._seed(len(self.study.get_trials(deepcopy=False)))
+    def _sampler(self, slot: int) -> optuna.samplers.BaseSampler:
+        """Give what chooses a slot's settings, by chance of its own, where they are not given."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(
-                seed=seed, constant_liar=True, n_startup_trials=max(2, self.contest.trials // 3)
+                seed=self._seed(slot),
+                constant_liar=True,
+                n_startup_trials=max(2, self.contest.trials // 3),
             )
 
     def _seed(self, number: int) -> int:

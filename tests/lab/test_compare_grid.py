@@ -1,0 +1,191 @@
+"""What a comparison is made of: words and what they stand for, names of runs, points of a search."""
+
+import dataclasses
+import json
+import shlex
+
+import pytest
+
+import lra
+from lra.axis import Axis
+from lra.feedback import Normal
+from lra.lab import cli
+from lra.lab.compare.digest import digest
+from lra.lab.compare.grid import Grid, Search
+from lra.lab.compare.space import Choice, Range, even_point, read_dimension
+from lra.lab.compare.spec import read_model, read_rule
+from lra.lab.compare.words import command
+from lra.lab.config import TrainConfig
+from lra.lab.parts import LECUN
+from lra.rules import RULES
+
+
+def grid(*datasets: str, **changes: object) -> Grid:
+    return Grid(datasets or ("digits",), **changes)
+
+
+def test_names_of_runs_that_earlier_versions_made() -> None:
+    settings = {"dataset": "mnist", "model": "mlp", "width": 128, "depth": 8, "batch_size": 100}
+    more = {"schedule": "one-cycle", "init": LECUN, "activation": "sigmoid", "validation": 38_000}
+    config = TrainConfig(rule=lra.Backprop(), seed=1000, epochs=1, lr=1e-4, **settings, **more)
+    assert digest(config) == "03cf4daa7f"
+    assert digest(dataclasses.replace(config, lr=1e-3)) == "16f663eef1"
+
+
+def test_options_to_come_change_no_name() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Small(Axis):
+        beta: float = 0.1
+
+    small = Small(0.2)
+
+    @dataclasses.dataclass(frozen=True)
+    class Small(Axis):
+        beta: float = 0.1
+        to_come: int = 3
+
+    assert digest(Small(0.2)) == digest(small)
+    assert digest(Small(0.2, 4)) != digest(small)
+
+
+# words
+
+
+def test_a_rule_with_options_of_each_kind() -> None:
+    spec = read_rule(
+        "lra-e:beta=0.2,init=normal:0.1,relative=batch,local_loss=absolute,two_sided=true,"
+        "through=tanh,lr=0.01,optimizer=sgd"
+    )
+    assert spec.name == "lra-e"
+    assert spec.settings == {
+        **{"beta": 0.2, "init": Normal(0.1), "relative": lra.Relative.BATCH},
+        **{"local_loss": lra.Absolute(), "two_sided": True, "through": lra.TanhSurrogate()},
+        **{"lr": 0.01, "optimizer": "sgd"},
+    }
+    assert read_rule("mirrored-lra:relative=none,samples=100").settings == {
+        "relative": None,
+        "samples": 100,
+    }
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_of_the_table_enters_by_its_name(name: str) -> None:
+    (contest,) = grid(rules=(name,)).contests
+    assert contest.config(3, {}).rule == lra.rules.named(name)
+    assert contest.config(3, {}).seed == 3
+
+
+def test_a_network_with_settings() -> None:
+    spec = read_model("mlp:depth=3,activation=elu:0.5,init=lecun,bias=false")
+    assert spec.settings == {"depth": 3, "activation": "elu:0.5", "init": LECUN, "bias": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("backprop:beta=1", "unknown option of rule 'backprop' 'beta'; known: "),
+        ("lra-e:bta=1", "Did you mean 'beta'"),
+        ("lra-e:beta", "expected NAME or NAME:OPTION=VALUE"),
+        ("lra-e:beta=1,beta=2", "beta is given twice"),
+        ("lra-e:beta=much", "beta of rule 'lra-e': 'much' is no such value"),
+        ("lra-e:two_sided=1", "'1' is no such value .true or false"),
+        ("lra-e:relative=image", "'image' is no such value .*unit, sample, batch"),
+        ("lra-e:local_loss=huber", "known: absolute, cauchy, squared"),
+        ("lra-e:epochs=3", "unknown option of rule 'lra-e' 'epochs'"),
+        ("lra", "unknown rule 'lra'; known: "),
+    ],
+)
+def test_words_that_stand_for_no_rule(text: str, says: str) -> None:
+    with pytest.raises(lra.OptionError, match=says):
+        grid(rules=(text,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rules": ("backprop", "backprop")}, "rules: 'backprop' is given twice"),
+        ({"models": ("mlp:hiden=3",)}, "unknown option of model 'mlp' 'hiden'"),
+        ({"models": ("lenet:width=3",)}, "width is an option of .*, not of lenet"),
+        ({"seeds": -1}, "seeds must be 0 or more"),
+        ({"epochs": 0}, "epochs must be a whole number, 1 or more"),
+        ({"trials": 2, "validation": 0}, "trials need validation samples"),
+        ({"options": Search(search=("temperature=1..2",))}, "unknown setting to search"),
+        ({"options": Search(search=("lr=1..2", "lr=1..3"))}, "search: 'lr' is given twice"),
+        ({"options": Search(sampler="grid")}, "unknown sampler 'grid'; known: even, random, tpe"),
+    ],
+)
+def test_grids_that_cannot_be(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(lra.OptionError, match=says):
+        grid(**changes)
+
+
+def test_depths_are_for_networks_that_have_one_and_do_not_state_it() -> None:
+    made = grid("digits", "mnist", models=("mlp", "lenet", "mlp:depth=4"), depths=(3, 8))
+    assert [str(problem) for problem in made.problems] == [
+        *("digits, mlp:depth=3", "digits, mlp:depth=8", "digits, lenet", "digits, mlp:depth=4"),
+        *("mnist, mlp:depth=3", "mnist, mlp:depth=8", "mnist, lenet", "mnist, mlp:depth=4"),
+    ]
+    assert [c.config(0, {}).depth for c in made.contests[:: len(RULES)]] == [3, 8, None, 4] * 2
+
+
+def test_a_grid_is_the_words_of_its_command() -> None:
+    made = grid(
+        *("digits", "mnist"), rules=("backprop", "lra-e:beta=0.2"), models=("mlp:width=32",),
+        depths=(3, 5), seeds=2, epochs=4, lr=0.01, weight_decay=0.0, trials=6,
+        options=Search(("lr=1e-4..1e-1:log", "beta=0.1|1"), 2, "tpe", True, "sqlite:///x.db"),
+    )  # fmt: skip
+    words = shlex.split(command(made))
+    assert cli.parse(words[1:]).grid == made  # type: ignore[attr-defined]
+    assert Grid.from_config(json.loads(json.dumps(made.to_config()))) == made
+
+
+# a search
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("lr=1e-4..1e-1:log", Range("lr", 1e-4, 1e-1, True)),
+        ("beta=0.1..2", Range("beta", 0.1, 2.0)),
+        ("gamma=0|0.5|1", Choice("gamma", ("0", "0.5", "1"))),
+    ],
+)
+def test_what_a_search_chooses_from(text: str, found: object) -> None:
+    assert read_dimension(text) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["lr", "lr=", "lr=2..1", "lr=0..1:log", "lr=1..2:log10", "lr=a..b", "g=1|1", "lr=1..nan"],
+)
+def test_words_that_stand_for_no_range(text: str) -> None:
+    with pytest.raises(lra.OptionError, match="search"):
+        read_dimension(text)
+
+
+def test_points_cover_a_range_and_a_square() -> None:
+    log = [Range("lr", 1e-4, 1.0, True)]
+    assert even_point(log, 0)["lr"] == pytest.approx(1e-2)
+    for count in (5, 8, 13):  # no gap is more than three times what even steps would leave
+        marks = sorted(even_point([Range("x", 0, 1)], i)["x"] for i in range(count))
+        gaps = [b - a for a, b in zip([0.0, *marks], [*marks, 1.0], strict=True)]
+        assert max(gaps) < 3 / (count + 1)
+    square = [Range("x", 0, 1), Range("y", 0, 1)]
+    cells = {(int(p["x"] * 4), int(p["y"] * 4)) for p in (even_point(square, i) for i in range(32))}
+    assert len(cells) >= 15
+    choice = [Choice("gamma", ("0", "1"))]
+    assert {even_point(choice, i)["gamma"] for i in range(4)} == {"0", "1"}
+
+
+def test_each_rule_is_searched_in_what_it_has_and_does_not_state() -> None:
+    made = grid(
+        rules=("backprop", "lra-e", "lra-e:beta=0.3", "backprop:lr=0.1"),
+        trials=4,
+        options=Search(("lr=1e-4..1e-1:log", "beta=0.1..1", "gamma=0|1")),
+    )
+    names = [[d.name for d in contest.space] for contest in made.contests]
+    assert names == [["lr"], ["lr", "beta", "gamma"], ["lr", "gamma"], []]
+    assert [contest.trials for contest in made.contests] == [4, 4, 4, 0]
+    config = made.contests[1].config(0, {"lr": 0.0123456, "beta": 0.25, "gamma": "0"})
+    assert config.lr == 0.0123
+    assert config.rule == lra.LRAE(0.25, 0.0)
