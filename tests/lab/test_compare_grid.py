@@ -1,4 +1,4 @@
-"""What a comparison is made of: words and what they stand for, names of runs, points of a search."""
+"""What a comparison is made of: words and what they mean, names of runs, points of a search."""
 
 import dataclasses
 import json
