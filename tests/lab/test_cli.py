@@ -152,7 +152,7 @@ def test_help_shows_defaults(call: Call) -> None:
     [
         ("trian digits", "unknown command 'trian'; known: .* Did you mean 'train'"),
         ("data lits", "unknown command 'data lits'; known: .* Did you mean 'data list'"),
-        ("data", "unknown command 'data'; known: data fetch, data list, data show"),
+        ("data", "unknown command 'data'; known: compare, data fetch, data list, data show"),
         ("train digits --epocs 3", "Unrecognized options: --epocs, 3 Perhaps you meant: --epochs"),
         ("evaluate run --datset digits", "--datset.*--dataset"),
         ("train digits --rule lra", "unknown rule 'lra'; known: .*Did you mean 'lra-e'"),

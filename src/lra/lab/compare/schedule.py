@@ -107,7 +107,8 @@ class Schedule:
     def refusal(self, contest: int) -> Outcome | None:
         """Tell why a rule cannot train a network, where that is so."""
         if contest not in self._out:
-            known = [self.runs.get((contest, seed)) for seed in range(self.grid.seeds)]
+            seeds = range(self.grid.seeds) if self.settings(contest) is not None else ()
+            known = [self.run(contest, seed) for seed in seeds]
             found = next((o for o in known if o and o.state == "refused"), None)
             if found is None and contest in self.studies:
                 record = self.store.outcome(self.grid.contests[contest].key)

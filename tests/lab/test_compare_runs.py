@@ -1,0 +1,369 @@
+"""A comparison that is stopped, killed, and shared comes to the same end."""
+
+import csv
+import functools
+import io
+import multiprocessing
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from test_compare_fair import small
+from workbench import PATIENCE, fork_lra, wait_for, write_blobs
+
+import lra
+from lra.lab import plots, runs, training
+from lra.lab.compare import job, pool, search
+from lra.lab.compare.grid import Grid, Search
+from lra.lab.compare.job import Job, execute
+from lra.lab.compare.pool import Pool
+from lra.lab.compare.progress import Display
+from lra.lab.compare.results import tables, write_runs
+from lra.lab.compare.schedule import Schedule
+
+KILLS = int(os.environ.get("LRA_KILLS", "8"))
+"""How often comparisons are killed; the seed of the moments is LRA_KILL_SEED."""
+
+RULES = ("backprop", "lra-e:beta=0.2", "kolen-pollack")
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("data") / "blobs.npz")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "curves", lambda *args, **more: None)
+
+
+def work_alone(grid: Grid, out: Path) -> Schedule:
+    """Do all jobs in this process, one after the other."""
+    schedule = Schedule(grid, out)
+    while (next_job := schedule.next((), ())) is not None:
+        execute(grid, out, next_job)
+        schedule.look_again()
+    assert schedule.finished()
+    return schedule
+
+
+def table_of(schedule: Schedule, path: Path) -> list[dict[str, str]]:
+    """Give a comparison's runs.csv without what is measured by the clock."""
+    write_runs(tables(schedule), path)
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def display() -> Display:
+    return Display(Console(file=io.StringIO()))
+
+
+# the pool
+
+
+@pytest.mark.slow
+def test_a_comparison_from_its_command(blobs: Path, tmp_path: Path) -> None:
+    said = tmp_path / "said.txt"
+    words = [
+        *("compare", blobs, "--rules", *RULES[:2], "--models", "mlp:width=5,depth=3", "gpt"),
+        *("--epochs", 2, "--batch-size", 16, "--seeds", 2, "--device", "cpu", "--trials", 2),
+        *("--out", tmp_path / "out", "--jobs", 2, "--page", tmp_path / "page.md"),
+    ]
+    child = fork_lra(words, said)
+    child.join(PATIENCE)
+    text = said.read_text()
+    assert child.exitcode == 0, text
+    assert "2 rules, 2 networks, 2 seeds, 2 trials each; 2 at once" in text
+    assert re.search(r"gpt: backprop, a trial: refused \(gpt reads text", text), text
+    assert re.search(r"8/\d+  blobs, mlp.*seed \d: validation", text), text
+    assert "; about " in text
+    assert "Cannot be told apart from backprop by these 2 seeds" in text
+    rows = list(csv.DictReader((tmp_path / "out" / "runs.csv").read_text().splitlines()))
+    assert [(row["rule"], row["seed"], row["state"]) for row in rows] == [
+        (rule, str(seed), "done") for rule in RULES[:2] for seed in range(2)
+    ]
+    page = (tmp_path / "page.md").read_text()
+    assert "refused: gpt reads text" in page
+    for name in re.findall(r"\]\((page/\S+\.svg)\)", page):
+        assert (tmp_path / name).read_text().startswith("<svg")
+    one = runs.read_config(tmp_path / "out" / "runs" / rows[0]["run"])
+    assert (one.test, one.seed, one.epochs) == (True, 0, 2)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").rglob("result.json")}
+    assert len(before) == 8
+    again = fork_lra(words, said)
+    again.join(PATIENCE)
+    assert again.exitcode == 0
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").rglob("result.json")}
+    assert after == before  # nothing is repeated
+
+
+def test_a_rule_that_fails_does_not_stop_the_others(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = small(blobs, rules=("backprop", "lra-e", "kolen-pollack"), seeds=1)
+    train = training.train
+
+    def failing(config: Any, *args: Any, **more: Any) -> Any:
+        if config.rule == lra.LRAE():
+            raise ZeroDivisionError("of a rule")
+        if config.rule == lra.KolenPollack():
+            raise lra.Diverged("the loss became nan")
+        return train(config, *args, **more)
+
+    monkeypatch.setattr(training, "train", failing)
+    schedule = work_alone(grid, tmp_path)
+    (table,) = tables(schedule)
+    assert [entry.runs[0].outcome.state for entry in table.entries] == [
+        "done",
+        "failed",
+        "diverged",
+    ]
+    assert table.entries[1].runs[0].outcome.reason == "ZeroDivisionError: of a rule"
+    monkeypatch.undo()
+    schedule.store.forget_refusals()
+    states = [e.runs[0].outcome.state for e in tables(work_alone(grid, tmp_path))[0].entries]
+    assert states == ["done", "done", "diverged"]  # what failed is tried anew
+
+
+def test_a_refused_rule_is_tried_once(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    train = training.train
+
+    def refusing(config: Any, *args: Any, **more: Any) -> Any:
+        tried.append(config.seed)
+        if config.rule != lra.Backprop():
+            raise lra.ConversionError("not this network")
+        return train(config, *args, **more)
+
+    monkeypatch.setattr(training, "train", refusing)
+    grid = small(blobs, rules=("lra-e", "backprop"), seeds=3)
+    (table,) = tables(work_alone(grid, tmp_path))
+    assert table.entries[0].refusal == "refused: not this network"
+    assert tried == [0, 0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_job_whose_process_dies_again_and_again_is_given_up(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = small(blobs, rules=("backprop",), seeds=2)
+    monkeypatch.setattr(pool, "_process", _die_at_seed_0)
+    schedule = Pool(grid, tmp_path, 1, display()).work()
+    states = {seed: outcome.state for (_, seed), outcome in schedule.runs.items()}
+    assert states == {0: "failed", 1: "done"}
+    assert "its process ended 3 times" in schedule.runs[0, 0].reason
+
+
+def _die_at_seed_0(grid: Grid, out: Path, task: Job, connection: Any) -> None:
+    if task.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _PROCESS(grid, out, task, connection)
+
+
+_PROCESS = pool._process
+
+
+def test_trouble_that_all_share_ends_the_comparison(blobs: Path, tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "gone.npz")
+    grid = small(data, rules=("backprop",), seeds=2)
+    data.unlink()
+    with pytest.raises(lra.RunError, match=r"gone\.npz"):
+        Pool(grid, tmp_path / "out", 2, display()).work()
+
+
+# signals and kills
+
+
+def long(dataset: Path, **changes: Any) -> Grid:
+    """Give a grid whose runs have time to be killed."""
+    return small(dataset, **({"epochs": 6, "rules": RULES, "seeds": 2, "batch_size": 4} | changes))
+
+
+def _work(grid: Grid, out: Path, seed: int) -> None:
+    """Work in a process of its own, with torch's generator wherever it is."""
+    os.setpgid(0, 0)
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    plots.curves = lambda *args, **more: None  # type: ignore[assignment]
+    search.HEARTBEAT, search.GRACE = 1, 2
+    work_alone(grid, out)
+
+
+def start(target: Callable[..., None], *args: Any) -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lra.lab.cli", "lra.lab.compare.search"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [0, 2])
+def test_killed_at_random_moments_it_ends_with_the_same_table(
+    blobs: Path, tmp_path: Path, trials: int
+) -> None:
+    grid = long(blobs, trials=trials)
+    expected = table_of(work_alone(grid, tmp_path / "whole"), tmp_path / "expected.csv")
+    draw = random.Random(os.environ.get("LRA_KILL_SEED", "0"))
+    out, kills, torn = tmp_path / "killed", 0, 0
+    while kills < KILLS:
+        process = start(_work, grid, out, kills)
+        process.join(draw.uniform(0.0, 3.0) if trials else draw.uniform(0.0, 1.5))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+        torn += any(_torn(out))
+    last = start(_work, grid, out, 99)
+    last.join(PATIENCE)
+    assert last.exitcode == 0
+    assert table_of(Schedule(grid, out), tmp_path / "found.csv") == expected
+    assert len(expected) == len(RULES) * 2
+
+
+def _torn(out: Path) -> list[Path]:
+    folders = (out / "runs").iterdir() if (out / "runs").exists() else ()
+    return [folder for folder in folders if not (folder / runs.RESULT).exists()]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_workers_and_the_same_command_goes_on(blobs: Path, tmp_path: Path) -> None:
+    grid = long(blobs, rules=RULES[:2], epochs=40, seeds=1)
+    words = [
+        *("compare", blobs, "--rules", *RULES[:2], "--models", "mlp:width=5,depth=3"),
+        *("--epochs", 40, "--batch-size", 4, "--seeds", 1, "--device", "cpu", "--jobs", 2),
+        *("--out", tmp_path / "out"),
+    ]
+    said = tmp_path / "said.txt"
+    child = fork_lra(words, said)
+    folders = tmp_path / "out" / "runs"
+    ready = functools.partial(_all_have_epochs, folders, 2)
+    assert wait_for(ready, child.is_alive), said.read_text()
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGINT)
+    child.join(PATIENCE)
+    assert child.exitcode == 130, said.read_text()
+    assert "lra: stopped; the same command again goes on" in said.read_text()
+    assert "Traceback" not in said.read_text()
+    assert len(_torn(tmp_path / "out")) == 2
+    schedule = Schedule(grid, tmp_path / "out")
+    assert all(schedule.store.free(schedule.name(i, 0)) for i in range(2))  # no worker is left
+    for folder in _torn(tmp_path / "out"):
+        assert (folder / "checkpoint").exists()
+    again = fork_lra(words, said)
+    again.join(PATIENCE)
+    assert again.exitcode == 0, said.read_text()
+    found = table_of(Schedule(grid, tmp_path / "out"), tmp_path / "found.csv")
+    assert found == table_of(work_alone(grid, tmp_path / "whole"), tmp_path / "whole.csv")
+
+
+def _all_have_epochs(folders: Path, count: int) -> bool:
+    return len(list(folders.glob("*/checkpoint"))) >= count
+
+
+@pytest.mark.slow
+def test_workers_stop_when_the_first_process_is_killed(blobs: Path, tmp_path: Path) -> None:
+    grid = long(blobs, rules=RULES[:2], epochs=1000, seeds=1)
+    process = start(_pool, grid, tmp_path)
+    ready = functools.partial(_all_have_epochs, tmp_path / "runs", 2)
+    assert wait_for(ready, process.is_alive)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    schedule = Schedule(grid, tmp_path)
+    end = time.monotonic() + PATIENCE
+    while not all(schedule.store.free(schedule.name(i, 0)) for i in range(2)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert len(_torn(tmp_path)) == 2
+
+
+def _pool(grid: Grid, out: Path) -> None:
+    Pool(grid, out, 2, display()).work()
+
+
+# several workers
+
+
+def test_a_run_that_another_process_has_is_left_to_it(blobs: Path, tmp_path: Path) -> None:
+    grid = small(blobs, rules=("backprop",), seeds=2)
+    schedule = Schedule(grid, tmp_path)
+    with schedule.store.claim(schedule.name(0, 0)) as ours:
+        assert ours
+        assert execute(grid, tmp_path, Job(0, 0)) is None
+        assert schedule.next((), ()) == Job(0, 1)
+    schedule.look_again()
+    assert schedule.next((), ()) == Job(0, 0)
+
+
+def _share(grid: Grid, out: Path, done: Path) -> None:
+    """Do the trials that wait; write down those that were done here."""
+    torch.set_num_threads(1)
+    plots.curves = lambda *args, **more: None  # type: ignore[assignment]
+    schedule = Schedule(grid, out)
+    while not schedule.finished():
+        task = schedule.next((), ())
+        if task is not None and execute(grid, out, task) is not None:
+            with done.open("a") as file:
+                file.write(f"{task.contest}\n")
+        schedule.look_again()
+
+
+@pytest.mark.slow
+def test_two_workers_on_one_database_share_the_trials(blobs: Path, tmp_path: Path) -> None:
+    options = Search(storage=f"sqlite:///{tmp_path / 'shared.db'}")
+    grid = long(blobs, rules=RULES[:2], trials=5, seeds=0, options=options)
+    lists = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    workers = [start(_share, grid, tmp_path / path.stem, path) for path in lists]
+    for worker in workers:
+        worker.join(PATIENCE)
+        assert worker.exitcode == 0
+    done = [path.read_text().split() for path in lists]
+    assert sorted(done[0] + done[1]) == ["0"] * 5 + ["1"] * 5  # each trial once
+    assert done[0]
+    assert done[1]
+    folders = [list((tmp_path / path.stem / "runs").iterdir()) for path in lists]
+    assert [len(found) for found in folders] == [len(found) for found in done]
+    found = [Schedule(grid, tmp_path / path.stem) for path in lists]
+    assert all(schedule.finished() for schedule in found)
+    assert found[0].found == found[1].found
+
+
+def test_a_killed_trial_is_taken_up_again_where_it_was(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "GRACE", 3)
+    grid = long(blobs, rules=("backprop",), trials=1, seeds=0, epochs=50)
+    process = start(_work, grid, tmp_path, 0)
+    (name,) = [grid.contests[0].name_of(grid.contests[0].trial_config({"lr": 0.00173}))]
+    folder = tmp_path / "runs" / name
+    assert wait_for((folder / "metrics.csv").exists, process.is_alive)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    torn = runs.read_config(folder)
+    steps: list[float] = []
+    schedule = Schedule(grid, tmp_path)
+    end = time.monotonic() + PATIENCE
+    while (task := schedule.next((), ())) is None:
+        assert time.monotonic() < end
+        schedule.look_again()
+        time.sleep(0.2)
+    outcome = execute(grid, tmp_path, task, steps.append)
+    assert outcome is not None
+    assert outcome.state == "done"
+    assert runs.read_config(folder) == torn
+    assert steps[0] > 1 / 50  # not from the beginning
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert len(job.Store(tmp_path).curve(name)) == 50
+    assert schedule.finished() or Schedule(grid, tmp_path).finished()
