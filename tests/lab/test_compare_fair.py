@@ -17,8 +17,8 @@ from lra.lab.compare import store
 from lra.lab.compare.grid import Grid, Search
 from lra.lab.compare.job import Job, execute
 from lra.lab.compare.schedule import Schedule
+from lra.lab.compare.spec import ENTRANTS
 from lra.lab.compare.store import Outcome
-from lra.rules import RULES
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +51,11 @@ class Witness:
         self.weights: list[str] = []
         self.batches: list[str] = []
         self.splits: list[str] = []
-        convert, epoch, place = lra.convert, Batches.epoch, training.place
+        prepare, epoch, place = training.prepare, Batches.epoch, training.place
 
-        def watched_convert(model: Any, *args: Any, **more: Any) -> Any:
-            self.weights.append(bits(*model.state_dict().values()))
-            return convert(model, *args, **more)
+        def watched_prepare(rule: Any, network: Any, *args: Any) -> Any:
+            self.weights.append(bits(*network.state_dict().values()))
+            return prepare(rule, network, *args)
 
         def watched_epoch(batches: Batches, number: int, first: int) -> Any:
             for batch in epoch(batches, number, first):
@@ -67,7 +67,7 @@ class Witness:
             self.splits.append(bits(*(tensor for pair in pairs if pair for tensor in pair)))
             return pairs
 
-        patch.setattr(lra, "convert", watched_convert)
+        patch.setattr(training, "prepare", watched_prepare)
         patch.setattr(Batches, "epoch", watched_epoch)
         patch.setattr(training, "place", watched_place)
 
@@ -75,7 +75,7 @@ class Witness:
 def test_weights_batches_and_splits_are_the_same_for_every_rule(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = small(blobs, rules=tuple(RULES), seeds=2)
+    grid = small(blobs, rules=tuple(ENTRANTS), seeds=2)
     seen: dict[int, list[tuple[Any, ...]]] = {0: [], 1: []}
     for i, contest in enumerate(grid.contests):
         for seed in seen:

@@ -13,11 +13,10 @@ from lra.lab import cli
 from lra.lab.compare.digest import digest
 from lra.lab.compare.grid import Grid, Search
 from lra.lab.compare.space import Choice, Range, even_point, read_dimension
-from lra.lab.compare.spec import read_model, read_rule
+from lra.lab.compare.spec import ENTRANTS, read_model, read_rule
 from lra.lab.compare.words import command
 from lra.lab.config import TrainConfig
 from lra.lab.parts import LECUN
-from lra.rules import RULES
 
 
 def grid(*datasets: str, **changes: object) -> Grid:
@@ -68,7 +67,7 @@ def test_a_rule_with_options_of_each_kind() -> None:
     }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ENTRANTS)
 def test_every_rule_of_the_table_enters_by_its_name(name: str) -> None:
     (contest,) = grid(rules=(name,)).contests
     assert contest.config(3, {}).rule == lra.rules.named(name)
@@ -125,7 +124,7 @@ def test_depths_are_for_networks_that_have_one_and_do_not_state_it() -> None:
         *("digits, mlp:depth=3", "digits, mlp:depth=8", "digits, lenet", "digits, mlp:depth=4"),
         *("mnist, mlp:depth=3", "mnist, mlp:depth=8", "mnist, lenet", "mnist, mlp:depth=4"),
     ]
-    assert [c.config(0, {}).depth for c in made.contests[:: len(RULES)]] == [3, 8, None, 4] * 2
+    assert [c.config(0, {}).depth for c in made.contests[:: len(ENTRANTS)]] == [3, 8, None, 4] * 2
 
 
 def test_a_grid_is_the_words_of_its_command() -> None:

@@ -13,11 +13,20 @@ from lra.axis import Axis, unknown
 from lra.errors import OptionError
 from lra.lab.compare.digest import digest, slug
 from lra.lab.compare.space import Dimension, read_dimension
-from lra.lab.compare.spec import STEP, Spec, distinct, read_model, read_rule, read_value, rule_kinds
+from lra.lab.compare.spec import (
+    ENTRANTS,
+    STEP,
+    Spec,
+    distinct,
+    read_model,
+    read_rule,
+    read_value,
+    rule_kinds,
+)
 from lra.lab.config import TrainConfig
 from lra.lab.networks import NETWORKS
 from lra.lab.options import MaybeFloat, MaybeInt, MaybeName, optional
-from lra.rules import RULES, named
+from lra.rules import named
 
 TRIAL_SEED = 1000
 """Seed of the trials of a search; those of the runs are 0, 1, 2, ..."""
@@ -114,7 +123,7 @@ class Grid(Axis):
     @cached_property
     def entrants(self) -> tuple[Spec, ...]:
         """The rules, the first one to compare with."""
-        return tuple(read_rule(text) for text in self.rules or tuple(RULES))
+        return tuple(read_rule(text) for text in self.rules or tuple(ENTRANTS))
 
     @cached_property
     def space(self) -> tuple[Dimension, ...]:

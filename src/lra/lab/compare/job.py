@@ -33,14 +33,15 @@ class Unfit(LraError):  # noqa: N818 - ends a trial, whose outcome says why
 
 
 class EpochReporter(Reporter):
-    """Tells how far a run is, and how good each epoch was."""
+    """Tells how far a run is, and how good each epoch was; `epochs` of it were done before."""
 
-    def __init__(self, tell: Tell, hear: Hear | None = None) -> None:
-        self.tell, self.hear = tell, hear
+    def __init__(self, tell: Tell, hear: Hear | None = None, epochs: int = 0) -> None:
+        self.tell, self.hear, self.before = tell, hear, epochs
 
     def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
         """Hear how long the run is."""
-        self.steps, self.all, self.text, self.done = steps, epochs * steps, text, 0
+        self.steps, self.all, self.text = steps, epochs * steps, text
+        self.done = self.before * steps
 
     def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
         """Tell the share of the steps that are done."""
@@ -70,7 +71,9 @@ def execute(grid: Grid, out: Path, job: Job, tell: Tell = lambda share: None) ->
     config = contest.config(job.seed, dict(job.settings))
     name = contest.name_of(config)
     with store.claim(name) as ours:
-        return store.train(name, config, EpochReporter(tell)) if ours else None
+        if not ours:
+            return None
+        return store.train(name, config, EpochReporter(tell, None, len(store.curve(name))))
 
 
 def _try_settings(store: Store, contest: Contest, tell: Tell) -> Outcome | None:
@@ -83,9 +86,10 @@ def _try_settings(store: Store, contest: Contest, tell: Tell) -> Outcome | None:
         config = contest.trial_config(settings)
         name = contest.name_of(config)
         with _patiently(store, name):
-            for row in store.curve(name):  # of a trial that was stopped before
+            before = store.curve(name)
+            for row in before:  # of a trial that was stopped before
                 hear(int(row["epoch"]), merit(row, text))
-            outcome = store.train(name, config, EpochReporter(tell, hear))
+            outcome = store.train(name, config, EpochReporter(tell, hear, len(before)))
         ended.append(outcome)
         if outcome.state in ("refused", "failed"):
             store.record(contest.key, outcome)

@@ -4,7 +4,7 @@ import enum
 import inspect
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,11 @@ from lra.lab.config import TrainConfig
 from lra.lab.networks import NETWORKS
 from lra.lab.options import SURROGATES, parse_init
 from lra.lab.rule_options import LOCAL_LOSSES
+from lra.methods import METHODS
 from lra.rules import RULES
+
+ENTRANTS: dict[str, Callable[..., Any]] = {**RULES, **METHODS}
+"""What can be compared: the rules, and the methods whose step takes several passes."""
 
 STEP = ("lr", "feedback_lr", "weight_decay", "momentum", "smoothing", "optimizer")
 """Settings of `lra train` that a rule may have for itself; the budget and the data are the same."""
@@ -38,14 +42,14 @@ class Spec:
 
 
 def read_rule(text: str) -> Spec:
-    """Read a rule of `lra.RULES` with options of its own, and settings of its steps.
+    """Read a rule or a method with options of its own, and settings of its steps.
 
     Raises:
         OptionError: for an unknown name or option, or a value that the option cannot have.
     """
     name, words = _parts(text)
-    if name not in RULES:
-        raise unknown("rule", name, RULES)
+    if name not in ENTRANTS:
+        raise unknown("rule", name, ENTRANTS)
     kinds = rule_kinds(name) | {field: _config_kinds()[field] for field in STEP}
     return Spec(text, name, _values(f"rule {name!r}", words, kinds))
 
@@ -61,8 +65,9 @@ def read_model(text: str) -> Spec:
 
 def rule_kinds(name: str) -> dict[str, Any]:
     """Give the options of a rule with the types of their values."""
-    hints = typing.get_type_hints(RULES[name])
-    return {option: hints.get(option, str) for option in inspect.signature(RULES[name]).parameters}
+    hints = typing.get_type_hints(ENTRANTS[name])
+    options = inspect.signature(ENTRANTS[name]).parameters
+    return {option: hints.get(option, str) for option in options}
 
 
 def _config_kinds() -> dict[str, Any]:

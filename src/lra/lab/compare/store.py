@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import filelock
 
-from lra.errors import ConversionError, Diverged, LraError, OptionError, RunError
+from lra.errors import ConversionError, Diverged, LraError, MethodError, OptionError, RunError
 from lra.lab import checkpoint, runs, training
 from lra.lab.compare.machine import machine
 from lra.lab.compare.memory import peak_memory
@@ -138,7 +138,7 @@ class Store:
             outcome = Outcome("done", memory=peak(), machine=machine(), result=result)
         except Diverged as error:
             outcome = Outcome("diverged", str(error))
-        except (ConversionError, OptionError) as error:
+        except (ConversionError, MethodError, OptionError) as error:
             outcome = Outcome("refused", str(error))
         except LraError:
             raise
