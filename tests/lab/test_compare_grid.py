@@ -131,7 +131,7 @@ def test_a_grid_is_the_words_of_its_command() -> None:
     made = grid(
         *("digits", "mnist"), rules=("backprop", "lra-e:beta=0.2"), models=("mlp:width=32",),
         depths=(3, 5), seeds=2, epochs=4, lr=0.01, weight_decay=0.0, trials=6,
-        options=Search(("lr=1e-4..1e-1:log", "beta=0.1|1"), 2, "tpe", True, "sqlite:///x.db"),
+        options=Search(("lr=1e-4..1e-1:log", "beta=0.1,1"), 2, "tpe", True, "sqlite:///x.db"),
     )  # fmt: skip
     words = shlex.split(command(made))
     assert cli.parse(words[1:]).grid == made  # type: ignore[attr-defined]
@@ -146,7 +146,7 @@ def test_a_grid_is_the_words_of_its_command() -> None:
     [
         ("lr=1e-4..1e-1:log", Range("lr", 1e-4, 1e-1, True)),
         ("beta=0.1..2", Range("beta", 0.1, 2.0)),
-        ("gamma=0|0.5|1", Choice("gamma", ("0", "0.5", "1"))),
+        ("gamma=0,0.5,1", Choice("gamma", ("0", "0.5", "1"))),
     ],
 )
 def test_what_a_search_chooses_from(text: str, found: object) -> None:
@@ -155,7 +155,7 @@ def test_what_a_search_chooses_from(text: str, found: object) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["lr", "lr=", "lr=2..1", "lr=0..1:log", "lr=1..2:log10", "lr=a..b", "g=1|1", "lr=1..nan"],
+    ["lr", "lr=", "lr=2..1", "lr=0..1:log", "lr=1..2:log10", "lr=a..b", "g=1,1", "lr=1..nan"],
 )
 def test_words_that_stand_for_no_range(text: str) -> None:
     with pytest.raises(lra.OptionError, match="search"):
@@ -180,7 +180,7 @@ def test_each_rule_is_searched_in_what_it_has_and_does_not_state() -> None:
     made = grid(
         rules=("backprop", "lra-e", "lra-e:beta=0.3", "backprop:lr=0.1"),
         trials=4,
-        options=Search(("lr=1e-4..1e-1:log", "beta=0.1..1", "gamma=0|1")),
+        options=Search(("lr=1e-4..1e-1:log", "beta=0.1..1", "gamma=0,1")),
     )
     names = [[d.name for d in contest.space] for contest in made.contests]
     assert names == [["lr"], ["lr", "beta", "gamma"], ["lr", "gamma"], []]

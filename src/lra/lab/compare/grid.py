@@ -40,9 +40,9 @@ Words = Annotated[tuple[str, ...], optional("NAME[:OPTION=VALUE,...] ...")]
 class Search(Axis):
     """Settings that each rule is given by a search on the validation split."""
 
-    search: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=LOW..HIGH[:log] ...")] = (
-        "lr=1e-4..3e-2:log",
-    )
+    search: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME=LOW..HIGH[:log]|NAME=VALUE,VALUE ...")
+    ] = ("lr=1e-4..3e-2:log",)
     """What to choose: a step setting (lr, weight_decay, ...) or an option of rules that have it."""
     trial_epochs: MaybeInt = None
     """Epochs of a trial; by default as many as of a run."""

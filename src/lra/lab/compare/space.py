@@ -46,19 +46,19 @@ Dimension = Range | Choice
 
 
 def read_dimension(text: str) -> Dimension:
-    """Read lr=1e-4..1e-1:log, beta=0.1..2, or gamma=0|0.1|1.
+    """Read lr=1e-4..1e-1:log, beta=0.1..2, or gamma=0,0.1,1.
 
     Raises:
         OptionError: for anything else.
     """
     name, equals, rest = text.partition("=")
     wrong = OptionError(
-        f"search {text!r}: expected NAME=LOW..HIGH, NAME=LOW..HIGH:log, or NAME=VALUE|VALUE"
+        f"search {text!r}: expected NAME=LOW..HIGH, NAME=LOW..HIGH:log, or NAME=VALUE,VALUE"
     )
     if not (name and equals and rest):
         raise wrong
     if ".." not in rest:
-        values = tuple(rest.split("|"))
+        values = tuple(rest.split(","))
         if len(set(values)) != len(values) or not all(values):
             raise wrong
         return Choice(name, values)
