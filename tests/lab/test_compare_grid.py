@@ -124,7 +124,7 @@ def test_depths_are_for_networks_that_have_one_and_do_not_state_it() -> None:
         *("digits, mlp:depth=3", "digits, mlp:depth=8", "digits, lenet", "digits, mlp:depth=4"),
         *("mnist, mlp:depth=3", "mnist, mlp:depth=8", "mnist, lenet", "mnist, mlp:depth=4"),
     ]
-    assert [c.config(0, {}).depth for c in made.contests[:: len(ENTRANTS)]] == [3, 8, None, 4] * 2
+    assert [c.config(0, {}).depth for c in made.contests[:: len(lra.RULES)]] == [3, 8, None, 4] * 2
 
 
 def test_a_grid_is_the_words_of_its_command() -> None:

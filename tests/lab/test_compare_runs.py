@@ -81,7 +81,7 @@ def test_a_comparison_from_its_command(blobs: Path, tmp_path: Path) -> None:
     child.join(PATIENCE)
     text = said.read_text()
     assert child.exitcode == 0, text
-    assert "2 rules, 2 networks, 2 seeds, 2 trials each; 2 at once" in text
+    assert "rules: 2, networks: 2, seeds: 2, trials of each: 2; 2 at once" in text
     assert re.search(r"gpt: backprop, a trial: refused \(gpt reads text", text), text
     assert re.search(r"8/\d+  blobs, mlp.*seed \d: validation", text), text
     assert "; about " in text

@@ -106,8 +106,8 @@ def _schedule(
     for dataset in grid.datasets:  # once, before many processes ask for them
         data.fetch(dataset, on_event=lambda event: say(console, event))
     pool = Pool(grid, out, jobs or cores(), Display(console))
-    count = f"{len(grid.entrants)} rules, {len(grid.problems)} networks, {grid.seeds} seeds"
-    trials = f", {grid.trials} trials each" if grid.trials else ""
+    count = f"rules: {len(grid.entrants)}, networks: {len(grid.problems)}, seeds: {grid.seeds}"
+    trials = f", trials of each: {grid.trials}" if grid.trials else ""
     say(console, f"{count}{trials}; {pool.jobs} at once; in {out}")
     return pool.work()
 

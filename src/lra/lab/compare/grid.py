@@ -14,7 +14,6 @@ from lra.errors import OptionError
 from lra.lab.compare.digest import digest, slug
 from lra.lab.compare.space import Dimension, read_dimension
 from lra.lab.compare.spec import (
-    ENTRANTS,
     STEP,
     Spec,
     distinct,
@@ -26,7 +25,7 @@ from lra.lab.compare.spec import (
 from lra.lab.config import TrainConfig
 from lra.lab.networks import NETWORKS
 from lra.lab.options import MaybeFloat, MaybeInt, MaybeName, optional
-from lra.rules import named
+from lra.rules import RULES, named
 
 TRIAL_SEED = 1000
 """Seed of the trials of a search; those of the runs are 0, 1, 2, ..."""
@@ -64,7 +63,7 @@ class Grid(Axis):
     datasets: Annotated[tyro.conf.Positional[tuple[str, ...]], optional("DATASET [DATASET ...]")]
     """digits, mnist, fashion-mnist, cifar-10, python (text), or paths of an .npz or a .txt."""
     rules: Words = ()
-    """Rules, the first one to compare with, as lra-e:beta=0.1,lr=0.01; by default all."""
+    """Rules, the first one to compare with, as lra-e:beta=0.1; by default all of one pass."""
     models: Words = ("mlp",)
     """Networks, as mlp:width=128,activation=relu."""
     depths: Annotated[tuple[int, ...], optional("[INT ...]")] = ()
@@ -123,7 +122,7 @@ class Grid(Axis):
     @cached_property
     def entrants(self) -> tuple[Spec, ...]:
         """The rules, the first one to compare with."""
-        return tuple(read_rule(text) for text in self.rules or tuple(ENTRANTS))
+        return tuple(read_rule(text) for text in self.rules or tuple(RULES))
 
     @cached_property
     def space(self) -> tuple[Dimension, ...]:

@@ -27,7 +27,7 @@ class Display:
         self.console = console
         self.live: Live | None = None
         self.shown = 0.0
-        self.seconds: dict[tuple[str, bool], list[float]] = defaultdict(list)
+        self.seconds: dict[tuple[object, bool], list[float]] = defaultdict(list)
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -40,7 +40,8 @@ class Display:
         seconds = time.monotonic() - worker.began
         state = worker.outcome.state
         if state in ("done", "diverged"):
-            self.seconds[str(contest.problem), worker.job.seed is None].append(seconds)
+            for kind in (worker.job.contest, str(contest.problem)):
+                self.seconds[kind, worker.job.seed is None].append(seconds)
         if self.console.is_terminal and state == "done":
             return
         what = "a trial" if worker.job.seed is None else f"seed {worker.job.seed}"
@@ -85,13 +86,15 @@ class Display:
         return total - sum(count for *_, count in schedule.left()), total
 
     def _left(self, schedule: Schedule, workers: Sequence["Worker"], jobs: int) -> str:
-        """Estimate the time left from how long jobs on the same network took."""
+        """Estimate the time left from how long the rule's jobs took, or others' on the network."""
         known = [s for seconds in self.seconds.values() for s in seconds]
         if not known:
             return ""
         total = 0.0
         for i, of_trials, count in schedule.left():
-            own = self.seconds.get((str(schedule.grid.contests[i].problem), of_trials)) or known
+            kinds = (i, str(schedule.grid.contests[i].problem))
+            alike = (self.seconds.get((kind, of_trials)) for kind in kinds)
+            own = next((seconds for seconds in alike if seconds), known)
             total += count * sum(own) / len(own)
         total -= sum(time.monotonic() - worker.began for worker in workers)
         return f"; about {_time(max(total, 0.0) / jobs)} left"

@@ -71,11 +71,21 @@ def _opening(grid: Grid, found: Sequence[Table], out: Path) -> str:
         sum(run.figure("seconds") or 0.0 for t in found for e in t.entries for run in e.done) / 3600
     )
     date = datetime.date.today().isoformat()
-    return (
-        f"{len(grid.entrants)} rules train {len(found)} networks with {grid.seeds} seeds each: "
-        f"{runs} runs, {hours:.1f} hours of training without the trials. Written on {date} by\n\n"
-        f"```sh\n{command(grid, out)}\n```"
+    size = ", ".join(
+        (
+            _count(len(grid.entrants), "rule"),
+            _count(len(found), "network"),
+            _count(grid.seeds, "seed"),
+        )
     )
+    return (
+        f"{size}: {_count(runs, 'run')}, {hours:.1f} hours of training without the trials. "
+        f"Written on {date} by\n\n```sh\n{command(grid, out)}\n```"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _glance(found: Sequence[Table]) -> list[str]:

@@ -1,0 +1,205 @@
+"""What a report says, against results whose figures are known; and how it looks in a browser."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from lra.lab.compare.grid import Grid
+from lra.lab.compare.page import html, write_html, write_markdown
+from lra.lab.compare.report import Report, make_report
+from lra.lab.compare.results import Entry, Run, Table
+from lra.lab.compare.sentences import verdict
+from lra.lab.compare.store import Outcome
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+
+ACCURACIES = {
+    "backprop": (97.0, 96.0, 98.0),
+    "lra-e": (96.9, 96.2, 97.8),
+    "kolen-pollack": (95.0, 94.1, 96.0),
+    "mirrored-lra": (98.0, 97.1, 99.0),
+    "sign-symmetry": (90.0, None, 91.0),
+    "feedback-alignment": (),
+}
+
+
+def outcome(accuracy: float | None) -> Outcome:
+    if accuracy is None:
+        return Outcome("diverged", "the loss became nan")
+    figures = {
+        **{"test_accuracy": accuracy, "test_loss": 0.1, "validation_accuracy": accuracy - 1},
+        **{"weights": 1234, "feedback_weights": 56, "seconds": 4.0, "steps": 2000},
+    }
+    return Outcome("done", "", 300 * 2**20, "a machine", figures)
+
+
+def entries(grid: Grid) -> Any:
+    for contest in grid.contests:
+        found = ACCURACIES[contest.entrant.text]
+        curve = [{"validation_accuracy": 50.0 + 10 * i, "epoch": i + 1.0} for i in range(4)]
+        runs = tuple(Run(f"run-{i}", i, outcome(a), curve) for i, a in enumerate(found))
+        refusal = None if found else "refused: <b>no</b> feedback | `here` for 'x_1'"
+        yield Entry(contest, {"lr": 0.00316}, (({"lr": 0.00316}, 96.5),), runs, refusal)
+
+
+@pytest.fixture(scope="module")
+def grid() -> Grid:
+    return Grid(("digits",), rules=tuple(ACCURACIES), trials=1, epochs=4)
+
+
+@pytest.fixture(scope="module")
+def table(grid: Grid) -> Table:
+    return Table(grid.problems[0], tuple(entries(grid)))
+
+
+@pytest.fixture(scope="module")
+def report(grid: Grid, table: Table) -> Report:
+    return make_report(grid, [table], Path("runs/x"))
+
+
+def test_what_can_be_told_apart_is_said_plainly(table: Table) -> None:
+    assert verdict(table) == [
+        "backprop: 97.00 ± 1.00.",
+        "Cannot be told apart from backprop by these 3 seeds: lra-e.",
+        "Better than backprop: mirrored-lra.",
+        "Worse than backprop: kolen-pollack.",
+        "Not compared, for want of a result for every seed: sign-symmetry, feedback-alignment.",
+    ]
+
+
+def test_the_table_has_the_figures(report: Report) -> None:
+    rows = [line for line in report.markdown.splitlines() if line.startswith("| ")]
+    split = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    lines = {cells[0]: cells[1:] for cells in split if len(cells) > 5}
+    assert lines["backprop"] == [
+        *("97.00 ± 1.00", "", "3", "lr=0.00316", "1,234", "56", "2.00", "300"),
+    ]
+    gap = lines["kolen-pollack"][1]  # of -2.0, -1.9, -2.0: mean -1.967, 4.3027 * 0.05774 / sqrt(3)
+    assert gap == "-1.97 (-2.11 to -1.82)"
+    assert lines["sign-symmetry"][:3] == ["90.50 ± 0.71", "not compared", "2, 1 diverged"]
+    assert lines["feedback-alignment"][0] == "refused"
+
+
+def test_the_report_tells_how_it_was_made(report: Report) -> None:
+    text = report.markdown
+    for part in (
+        "lra compare digits --rules backprop lra-e",
+        "Seeds 0 to 2 decide the split",
+        "the best of 1 trials for each rule on each network, judged by validation data alone",
+        "lr=0.00316: 96.50",
+        "Machine: a machine.",
+        "lra compare digits --rules kolen-pollack:lr=0.00316 --epochs 4",
+    ):
+        assert part in text, part
+
+
+class Reader(HTMLParser):
+    """Notes what a page refers to, and the tags that are open at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.open: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img", "br", "hr", "link"):
+            self.open.append(tag)
+        values = dict(attrs)
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        for name in ("src", "href", "xlink:href"):
+            if (values.get(name) or "#")[0] != "#":
+                self.outside.append(str(values[name]))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(report: Report) -> None:
+    page = html(report)
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert reader.outside == []
+    assert len(set(reader.ids)) == len(reader.ids)
+    assert page.count("<svg ") == 2
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert "<b>no</b>" not in page
+    assert "&lt;b&gt;no&lt;/b&gt; feedback | `here` for 'x_1'" in page
+
+
+def test_pictures_are_files_beside_the_markdown(report: Report, tmp_path: Path) -> None:
+    write_markdown(report, tmp_path / "page.md")
+    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (tmp_path / "page.md").read_text())
+    assert shown == ["page/gaps-1.svg", "page/curves-1.svg"]
+    for name in shown:
+        root = ElementTree.parse(tmp_path / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    text = (tmp_path / shown[1]).read_text()
+    for rule in ("backprop", "lra-e", "kolen-pollack", "mirrored-lra"):
+        assert f">{rule}</text>" in text
+
+
+def test_pictures_are_the_same_each_time(grid: Grid, table: Table, report: Report) -> None:
+    assert make_report(grid, [table], Path("runs/x")) == report
+
+
+def browse(*words: str, page: Path) -> str:
+    """Open a page in the browser, and give what it prints."""
+    assert BROWSER is not None
+    found = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *words,
+         f"--user-data-dir={page.parent / 'profile'}", page.as_uri()],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (1280, True)])
+def test_the_page_in_a_browser(report: Report, tmp_path: Path, width: int, dark: bool) -> None:
+    page = tmp_path / "report.html"
+    write_html(report, page)
+    probe = (
+        "<script>document.title = [document.documentElement.scrollWidth, innerWidth, "
+        "document.querySelectorAll('svg text').length].join(' ')</script></body>"
+    )
+    page.write_text(page.read_text().replace("</body>", probe))
+    scheme = ("--blink-settings=preferredColorScheme=0",) if dark else ()
+    size = f"--window-size={width},1500"
+    dom = browse(*scheme, size, "--dump-dom", page=page)
+    found = re.search(r"<title>(\d+) (\d+) (\d+)</title>", dom)
+    assert found, dom[:500]
+    content, window, texts = map(int, found.groups())
+    assert content <= window  # nothing sticks out, whatever the width
+    assert texts > 20
+    browse(*scheme, size, f"--screenshot={tmp_path / 'shot.png'}", page=page)
+    picture = imread(tmp_path / "shot.png")[..., :3]
+    assert picture.shape[1] == width
+    corner = picture[2, 2]
+    assert (corner.max() < 0.2) if dark else (corner.min() > 0.9)
+    contrast = np.abs(picture - corner).max(-1)
+    assert (contrast > 0.6).mean() > 0.01  # what is written can be read
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_prints(report: Report, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    write_html(report, page)
+    browse(f"--print-to-pdf={tmp_path / 'report.pdf'}", page=page)
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF-")
