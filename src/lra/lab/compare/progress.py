@@ -88,6 +88,9 @@ class Display:
     def _left(self, schedule: Schedule, workers: Sequence["Worker"], jobs: int) -> str:
         """Estimate the time left from how long the rule's jobs took, or others' on the network."""
         known = [s for seconds in self.seconds.values() for s in seconds]
+        if not known:  # what is under way tells something
+            now = time.monotonic()
+            known = [(now - w.began) / w.share for w in workers if w.share and w.share > 0.02]
         if not known:
             return ""
         total = 0.0
