@@ -108,8 +108,8 @@ def _reading(grid: Grid, found: Sequence[Table]) -> Iterable[str]:
     )
     yield (
         "A difference is taken seed by seed, between runs that start from the same weights and see "
-        "the same batches. Its interval is Student's t of 95 %. Each is for itself: of "
-        f"{intervals} intervals about {round(intervals / 20)} miss the true difference by chance."
+        "the same batches. Its interval is Student's t of 95 %. Each is for itself: one "
+        f"in twenty misses the true difference by chance, and {intervals} are given here."
     )
     yield (
         "Rules whose intervals hold 0 cannot be told apart by these seeds, which does not show "
