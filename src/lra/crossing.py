@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lra.axis import Axis, choice, finite, flag, instance
+from lra.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,22 @@ class Cauchy(LocalLoss):
     def derivative(self, difference: Any, xp: Any) -> Any:
         """Give (z - y) / (1 + (z - y)^2)."""
         return difference / (1 + difference * difference)
+
+
+@dataclass(frozen=True)
+class Mixed(LocalLoss):
+    """L = alpha 1/2 (z - y)^2 + (1 - alpha) |z - y|: between `Absolute` and `Squared`."""
+
+    alpha: float = 0.24
+
+    def __post_init__(self) -> None:
+        finite(self, "alpha")
+        if not 0 <= self.alpha <= 1:
+            raise OptionError(f"Mixed: alpha must be from 0 to 1, got {self.alpha!r}")
+
+    def derivative(self, difference: Any, xp: Any) -> Any:
+        """Give alpha (z - y) + (1 - alpha) sign(z - y)."""
+        return self.alpha * difference + (1 - self.alpha) * xp.sign(difference)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from lra.crossing import (
     Crossing,
     Derivative,
     LocalLoss,
+    Mixed,
     Relative,
     Squared,
     Surrogate,
@@ -29,7 +30,7 @@ from lra.feedback import (
     Transpose,
 )
 from lra.methods import METHODS, Method
-from lra.wiring import Chain, Wiring
+from lra.wiring import Chain, Direct, Skip, Wiring
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,20 @@ class Rule(Axis):
     def __post_init__(self) -> None:
         for name, base in (("feedback", Feedback), ("crossing", Crossing), ("wiring", Wiring)):
             instance(self, name, base)
+        if isinstance(self.wiring, (Direct, Skip)):
+            self._check_between()
+
+    def _check_between(self) -> None:
+        """Refuse feedback that only a layer's own weight can give, where layers are skipped."""
+        computed = type(self.feedback).effective is not Feedback.effective
+        mirrored = isinstance(getattr(self.feedback, "init", None), Mirror)
+        if computed or mirrored:
+            what = "Mirror()" if mirrored else f"{type(self.feedback).__name__}()"
+            raise OptionError(
+                f"Rule: {what} takes feedback from a layer's own weight, and under "
+                f"{type(self.wiring).__name__} errors skip layers, between which there is none; "
+                "use Random(LikeWeights()) or Learned(), or wiring=Chain()"
+            )
 
 
 def LRAE(
@@ -160,6 +175,72 @@ def SignSymmetry(magnitude: Magnitude = Magnitude.UNIFORM, init: Init = FanIn())
     return Rule(SignSymmetric(magnitude, init))
 
 
+def DirectFeedbackAlignment(init: Init = LikeWeights()) -> Rule:
+    """Build direct feedback alignment: e = phi'(h) (e_out E) with E fixed and random.
+
+    e_out is the error at the output layer, and E has the shape (outputs, units).
+
+    Source: Nøkland, Direct feedback alignment provides learning in deep neural networks, NeurIPS
+    2016.
+    """
+    return Rule(Random(init), Derivative(), Direct())
+
+
+def DirectLRA(
+    beta: float = 0.1,
+    gamma: float = 1.0,
+    gain: float = 1.0,
+    local_loss: LocalLoss = Squared(),
+    through: Surrogate | None = None,
+    init: Init = LikeWeights(),
+    *,
+    normalized: bool = False,
+    two_sided: bool = False,
+    relative: Relative | str | None = None,
+) -> Rule:
+    """Build LRA-E whose errors come straight from the output layer: d = e_out E.
+
+    Each target is made as LRA-E makes it, y = phi(h - beta d), but hears no layer between. E, of
+    (outputs, units), learns by dE = gamma e_out^T z. A relative of LRA-E; arguments as `LRAE`'s.
+
+    Source of dE: Webster et al., Learning the connections in direct feedback alignment, 2020.
+    """
+    sides = {"normalized": normalized, "two_sided": two_sided, "relative": relative}
+    crossing = TargetDifference(beta, gain, local_loss, through, **sides)  # type: ignore[arg-type]
+    return Rule(Learned(gamma, init), crossing, Direct())
+
+
+def RecLRA(
+    every: int = 2,
+    beta: float = 0.1205,
+    gamma: float = 0.1524,
+    alpha: float = 1.0,
+    init: Init = LikeWeights(),
+) -> Rule:
+    """Build LRA-E with errors that skip layers, after recursive local representation alignment.
+
+    d = e E from the layer `every` further up, y = phi(h - beta d), e = alpha (z - y) + (1 - alpha)
+    sign(z - y), dE = gamma e^T z. What is known of the published settings is second-hand, from a
+    port by others: beta and gamma as here by default; an alpha of 0.24 for neighbours and 0.19 for
+    skips; updates projected to a ball (`torch.nn.utils.clip_grad_norm_`); noise of 0.1 at the
+    input. So this is not claimed to be the published algorithm in all its parts. alpha is 1 by
+    default since with signs, which are as large for samples that are right already, small networks
+    learned little.
+
+    Args:
+        every: how many weight layers an error crosses at once.
+        beta: how far a target moves from its pre-activation.
+        gamma: the step of E relative to that of W.
+        alpha: the share of the difference in the error; the rest is its sign.
+        init: how E is drawn.
+
+    Source: after Ororbia, Mali, Kohan, Millidge and Salvatori, Backpropagation-free deep learning
+    with recursive local representation alignment, AAAI 2023.
+    """
+    crossing = TargetDifference(beta, local_loss=Mixed(alpha))
+    return Rule(Learned(gamma, init), crossing, Skip(every))
+
+
 RULES: dict[str, Callable[..., Rule]] = {
     "backprop": Backprop,
     "lra-e": LRAE,
@@ -167,6 +248,9 @@ RULES: dict[str, Callable[..., Rule]] = {
     "feedback-alignment": FeedbackAlignment,
     "kolen-pollack": KolenPollack,
     "sign-symmetry": SignSymmetry,
+    "direct-feedback-alignment": DirectFeedbackAlignment,
+    "direct-lra": DirectLRA,
+    "rec-lra": RecLRA,
 }
 """The named rules, for scripts and the command line."""
 

@@ -1,6 +1,8 @@
 """What the torch tests share: models of three families, rules, and ways to compare updates."""
 
+import dataclasses
 import inspect
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,8 @@ from torch.nn import functional as F
 
 import lra
 from lra.torch.layers import NONLINEARITIES
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Residual(nn.Module):
@@ -163,10 +167,19 @@ def images(n: int = 6, dtype=torch.float64) -> tuple[Tensor, Tensor]:
 
 
 def alone(layer: nn.Module, rule: lra.Rule, **options) -> nn.Module:
-    """Convert one layer, as one that does not see the raw input."""
+    """Convert one layer, as one that does not see the raw input; alone it has no wiring."""
+    rule = dataclasses.replace(rule, wiring=lra.Chain())
     holder = nn.ModuleDict({"other": nn.Linear(1, 1), "layer": layer})
     lra.convert(holder, rule, input_layers=(), **options)
     return layer
+
+
+def convert(model: M, rule: lra.Rule, **options) -> M:
+    """Convert a model of images, with an example where the rule's wiring asks for one."""
+    if rule.wiring != lra.Chain():
+        like = next(model.parameters())
+        options.setdefault("example", torch.zeros(2, 3, 8, 8, dtype=like.dtype))
+    return lra.convert(model, rule, **options)
 
 
 def updates(model: nn.Module, x: Tensor, y: Tensor, scale: float = 1.0) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import ALL_RULES, MODELS, images
+from nets import ALL_RULES, MODELS, convert, images
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -195,7 +195,7 @@ def test_what_passes_by_design_is_no_finding(body):
 @pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_converted_models_of_modules_are_clean(build, rule):
-    model = lra.convert(build().double(), rule)
+    model = convert(build().double(), rule)
     places = sum(getattr(module, "follows_rule", False) for module in model.modules())
     audit = lra.audit(model, images()[0])
     assert audit.clean, audit

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import MODELS, assert_same, images, taken, updates
+from nets import MODELS, assert_same, convert, images, taken, updates
 from torch.nn import functional as F
 
 import lra
@@ -18,13 +18,15 @@ RULES = {
     "fa": lra.FeedbackAlignment(),
     "usf": lra.SignSymmetry(),
     "combined": lra.LRAE(local_loss=lra.Cauchy(), through=lra.TanhSurrogate(), gamma=0.5),
+    "direct": lra.DirectLRA(),
+    "skip": lra.RecLRA(),
 }
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
 def check(build, rule, backend, n=4):
     torch._dynamo.reset()
-    model = lra.convert(build(), rule)
+    model = convert(build(), rule)
     model.eval()  # the statistics of batch norm would move with every pass
     x, y = images(n, torch.float32)
     expected = updates(model, x, y)

@@ -69,7 +69,7 @@ def pair(product, rule, bend=torch.tanh):
     x = torch.randn(5, WIDTH, dtype=torch.float64)
     layers, own = Layers().double(), Own(product, bend).double()
     own.load_state_dict({key.replace("b.", ""): v for key, v in layers.state_dict().items()})
-    lra.convert(layers, rule)
+    lra.convert(layers, rule, example=None if rule.wiring == lra.Chain() else x)
     lra.convert(own, rule, example=x)
     if rule.feedback.stored is not Stored.NOTHING:
         with torch.no_grad():

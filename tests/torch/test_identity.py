@@ -11,6 +11,7 @@ from nets import (
     SMOOTH,
     alone,
     assert_same,
+    convert,
     copy_weights_to_feedback,
     images,
     mlp,
@@ -67,7 +68,7 @@ def test_forward_of_an_activation_is_bit_equal(cls, options, train):
 @every_model
 def test_forward_of_a_model_is_bit_equal(build, rule, train):
     plain = build().train(train)
-    converted = lra.convert(copy.deepcopy(plain), rule)
+    converted = convert(copy.deepcopy(plain), rule)
     x, _ = images(5, torch.float32)
     expected = plain(x)
     assert torch.equal(converted(x), expected)
@@ -84,7 +85,7 @@ def test_conversion_keeps_names_identity_and_type(build, rule):
     model = build()
     before = dict(model.named_parameters())
     kinds = {name: type(m) for name, m in model.named_modules()}
-    assert lra.convert(model, rule) is model
+    assert convert(model, rule) is model
     assert lra.is_converted(model)
     after = dict(model.named_parameters())
     assert all(after[name] is before[name] for name in before)
@@ -98,7 +99,7 @@ def test_restore_gives_the_plain_model_back(build, rule):
     model = build()
     x, y = images(5, torch.float32)
     plain = copy.deepcopy(model)
-    assert lra.restore(lra.convert(model, rule)) is model
+    assert lra.restore(convert(model, rule)) is model
     assert not lra.is_converted(model)
     assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
     assert [vars(m).keys() for m in model.modules()] == [vars(m).keys() for m in plain.modules()]
@@ -141,8 +142,8 @@ def test_rules_agree_on_one_weight_layer(rule):
     x, y = torch.randn(6, 5, dtype=torch.float64), torch.arange(6) % 3
     plain = nn.Linear(5, 3).double()
     expected = updates(plain, x, y)
-    assert_same(updates(lra.convert(copy.deepcopy(plain), rule), x, y), expected)
-    with_feedback = lra.convert(copy.deepcopy(plain), rule, input_layers=())
+    assert_same(updates(lra.convert(copy.deepcopy(plain), rule, example=x), x, y), expected)
+    with_feedback = lra.convert(copy.deepcopy(plain), rule, example=x, input_layers=())
     got = updates(with_feedback, x, y)
     got.pop("feedback", None)
     assert_same(got, expected, rtol=1e-12, atol=1e-14)
@@ -151,7 +152,7 @@ def test_rules_agree_on_one_weight_layer(rule):
 @every_rule
 @pytest.mark.parametrize("act", [nn.Tanh, lambda: nn.ReLU(inplace=True)], ids=["tanh", "in place"])
 def test_a_fused_sequential_is_its_layers_one_by_one(rule, act):
-    model = lra.convert(mlp(act).double(), rule)
+    model = convert(mlp(act).double(), rule)
     x, y = images()
 
     def one_by_one():

@@ -21,7 +21,7 @@ def network(rule: lra.Rule) -> nn.Sequential:
     model = nn.Sequential(
         nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)
     )
-    return lra.convert(model, rule)
+    return lra.convert(model, rule, example=torch.zeros(2, 64))
 
 
 def accuracy(model, digits, epochs: int = 12) -> float:

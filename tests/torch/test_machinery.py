@@ -13,6 +13,7 @@ from nets import (
     MODELS,
     alone,
     assert_same,
+    convert,
     images,
     mlp,
     taken,
@@ -33,7 +34,7 @@ DRAWS_PER_PASS = COMBINATIONS["sign symmetry, drawn per batch"]
 
 
 def converted(build, rule=LRA, **options):
-    return lra.convert(build().double(), rule, **options)
+    return convert(build().double(), rule, **options)
 
 
 # Parameters
@@ -254,7 +255,7 @@ def test_all_updates_are_exact_in_float64():
 @every_rule
 @every_model
 def test_copies_give_the_same_updates(build, rule):
-    model = lra.convert(build(), rule)
+    model = convert(build(), rule)
     x, y = images(4, torch.float32)
     file = io.BytesIO()
     torch.save(model, file)
@@ -275,7 +276,7 @@ def test_copies_give_the_same_updates(build, rule):
 
 @every_rule
 def test_state_of_a_plain_model_loads_and_keeps_the_feedback(rule):
-    plain, model = mlp(), lra.convert(mlp(), rule)
+    plain, model = mlp(), convert(mlp(), rule)
     state = plain.state_dict()
     keys = [*state]
     kept = {k: v.clone() for k, v in model.state_dict().items() if "feedback" in k}
@@ -291,7 +292,7 @@ def test_state_of_a_plain_model_loads_and_keeps_the_feedback(rule):
 @pytest.mark.parametrize("assign", [False, True])
 @every_rule
 def test_state_of_a_converted_model_carries_the_feedback(rule, assign):
-    model, other = lra.convert(mlp(), rule), lra.convert(mlp(), rule)
+    model, other = convert(mlp(), rule), convert(mlp(), rule)
     state = copy.deepcopy(model.state_dict())
     other.load_state_dict(state, assign=assign)
     assert_same(dict(other.state_dict()), dict(state))
@@ -440,7 +441,7 @@ def distance(a, b):
 @pytest.mark.parametrize("rule", [LRA, lra.KolenPollack()], ids=["lra-e", "kolen-pollack"])
 @every_model
 def test_autocast(build, rule):
-    model = lra.convert(build(), rule)
+    model = convert(build(), rule)
     x, y = images(8, torch.float32)
     expected = updates(model, x, y)
     model.zero_grad()

@@ -18,7 +18,11 @@ import lra
 pytestmark = pytest.mark.skipif(
     not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo"
 )
-RULES = {"lra-e": lra.LRAE(0.3), "feedback alignment": lra.FeedbackAlignment()}
+RULES = {
+    "lra-e": lra.LRAE(0.3),
+    "feedback alignment": lra.FeedbackAlignment(),
+    "direct": lra.DirectLRA(0.3),
+}
 
 
 class Tokens(nn.Module):
@@ -183,6 +187,10 @@ def part_of_sharding(rank):
             for child in model.children():
                 fully_shard(child, mesh=mesh)
             fully_shard(model, mesh=mesh)
+            if rule == "direct":
+                with pytest.raises(lra.RuleError, match="when FSDP holds them no more"):
+                    model(x[half])
+                continue
             learn(model, x[half], t[half])
             found = {
                 name: v.full_tensor() if isinstance(v, DTensor) else v

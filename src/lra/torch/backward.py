@@ -17,7 +17,15 @@ from lra.crossing import Crossing
 from lra.errors import RuleError
 from lra.loss_terms import LossTerms
 from lra.torch import observe
-from lra.torch.places import Gradients, Nonlinearity, Origin, Place, Weights, transforming
+from lra.torch.places import (
+    Gradients,
+    Nonlinearity,
+    Origin,
+    Place,
+    Product,
+    Weights,
+    transforming,
+)
 
 _SECOND = (
     "create_graph=True, or a derivative of a derivative, asks for the derivative of a learning "
@@ -158,10 +166,12 @@ def run_places(places: tuple[Place, ...], x: Tensor, *parameters: Tensor | None)
     return x
 
 
-def multiply(place: Weights, z: Tensor, *parameters: Tensor | None) -> Tensor:
+def multiply(place: Weights | Product, z: Tensor, *parameters: Any) -> Tensor:
     """Give h = z W^T + b of one weight layer, which keeps what the unit before it keeps anyway."""
     origin = Origin.of(z)
-    return run_places((place if origin is None else replace(place, origin=origin),), z, *parameters)
+    if origin is not None and isinstance(place, Weights):
+        place = replace(place, origin=origin)
+    return run_places((place,), z, *parameters)
 
 
 def bend(

@@ -21,6 +21,7 @@ from lra.loss_terms import LossTerms, check_terms
 from lra.rules import Rule
 from lra.torch.convert import convert, restore
 from lra.torch.layers import LocalWeights
+from lra.wiring import Chain
 
 M = TypeVar("M", bound=nn.Module)
 Updates = dict[str, Tensor]
@@ -131,8 +132,12 @@ class Bench:
 
     def convert(self, model: M, rule: Rule | None = None, **options: Any) -> M:
         """Convert a model, to the rule under test if to no other; drawn alike every time."""
+        rule = rule or self.rule
+        if not isinstance(rule.wiring, Chain):  # which learns the layers' order from an example
+            images = isinstance(next(iter(model.children())), nn.Conv2d)
+            options["example"] = self.images() if images else self.batch()[0]
         _seed(1)
-        return convert(model, rule or self.rule, **{"loss_terms": self.terms} | options)
+        return convert(model, rule, **{"loss_terms": self.terms} | options)
 
     def net(self) -> nn.Sequential:
         """Build the converted perceptron, the same every time."""
@@ -157,7 +162,7 @@ class Bench:
 
     def transported(self, crossing: Crossing) -> Updates:
         """Give the updates under the rule with another crossing, and with E = W."""
-        rule = replace(self.rule, feedback=Transpose(), crossing=crossing)
+        rule = Rule(Transpose(), crossing)
         return self.updates(self.convert(self.plain(), rule), *self.batch())
 
 
@@ -301,9 +306,10 @@ def _learned_feedback(bench: Bench) -> float | None:
     if bench.rule.feedback.stored is not Stored.LEARNED:
         return None
     updates = bench.updates(net, *bench.batch())
-    dW = {f"{i}.feedback": updates[f"{i}.weight"] for i in (2, 4)}
+    chain = (2, 4) if isinstance(bench.rule.wiring, Chain) else (4,)  # layers that use their own E
+    dW = {f"{i}.feedback": updates[f"{i}.weight"] for i in chain}
     expected = {key: bench.rule.feedback.update(dW[key]) for key in dW}
-    return _gap({key: dE for key, dE in updates.items() if key.endswith("feedback")}, expected)
+    return _gap({key: updates[key] for key in expected}, expected)
 
 
 @identity("fused", _ROUNDING)

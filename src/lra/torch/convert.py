@@ -21,7 +21,10 @@ from lra.torch.layers.record import Conversion
 from lra.torch.plan import Skip, find_skipped, is_sharded, listing, make_plan
 from lra.torch.prove import prove
 from lra.torch.swap import swap, undo
-from lra.wiring import Chain
+from lra.torch.untouched import arguments
+from lra.torch.wire import wire
+from lra.wiring import Chain, Direct
+from lra.wiring import Skip as SkipWiring
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -88,12 +91,17 @@ def convert(
         )
     if not isinstance(rule, Rule):
         raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
-    if not isinstance(rule.wiring, Chain):
-        raise ConversionError(f"convert: {rule.wiring} has no form in torch yet; use lra.Chain()")
+    if not isinstance(rule.wiring, (Chain, Direct, SkipWiring)):
+        raise ConversionError(f"convert: {rule.wiring} has no form in torch; use lra.Chain()")
     terms = check_terms(loss_terms)
     skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
     named = (input_layers,) if isinstance(input_layers, str) else input_layers
     plan = make_plan(model, rule, skipped, named, proved=example is not None)
+    if example is None and not isinstance(rule.wiring, Chain):
+        raise ConversionError(
+            f"convert: {rule.wiring} needs an example=, arguments of one forward pass, to learn in "
+            "which order layers run, and how large they are"
+        )
     plan.shared = Conversion(tuple(skipped))
     if example is None:
         if not (plan.weights or plan.followed):
@@ -105,6 +113,8 @@ def convert(
         prove(model, rule, terms, example, plan, exact_inputs=named is None)
         if not any(isinstance(m, (LocalWeights, LocalForward)) for m in model.modules()):
             raise _nothing(model)
+        if not isinstance(rule.wiring, Chain):
+            wire(model, rule, plan.shared, *arguments(example))
     except BaseException:
         undo(model)
         raise

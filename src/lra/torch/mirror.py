@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lra.errors import ConversionError, LraWarning, OptionError
 from lra.feedback import Learned, Mirror, Random
 from lra.torch.convert import is_converted
-from lra.torch.layers import LocalForward, LocalWeights
+from lra.torch.layers import Local, LocalForward, LocalWeights
 from lra.torch.layers.record import DrawLike
 from lra.torch.plan import is_sharded
 
@@ -64,6 +64,11 @@ def mirror(
         )
     if any(is_sharded(module) for module in model.modules()):
         raise ConversionError("mirror: the model is sharded; mirror it first, then shard")
+    if any(isinstance(m, Local) and m._lra.conversion.hub is not None for m in model.modules()):
+        raise ConversionError(
+            "mirror: errors skip layers in this model, and the feedback weights between two layers "
+            "have no weights to mirror; rules with wiring=lra.Chain() do"
+        )
     pairs: list[tuple[Tensor, DrawLike]] = []
     computed: list[str] = []
     for path, module in model.named_modules():

@@ -6,6 +6,7 @@ from torch import nn
 from lra.errors import ConversionError
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
+from lra.torch.hub import unwire
 from lra.torch.layers import (
     NONLINEARITIES,
     WEIGHTS,
@@ -22,6 +23,7 @@ from lra.torch.layers import (
 )
 from lra.torch.layers.record import draw_feedback
 from lra.torch.plan import Plan
+from lra.wiring import Chain
 
 
 @torch.inference_mode(False)
@@ -64,7 +66,7 @@ def swap(
     except BaseException:
         undo(model)
         raise
-    for module in plan.sequentials:
+    for module in plan.sequentials if isinstance(rule.wiring, Chain) else ():
         module.__class__ = LocalSequential
 
 
@@ -98,5 +100,6 @@ def _leave(module: nn.Module, rule: Rule, path: str) -> None:
 def undo(model: nn.Module) -> None:
     """Make every module the plain one again."""
     for module in list(model.modules()):
+        unwire(module)
         if isinstance(module, (Local, LocalSequential)):
             module.restore()

@@ -15,6 +15,7 @@ from lra.torch.layers.record import (
     DrawLike,
     Record,
     as_weights,
+    draw_between,
     draw_feedback,
     effective_feedback,
 )
@@ -96,6 +97,8 @@ class LocalWeights(Local):
     buffer where it is fixed, None where the rule keeps none or the layer sees the raw input.
     """
 
+    units_last: ClassVar[bool] = True
+    """Whether the layer's units are in the last dimension."""
     weight: Tensor
     bias: Tensor | None  # torch declares Linear's a Tensor, though it may be None
     feedback: Tensor | None
@@ -116,6 +119,15 @@ class LocalWeights(Local):
         self.register_parameter("feedback", learned)
         pair(self.weight, learned)
 
+    def _kept(self) -> Tensor | None:
+        """Give the feedback weights, drawn, and learned as long as the weights are."""
+        if not self._lra.drawn:
+            self.draw_again()
+        E = self.feedback
+        if E is not None and E.requires_grad != self.weight.requires_grad:
+            as_weights(E, self.weight)
+        return E
+
     def see_input(self) -> None:
         """Drop the feedback weights: no error has to cross this layer."""
         del self.feedback
@@ -134,24 +146,25 @@ class LocalWeights(Local):
 
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give h = z W^T + b with the E of this pass."""
-        feedback = self.rule.feedback
-        if not self._lra.drawn:
-            self.draw_again()
-        E = self.feedback
-        if E is not None and E.requires_grad != self.weight.requires_grad:
-            as_weights(E, self.weight)
+        feedback, E = self.rule.feedback, self._kept()
+        if self._lra.link_of() is not None:  # no error crosses the layer itself
+            W = self.weight
+            return Weights(self.operation(), Transpose()), (W, self.bias, W.detach())
         if type(feedback).effective is Feedback.effective:  # what is kept, as it is
-            return Weights(self.operation(), feedback), (self.weight, self.bias, self.feedback)
+            return Weights(self.operation(), feedback), (self.weight, self.bias, E)
         W = self.weight
-        E = effective_feedback(feedback, W, self.feedback, DrawLike(W))
+        E = effective_feedback(feedback, W, E, DrawLike(W))
         return Weights(self.operation(), feedback), (self.weight, self.bias, E)
 
     @torch.no_grad()
     def draw_again(self) -> None:
         """Draw the feedback weights anew, at the scale that the layer's weights have now."""
         if self.feedback is not None and not self.feedback.is_meta:
-            E = draw_feedback(self.rule.feedback, self.weight, self.product_of(self))
-            assert E is not None
+            if self._lra.link_of() is None:
+                E = draw_feedback(self.rule.feedback, self.weight, self.product_of(self))
+                assert E is not None
+            else:
+                E = draw_between(self.rule.feedback, self.feedback.shape, self.weight)
             self.feedback.copy_(E)
             self._lra.drawn = True
 
@@ -172,9 +185,15 @@ class LocalWeights(Local):
 
     def run(self, x: Tensor) -> Tensor:
         """Run the layer on x, with errors coming back through E."""
+        hub = self._lra.conversion.hub
+        if hub is not None:
+            x = hub.cut(self._lra.path, x, self._kept(), self.units_last)
         place, tensors = self.place()
         assert isinstance(place, Weights)
-        h = multiply(place, x, *tensors)
+        if hub is None:
+            h = multiply(place, x, *tensors)
+        else:
+            h = hub.run(self._lra.path, place, x, *tensors)
         look_at_errors(self._lra, h)
         return h
 

@@ -54,6 +54,7 @@ class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
     """What the three convolutions share."""
 
     dimensions: ClassVar[int]
+    units_last = False
 
     def operation(self) -> Operation:
         """Give the convolution, with the padding that torch's kernel does itself."""

@@ -11,12 +11,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from lra.crossing import Derivative
-from lra.feedback import Transpose
+from lra.feedback import Feedback, Transpose
 from lra.torch import observe
-from lra.torch.backward import bend, multiply, run_places
+from lra.torch.backward import bend, multiply
 from lra.torch.layers.functions import (
     ASKS,
     COMPOSITES,
+    CONVOLUTIONS,
     PRODUCTS,
     UNITS,
     VIEWS,
@@ -148,33 +149,40 @@ class Follow(TorchFunctionMode):
         bias = bias_of(func, args, kwargs)
         operands = [t for t in tensors_in((args, kwargs)) if t is not bias]
         weights = [t for t in static if t is not bias and self.sources.get(t) is not None]
-        crossed = any(t.requires_grad for t in operands if all(t is not W for W in weights))
+        crossed = [t for t in operands if t.requires_grad and all(t is not W for W in weights)]
         if len(weights) != 1 or not crossed or isinstance(layer.rule.feedback, Transpose):
             return func(*args, **kwargs)
         W = weights[0]
         source = self.sources[W]
         assert source is not None
         kept = layer.feedback_of(source.key, source.like)
-        for view in source.views:
-            kept = None if kept is None else view(kept)
-        E = kept
-        if layer.computes:
-            plain = W.detach()
-            E = effective_feedback(
-                layer.rule.feedback, plain, kept, DrawLike(plain, fan_in_of(func, W))
-            )
         if observe.watcher is not None:
             observe.watcher.name(layer, source.key)
-        if func is F.linear and W.dim() == 2 and not {"input", "weight"} & kwargs.keys():
-            h = multiply(Weights(LinearOperation(), layer.rule.feedback), args[0], W, bias, E)
-            look_at_errors(layer._lra, h)
-            return h
-        call, given = _apart(func, args, kwargs)
-        at = next(i for i, t in enumerate(given) if t is W)
-        place = Product(call, layer.rule.feedback, at, len(given))
-        h = run_places((place,), *given, E)
+        hub, site = layer._lra.conversion.hub, f"{layer._lra.path}:{source.key}"
+        feedback, (z, *more) = layer.rule.feedback, crossed
+        cut = z if hub is None or more else hub.cut(site, z, kept, func not in CONVOLUTIONS)
+        if cut is z:
+            E = self._effective(func, W, kept, source)
+        else:  # no error crosses the product itself
+            feedback, E = Transpose(), W.detach()
+            args, kwargs = pytree.tree_map(lambda t: cut if t is z else t, (args, kwargs))
+        place, given = _product(feedback, func, args, kwargs, W, bias)
+        h = multiply(place, *given, E) if hub is None else hub.run(site, place, *given, E)
         look_at_errors(layer._lra, h)
         return h
+
+    def _effective(
+        self, func: Any, W: Tensor, kept: Tensor | None, source: Source
+    ) -> Tensor | None:
+        """Give the E of one product."""
+        for view in source.views:
+            kept = None if kept is None else view(kept)
+        if not self.layer.computes:
+            return kept
+        plain, feedback = W.detach(), self.layer.rule.feedback
+        draw = DrawLike(plain, fan_in_of(func, W))
+        E: Tensor = effective_feedback(feedback, plain, kept, draw)
+        return E
 
     def _bend(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         """Send the error of a nonlinear function across by the rule."""
@@ -190,6 +198,17 @@ class Follow(TorchFunctionMode):
             observe.watcher.name(layer, func.__name__)
         changes = func in layer.table.changing or overwrites(func, args, kwargs)
         return bend(call, layer.rule.crossing, layer._lra.terms, h, changes)
+
+
+def _product(
+    feedback: Feedback, func: Any, args: Any, kwargs: Any, W: Tensor, bias: Tensor | None
+) -> tuple[Weights | Product, list[Any]]:
+    """Give a product of data and a weight W as a place, with the tensors that it takes before E."""
+    if func is F.linear and W.dim() == 2 and not {"input", "weight"} & kwargs.keys():
+        return Weights(LinearOperation(), feedback), [args[0], W, bias]
+    call, given = _apart(func, args, kwargs)
+    at = next(i for i, t in enumerate(given) if t is W)
+    return Product(call, feedback, at, len(given)), [*given]
 
 
 class _Left(threading.local):

@@ -17,7 +17,7 @@ from lra.errors import ConversionError, RuleError
 from lra.feedback import Feedback, Stored
 from lra.torch.layers.base import Local
 from lra.torch.layers.follow import Follow, Source, left
-from lra.torch.layers.record import as_weights, draw_feedback
+from lra.torch.layers.record import as_weights, draw_between, draw_feedback
 from lra.torch.watch import pair, warn_of_mirrored
 
 
@@ -156,8 +156,11 @@ class LocalForward(Local):
             if name in self.table.added and not getattr(self, name).is_meta:
                 E, W = getattr(self, name), self.weight_of(key)
                 like = torch.zeros_like(E) if W is None else W
-                drawn = draw_feedback(self.rule.feedback, like)
-                assert drawn is not None
+                if self._lra.link_of(key) is None:
+                    drawn = draw_feedback(self.rule.feedback, like)
+                    assert drawn is not None
+                else:
+                    drawn = draw_between(self.rule.feedback, E.shape, like)
                 E.copy_(drawn)
                 self._lra.drawn = True
 

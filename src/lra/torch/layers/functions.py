@@ -22,12 +22,16 @@ _GROUPED = tuple(
     if f is not None
 )
 
+CONVOLUTIONS = (
+    *(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+)
+"""Products whose units are in dimension 1."""
+
 PRODUCTS: dict[Any, int | None] = {
     **dict.fromkeys((*_MATMUL, *_OTHERS, *_GROUPED)),
     **dict.fromkeys((torch.addmm, T.addmm, torch.baddbmm, T.baddbmm, torch.addmv, T.addmv), 0),
-    **dict.fromkeys((F.linear, F.conv1d, F.conv2d, F.conv3d), 2),
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), 2),
-    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), 2),
+    **dict.fromkeys((F.linear, *CONVOLUTIONS), 2),
     F.bilinear: 3,
 }
 """Functions that multiply data with weights, and where among their arguments the bias stands."""

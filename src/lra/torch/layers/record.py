@@ -1,9 +1,9 @@
 """What a converted module knows of its conversion, and how its feedback is drawn."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from lra.feedback import Feedback, Stored
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 from lra.torch import observe
+
+if TYPE_CHECKING:
+    from lra.torch.hub import Hub, Link
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class DrawLike:
     Attributes:
         W: the weights.
         inputs: how many inputs each unit reads, where that is not the size of W[0].
+        like: the weights whose size counts, where those are not W.
         run: the layer's product, where it is not that of W's rows.
         generator: of the noise; by default the device's own.
     """
 
     W: Tensor
     inputs: int | None = None
+    like: Tensor | None = None
     run: Run | None = None
     generator: torch.Generator | None = None
 
@@ -53,7 +58,7 @@ class DrawLike:
     @property
     def rms(self) -> float:
         """The root mean square of W; nan where W holds no values."""
-        W = self.W.detach()
+        W = (self.W if self.like is None else self.like).detach()
         return math.nan if W.is_meta or not W.numel() else float(W.double().square().mean().sqrt())
 
     def __call__(self, kind: str, scale: float) -> Tensor:
@@ -109,6 +114,18 @@ def effective_feedback(feedback: Feedback, W: Tensor, kept: Tensor | None, draw:
         return feedback.effective(W, kept, draw, torch)
 
 
+@torch.no_grad()
+def draw_between(feedback: Feedback, shape: Sequence[int], W: Tensor) -> Tensor:
+    """Draw the E between two layers, of (units above, units below), for the weight W of the lower.
+
+    W says type and device, and how large weights are here.
+    """
+    E = W.detach().new_empty(shape)
+    if not E.is_meta:
+        E = feedback.draw(DrawLike(E, like=W))
+    return E
+
+
 @dataclass
 class Conversion:
     """What all modules converted together share.
@@ -118,12 +135,14 @@ class Conversion:
         proof: the audit of the example, where one was given.
         bends: whether any nonlinearity may be among them.
         warned: whether a warning of the scale of the loss was given.
+        hub: what wires the layers, where they are no chain.
     """
 
     skipped: tuple[str, ...] = ()
     proof: Any = None
     bends: bool = False
     warned: bool = False
+    hub: "Hub | None" = None
 
 
 @dataclass
@@ -151,6 +170,11 @@ class Record:
     table: Any = None
     looked: int = 0
     flat: bool = False
+
+    def link_of(self, key: str = "") -> "Link | None":
+        """Tell which layer the input of the module, or of a product in it, hears, if another."""
+        hub = self.conversion.hub
+        return hub.links.get(f"{self.path}:{key}" if key else self.path) if hub else None
 
     @property
     def counts(self) -> bool:
