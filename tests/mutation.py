@@ -26,6 +26,7 @@ MACHINERY = "tests/torch/test_machinery.py"
 FUNCTION = "tests/torch/test_function.py"
 MEMORY = "tests/torch/test_memory.py"
 REFUSALS = "tests/torch/test_refusals.py"
+WIRING = "tests/torch/test_wiring.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
@@ -148,6 +149,49 @@ DEFECTS = (
         "read.append(z.detach().requires_grad_())",
         "read.append(z)",
         TARGETS,
+        "hear again what is computed again",
+        "torch/hub.py",
+        "if _backward_runs():",
+        "if False:",
+        WIRING,
+    ),
+    Defect(
+        "hear one layer too far",
+        "torch/wire.py",
+        "site.level + reach - 1",
+        "site.level + reach",
+        WIRING,
+    ),
+    Defect(
+        "draw between layers at any size",
+        "torch/layers/record.py",
+        "DrawLike(E, like=W)",
+        "DrawLike(E)",
+        WIRING,
+    ),
+    Defect(
+        "take the first dimension for the batch",
+        "torch/wire.py",
+        "Layout.FIRST in alone",
+        "True",
+        WIRING,
+    ),
+    Defect(
+        "keep what a failed pass left",
+        "torch/hub.py",
+        "            self._own().clear()",
+        "            pass",
+        WIRING,
+    ),
+    Defect(
+        "one E for all positions", "torch/wire.py", "z.shape[:-1] == h.shape[:-1]", "False", WIRING
+    ),
+    Defect(
+        "errors of tokens in another order",
+        "torch/hub.py",
+        "*shape[2:]).transpose(0, 1)",
+        "*shape[2:]).reshape(shape)",
+        WIRING,
     ),
     Defect(
         "use what was changed since",

@@ -204,7 +204,7 @@ RULES = [*(build() for build in lra.RULES.values()), lra.SignSymmetry(lra.Magnit
 def test_plain_state_loads_into_the_unconverted_network(rule: lra.Rule) -> None:
     model = network(hidden=(5, 4))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    lra.convert(model, rule)
+    lra.convert(model, rule, example=torch.randn(2, 2, 3))
     state = plain_state(model, before)
     assert list(state) == list(before)
     torch.manual_seed(1)

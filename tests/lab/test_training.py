@@ -462,6 +462,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "kolen-pollack": {"rule": lra.KolenPollack()},
     "mirrored-lra": {"rule": lra.MirroredLRA(samples=100)},
     "one-cycle": {"schedule": "one-cycle", "lr": 0.01},
+    "direct feedback alignment": {"rule": lra.DirectFeedbackAlignment()},
+    "direct-lra": {"rule": lra.DirectLRA()},
+    "rec-lra": {"rule": lra.RecLRA()},
     "brSF": {"rule": lra.SignSymmetry(lra.Magnitude.BATCH)},
     "frSF": {"rule": lra.SignSymmetry(lra.Magnitude.FIXED), "activation": "prelu"},
 }

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from nets import ALL_RULES, MODELS, copy_weights_to_feedback, images, mlp
+from nets import ALL_RULES, MODELS, convert, copy_weights_to_feedback, images, mlp
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -82,7 +82,7 @@ def test_both_passes_draw_the_same_masks(rule):
         nn.Flatten(), nn.Linear(192, 20), nn.Dropout(), nn.Tanh(), nn.Linear(20, 20)
     )
     net.extend([nn.RReLU(), nn.Dropout(), nn.Linear(20, 4)])
-    found = lra.diagnose(lra.convert(net.double(), rule), *images())
+    found = lra.diagnose(convert(net.double(), rule), *images())
     top = found.weights[-1].updates[:2]
     assert [u.name for u in top] == ["7.weight", "7.bias"]
     assert all(u.angle < 1e-9 for u in top)
@@ -340,7 +340,7 @@ def _state(model):
 @pytest.mark.parametrize("train", [True, False])
 @every_rule
 def test_nothing_is_changed(rule, train):
-    model = lra.convert(_seeded(), rule).train(train)
+    model = lra.convert(_seeded(), rule, example=_single(data())[0]).train(train)
     handle = model.head.register_forward_hook(lambda *_: None)
     x, t = _single(data())
     F.cross_entropy(model(x), t).backward()
@@ -363,7 +363,7 @@ def test_nothing_is_changed(rule, train):
 def test_training_is_the_same_to_the_bit(rule):
     trained = []
     for diagnosing in (False, True):
-        model = lra.convert(_seeded(), rule)
+        model = lra.convert(_seeded(), rule, example=_single(data())[0])
         optimizer = torch.optim.AdamW(model.parameters())
         for step in range(3):
             x, t = _single(data())

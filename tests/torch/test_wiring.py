@@ -167,10 +167,10 @@ def test_the_batch_may_come_second(build, n):
     """Also where there are as many samples as positions, so that shapes alone do not tell."""
     x, y = torch.randn(n, 5, 6, dtype=torch.float64), torch.arange(n) % 4
     torch.manual_seed(1)
-    first = lra.convert(build(True).double(), LRA, example=x)
+    first = lra.convert(build(True).double(), LRA, example=x, loss_terms=n)
     second = build(False).double()
     second.load_state_dict({k: v for k, v in first.state_dict().items() if "feedback" not in k})
-    lra.convert(second, LRA, example=x)
+    lra.convert(second, LRA, example=x, loss_terms=n)
     assert any("feedback" in name for name, _ in second.named_parameters())
     second.load_state_dict(first.state_dict())
     assert_same(updates(second, x, y), updates(first, x, y), **CLOSE)

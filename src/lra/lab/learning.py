@@ -1,7 +1,7 @@
 """How a network learns and answers by what a run names: a rule swapped into it, or a method."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +12,23 @@ from lra.methods import Method
 from lra.rules import Rule
 
 
-def prepare(rule: Rule | Method, network: nn.Module, shape: Sequence[int], text: bool) -> list[str]:
+def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool) -> list[str]:
     """Convert a network to a rule, or make it ready for a method.
 
     Args:
         rule: the rule or method.
         network: the plain network.
-        shape: of one sample.
+        samples: a few, as an example.
         text: whether the network predicts a character at each place.
 
     Returns:
         What is to be said of it.
     """
     if isinstance(rule, Method):
-        rule.attach(network, torch.zeros(1, *shape))
+        rule.attach(network, torch.zeros(1, *samples.shape[1:]))
         return []
-    lra.convert(network, rule, loss_terms="tokens" if text else "batch")
+    example = None if rule.wiring == lra.Chain() else samples  # others ask who comes after whom
+    lra.convert(network, rule, example=example, loss_terms="tokens" if text else "batch")
     covered = lra.coverage(network)
     if not covered.left:
         return []

@@ -21,7 +21,12 @@ from lra.lab.options import (
 )
 from lra.rules import named
 
-LOCAL_LOSSES = {"squared": lra.Squared, "absolute": lra.Absolute, "cauchy": lra.Cauchy}
+LOCAL_LOSSES = {
+    "squared": lra.Squared,
+    "absolute": lra.Absolute,
+    "cauchy": lra.Cauchy,
+    "mixed": lra.Mixed,
+}
 """The local losses by name."""
 
 MaybeMagnitude = Annotated[
@@ -38,30 +43,39 @@ class RuleOptions:
 
     rule: MaybeName = None
     """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry,
-    predictive-coding, equilibrium-propagation, dtp."""
+    direct-feedback-alignment, direct-lra, rec-lra, predictive-coding, equilibrium-propagation,
+    dtp."""
     beta: MaybeFloat = None
-    """lra-e, mirrored-lra, equilibrium-propagation: how far targets are from pre-activations, or
-    how hard the loss pushes; by default 0.1, 1 and 0.1."""
+    """lra-e, mirrored-lra, direct-lra, rec-lra, equilibrium-propagation: how far targets are from
+    pre-activations, or how hard the loss pushes; by default 0.1, 1, 0.1, 0.1205 and 0.1."""
     gamma: MaybeFloat = None
-    """lra-e, mirrored-lra, kolen-pollack: step of feedback over the weights'; by default 1."""
+    """lra-e, mirrored-lra, kolen-pollack, direct-lra, rec-lra: step of feedback over the weights';
+    by default 1, and 0.1524 of rec-lra."""
     gain: MaybeFloat = None
-    """lra-e: factor of the local error; by default 1."""
+    """lra-e, direct-lra: factor of the local error; by default 1."""
     normalized: bool = False
-    """lra-e: take gain / beta for the factor, so that errors keep their scale."""
+    """lra-e, direct-lra: take gain / beta for the factor, so that errors keep their scale."""
     two_sided: bool = False
-    """lra-e: compare targets on either side of the pre-activation."""
+    """lra-e, direct-lra: compare targets on either side of the pre-activation."""
     relative: MaybeRelative = None
-    """lra-e, mirrored-lra: beta in units of the largest error of this; mirrored-lra: batch."""
+    """lra-e, mirrored-lra, direct-lra: beta in units of the largest error of this; by default
+    batch of mirrored-lra."""
     samples: MaybeInt = None
     """mirrored-lra: how often each layer fires to mirror its weights; by default 10,000."""
     local_loss: MaybeName = None
-    """lra-e, mirrored-lra: squared, absolute or cauchy."""
+    """lra-e, mirrored-lra, direct-lra: squared, absolute, cauchy or mixed."""
     through: MaybeName = None
-    """lra-e, mirrored-lra: surrogate for targets: identity, tanh, hardtanh or sigmoid."""
+    """lra-e, mirrored-lra, direct-lra: surrogate for targets: identity, tanh, hardtanh or
+    sigmoid."""
     magnitude: MaybeMagnitude = None
     """sign-symmetry: where the magnitudes of the feedback come from."""
     feedback_init: Annotated[InitText | None, optional(INIT_METAVAR)] = None
-    """lra-e, feedback-alignment, kolen-pollack, sign-symmetry: how feedback weights are drawn."""
+    """lra-e, feedback-alignment, kolen-pollack, sign-symmetry, direct-feedback-alignment,
+    direct-lra, rec-lra: how feedback weights are drawn."""
+    every: MaybeInt = None
+    """rec-lra: how many weight layers an error crosses at once; by default 2."""
+    alpha: MaybeFloat = None
+    """rec-lra: share of the difference in an error, the rest is its sign; by default 1."""
     steps: MaybeInt = None
     """predictive-coding: how often the states move; by default 20."""
     step: MaybeFloat = None
@@ -94,6 +108,8 @@ class RuleOptions:
             "samples": self.samples,
             "magnitude": self.magnitude,
             "init": self.feedback_init,
+            "every": self.every,
+            "alpha": self.alpha,
             "steps": self.steps,
             "step": self.step,
             "free_steps": self.free_steps,

@@ -117,7 +117,7 @@ class _Run:
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.data.sample_shape, self.data.num_classes)
         self.plain_names = tuple(self.network.state_dict())
-        for note in prepare(config.rule, self.network, self.data.sample_shape, self.text):
+        for note in prepare(config.rule, self.network, train_set[0][:2].cpu(), self.text):
             self.reporter.note(note)
         self.optimizer = build_optimizer(config, self.network)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]

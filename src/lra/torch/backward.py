@@ -156,8 +156,8 @@ def run_places(places: tuple[Place, ...], x: Tensor, *parameters: Tensor | None)
         parameters: the tensors of all the places, one after the other.
     """
     if not transforming():
-        if observe.watcher is not None and len(places) == 1:  # who watches has chains run apart
-            observe.watcher.forward(places[0], x, parameters)
+        if observe.watcher is not None:  # who watches has chains run apart, but for what hears
+            observe.watcher.forward(places[0], x, parameters[: places[0].parameters])
         result: Tensor = _Places.apply(places, x, *parameters)  # type: ignore[no-untyped-call]
         return result
     for place in places:

@@ -37,7 +37,7 @@ class Layout(enum.StrEnum):
             case Layout.SECOND:
                 return len(shape) > 2 and shape[1] == batch
             case _:
-                return shape[0] % batch == 0 and shape[0] > batch
+                return shape[0] > batch and shape[0] % batch == 0
 
     def batched(self, z: Tensor, batch: int) -> Tensor:
         """Give an input as (batch, positions, ...), or as it is where the batch is first."""

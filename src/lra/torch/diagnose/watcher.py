@@ -145,6 +145,8 @@ class Watch:
             if is_unit:
                 with self.apart():
                     seen.unit(place.phi, x.detach(), named is None and steps)  # type: ignore[attr-defined]
+            elif _hears(*named) if named else _hears(module):
+                return  # no error crosses the layer
             elif isinstance(W, Tensor) and isinstance(E, Tensor) and W.shape == E.shape:
                 angle = angle_between(E, W)
                 if angle is not None and not (
@@ -206,6 +208,11 @@ def _quiet() -> Iterator[None]:
     """Compute unwatched: without autograd, and without those who follow functions."""
     with torch.no_grad(), torch._C.DisableTorchFunction():
         yield
+
+
+def _hears(layer: Any, key: str = "") -> bool:
+    """Tell whether the input of a layer, or of a product in it, hears another layer."""
+    return layer._lra.link_of(key) is not None
 
 
 def _type(module: nn.Module) -> str:
