@@ -173,7 +173,7 @@ def test_named():
         (
             "zzz",
             {},
-            "unknown rule 'zzz'; known: backprop, direct-feedback-alignment, direct-lra, .*kolen-pollack, lra-e",
+            "unknown rule 'zzz'; known: backprop, direct-feedback-alignment, .*lra-e, mirrored-lra",
         ),
         (None, {}, "unknown rule None"),
         (
