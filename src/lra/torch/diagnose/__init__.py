@@ -20,6 +20,8 @@ from lra.torch.diagnose.report import (
     LayerKind,
     LayerReport,
     UpdateReport,
+    as_table,
+    scalars_of,
 )
 from lra.torch.diagnose.watcher import Watch, kind_of, row_of
 from lra.torch.layers import Local, LocalForward, LocalLeft, LocalWeights
@@ -35,7 +37,9 @@ __all__ = [
     "LayerReport",
     "UpdateReport",
     "angle_between",
+    "as_table",
     "diagnose",
+    "scalars_of",
 ]
 
 Found = dict[str, Tensor | None]
