@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lra
 from lra.torch.diagnose import Arrival, LayerKind, angle_between
+from lra.torch.diagnose.watcher import Watch
 
 every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 
@@ -102,6 +103,18 @@ def test_what_a_rule_draws_in_a_followed_forward_moves_no_mask():
     x, t = data()
     model = lra.convert(Block().double(), lra.SignSymmetry("batch"), example=x)
     assert lra.diagnose(model, x, t)["head"].angle < 1e-9
+
+
+def test_what_is_drawn_apart_is_drawn_anew_each_time():
+    watch = Watch(nn.Linear(2, 2), {})
+    state = torch.get_rng_state()
+    with watch.apart():
+        first = torch.rand(3), np.random.rand(), random.random()
+    with watch.apart():
+        second = torch.rand(3), np.random.rand(), random.random()
+    assert not torch.equal(first[0], second[0])
+    assert first[1:] != second[1:]
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 # ---------------------------------------------------------------- closed forms
