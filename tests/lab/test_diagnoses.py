@@ -39,7 +39,9 @@ def events(folder):
     return found
 
 
-@pytest.mark.parametrize("rule", [lra.LRAE(), lra.SignSymmetry("batch"), lra.MirroredLRA()])
+@pytest.mark.parametrize(
+    "rule", [lra.LRAE(), lra.SignSymmetry("batch"), lra.MirroredLRA(), lra.PredictiveCoding(5)]
+)
 def test_a_run_is_the_same_to_the_bit_with_diagnoses_and_without(tmp_path, rule):
     data = write_blobs(tmp_path / "blobs.npz")
     for name, every in (("plain", None), ("diagnosed", 3)):
@@ -179,6 +181,7 @@ def test_the_remedy_is_one_that_the_rule_lacks():
     assert "smaller --beta than 2" in verdict([row(**away)], lra.MirroredLRA(2.0))
     mirrored = lra.KolenPollack(init=lra.Mirror())
     assert "mirror anew" in verdict([row(**away)], mirrored)
+    assert "settings of dtp" in verdict([row(**away)], lra.DTP())
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,13 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     cli.main(["diagnose", str(tmp_path / "run"), "--step", "10"])
     assert capsys.readouterr().out.startswith("step 10, epoch 2\n")
+
+
+def test_runs_by_a_method_are_drawn_too(tmp_path, capsys):
+    config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10, rule=lra.PredictiveCoding(2))
+    training.train(config, tmp_path / "run")
+    cli.main(["diagnose", str(tmp_path / "run")])
+    assert str(tmp_path / "run" / runs.DIAGNOSE_CURVES) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -549,6 +549,30 @@ def test_plain_data():
         found["nowhere"]
 
 
+@pytest.mark.parametrize("method", [build() for build in lra.METHODS.values()], ids=lra.METHODS)
+def test_methods_are_held_against_backprop_by_what_they_leave_in_grad(method):
+    model = method.attach(stack(6, 9, 8, 4), data()[0])
+    x, t = data()
+    F.cross_entropy(model(x), t).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    random_state = torch.get_rng_state()
+    found = lra.diagnose(model, x, t, method=method)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(p.grad is None for p in model.parameters())
+    method(model, lambda output: F.cross_entropy(output, t), x)
+    assert [layer.name for layer in found.layers][:5] == ["0", "1", "2", "3", "4"]
+    for layer in found.weights:
+        W = model.get_parameter(layer.update.name)
+        close(layer.update.size, float(W.grad.norm()))
+        angle = by_hand(W.grad, gradients[layer.update.name])
+        torch.testing.assert_close(layer.angle, angle, rtol=1e-5, atol=1e-5)
+        assert layer.arrival is Arrival.USABLE
+    assert found["1"].saturated is not None
+    with pytest.raises(lra.OptionError, match="a method takes a tensor"):
+        lra.diagnose(model, (x,), t, method=method)
+
+
 # ---------------------------------------------------------------- refusals
 
 

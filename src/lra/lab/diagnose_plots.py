@@ -89,10 +89,11 @@ def curves(folder: Path) -> Figure:
     ):
         _lines(axes, rows, column, colours, scale)
         axes.set(title=label, xlabel="step")
-    handles = figure.axes[2].get_legend_handles_labels()
-    every = math.ceil(len(handles[0]) / _MOST)
-    figure.legend(*(each[::every] for each in handles), loc="outside right upper", frameon=False,
-                  fontsize=8, title="layer")  # fmt: skip
+    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
+    shown = [name or "(the model)" for name in names if (name or "(the model)") in lines]
+    shown = shown[:: math.ceil(len(shown) / _MOST) or 1]
+    figure.legend([lines[name] for name in shown], shown, loc="outside right upper",
+                  frameon=False, fontsize=8, title="layer")  # fmt: skip
     figure.suptitle(folder.resolve().name)
     return figure
 

@@ -247,11 +247,18 @@ class _Run:
             return
         paused = time.monotonic()
 
-        def loss() -> Tensor:
-            with self.fabric.autocast():
-                return self._forward(self.network, batch)[0]
-
-        reporter.diagnosis(state.epoch + 1, done, lra.diagnose(self.network, loss=loss))
+        rule = self.config.rule
+        with self.fabric.autocast():
+            if isinstance(rule, Method):
+                found = lra.diagnose(
+                    *(self.network, batch.x, batch.y), loss=cross_entropy,
+                    method=rule, loss_terms=batch.predictions,
+                )  # fmt: skip
+            else:
+                found = lra.diagnose(
+                    self.network, loss=lambda: self._forward(self.network, batch)[0]
+                )
+        reporter.diagnosis(state.epoch + 1, done, found)
         self.began += time.monotonic() - paused  # it is no part of training
 
     def _say_verdict(self, reporter: Reporter) -> None:

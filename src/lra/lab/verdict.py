@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from lra.crossing import TargetDifference
 from lra.feedback import Mirror
 from lra.lab.diagnoses import Row
-from lra.rules import Rule
+from lra.methods import Method
+from lra.rules import Rule, name_of
 from lra.torch.diagnose import Arrival, LayerKind
 
 AWAY = 90.0
@@ -54,7 +55,7 @@ _TROUBLES = {
 }
 
 
-def verdict(rows: Iterable[Row], rule: Rule) -> str | None:
+def verdict(rows: Iterable[Row], rule: Rule | Method) -> str | None:
     """Say in a sentence which weight layers' updates were of no use throughout an epoch.
 
     Throughout: in every diagnosis of the epoch, but for that before the first step of the run,
@@ -62,7 +63,7 @@ def verdict(rows: Iterable[Row], rule: Rule) -> str | None:
 
     Args:
         rows: of a run's diagnoses.
-        rule: the run's.
+        rule: the run's rule or method.
 
     Returns:
         The sentence with the remedy; None where there is nothing to say.
@@ -102,7 +103,9 @@ def _throughout(rows: list[Row], is_so: Callable[[Row], bool]) -> tuple[list[str
     return [name for name in layers if name in dict(found)], f"in {told} of {last}"
 
 
-def _remedy(trouble: str, rule: Rule) -> str:
+def _remedy(trouble: str, rule: Rule | Method) -> str:
+    if isinstance(rule, Method):
+        return f"try other settings of {name_of(rule)}, or another rule"
     crossing, mirrors = rule.crossing, isinstance(getattr(rule.feedback, "init", None), Mirror)
     targets = crossing if isinstance(crossing, TargetDifference) else None
     if trouble == "vanish" and targets and not targets.normalized:
