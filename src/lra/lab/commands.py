@@ -59,7 +59,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Diagnose:
-    """Draw what a run found with --diagnose, and print the last diagnosis and the verdict."""
+    """Draw what the diagnoses of a run found, and print the last one and the verdict."""
 
     run: RunFolder
     """The run's folder."""
