@@ -25,6 +25,7 @@ IDENTITY = "tests/torch/test_identity.py"
 MACHINERY = "tests/torch/test_machinery.py"
 FUNCTION = "tests/torch/test_function.py"
 MEMORY = "tests/torch/test_memory.py"
+DIAGNOSE = "tests/torch/test_diagnose.py"
 REFUSALS = "tests/torch/test_refusals.py"
 WIRING = "tests/torch/test_wiring.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
@@ -192,6 +193,48 @@ DEFECTS = (
         "*shape[2:]).transpose(0, 1)",
         "*shape[2:]).reshape(shape)",
         WIRING,
+    ),
+    Defect(
+        "report targets as far as the way back",
+        "crossing.py",
+        "return self._move(d, n, xp)[0]",
+        "return self._move(d, n, xp)[1] * d",
+        DIAGNOSE,
+    ),
+    Defect(
+        "take half of an angle",
+        "torch/diagnose/measures.py",
+        "math.degrees(2 * math.atan2",
+        "math.degrees(math.atan2",
+        DIAGNOSE,
+    ),
+    Defect(
+        "draw feedback from the stream of the masks",
+        "torch/diagnose/watcher.py",
+        "self.others = self.states.take()\n            self.states.put(mine)",
+        "pass",
+        DIAGNOSE,
+    ),
+    Defect(
+        "give a gradient where there is none",
+        "torch/diagnose/__init__.py",
+        "torch.full_like(t, torch.nan)",
+        "torch.zeros_like(t)",
+        DIAGNOSE,
+    ),
+    Defect(
+        "let a diagnosis move the statistics of batch norm",
+        "torch/untouched.py",
+        "{key: clones.get(id(b)) for key, b in own.items()}",
+        "own",
+        DIAGNOSE,
+    ),
+    Defect(
+        "let a diagnosis move random states",
+        "torch/untouched.py",
+        "            random_states.put(states)",
+        "            pass",
+        DIAGNOSE,
     ),
     Defect(
         "use what was changed since",

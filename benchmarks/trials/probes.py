@@ -15,6 +15,7 @@ from lra.lab import data
 from lra.lab.config import TrainConfig
 from lra.lab.models import build_network
 from lra.lab.schedule import factor
+from lra.torch.diagnose import angle_between
 from trials.contests import LECUN
 
 Row = dict[str, Any]
@@ -86,12 +87,6 @@ def layers(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     for module in model.modules():
         if isinstance(getattr(module, "feedback", None), Tensor):
             yield module.feedback.detach(), module.weight.detach()
-
-
-def angle_between(a: Tensor, b: Tensor) -> float:
-    """Give the angle of two tensors in degrees."""
-    cosine = F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
-    return math.degrees(math.acos(max(-1.0, min(1.0, float(cosine)))))
 
 
 # ---------------------------------------------------------------- where E's angle to W goes
@@ -166,15 +161,13 @@ def distances(
     moves most, as a share of its range, -1 to 1: the mean over samples and layers.
     """
     pair, _ = load("mnist", 20_000, 1)
-    x, t = pair[0][:500], pair[1][:500]
+    x, t = pair[0][:500].double(), pair[1][:500]
     rows = []
     for when in ("drawn", "trained"):
         plain = perceptron(8, 0)
         if when == "trained":
             train(plain, torch.optim.AdamW(plain.parameters(), lr=1e-3), pair, 1, 0)
-        plain.double().zero_grad()
-        F.cross_entropy(plain(x.double()), t).backward()
-        gradient = {n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None}
+        plain.double()
         for beta in betas:
             model = copy.deepcopy(plain)
             moved: list[float] = []
@@ -182,13 +175,7 @@ def distances(
                 beta, normalized=True, two_sided=True, relative=lra.Relative.BATCH, moved=moved
             )
             lra.convert(model, lra.Rule(lra.Transpose(), crossing))
-            model.zero_grad()
-            F.cross_entropy(model(x.double()), t).backward()
-            found = [
-                angle_between(p.grad, gradient[n])
-                for n, p in model.named_parameters()
-                if n.endswith("weight") and p.grad is not None
-            ]
+            found = [layer.angle for layer in lra.diagnose(model, x, t).weights]
             rows.append(
                 {
                     "weights": when, "beta": beta, "distance": statistics.mean(moved),
@@ -206,8 +193,7 @@ class _Watched(lra.TargetDifference):
         object.__setattr__(self, "moved", moved)
 
     def error(self, phi: Any, h: Tensor, z: Tensor, d: Tensor, n: float, xp: Any) -> Tensor:
-        s = d.abs().amax().clamp(min=1e-30)
-        m = self.beta * d / s
+        m = self.move(d, n, xp)
         gap = (phi(h + m) - phi(h - m)).abs().amax(1) / 2
         self.moved.append(float(gap.mean()) / 2)
         return super().error(phi, h, z, d, n, xp)

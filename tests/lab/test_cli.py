@@ -96,6 +96,7 @@ def test_version(call: Call) -> None:
 OPTIONS = {
     "train": (TrainConfig, RuleOptions, cli.Train),
     "evaluate": (cli.Evaluate,),
+    "diagnose": (cli.Diagnose,),
     "predict": (cli.Predict,),
     "write": (cli.Write,),
     "compare": (Grid, Search, cli.Compare),

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lra
 from lra.torch.diagnose import Arrival, LayerKind, angle_between
+from lra.torch.diagnose.watcher import Watch
 
 every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 
@@ -102,6 +103,18 @@ def test_what_a_rule_draws_in_a_followed_forward_moves_no_mask():
     x, t = data()
     model = lra.convert(Block().double(), lra.SignSymmetry("batch"), example=x)
     assert lra.diagnose(model, x, t)["head"].angle < 1e-9
+
+
+def test_what_is_drawn_apart_is_drawn_anew_each_time():
+    watch = Watch(nn.Linear(2, 2), {})
+    state = torch.get_rng_state()
+    with watch.apart():
+        first = torch.rand(3), np.random.rand(), random.random()
+    with watch.apart():
+        second = torch.rand(3), np.random.rand(), random.random()
+    assert not torch.equal(first[0], second[0])
+    assert first[1:] != second[1:]
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 # ---------------------------------------------------------------- closed forms
@@ -534,6 +547,30 @@ def test_plain_data():
     assert rows[0]["angle"] == found["1"].angle
     with pytest.raises(KeyError, match="there are 1, 2, 3, 4, 5"):
         found["nowhere"]
+
+
+@pytest.mark.parametrize("method", [build() for build in lra.METHODS.values()], ids=lra.METHODS)
+def test_methods_are_held_against_backprop_by_what_they_leave_in_grad(method):
+    model = method.attach(stack(6, 9, 8, 4), data()[0])
+    x, t = data()
+    F.cross_entropy(model(x), t).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    random_state = torch.get_rng_state()
+    found = lra.diagnose(model, x, t, method=method)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(p.grad is None for p in model.parameters())
+    method(model, lambda output: F.cross_entropy(output, t), x)
+    assert [layer.name for layer in found.layers][:5] == ["0", "1", "2", "3", "4"]
+    for layer in found.weights:
+        W = model.get_parameter(layer.update.name)
+        close(layer.update.size, float(W.grad.norm()))
+        angle = by_hand(W.grad, gradients[layer.update.name])
+        torch.testing.assert_close(layer.angle, angle, rtol=1e-5, atol=1e-5)
+        assert layer.arrival is Arrival.USABLE
+    assert found["1"].saturated is not None
+    with pytest.raises(lra.OptionError, match="a method takes a tensor"):
+        lra.diagnose(model, (x,), t, method=method)
 
 
 # ---------------------------------------------------------------- refusals

@@ -18,6 +18,7 @@ from lra.lab.commands import (
     DataFetch,
     DataList,
     DataShow,
+    Diagnose,
     Evaluate,
     Predict,
     Write,
@@ -29,6 +30,7 @@ from lra.lab.train_command import Train, train_command
 COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "evaluate": Evaluate,
+    "diagnose": Diagnose,
     "predict": Predict,
     "write": Write,
     "compare": Compare,

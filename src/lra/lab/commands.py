@@ -10,9 +10,10 @@ from typing import Annotated, Protocol
 import tyro
 from rich.console import Console
 
-from lra.lab import data, runs
+from lra.lab import data, diagnose_plots, diagnoses, runs
 from lra.lab.atomic import write_atomically
-from lra.lab.options import MaybeName, optional
+from lra.lab.options import MaybeInt, MaybeName, optional
+from lra.lab.verdict import verdict
 from lra.lab.write import write
 
 MaybePath = Annotated[Path | None, optional("PATH")]
@@ -54,6 +55,25 @@ class Evaluate:
         )
         for name, share in found.per_class.items():
             say(console, f"  {name:<12} {share:6.2f}%")
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Draw what the diagnoses of a run found, and print the last one and the verdict."""
+
+    run: RunFolder
+    """The run's folder."""
+    step: MaybeInt = None
+    """Print the diagnosis at this step of the run instead of the last one."""
+
+    def execute(self, console: Console) -> None:
+        """Write two pictures into the run's folder, and print the table."""
+        say(console, diagnoses.table(diagnoses.read(self.run), self.step))
+        for path in diagnose_plots.draw(self.run):
+            say(console, str(path))
+        rule = runs.read_config(self.run).rule
+        if said := verdict(diagnoses.read(self.run), rule):
+            say(console, said)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,8 @@ class TrainConfig(Axis):
     """Number of devices, or of processes on the CPU."""
     precision: str = "32"
     """32, 64 or bf16-mixed."""
+    diagnose: MaybeInt = None
+    """Diagnose the rule every so many steps, layer by layer, which changes no number of the run."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "betas", "augment"):
@@ -164,7 +166,8 @@ class TrainConfig(Axis):
         self._whole("seed", 0)
         if self.seed >= 2**63:
             raise OptionError(f"seed must be a whole number, below 2**63; got {self.seed}")
-        for name, least in (("epochs", 1), ("patience", 1), ("validation", 0)):
+        counts = ("epochs", 1), ("patience", 1), ("validation", 0), ("diagnose", 1)
+        for name, least in counts:
             if getattr(self, name) is not None:
                 self._whole(name, least)
         if self.patience is not None and self.validation == 0:

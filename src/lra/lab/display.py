@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lra.torch.diagnose import Diagnosis
+
 
 class Reporter:
     """Hears what a run does, and keeps silent."""
@@ -22,6 +24,9 @@ class Reporter:
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Hear an epoch's figures."""
+
+    def diagnosis(self, epoch: int, step: int, found: Diagnosis) -> None:
+        """Hear a diagnosis, in an epoch, from 1, when so many steps of the run are done."""
 
     def end(self, result: dict[str, Any], folder: Path) -> None:
         """Hear the result."""

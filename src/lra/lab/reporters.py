@@ -15,6 +15,7 @@ from lra.lab import plots, runs
 from lra.lab.atomic import refused
 from lra.lab.display import Reporter
 from lra.lab.state import State
+from lra.torch.diagnose import Diagnosis, scalars_of
 
 
 class Reporters(Reporter):
@@ -46,6 +47,11 @@ class Reporters(Reporter):
         """Pass on an epoch's figures."""
         for reporter in self.reporters:
             reporter.epoch(row, epochs)
+
+    def diagnosis(self, epoch: int, step: int, found: Diagnosis) -> None:
+        """Pass on a diagnosis."""
+        for reporter in self.reporters:
+            reporter.diagnosis(epoch, step, found)
 
     def end(self, result: dict[str, Any], folder: Path) -> None:
         """Pass on the result."""
@@ -101,10 +107,16 @@ class EventsReporter(Reporter):
     Args:
         folder: the run's folder.
         rows: the figures of the epochs before.
+        diagnosed: the rows of the diagnoses before.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-        self.folder, self.rows = folder, rows
+    def __init__(
+        self,
+        folder: Path,
+        rows: Sequence[dict[str, Any]],
+        diagnosed: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        self.folder, self.rows, self.diagnosed = folder, rows, diagnosed
         self.log: RecordWriter | None = None
 
     def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
@@ -117,6 +129,8 @@ class EventsReporter(Reporter):
             self._add(file_version="brain.Event:2")
             for row in self.rows:
                 self._add_row(row)
+            for row in self.diagnosed:
+                self._add_layer(row)
             self.log.flush()
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
@@ -124,6 +138,14 @@ class EventsReporter(Reporter):
         assert self.log is not None
         with self._refusing():
             self._add_row(row)
+            self.log.flush()
+
+    def diagnosis(self, epoch: int, step: int, found: Diagnosis) -> None:
+        """Add what was found of each layer."""
+        assert self.log is not None
+        with self._refusing():
+            for row in found.rows():
+                self._add_layer(row | {"step": step})
             self.log.flush()
 
     def close(self) -> None:
@@ -137,6 +159,10 @@ class EventsReporter(Reporter):
         for column in runs.COLUMNS[1:]:
             if row[column] is not None:
                 self._add(step=row["epoch"], summary=scalar(column, row[column]))
+
+    def _add_layer(self, row: dict[str, Any]) -> None:
+        for name, value in scalars_of(row).items():
+            self._add(step=row["step"], summary=scalar(f"diagnose/{name}", value))
 
     def _add(self, **content: Any) -> None:
         assert self.log is not None

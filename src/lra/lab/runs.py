@@ -30,6 +30,8 @@ from lra.lab.networks import NETWORKS
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
 WEIGHTS, CURVES = "model.safetensors", "curves.png"
+DIAGNOSES = "diagnose.csv"
+HEAT_MAP, DIAGNOSE_CURVES = "diagnose.png", "diagnose-curves.png"
 EVENTS = "events.out.tfevents.*"
 COLUMNS = (
     *("epoch", "loss", "train_accuracy"),
@@ -63,7 +65,10 @@ def create(folder: Path, config: TrainConfig, overwrite: bool) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files of a run that are there, and no others."""
-    names = (CONFIG, METRICS, RESULT, WEIGHTS, CURVES, checkpoint.NAME, checkpoint.PREVIOUS)
+    names = (
+        *(CONFIG, METRICS, RESULT, WEIGHTS, CURVES, checkpoint.NAME, checkpoint.PREVIOUS),
+        *(DIAGNOSES, HEAT_MAP, DIAGNOSE_CURVES),
+    )
     yield from (folder / name for name in names if (folder / name).exists())
     yield from folder.glob(EVENTS)
     for name in names:

@@ -15,6 +15,7 @@ from lra.errors import Diverged, RunError
 from lra.lab import checkpoint, data, runs
 from lra.lab.batches import Batch, Batches, Pair, place
 from lra.lab.config import TrainConfig
+from lra.lab.diagnoses import DiagnosesReporter
 from lra.lab.display import Reporter
 from lra.lab.fabric import start_fabric
 from lra.lab.finite import weight_not_finite, where_not_finite
@@ -25,6 +26,7 @@ from lra.lab.reporters import EventsReporter, FilesReporter, Reporters
 from lra.lab.schedule import factor
 from lra.lab.state import State
 from lra.lab.stop import Stop
+from lra.lab.verdict import verdict
 from lra.methods import Method
 from lra.rules import name_of
 
@@ -125,6 +127,7 @@ class _Run:
         self.check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
         self.stop = Stop()
         self.last_save = time.monotonic()
+        self.diagnoses: DiagnosesReporter | None = None
 
     def take_up(self, saved: dict[str, Any]) -> State:
         """Set everything as the checkpoint has it."""
@@ -164,12 +167,17 @@ class _Run:
         patience = self.config.patience or epochs
         with self.stop.listening(), contextlib.closing(self._reporters(state)) as reporter:
             reporter.start(self._describe(), epochs, steps, self.text)
-            began = time.monotonic() - state.seconds
-            while state.epoch < epochs and state.epoch - state.best_epoch < patience:
-                self._epoch(state, began, reporter)
-                reporter.epoch(state.rows[-1], epochs)
+            self.began = time.monotonic() - state.seconds
+            try:
+                while state.epoch < epochs and state.epoch - state.best_epoch < patience:
+                    self._epoch(state, reporter)
+                    reporter.epoch(state.rows[-1], epochs)
+            except RunError:
+                self._say_verdict(reporter)
+                raise
             result = self._result(state)
             reporter.end(result, self.folder)
+            self._say_verdict(reporter)
         return result
 
     def _reporters(self, state: State) -> Reporter:
@@ -180,13 +188,13 @@ class _Run:
         about = {"sample_shape": shape, "classes": classes}
         rule = name_of(self.config.rule)
         title = f"{self.data.name}, {self.config.model}, {rule}, seed {self.config.seed}"
-        return Reporters(
-            (
-                FilesReporter(self.folder, state, about, title),
-                EventsReporter(self.folder, state.rows),
-                self.reporter,
-            )
-        )
+        files = FilesReporter(self.folder, state, about, title)
+        if not self.config.diagnose:
+            return Reporters((files, EventsReporter(self.folder, state.rows), self.reporter))
+        done = state.epoch * self.batches.steps + state.step
+        self.diagnoses = DiagnosesReporter(self.folder, done)
+        log = EventsReporter(self.folder, state.rows, self.diagnoses.rows)
+        return Reporters((files, log, self.diagnoses, self.reporter))
 
     def _describe(self) -> str:
         weights, learned = self._sizes()
@@ -201,14 +209,15 @@ class _Run:
         learned = sum(E.numel() for E in feedback(self.config.rule, self.network))
         return sum(p.numel() for p in self.network.parameters()) - learned, learned
 
-    def _epoch(self, state: State, began: float, reporter: Reporter) -> None:
+    def _epoch(self, state: State, reporter: Reporter) -> None:
         """Do an epoch, or the rest of one."""
         pending: list[tuple[Tensor, Tensor, int]] = []
         seen, steps = state.step * self.config.batch_size, self.batches.steps
         self.model.train()
         for batch in self.batches.epoch(state.epoch, state.step):
+            self._diagnose(state, batch, reporter)
             self.stepper.zero_grad()
-            loss, right = self._forward(batch)
+            loss, right = self._forward(self.model, batch)
             state.step += 1
             seen += batch.size
             pending.append((loss.detach(), right, batch.predictions))
@@ -219,19 +228,45 @@ class _Run:
             self._set_rates(state.epoch * steps + state.step - 1)
             self.stepper.step()
             if not pending and (state.step % CHECK_EVERY == 0 or state.step == steps):
-                state.seconds = time.monotonic() - began
+                state.seconds = time.monotonic() - self.began
                 each = batch.predictions // batch.size
                 reporter.step(state.step, state.loss_sum, state.correct, seen * each)
             if self._must_stop(state, pending, batch.x):
-                state.seconds = time.monotonic() - began
+                state.seconds = time.monotonic() - self.began
                 self.save(state)
                 assert self.stop.signal is not None
                 raise Interrupted(self.stop.signal, self.folder)
             if not pending and time.monotonic() - self.last_save > SAVE_EVERY and self.world == 1:
                 self.save(state)
-        self._close_epoch(state, began)
+        self._close_epoch(state)
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _diagnose(self, state: State, batch: Batch, reporter: Reporter) -> None:
+        """Diagnose the rule at a step's batch, if it is time, in the first process alone."""
+        done = state.epoch * self.batches.steps + state.step
+        if self.diagnoses is None or done % (self.config.diagnose or 1):
+            return
+        paused = time.monotonic()
+
+        rule = self.config.rule
+        with self.fabric.autocast():
+            if isinstance(rule, Method):
+                found = lra.diagnose(
+                    *(self.network, batch.x, batch.y), loss=cross_entropy,
+                    method=rule, loss_terms=batch.predictions,
+                )  # fmt: skip
+            else:
+                found = lra.diagnose(
+                    self.network, loss=lambda: self._forward(self.network, batch)[0]
+                )
+        reporter.diagnosis(state.epoch + 1, done, found)
+        self.began += time.monotonic() - paused  # it is no part of training
+
+    def _say_verdict(self, reporter: Reporter) -> None:
+        """Say which layers' updates were of no use, if any were."""
+        if self.diagnoses and (said := verdict(self.diagnoses.rows, self.config.rule)):
+            reporter.note(said)
+
+    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give the loss, and how many predictions are right, of one process's part of a batch."""
         if isinstance(self.config.rule, Method):
             with self.fabric.autocast():
@@ -241,11 +276,11 @@ class _Run:
                 )  # fmt: skip
             return loss, count_right(logits, batch.y)
         if self.world == 1:
-            logits = self.model(batch.x)
+            logits = model(batch.x)
             return cross_entropy(logits, batch.y), count_right(logits, batch.y)
         # Processes average their updates: each one's share of the mean, times their number.
         lra.set_loss_terms(self.network, batch.predictions / self.world)
-        logits = self.model(batch.x)
+        logits = model(batch.x)
         share = self.world / batch.predictions * batch.counts
         return cross_entropy(logits, batch.y, "sum") * share, (
             count_right(logits, batch.y) * batch.counts
@@ -272,12 +307,12 @@ class _Run:
             state.correct += int(correct)
         pending.clear()
 
-    def _close_epoch(self, state: State, began: float) -> None:
+    def _close_epoch(self, state: State) -> None:
         """Measure, remember the best weights, and write it all down."""
         self._require_finite_weights(state)
         own = isinstance(self.config.rule, Method)  # it knows the network, and no wrapping
         validation = self._measure(self.network if own else self.model, self.validation_set)
-        state.seconds = time.monotonic() - began
+        state.seconds = time.monotonic() - self.began
         if state.close_epoch(self.batches.y.numel(), validation, self.text):
             best = plain_state(self.network, self.plain_names)
             state.best_weights = {name: value.clone() for name, value in best.items()}

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from lra.errors import ConversionError, OptionError
+from lra.loss_terms import LossTerms
+from lra.methods import Loss, Method
 from lra.rules import name_of
 from lra.torch import observe
 from lra.torch.convert import is_converted, restore
@@ -20,6 +22,8 @@ from lra.torch.diagnose.report import (
     LayerKind,
     LayerReport,
     UpdateReport,
+    as_table,
+    scalars_of,
 )
 from lra.torch.diagnose.watcher import Watch, kind_of, row_of
 from lra.torch.layers import Local, LocalForward, LocalLeft, LocalWeights
@@ -35,14 +39,22 @@ __all__ = [
     "LayerReport",
     "UpdateReport",
     "angle_between",
+    "as_table",
     "diagnose",
+    "scalars_of",
 ]
 
 Found = dict[str, Tensor | None]
 
 
 def diagnose(
-    model: nn.Module, x: Any = None, t: Any = None, *, loss: Callable[..., Tensor] | None = None
+    model: nn.Module,
+    x: Any = None,
+    t: Any = None,
+    *,
+    loss: Callable[..., Tensor] | None = None,
+    method: Method | None = None,
+    loss_terms: LossTerms | str | float = LossTerms.BATCH,
 ) -> Diagnosis:
     """Tell what the rule of a converted model does with a batch, layer by layer.
 
@@ -57,6 +69,10 @@ def diagnose(
         loss: gives the loss from (output, t), by default the cross-entropy of classes; from the
             output alone, where no t is given, as for models that compute their loss themselves; or
             from nothing, where no x is given either: it then calls the model itself.
+        method: a method that computes the updates, such as `lra.PredictiveCoding()`, of a model
+            that is not converted. Its passes are its own: there are no errors, targets and feedback
+            to tell of, and the arrival is told by the updates.
+        loss_terms: for a method, what the loss is a mean over.
 
     Returns:
         What was found: angles between updates and backprop's gradients and between E and W,
@@ -76,7 +92,7 @@ def diagnose(
     """
     model = unwrapped(model)
     model = getattr(model, "_orig_mod", model)  # what torch.compile covers
-    if not is_converted(model):
+    if method is None and not is_converted(model):
         raise ConversionError(
             f"diagnose: no layer of this {type(model).__name__} is converted; "
             "call lra.convert(model, rule) first"
@@ -84,31 +100,46 @@ def diagnose(
     if any(is_sharded(module) for module in model.modules()):
         raise ConversionError("diagnose: the model is sharded; diagnose it first, then shard")
     step = _closure(model, x, t, loss)
+    if method is not None and not isinstance(x, Tensor):
+        raise OptionError(f"diagnose: a method takes a tensor x, got a {type(x).__name__}")
     for module in model.modules():
         if isinstance(module, (LocalWeights, LocalForward)) and not module._lra.drawn:
             module.draw_again()  # as the first pass would
     # Gradients are enabled, whatever the caller has set.
     with torch.inference_mode(False), torch.enable_grad():
         with as_found(model), untouched(model):
-            kinds = {module: kind_of(module) for module in model.modules()}
+            kinds = {module: kind_of(module, method is None) for module in model.modules()}
         with as_found(model), untouched(model):
-            watch = Watch(model, kinds)
-            watch.hook()
-            with observe.watching(watch):
-                value, updates = _updates(model, step)
+            watch = Watch(model, kinds, deaf=method is not None)
+            if method is None:
+                watch.hook()
+                with observe.watching(watch):
+                    value, updates = _updates(model, step)
+            else:
+                value, updates = _updates_by(method, model, x, _loss_of(t, loss), loss_terms)
         with as_found(model), untouched(model):
-            restore(model)
+            if method is None:
+                restore(model)
+            else:
+                method.detach(model)
+                watch.hook()
             blind = _Blind()
             for module, kind in kinds.items():
                 if kind in (LayerKind.WEIGHTS, LayerKind.UNIT):
                     module.register_forward_hook(blind.hook)
             gradients = _updates(model, step)[1]
     _assign(model, watch, updates, gradients, blind.any)
-    local = (m for m in model.modules() if isinstance(m, Local) and not isinstance(m, LocalLeft))
-    rules = {name_of(m.rule) for m in local}
     rows = watch.rows.values()
     kept = [seen for seen in rows if seen.kind is not LayerKind.OTHER or seen.updates]
-    return Diagnosis(" and ".join(sorted(rules)), value, tuple(seen.report() for seen in kept))
+    return Diagnosis(_name(model, method), value, tuple(seen.report() for seen in kept))
+
+
+def _name(model: nn.Module, method: Method | None) -> str:
+    """Name the method, or the rules that the model was converted to."""
+    if method is not None:
+        return name_of(method)
+    local = (m for m in model.modules() if isinstance(m, Local) and not isinstance(m, LocalLeft))
+    return " and ".join(sorted({name_of(m.rule) for m in local}))
 
 
 def _closure(
@@ -129,12 +160,20 @@ def _closure(
 
     def run() -> Tensor:
         args, kwargs = arguments(copied(x))
-        output = model(*args, **kwargs)
+        return _loss_of(t, loss)(model(*args, **kwargs))
+
+    return run
+
+
+def _loss_of(t: Any, loss: Callable[..., Tensor] | None) -> Callable[[Any], Tensor]:
+    """Give the loss as a function of the model's output."""
+
+    def of(output: Any) -> Tensor:
         if loss is not None:
             return loss(output) if t is None else loss(output, t)
         return _cross_entropy(output, t)
 
-    return run
+    return of
 
 
 def _cross_entropy(output: Any, t: Any) -> Tensor:
@@ -160,6 +199,22 @@ def _updates(model: nn.Module, step: Callable[[], Tensor]) -> tuple[float, Found
     found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     dense = (g.to_dense() if g is not None and g.is_sparse else g for g in found)
     return float(loss.detach()), dict(zip(named, dense, strict=True))
+
+
+def _updates_by(
+    method: Method, model: nn.Module, x: Tensor, loss: Loss, terms: LossTerms | str | float
+) -> tuple[float, Found]:
+    """Give the loss, and what a method adds to `.grad`, which is put back as it was."""
+    before = [(p, p.grad) for p in model.parameters()]
+    try:
+        for p, _ in before:
+            p.grad = None
+        value = method(model, loss, copied(x), loss_terms=terms)
+        named = model.named_parameters()
+        return float(value), {name: p.grad for name, p in named if p.requires_grad}
+    finally:
+        for p, grad in before:
+            p.grad = grad
 
 
 class _NotDefined(Function):

@@ -61,6 +61,7 @@ class Seen:
     flat: list[tuple[float, int]] = field(default_factory=list)
     dead: list[tuple[float, int]] = field(default_factory=list)
     lost: bool = False
+    deaf: bool = False
     updates: list[UpdateReport] = field(default_factory=list)
 
     def arrive(self, error: Tensor) -> None:
@@ -97,7 +98,12 @@ class Seen:
 
     @property
     def arrival(self) -> Arrival:
-        """What became of the errors."""
+        """What became of the errors, or of the updates where none are heard."""
+        if self.deaf:
+            sizes = [update.size for update in self.updates]
+            if not all(map(math.isfinite, sizes)):
+                return Arrival.NOT_FINITE
+            return Arrival.USABLE if any(sizes) or not sizes else Arrival.ZERO
         if not self.errors:
             return Arrival.NOTHING
         largest = max(largest for _, largest, _ in self.errors)

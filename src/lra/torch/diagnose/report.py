@@ -2,6 +2,8 @@
 
 import dataclasses
 import enum
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,15 +149,12 @@ class Diagnosis:
         """Give one flat row a layer, with the update of its weights: for CSV or a data frame."""
         return [_row(layer) for layer in self.layers]
 
+    def scalars(self) -> dict[str, float]:
+        """Give the numbers that are finite under names for loggers: `angle/LAYER`."""
+        return {name: value for row in self.rows() for name, value in scalars_of(row).items()}
+
     def __str__(self) -> str:
-        lines = [_HEAD, *map(_cells, self.layers)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = [
-            "  ".join((cell.ljust if i < 2 else cell.rjust)(w) for i, (cell, w) in
-                      enumerate(zip(line, widths, strict=True))).rstrip()
-            for line in lines
-        ]  # fmt: skip
-        notes = [f"diagnose: {self.rule}, loss {self.loss:.4g}", *table]
+        notes = [f"diagnose: {self.rule}, loss {self.loss:.4g}", as_table(self.rows())]
         for arrival in Arrival:
             names = [layer.name for layer in self.unreached if layer.arrival is arrival]
             if names:
@@ -180,29 +179,48 @@ def _row(layer: LayerReport) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_HEAD = (
-    *("layer", "type", "error", "E to W", "target moved", "saturated", "dead", "update"),
-    "angle to backprop",
-)
+def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Give the numbers of a layer's row under names for loggers."""
+    numbers = {name: row[name] for name in COLUMNS if isinstance(row[name], float)}
+    return {
+        f"{name}/{row['layer'] or 'model'}": value
+        for name, value in numbers.items()
+        if math.isfinite(value)
+    }
 
 
-def _cells(layer: LayerReport) -> tuple[str, ...]:
-    update = layer.update
-    return (
-        layer.name or "(the model)",
-        layer.type,
-        _number(layer.error),
-        _number(layer.feedback_angle, "{:.1f}°"),
-        _number(layer.moved_relative, "{:.1e} |h|"),
-        _number(layer.saturated, "{:.1%}"),
-        _number(layer.dead, "{:.1%}"),
-        _number(update.relative if update else None, "{:.1e} |W|"),
-        _number(layer.angle, "{:.1f}°"),
+def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows, as `Diagnosis.rows` gives them, as text."""
+    lines = [tuple(_SHOWN), *(tuple(show(row) for show in _SHOWN.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
     )
 
 
-def _number(value: float | None, form: str = "{:.2e}") -> str:
-    return "-" if value is None else form.format(value)
+def _shows(column: str, form: str) -> Callable[[Mapping[str, Any]], str]:
+    def show(row: Mapping[str, Any]) -> str:
+        return "-" if row[column] is None else form.format(row[column])
+
+    return show
+
+
+_SHOWN: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "layer": lambda row: row["layer"] or "(the model)",
+    "type": lambda row: str(row["type"]),
+    "error": _shows("error", "{:.2e}"),
+    "E to W": _shows("feedback_angle", "{:.1f}°"),
+    "target moved": _shows("moved_relative", "{:.1e} |h|"),
+    "saturated": _shows("saturated", "{:.1%}"),
+    "dead": _shows("dead", "{:.1%}"),
+    "update": _shows("update_relative", "{:.1e} |W|"),
+    "angle to backprop": _shows("angle", "{:.1f}°"),
+}
+"""The columns of the table, and what they show of a row."""
 
 
 def _some(names: Any) -> str:

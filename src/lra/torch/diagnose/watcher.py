@@ -16,6 +16,7 @@ from lra.torch.diagnose.measures import Seen, angle_between
 from lra.torch.diagnose.report import LayerKind, UpdateReport
 from lra.torch.layers import (
     NONLINEARITIES,
+    WEIGHTS,
     Local,
     LocalForward,
     LocalNonlinearity,
@@ -27,9 +28,9 @@ from lra.torch.places import Gradients, Place, Product, Weights
 from lra.torch.untouched import RandomStates
 
 
-def kind_of(module: nn.Module) -> LayerKind | None:
+def kind_of(module: nn.Module, converted: bool = True) -> LayerKind | None:
     """Tell what a module is to a rule; None for one that only holds or passes on."""
-    if isinstance(module, LocalWeights):
+    if isinstance(module, LocalWeights) or (not converted and type(module) in WEIGHTS):
         return LayerKind.WEIGHTS
     if isinstance(module, LocalNonlinearity):
         return LayerKind.UNIT
@@ -49,9 +50,18 @@ class _Running:
 
 
 class Watch:
-    """Watches one pass of a model. Everything is noted without autograd, and without moving it."""
+    """Watches one pass of a model. Everything is noted without autograd, and without moving it.
 
-    def __init__(self, model: nn.Module, kinds: dict[nn.Module, LayerKind | None]) -> None:
+    Args:
+        model: the model.
+        kinds: what each of its modules is to the rule.
+        deaf: whether errors that arrive are not listened to.
+    """
+
+    def __init__(
+        self, model: nn.Module, kinds: dict[nn.Module, LayerKind | None], deaf: bool = False
+    ) -> None:
+        self._deaf = deaf
         self.rows: dict[str, Seen] = {}
         self.states = RandomStates(model)
         mine = self.states.take()
@@ -93,7 +103,8 @@ class Watch:
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         running = self._running[-1]
-        if not self._elsewhere and running.seen is not None and not running.is_place:
+        deaf = self._deaf or running.is_place
+        if not self._elsewhere and running.seen is not None and not deaf:
             running.seen.calls += isinstance(module, LocalForward)
             with torch._C.DisableTorchFunction():
                 for t in pytree.tree_leaves(output):
@@ -112,7 +123,7 @@ class Watch:
         return hear
 
     def _row(self, name: str, kind: LayerKind, type: str) -> Seen:
-        return self.rows.setdefault(name, Seen(name, kind, type))
+        return self.rows.setdefault(name, Seen(name, kind, type, deaf=self._deaf))
 
     # ------------------------------------------------------------ what places tell
 

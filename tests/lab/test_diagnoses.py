@@ -1,0 +1,257 @@
+"""Diagnoses of runs: held against the run without them, or without stops; and the verdict."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+from workbench import (
+    Watcher,
+    differences,
+    metrics,
+    read_train,
+    saved_state,
+    tiny,
+    train_with_stops,
+    write_blobs,
+)
+
+import lra
+from lra.lab import cli, diagnoses, runs, training
+from lra.lab.config import TrainConfig
+from lra.lab.verdict import verdict
+
+NOISY = {"activation": "bernoulli", "straight_through": "sigmoid"}
+
+
+def events(folder):
+    """Read TensorBoard's log: tag, step and value of every number."""
+    (path,) = folder.glob(runs.EVENTS)
+    content, found = path.read_bytes(), []
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + size])
+        found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        content = content[16 + size :]
+    return found
+
+
+@pytest.mark.parametrize(
+    "rule", [lra.LRAE(), lra.SignSymmetry("batch"), lra.MirroredLRA(), lra.PredictiveCoding(5)]
+)
+def test_a_run_is_the_same_to_the_bit_with_diagnoses_and_without(tmp_path, rule):
+    data = write_blobs(tmp_path / "blobs.npz")
+    for name, every in (("plain", None), ("diagnosed", 3)):
+        training.train(tiny(data, rule=rule, diagnose=every, **NOISY), tmp_path / name)
+    plain, diagnosed = tmp_path / "plain", tmp_path / "diagnosed"
+    states = [saved_state(folder) for folder in (plain, diagnosed)]
+    for state in states:
+        state.pop("config")
+    assert not differences(*states)
+    assert (plain / runs.WEIGHTS).read_bytes() == (diagnosed / runs.WEIGHTS).read_bytes()
+    assert not differences(metrics(plain), metrics(diagnosed))
+    assert not (plain / runs.DIAGNOSES).exists()
+
+
+def test_every_so_many_steps_each_layer_is_written_down(tmp_path):
+    config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
+    heard = []
+    watcher = Watcher()
+    watcher.diagnosis = lambda epoch, step, found: heard.append((epoch, step, found))
+    training.train(config, tmp_path / "run", reporter=watcher)
+    assert [(epoch, step) for epoch, step, _ in heard] == [
+        (1, 0),
+        (1, 5),
+        (2, 10),
+        (2, 15),
+        (3, 20),
+    ]
+    with (tmp_path / "run" / runs.DIAGNOSES).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [{"epoch": e, "step": s} | row for e, s, found in heard for row in found.rows()]
+    as_text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in expected]
+    assert rows == as_text
+    assert diagnoses.read(tmp_path / "run") == expected
+    logged = [event for event in events(tmp_path / "run") if event[0].startswith("diagnose/")]
+    numbers = [
+        (f"diagnose/{name}", step, value)
+        for _, step, found in heard
+        for name, value in found.scalars().items()
+    ]
+    assert [event[:2] for event in logged] == [number[:2] for number in numbers]
+    values = [torch.tensor([each[2] for each in some]) for some in (logged, numbers)]
+    torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("stops", [(1,), (4, 5, 17), (10, 20)])
+def test_stops_leave_no_trace_in_the_table(tmp_path, stops):
+    config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5, rule=lra.SignSymmetry("batch"))
+    training.train(config, tmp_path / "whole")
+    train_with_stops(config, tmp_path / "stopped", stops, 8, "diagnoses")
+    whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
+    assert (whole / runs.DIAGNOSES).read_bytes() == (stopped / runs.DIAGNOSES).read_bytes()
+    assert events(whole)[:3] != []
+    for folder in (whole, stopped):
+        tags = [event[:2] for event in events(folder)]
+        assert len(tags) == len(set(tags))
+
+
+def test_what_a_killed_run_wrote_after_its_checkpoint_is_found_again(tmp_path):
+    config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
+    training.train(config, tmp_path / "run")
+    table = tmp_path / "run" / runs.DIAGNOSES
+    whole = table.read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "CHECK_EVERY", 1)
+        stop = Watcher((7,), lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):  # without a checkpoint, and with one diagnosis more
+            training.train(config, tmp_path / "run", overwrite=True, reporter=stop)
+    with table.open("a") as file:
+        file.write("1,10,0,wei")  # and half a line
+    training.resume(tmp_path / "run")
+    assert table.read_text() == whole
+
+
+def test_overwriting_a_run_removes_its_diagnoses(tmp_path):
+    config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=20)
+    training.train(config, tmp_path / "run")
+    cli.parse(["diagnose", str(tmp_path / "run")]).execute(Console(quiet=True))
+    training.train(tiny(config.dataset), tmp_path / "run", overwrite=True)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & {runs.DIAGNOSES, runs.HEAT_MAP, runs.DIAGNOSE_CURVES}
+
+
+# ---------------------------------------------------------------- the verdict
+
+
+def row(layer="0", epoch=1, step=1, **values):
+    usual = {"kind": "weights", "arrival": "usable", "update": 0.1, "update_relative": 0.01}
+    found = dict.fromkeys(diagnoses.COLUMNS) | usual | {"gradient": 0.1, "angle": 20.0}
+    return found | {"layer": layer, "epoch": epoch, "step": step} | values
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"angle": 91.0}, "point away"),
+        ({"update": 1e-12, "update_relative": 1e-9}, "vanish"),
+        ({"update": 0.0, "update_relative": 0.0, "gradient": None, "angle": None}, "vanish"),
+        ({"update": 1e4, "update_relative": 1e3}, "explode"),
+        ({"update": math.nan, "update_relative": math.nan, "arrival": "not finite"}, "explode"),
+    ],
+)
+def test_an_epoch_of_bad_updates_is_told(bad, says):
+    rows = [row(epoch=e, step=s) for e, s in ((1, 1), (1, 2), (2, 3), (2, 4), (3, 5))]
+    rule = lra.FeedbackAlignment()
+    assert verdict(rows, rule) is None
+    rows[2] |= bad
+    assert verdict(rows, rule) is None  # once in an epoch of two
+    rows[3] |= bad
+    said = verdict(rows, rule)
+    assert said.startswith("diagnosis: In epoch 2 of 3 the updates of 1 of 1 weight layers (0)")
+    assert says in said
+    assert "--rule mirrored-lra" in said
+    rows[0] |= bad
+    rows[1] |= bad
+    assert verdict(rows, rule).startswith("diagnosis: In epochs 1 to 2 of 3 ")
+
+
+def test_what_is_no_fault_of_the_rule_is_not_told():
+    rule = lra.LRAE()
+    assert verdict([row(step=0, angle=95.0)], rule) is None  # feedback as it was drawn
+    small = {"update": 1e-12, "update_relative": 1e-11, "gradient": 1e-12}
+    assert verdict([row(**small)], rule) is None  # backprop's gradient is as small
+    large = {"update": 1e6, "update_relative": 1e5, "gradient": 1e6}
+    assert verdict([row(**large)], rule) is None
+    idle = {"update": 0.0, "update_relative": 0.0, "gradient": 0.0, "arrival": "nothing"}
+    assert verdict([row(**idle, angle=None)], rule) is None
+    assert verdict([row(kind="unit", angle=120.0)], rule) is None
+    assert verdict([], rule) is None
+
+
+def test_the_remedy_is_one_that_the_rule_lacks():
+    tiny_update, away = {"update": 0.0, "update_relative": 0.0}, {"angle": 100.0}
+    assert "--normalized" in verdict([row(**tiny_update)], lra.LRAE())
+    assert "mirror the weights" in verdict([row(**tiny_update)], lra.LRAE(normalized=True))
+    assert "larger --beta than 1" in verdict([row(**tiny_update)], lra.MirroredLRA())
+    assert "mirror the weights" in verdict([row(**away)], lra.LRAE())
+    assert "smaller --beta than 2" in verdict([row(**away)], lra.MirroredLRA(2.0))
+    mirrored = lra.KolenPollack(init=lra.Mirror())
+    assert "mirror anew" in verdict([row(**away)], mirrored)
+    assert "settings of dtp" in verdict([row(**away)], lra.DTP())
+
+
+@pytest.mark.parametrize(
+    ("rule", "fails"), [(lra.LRAE(), True), (lra.MirroredLRA(), False), (lra.Backprop(), False)]
+)
+def test_sixteen_tanh_layers(tmp_path, rule, fails):
+    config = TrainConfig(
+        "digits", rule=rule, depth=16, width=32, activation="tanh", epochs=2, diagnose=10
+    )
+    watcher = Watcher()
+    training.train(config, tmp_path / "run", reporter=watcher)
+    said = [note for note in watcher.notes() if note.startswith("diagnosis:")]
+    assert len(said) == fails
+    if fails:
+        assert "In epochs 1 to 2 of 2 the updates of" in said[0]
+        assert "vanish" in said[0]
+
+
+# ---------------------------------------------------------------- lra diagnose
+
+
+def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
+    config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10)
+    training.train(config, tmp_path / "run")
+    cli.main(["diagnose", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert printed.startswith("step 20, epoch 3\nlayer")
+    last = [row for row in diagnoses.read(tmp_path / "run") if row["step"] == 20]
+    for found, line in zip(last, printed.splitlines()[2:], strict=False):
+        assert line.split()[:2] == [found["layer"], found["type"]]
+        assert found["angle"] is None or line.endswith(f"{found['angle']:.1f}°")
+    for name in (runs.HEAT_MAP, runs.DIAGNOSE_CURVES):
+        assert str(tmp_path / "run" / name) in printed
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+    cli.main(["diagnose", str(tmp_path / "run"), "--step", "10"])
+    assert capsys.readouterr().out.startswith("step 10, epoch 2\n")
+
+
+def test_runs_by_a_method_are_drawn_too(tmp_path, capsys):
+    config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10, rule=lra.PredictiveCoding(2))
+    training.train(config, tmp_path / "run")
+    cli.main(["diagnose", str(tmp_path / "run")])
+    assert str(tmp_path / "run" / runs.DIAGNOSE_CURVES) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "train with --diagnose N"),
+        ("a,b\n1,2\n", "no table of diagnoses"),
+        ("HEADER\n1,x,0\n", "line 2 cannot be understood"),
+        ("HEADER\n", "no diagnosis yet"),
+    ],
+)
+def test_tables_that_are_none_are_refused(tmp_path, capsys, content, says):
+    (tmp_path / runs.CONFIG).write_text(json.dumps(tiny("digits").to_config()))
+    if content:
+        header = ",".join(diagnoses.COLUMNS)
+        (tmp_path / runs.DIAGNOSES).write_text(content.replace("HEADER", header))
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["diagnose", str(tmp_path)])
+    assert says in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_options(tmp_path, capsys):
+    config, _ = read_train(["digits", "--diagnose", "7"])
+    assert config.diagnose == 7
+    with pytest.raises(lra.OptionError, match="diagnose must be a whole number, 1 or more"):
+        tiny("digits", diagnose=0)
+    training.train(tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10), tmp_path / "run")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["diagnose", str(tmp_path / "run"), "--step", "11"])
+    assert "there are some at 0, 10, 20" in capsys.readouterr().err.replace("\n", " ")
