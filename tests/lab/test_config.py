@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from torch import nn
-from workbench import read_train
+from workbench import begin, read_train
 
 import lra
 from lra import FanIn, Normal, OptionError
@@ -500,7 +500,7 @@ def test_activations_are_those_that_convert() -> None:
 
 
 def test_the_saved_file_is_readable_by_people(tmp_path: Path) -> None:
-    runs.create(tmp_path / "run", TrainConfig("digits", hidden=(3,)), overwrite=False)
+    begin(tmp_path / "run", TrainConfig("digits", hidden=(3,)))
     plain = json.loads((tmp_path / "run" / runs.CONFIG).read_text())
     assert plain["hidden"] == [3]
     assert plain["rule"]["crossing"]["beta"] == 0.1

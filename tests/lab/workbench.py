@@ -101,6 +101,12 @@ def interrupt_at(*calls: int, number: int = signal.SIGINT) -> Watcher:
     return Watcher(calls, lambda: os.kill(os.getpid(), number))
 
 
+def begin(folder: Path, config: TrainConfig) -> None:
+    """Leave what a run leaves that ended before its first checkpoint."""
+    runs.make_folder(folder, overwrite=False)
+    runs.create(folder, config)
+
+
 def saved_state(folder: Path) -> dict[str, Any]:
     """Read a run's checkpoint."""
     return checkpoint.load(folder / checkpoint.NAME, runs.read_config(folder).to_config())

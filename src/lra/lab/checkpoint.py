@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from lra.lab.atomic import flush_folder, refused, write_atomically
 NAME = "checkpoint"
 PREVIOUS = "checkpoint.previous"
 _NEW = "checkpoint.new"
-_NEWEST_FIRST = (_NEW, NAME, PREVIOUS)
+NAMES = (_NEW, NAME, PREVIOUS)
+"""Names of the files that may be there, the newest first."""
+Check = Callable[[dict[str, Any]], None]
 _MAGIC = b"lra-checkpoint-1\n"
 
 
@@ -46,12 +49,21 @@ def _put_in_place(folder: Path) -> None:
         raise refused(current, error) from error
 
 
-def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _accept(state: dict[str, Any]) -> None:
+    """Find nothing wrong."""
+
+
+def load(path: Path, config: dict[str, Any], check: Check = _accept) -> dict[str, Any]:
     """Read a checkpoint of a run with this configuration.
 
+    Args:
+        path: of the file.
+        config: the configuration, as plain data.
+        check: raises `RunError` where the content does not fit the run.
+
     Raises:
-        RunError: for a file that is missing, torn, of another configuration, or that holds
-            anything but plain data.
+        RunError: for a file that is missing, torn, of another configuration, that holds anything
+            but plain data, or what `check` refuses.
     """
     try:
         content = path.read_bytes()
@@ -72,22 +84,33 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     saved = state.get("config") if isinstance(state, dict) else None
     if not isinstance(saved, dict):
         raise RunError(f"{path}: not a checkpoint of this program")
-    other = sorted(k for k in saved.keys() | config.keys() if saved.get(k) != config.get(k))
+    other = [k for k in {**saved, **config} if repr(saved.get(k)) != repr(config.get(k))]
     if other:
         differences = "; ".join(
-            f"{k}: {saved.get(k)!r} there, {config.get(k)!r} here" for k in other
+            f"{k}: {_short(saved.get(k))} there, {_short(config.get(k))} here"
+            for k in sorted(map(str, other))
         )
         raise RunError(f"{path}: from another configuration ({differences})")
+    try:
+        check(state)
+    except RunError as error:
+        raise RunError(f"{path}: does not fit the run; {error}") from error
     return dict(state)
+
+
+def _short(value: object) -> str:
+    return repr(value)[:200]
 
 
 def exists(folder: Path) -> bool:
     """Tell whether a folder holds a checkpoint, good or not."""
-    return any((folder / name).exists() for name in _NEWEST_FIRST)
+    return any((folder / name).exists() for name in NAMES)
 
 
-def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Read a run's newest good checkpoint.
+def latest(
+    folder: Path, config: dict[str, Any], check: Check = _accept
+) -> tuple[dict[str, Any], list[str]]:
+    """Read a run's newest good checkpoint; arguments as `load`'s.
 
     Returns:
         The state, and what was wrong with newer ones; those are renamed to end in `.refused`, so
@@ -97,15 +120,15 @@ def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[s
         RunError: where none is good, saying why for each.
     """
     troubles: list[str] = []
-    for name in _NEWEST_FIRST:
+    for name in NAMES:
         if not (folder / name).exists():
             continue
         try:
-            state = load(folder / name, config)
+            state = load(folder / name, config, check)
         except RunError as error:
             troubles.append(str(error))
             continue
-        for newer in _NEWEST_FIRST[: _NEWEST_FIRST.index(name)]:
+        for newer in NAMES[: NAMES.index(name)]:
             if (folder / newer).exists():
                 (folder / newer).replace(folder / f"{newer}.refused")
         if name == _NEW:
