@@ -149,18 +149,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert not differences(*results), differences(*results)
 
 
-def sealed(payload: bytes) -> bytes:
-    """Give a checkpoint file's content with a header and checksum that fit the payload."""
-    import hashlib
-
-    return checkpoint._MAGIC + hashlib.sha256(payload).digest() + payload
-
-
 def packed(state: Any) -> bytes:
     """Give a checkpoint file's content for a state."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    return sealed(buffer.getvalue())
+    return checkpoint.seal(buffer.getvalue())
 
 
 def train_with_stops(

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ _NEW = "checkpoint.new"
 NAMES = (_NEW, NAME, PREVIOUS)
 """Names of the files that may be there, the newest first."""
 Check = Callable[[dict[str, Any]], None]
-_MAGIC = b"lra-checkpoint-1\n"
+MAGIC = b"lra-checkpoint-1\n"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -32,9 +33,13 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    payload = buffer.getvalue()
-    write_atomically(folder / _NEW, _MAGIC + hashlib.sha256(payload).digest() + payload)
+    write_atomically(folder / _NEW, seal(buffer.getvalue()))
     _put_in_place(folder)
+
+
+def seal(payload: bytes) -> bytes:
+    """Put a checkpoint's header before its content: what it is, and a checksum."""
+    return MAGIC + hashlib.sha256(payload).digest() + payload
 
 
 def _put_in_place(folder: Path) -> None:
@@ -69,14 +74,16 @@ def load(path: Path, config: dict[str, Any], check: Check = _accept) -> dict[str
         content = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
-    start = len(_MAGIC) + 32
-    digest, payload = content[len(_MAGIC) : start], content[start:]
-    if not content.startswith(_MAGIC):
+    start = len(MAGIC) + 32
+    digest, payload = content[len(MAGIC) : start], content[start:]
+    if not content.startswith(MAGIC):
         raise RunError(f"{path}: not a checkpoint of this program")
     if hashlib.sha256(payload).digest() != digest:
         raise RunError(f"{path}: torn or altered; its checksum does not fit its content")
     try:
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about what it then refuses
+            state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, for code in the file above all
         raise RunError(
             f"{path}: refused, since it holds more than plain data and might run code"

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lra.errors import RunError
-from lra.lab.runs import COLUMNS
-from lra.lab.state import State
+from lra.errors import RunError, one_line
+from lra.lab.state import COLUMNS, State
 
 
 def check_like(found: Any, expected: Any, where: str) -> None:
@@ -120,6 +119,10 @@ def check_random(cpu: Any, cuda: Any) -> None:
         RunError: where one is none.
     """
     check_like(cpu, torch.get_rng_state(), "random state")
+    try:
+        torch.Generator().set_state(cpu)
+    except RuntimeError as error:
+        raise RunError(f"random state: {one_line(error)}") from error
     _require(isinstance(cuda, list), "random state of CUDA", "a list", cuda)
     if cuda and torch.cuda.is_available():
         check_like(cuda, torch.cuda.get_rng_state_all(), "random state of CUDA")

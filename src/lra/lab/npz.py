@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lra.errors import DataError
+from lra.errors import DataError, one_line
 from lra.lab.dataset import Dataset, Floats, Ints, scaled
 
 Array = npt.NDArray[Any]
@@ -62,7 +62,7 @@ def read_arrays(path: Path | Traversable, only: str | None = None) -> dict[str, 
         ) from error
     except Exception as error:  # a file that is not sound can break the readers in many ways
         raise DataError(
-            f"{path} cannot be read as .npz ({str(error) or type(error).__name__}). Allowed are "
+            f"{path} cannot be read as .npz ({one_line(error)}). Allowed are "
             "plain arrays, no pickled objects. Remedy: write it by "
             "np.savez_compressed(path, x=x, y=y)"
         ) from error
@@ -101,9 +101,8 @@ def read_samples(path: Path) -> Floats:
             packed = stream.read(2) == b"PK"
         x = read_arrays(path, "x")["x"] if packed else _array(path.read_bytes())
     except Exception as error:  # as in `read_arrays`
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{path}: expected an .npy array, or an .npz with an array x ({reason})"
+            f"{path}: expected an .npy array, or an .npz with an array x ({one_line(error)})"
         ) from error
     if x.dtype == np.uint8:
         return scaled(x)

@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lra.errors import RunError
-from lra.lab import atomic, checkpoint, data, lock
+from lra.errors import RunError, one_line
+from lra.lab import atomic, checkpoint, data, fits, lock
 from lra.lab.atomic import write_atomically
 from lra.lab.config import TrainConfig
 from lra.lab.data import Dataset
@@ -26,14 +26,11 @@ from lra.lab.measure import Answer, logits_of, measure
 from lra.lab.models import build_network
 from lra.lab.networks import NETWORKS
 from lra.lab.npz import read_samples
+from lra.lab.state import COLUMNS
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
 WEIGHTS, CURVES = "model.safetensors", "curves.png"
 EVENTS = "events.out.tfevents.*"
-COLUMNS = (
-    *("epoch", "loss", "train_accuracy"),
-    *("validation_loss", "validation_accuracy", "seconds"),
-)
 
 
 def make_folder(folder: Path, overwrite: bool) -> None:
@@ -109,11 +106,11 @@ def read_config(folder: Path) -> TrainConfig:
     except OSError as error:
         raise RunError(f"{folder} is no run's folder: {CONFIG} cannot be read") from error
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: no valid JSON ({error})") from error
+        raise RunError(f"{path}: no valid JSON ({one_line(error)})") from error
     try:
         return TrainConfig.from_config(plain)
     except Exception as error:  # a file that anyone may have written can be wrong in many ways
-        raise RunError(f"{path}: {error}") from error
+        raise RunError(f"{path}: {one_line(error)}") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -173,12 +170,20 @@ def load(folder: Path) -> Trained:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["network"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        network = build_network(config, about["sample_shape"], len(about["classes"]))
+        shape, classes = tuple(about["sample_shape"]), tuple(about["classes"])
+        if not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError(f"samples of shape {shape}")
+        if not all(isinstance(name, str) for name in classes):
+            raise ValueError("classes whose names are no text")
         dtype = next(iter(weights.values())).dtype
-        network.to(dtype).load_state_dict(weights)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(f"{path}: damaged, or of another network ({error})") from error
-    return Trained(config, network.eval(), tuple(about["sample_shape"]), tuple(about["classes"]))
+        with torch.device("meta"):  # takes no memory, whatever sizes are stated
+            expected = build_network(config, shape, len(classes)).to(dtype).state_dict()
+        fits.check_like(weights, expected, "weights")
+        network = build_network(config, shape, len(classes)).to(dtype)
+        network.load_state_dict(weights)
+    except Exception as error:  # a file that anyone may have written can be wrong in many ways
+        raise RunError(f"{path}: damaged, or of another network ({one_line(error)})") from error
+    return Trained(config, network.eval(), shape, classes)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from lra.errors import OptionError
 from lra.lab import training
 from lra.lab.commands import Command, MaybePath
 from lra.lab.config import TrainConfig
@@ -52,6 +53,8 @@ class Train:
     @property
     def full_config(self) -> TrainConfig:
         """The configuration with its rule, over the recipe's where it is the recipe's rule."""
+        if self.config.hidden == ():
+            raise OptionError("--hidden needs sizes, as in --hidden 256 256, or leave it out")
         base = self.base
         rule = self.rule.build(base.rule if base else "lra-e", base.options if base else {})
         return dataclasses.replace(self.config, rule=rule)
