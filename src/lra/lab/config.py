@@ -92,7 +92,8 @@ class TrainConfig(Axis):
     device: str = "auto"
     """auto, cpu, cuda or mps; auto takes an accelerator where there is one."""
     devices: int = 1
-    """Number of devices, or of processes on the CPU."""
+    """Number of devices, or of processes on the CPU; each sees its own part of a batch, which is
+    all that batch norm, and rules relative to the batch, then know of it."""
     precision: str = "32"
     """32, 64 or bf16-mixed."""
 

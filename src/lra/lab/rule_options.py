@@ -37,7 +37,7 @@ class RuleOptions:
     """The learning rule, and its own options."""
 
     rule: MaybeName = None
-    """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry,
+    """By default the recipe's, else lra-e; or mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry,
     predictive-coding, equilibrium-propagation, dtp."""
     beta: MaybeFloat = None
     """lra-e, mirrored-lra, equilibrium-propagation: how far targets are from pre-activations, or

@@ -32,11 +32,13 @@ def _recipe_option() -> Any:
 class Train:
     """Train a network, by LRA-E unless told otherwise, and leave a run in a folder.
 
+    To begin with: DATASET, --recipe, --rule, --model, --epochs.
+
     lra train --resume RUN continues a run that was stopped.
     """
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    rule: Annotated[RuleOptions, tyro.conf.arg(name="")]
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    rule: tyro.conf.OmitArgPrefixes[RuleOptions]
     recipe: Annotated[str | None, _recipe_option()] = None
     out: MaybePath = None
     """Folder of the run; by default a new one under runs/."""
