@@ -71,3 +71,8 @@ class RunError(LraError, RuntimeError):
 
 class Diverged(RunError):  # noqa: N818 - said of runs, as Interrupted is
     """A training run whose loss or weights stopped being finite."""
+
+
+def one_line(error: BaseException) -> str:
+    """Say what another library's error says, in a line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

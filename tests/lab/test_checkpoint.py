@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from workbench import differences, packed, sealed
+from workbench import differences, packed
 
 from lra.errors import RunError
 from lra.lab import checkpoint
@@ -243,7 +243,11 @@ class Code:
 
 def malicious(target: Path) -> list[bytes]:
     state = state_of(1) | {"extra": Code(target)}
-    return [packed(state), sealed(pickle.dumps(state)), sealed(pickle.dumps(Code(target)))]
+    return [
+        packed(state),
+        checkpoint.seal(pickle.dumps(state)),
+        checkpoint.seal(pickle.dumps(Code(target))),
+    ]
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
@@ -255,7 +259,7 @@ def test_code_is_refused_and_does_not_run(tmp_path: Path, kind: int) -> None:
         load(tmp_path / NAME, CONFIG)
     assert not target.exists()
     if kind:  # the file would have run its code
-        pickle.loads(content[len(checkpoint._MAGIC) + 32 :])
+        pickle.loads(content[len(checkpoint.MAGIC) + 32 :])
         assert target.read_text() == "ran"
 
 

@@ -174,6 +174,9 @@ def test_help_shows_defaults(call: Call) -> None:
         ("train digits --model vit --patch 9", "vit: patch 9 is larger than the images, 8x8"),
         ("train digits --model resnet --depth 9", r"depth must be 6 n \+ 2: 8, 14, 20, 32,.*got 9"),
         ("train digits --hidden 4 --width 4", "hidden says all sizes; leave it out, or width"),
+        ("train digits --hidden", "--hidden needs sizes, as in --hidden 256 256"),
+        ("train digits --hidden --epochs 1", "--hidden needs sizes, as in --hidden 256 256"),
+        ("train digits --width 9999999", "width must be a whole number, at most 1,000,000; got"),
         ("train digits --activation quantized", "'quantized' needs a number, as in quantized:2"),
         ("train digits --straight-through tanh", "straight_through is an option of .*sign,.*tanh;"),
         ("train digits --schedule cosin", "unknown schedule 'cosin'.*Did you mean 'cosine'"),
@@ -370,8 +373,8 @@ def test_every_setting_has_an_option() -> None:
     assert config == TrainConfig("digits", **sizes, **steps)
     config, _ = read_train(["python", "--model", "gpt", "--context", "16"])
     assert config == TrainConfig("python", model="gpt", context=16)
-    config, _ = read_train(["digits", "--betas", "0.5", "0.25", "--hidden"])
-    assert (config.betas, config.hidden) == ((0.5, 0.25), ())
+    config, _ = read_train(["digits", "--betas", "0.5", "0.25"])
+    assert config.betas == (0.5, 0.25)
 
 
 # train, evaluate, predict

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from torch import nn
-from workbench import read_train
+from workbench import begin, read_train
 
 import lra
 from lra import FanIn, Normal, OptionError
@@ -454,8 +454,8 @@ def test_help_lists_the_tables() -> None:
         having = {name for name, own in OPTIMIZERS.items() if option in own}
         assert {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", texts[option])} == having
     rules = field_texts(RuleOptions)
-    assert listed(rules["rule"]) == {*lra.RULES, *lra.METHODS}
-    assert "lra-e (default)" in rules["rule"]
+    shown = rules["rule"].removeprefix("By default the recipe's, else ").replace(";", ",")
+    assert listed(shown) == {*lra.RULES, *lra.METHODS}
     assert listed(rules["local_loss"].partition(":")[2]) == set(LOCAL_LOSSES)
     surrogates = rules["through"].rpartition(":")[2]
     assert listed(surrogates) == set(SURROGATES)
@@ -500,7 +500,7 @@ def test_activations_are_those_that_convert() -> None:
 
 
 def test_the_saved_file_is_readable_by_people(tmp_path: Path) -> None:
-    runs.create(tmp_path / "run", TrainConfig("digits", hidden=(3,)), overwrite=False)
+    begin(tmp_path / "run", TrainConfig("digits", hidden=(3,)))
     plain = json.loads((tmp_path / "run" / runs.CONFIG).read_text())
     assert plain["hidden"] == [3]
     assert plain["rule"]["crossing"]["beta"] == 0.1

@@ -10,11 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
-from workbench import CLASSES, SHAPE, interrupt_at, tiny, write_blobs
+from workbench import CLASSES, SHAPE, begin, interrupt_at, tiny, write_blobs
 
 import lra
 from lra.errors import DataError, OptionError, RunError
-from lra.lab import data, runs, training
+from lra.lab import data, npz, runs, training
 from lra.lab.config import TrainConfig
 from lra.lab.runs import Evaluation, evaluate, predict
 
@@ -159,7 +159,7 @@ def test_predict_bytes_as_in_training(home: Path, tmp_path: Path) -> None:
     assert_predicted(found, probabilities(home / "run", (x / 255).astype(np.float32)))
     np.savez(tmp_path / "bytes.npz", x=x, y=np.arange(20) % 3)
     np.testing.assert_array_equal(
-        data.load(str(tmp_path / "bytes.npz")).x_train, runs._read_samples(tmp_path / "bytes.npy")
+        data.load(str(tmp_path / "bytes.npz")).x_train, npz.read_samples(tmp_path / "bytes.npy")
     )
 
 
@@ -264,7 +264,7 @@ def test_predict_refuses_bad_files(home: Path, tmp_path: Path, kind: str) -> Non
 
 def test_a_run_without_weights_yet(home: Path, tmp_path: Path) -> None:
     config = tiny(home / "blobs.npz")
-    runs.create(tmp_path / "begun", config, overwrite=False)
+    begin(tmp_path / "begun", config)
     with pytest.raises(RunError, match=r"has no model.safetensors yet: its first epoch"):
         evaluate(tmp_path / "begun")
     with pytest.raises(RunError, match=r"no run's folder: config.json cannot be read"):
@@ -280,7 +280,7 @@ def test_a_run_that_is_not_finished_can_be_asked(home: Path, tmp_path: Path) -> 
 
 def test_damaged_weights(home: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    runs.create(run, runs.read_config(home / "run"), overwrite=False)
+    begin(run, runs.read_config(home / "run"))
     whole = (home / "run" / runs.WEIGHTS).read_bytes()
     for content in (whole[:-1], whole[:20], b"", b"\xff" * 100):
         (run / runs.WEIGHTS).write_bytes(content)

@@ -23,6 +23,7 @@ from workbench import (
     PATIENCE,
     Watcher,
     assert_same_run,
+    begin,
     differences,
     fork_lra,
     interrupt_at,
@@ -38,7 +39,7 @@ from workbench import (
 
 import lra
 from lra.errors import OptionError, RunError
-from lra.lab import checkpoint, cli, data, runs, training
+from lra.lab import checkpoint, cli, data, lock, runs, session, training
 from lra.lab.batches import draw_order
 from lra.lab.config import TrainConfig
 from lra.lab.finite import where_not_finite
@@ -68,7 +69,7 @@ def test_every_file_is_there(uninterrupted: Path) -> None:
     assert len(events) == 1
     assert names - events == {
         *("config.json", "metrics.csv", "result.json", "curves.png"),
-        *("model.safetensors", "checkpoint", "checkpoint.previous"),
+        *("model.safetensors", "checkpoint", "checkpoint.previous", ".lock"),
     }
     result = json.loads((uninterrupted / runs.RESULT).read_text())
     rows = metrics(uninterrupted)
@@ -441,6 +442,49 @@ def test_overwriting_refuses_what_is_no_run(tmp_path: Path, blobs: Path) -> None
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_run_in_use_is_left_alone(tmp_path: Path, blobs: Path) -> None:
+    folder = tmp_path / "run"
+    train(tiny(blobs, epochs=1), folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with lock.held(folder):
+        for command in (
+            lambda: resume(folder),
+            lambda: train(tiny(blobs), folder),
+            lambda: train(tiny(blobs), folder, overwrite=True),
+        ):
+            with pytest.raises(RunError, match=r"run is in use: another process trains in it"):
+                command()
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+        assert runs.evaluate(folder).samples == 41
+    resume(folder)
+
+
+def test_what_killed_writes_left_is_removed(tmp_path: Path, blobs: Path) -> None:
+    folder = tmp_path / "run"
+    train(tiny(blobs, epochs=1), folder)
+    names = {p.name for p in folder.iterdir() if not p.name.startswith("events")}
+    for name in ("checkpoint.new.0a.tmp", "metrics.csv.77.tmp", "model.safetensors.1.tmp"):
+        (folder / name).write_text("torn")
+    (folder / "notes.tmp").write_text("mine")
+    resume(folder)
+    left = {p.name for p in folder.iterdir() if not p.name.startswith("events")}
+    assert left == names | {"notes.tmp"}
+
+
+def test_a_run_that_cannot_be_replaced(
+    tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    train(tiny(blobs, epochs=1), folder)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match=r"cannot replace the run in .*run: .*Permission denied"):
+        train(tiny(blobs), folder, overwrite=True)
+
+
 def test_wrong_settings_replace_nothing(tmp_path: Path, blobs: Path) -> None:
     train(tiny(blobs, epochs=1), tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
@@ -570,7 +614,7 @@ def test_folders_without_a_good_configuration(
 def test_a_run_that_ended_before_its_first_checkpoint(
     tmp_path: Path, blobs: Path, uninterrupted: Path
 ) -> None:
-    runs.create(tmp_path / "run", tiny(blobs, epochs=12), overwrite=False)
+    begin(tmp_path / "run", tiny(blobs, epochs=12))
     resume(tmp_path / "run")
     assert_same_run(uninterrupted, tmp_path / "run")
 
@@ -679,13 +723,13 @@ class Poison(Watcher):
     def __init__(self, patch: pytest.MonkeyPatch, at: int, layer: int, value: float) -> None:
         super().__init__([at], self.poison)
         self.layer, self.value = layer, value
-        original = training.build_network
+        original = session.build_network
 
         def build(*arguments: Any) -> nn.Sequential:
             self.network = original(*arguments)
             return self.network
 
-        patch.setattr(training, "build_network", build)
+        patch.setattr(session, "build_network", build)
 
     def poison(self) -> None:
         with torch.no_grad():
@@ -974,13 +1018,3 @@ def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:
         else:
             assert min(moved[1], moved[3]) > 0.05
     assert accuracies[0] + 5 < accuracies[1]
-
-
-def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, blobs: Path) -> None:
-    config = TrainConfig(str(blobs), hidden=(4,), epochs=1)
-    train(config, tmp_path / "run")
-    state = checkpoint.load(tmp_path / "run" / checkpoint.NAME, config.to_config())
-    del state["optimizer"]
-    checkpoint.save(tmp_path / "run", state)
-    with pytest.raises(RunError, match="does not fit the run"):
-        resume(tmp_path / "run")

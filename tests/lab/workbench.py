@@ -101,6 +101,12 @@ def interrupt_at(*calls: int, number: int = signal.SIGINT) -> Watcher:
     return Watcher(calls, lambda: os.kill(os.getpid(), number))
 
 
+def begin(folder: Path, config: TrainConfig) -> None:
+    """Leave what a run leaves that ended before its first checkpoint."""
+    runs.make_folder(folder, overwrite=False)
+    runs.create(folder, config)
+
+
 def saved_state(folder: Path) -> dict[str, Any]:
     """Read a run's checkpoint."""
     return checkpoint.load(folder / checkpoint.NAME, runs.read_config(folder).to_config())
@@ -143,18 +149,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert not differences(*results), differences(*results)
 
 
-def sealed(payload: bytes) -> bytes:
-    """Give a checkpoint file's content with a header and checksum that fit the payload."""
-    import hashlib
-
-    return checkpoint._MAGIC + hashlib.sha256(payload).digest() + payload
-
-
 def packed(state: Any) -> bytes:
     """Give a checkpoint file's content for a state."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    return sealed(buffer.getvalue())
+    return checkpoint.seal(buffer.getvalue())
 
 
 def train_with_stops(

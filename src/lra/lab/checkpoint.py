@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from lra.lab.atomic import flush_folder, refused, write_atomically
 NAME = "checkpoint"
 PREVIOUS = "checkpoint.previous"
 _NEW = "checkpoint.new"
-_NEWEST_FIRST = (_NEW, NAME, PREVIOUS)
-_MAGIC = b"lra-checkpoint-1\n"
+NAMES = (_NEW, NAME, PREVIOUS)
+"""Names of the files that may be there, the newest first."""
+Check = Callable[[dict[str, Any]], None]
+MAGIC = b"lra-checkpoint-1\n"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -29,9 +33,13 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    payload = buffer.getvalue()
-    write_atomically(folder / _NEW, _MAGIC + hashlib.sha256(payload).digest() + payload)
+    write_atomically(folder / _NEW, seal(buffer.getvalue()))
     _put_in_place(folder)
+
+
+def seal(payload: bytes) -> bytes:
+    """Put a checkpoint's header before its content: what it is, and a checksum."""
+    return MAGIC + hashlib.sha256(payload).digest() + payload
 
 
 def _put_in_place(folder: Path) -> None:
@@ -46,25 +54,36 @@ def _put_in_place(folder: Path) -> None:
         raise refused(current, error) from error
 
 
-def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _accept(state: dict[str, Any]) -> None:
+    """Find nothing wrong."""
+
+
+def load(path: Path, config: dict[str, Any], check: Check = _accept) -> dict[str, Any]:
     """Read a checkpoint of a run with this configuration.
 
+    Args:
+        path: of the file.
+        config: the configuration, as plain data.
+        check: raises `RunError` where the content does not fit the run.
+
     Raises:
-        RunError: for a file that is missing, torn, of another configuration, or that holds
-            anything but plain data.
+        RunError: for a file that is missing, torn, of another configuration, that holds anything
+            but plain data, or what `check` refuses.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
-    start = len(_MAGIC) + 32
-    digest, payload = content[len(_MAGIC) : start], content[start:]
-    if not content.startswith(_MAGIC):
+    start = len(MAGIC) + 32
+    digest, payload = content[len(MAGIC) : start], content[start:]
+    if not content.startswith(MAGIC):
         raise RunError(f"{path}: not a checkpoint of this program")
     if hashlib.sha256(payload).digest() != digest:
         raise RunError(f"{path}: torn or altered; its checksum does not fit its content")
     try:
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about what it then refuses
+            state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, for code in the file above all
         raise RunError(
             f"{path}: refused, since it holds more than plain data and might run code"
@@ -72,22 +91,33 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     saved = state.get("config") if isinstance(state, dict) else None
     if not isinstance(saved, dict):
         raise RunError(f"{path}: not a checkpoint of this program")
-    other = sorted(k for k in saved.keys() | config.keys() if saved.get(k) != config.get(k))
+    other = [k for k in {**saved, **config} if repr(saved.get(k)) != repr(config.get(k))]
     if other:
         differences = "; ".join(
-            f"{k}: {saved.get(k)!r} there, {config.get(k)!r} here" for k in other
+            f"{k}: {_short(saved.get(k))} there, {_short(config.get(k))} here"
+            for k in sorted(map(str, other))
         )
         raise RunError(f"{path}: from another configuration ({differences})")
+    try:
+        check(state)
+    except RunError as error:
+        raise RunError(f"{path}: does not fit the run; {error}") from error
     return dict(state)
+
+
+def _short(value: object) -> str:
+    return repr(value)[:200]
 
 
 def exists(folder: Path) -> bool:
     """Tell whether a folder holds a checkpoint, good or not."""
-    return any((folder / name).exists() for name in _NEWEST_FIRST)
+    return any((folder / name).exists() for name in NAMES)
 
 
-def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Read a run's newest good checkpoint.
+def latest(
+    folder: Path, config: dict[str, Any], check: Check = _accept
+) -> tuple[dict[str, Any], list[str]]:
+    """Read a run's newest good checkpoint; arguments as `load`'s.
 
     Returns:
         The state, and what was wrong with newer ones; those are renamed to end in `.refused`, so
@@ -97,15 +127,15 @@ def latest(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[s
         RunError: where none is good, saying why for each.
     """
     troubles: list[str] = []
-    for name in _NEWEST_FIRST:
+    for name in NAMES:
         if not (folder / name).exists():
             continue
         try:
-            state = load(folder / name, config)
+            state = load(folder / name, config, check)
         except RunError as error:
             troubles.append(str(error))
             continue
-        for newer in _NEWEST_FIRST[: _NEWEST_FIRST.index(name)]:
+        for newer in NAMES[: NAMES.index(name)]:
             if (folder / newer).exists():
                 (folder / newer).replace(folder / f"{newer}.refused")
         if name == _NEW:

@@ -1,5 +1,6 @@
 """The command `lra`: its table of commands, and how it ends."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ from lra.lab.commands import (
     say,
 )
 from lra.lab.compare.command import Compare, Tune
+from lra.lab.stop import end_with_parent
 from lra.lab.train_command import Train, train_command
 
 COMMANDS: dict[str, Callable[..., Command]] = {
@@ -85,26 +87,52 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after `lra`; by default the process's own.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # all of a run's processes stop; one says so
+    rank = os.environ.get("LOCAL_RANK", "0")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):  # files' names may have any characters
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     console, errors = Console(), Console(stderr=True)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: say(errors, f"lra: {message}")
+    if rank != "0":
+        end_with_parent()
     try:
-        if words[:1] == ["--version"]:
-            say(console, lra.__version__)
-        else:
-            parse(words).execute(console)
-    except training.Interrupted as stop:
-        if first:
-            say(errors, f"lra: {stop}")
-        sys.exit(128 + stop.signal)
-    except lra.OptionError as error:
-        say(errors, f"lra: {error}")
-        sys.exit(2)
-    except LraError as error:
-        say(errors, f"lra: {error}")
+        try:
+            if words[:1] == ["--version"]:
+                say(console, lra.__version__)
+            else:
+                parse(words).execute(console)
+        finally:
+            sys.stdout.flush()
+    except (LraError, OSError, KeyboardInterrupt) as error:
+        if rank == "0" and not isinstance(error, BrokenPipeError):  # all of a run's processes stop
+            with contextlib.suppress(OSError):
+                say(errors, f"lra: {str(error) or 'stopped'}")
+        _forget_output()
+        sys.exit(_exit_code(error))
+    except Exception as error:
+        if rank == "0":
+            raise
+        say(errors, f"lra: process {rank} of the run: {error}")  # the first one says more
         sys.exit(1)
-    except KeyboardInterrupt:
-        if first:
-            say(errors, "lra: stopped")
-        sys.exit(130)
+
+
+def _exit_code(error: BaseException) -> int:
+    match error:
+        case training.Interrupted():
+            return 128 + error.signal
+        case KeyboardInterrupt():
+            return 130
+        case lra.OptionError():
+            return 2
+        case _:
+            return 1
+
+
+def _forget_output() -> None:
+    """Drop what cannot be written: Python would try once more, and fail, at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

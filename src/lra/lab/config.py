@@ -92,7 +92,8 @@ class TrainConfig(Axis):
     device: str = "auto"
     """auto, cpu, cuda or mps; auto takes an accelerator where there is one."""
     devices: int = 1
-    """Number of devices, or of processes on the CPU."""
+    """Number of devices, or of processes on the CPU; each sees its own part of a batch, which is
+    all that batch norm, and rules relative to the batch, then know of it."""
     precision: str = "32"
     """32, 64 or bf16-mixed."""
     diagnose: MaybeInt = None
@@ -104,6 +105,8 @@ class TrainConfig(Axis):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.dataset, Path):
             object.__setattr__(self, "dataset", str(self.dataset))
+        if not isinstance(self.dataset, str) and self.dataset is not tyro.MISSING:
+            raise OptionError(f"dataset must be a name or a path; got {self.dataset!r}")
         for name, kind in (
             ("rule", Rule | Method),
             ("bias", bool),
@@ -134,14 +137,22 @@ class TrainConfig(Axis):
     def _check_network(self) -> None:
         network = NETWORKS[self.model]
         self._belong("model", {name: network.options for name, network in NETWORKS.items()})
-        for name in ("width", "depth", "patch", "context"):
+        for name, most in (
+            ("width", 10**6),
+            ("depth", 10**4),
+            ("patch", 10**6),
+            ("context", 10**6),
+        ):
             if getattr(self, name) is not None:
-                self._whole(name, 1)
+                self._whole(name, 1, most)
         if self.hidden is not None:
             if not isinstance(self.hidden, tuple) or any(
-                type(size) is not int or size < 1 for size in self.hidden
+                type(size) is not int or not 1 <= size <= 10**6 for size in self.hidden
             ):
-                raise OptionError(f"hidden: sizes must be whole numbers above 0, got {self.hidden}")
+                raise OptionError(
+                    f"hidden: sizes must be whole numbers above 0, at most 1,000,000, got "
+                    f"{self.hidden!r:.200}"
+                )
             for name in ("width", "depth"):
                 if getattr(self, name) is not None:
                     raise OptionError(f"hidden says all sizes; leave it out, or {name}")
@@ -164,8 +175,6 @@ class TrainConfig(Axis):
         if self.devices > 1 and isinstance(self.rule, Method):
             raise OptionError(f"devices: {name_of(self.rule)} trains on one; got {self.devices}")
         self._whole("seed", 0)
-        if self.seed >= 2**63:
-            raise OptionError(f"seed must be a whole number, below 2**63; got {self.seed}")
         counts = ("epochs", 1), ("patience", 1), ("validation", 0), ("diagnose", 1)
         for name, least in counts:
             if getattr(self, name) is not None:
@@ -190,10 +199,12 @@ class TrainConfig(Axis):
             if not (number and 0 <= value < 1):
                 raise OptionError(f"{name} must be 0 or more, and below 1; got {value!r}")
 
-    def _whole(self, name: str, least: int) -> None:
+    def _whole(self, name: str, least: int, most: int = 2**63 - 1) -> None:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise OptionError(f"{name} must be a whole number, {least} or more; got {value!r}")
+        if value > most:
+            raise OptionError(f"{name} must be a whole number, at most {most:,}; got {value!r}")
 
     def _real(self, name: str, least: float, open_below: bool = False) -> None:
         value = getattr(self, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +51,15 @@ class Dataset:
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.x_train.shape[1:]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the classes and all arrays, with their types and shapes."""
+        digest = hashlib.sha256(repr(self.classes).encode(errors="backslashreplace"))
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+            if array is not None:
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 def split(dataset: Dataset, validation: int, seed: int) -> tuple[Ints, Ints]:

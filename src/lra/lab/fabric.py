@@ -1,5 +1,6 @@
 """Lightning Fabric as a run needs it: devices, precision, processes."""
 
+import os
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -38,5 +39,11 @@ def start_fabric(config: TrainConfig) -> Fabric:
             f"device {config.device!r}, devices {config.devices}, precision "
             f"{config.precision!r}: not on this machine ({error})"
         ) from error
+    most = max(2, os.cpu_count() or 1)
+    if fabric.device.type == "cpu" and config.devices > most:
+        raise OptionError(
+            f"devices must be at most {most} on the CPU of this machine, one for each core; "
+            f"got {config.devices}"
+        )
     fabric.launch()
     return fabric

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lra.errors import DataError
+from lra.errors import DataError, one_line
 from lra.lab.dataset import Dataset, Floats, Ints, scaled
 
 Array = npt.NDArray[Any]
@@ -24,17 +24,25 @@ _NAMES = ("x", "y", "x_test", "y_test")
 _ALLOWED = "allowed are x, y and, both or neither, x_test, y_test"
 
 
-def read_arrays(path: Path | Traversable) -> dict[str, Array]:
+def read_arrays(path: Path | Traversable, only: str | None = None) -> dict[str, Array]:
     """Read the arrays x, y, x_test and y_test of an .npz, as many as there are.
 
     Nothing that is pickled in it is run, and no array is made before its bytes are there.
 
+    Args:
+        path: of the file.
+        only: the one array to read, whatever else is there.
+
     Raises:
-        DataError: it cannot be read, or has an array of another name.
+        DataError: it cannot be read, lacks that array, or has an array of another name.
     """
     try:
         with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             names = Counter(member.removesuffix(".npy") for member in archive.namelist())
+            if only is not None:
+                if only not in names:
+                    raise ValueError(f"has {', '.join(names) or 'no array'}, and no array {only}")
+                names = Counter({only: names[only]})
             if extra := ", ".join(sorted(names.keys() - {*_NAMES})):
                 raise ValueError(f"unexpected array {extra}; {_ALLOWED}")
             if names.total() > len(names):
@@ -43,8 +51,9 @@ def read_arrays(path: Path | Traversable) -> dict[str, Array]:
             if max((m.compress_size for m in archive.infolist()), default=0) > stream.seek(0, 2):
                 raise ValueError("an array states more bytes than the file has")
             return {
-                member.removesuffix(".npy"): _array(archive.read(member))
+                name: _array(archive.read(member))
                 for member in archive.namelist()
+                if (name := member.removesuffix(".npy")) in names
             }
     except FileNotFoundError as error:
         raise DataError(
@@ -53,7 +62,7 @@ def read_arrays(path: Path | Traversable) -> dict[str, Array]:
         ) from error
     except Exception as error:  # a file that is not sound can break the readers in many ways
         raise DataError(
-            f"{path} cannot be read as .npz ({str(error) or type(error).__name__}). Allowed are "
+            f"{path} cannot be read as .npz ({one_line(error)}). Allowed are "
             "plain arrays, no pickled objects. Remedy: write it by "
             "np.savez_compressed(path, x=x, y=y)"
         ) from error
@@ -79,6 +88,31 @@ def _array(content: bytes) -> Array:
             f"{len(content) - start:,}"
         )
     return np.ndarray(shape, dtype, content, start, order="F" if by_columns else "C")
+
+
+def read_samples(path: Path) -> Floats:
+    """Read an .npy, or the array x of an .npz, in float32; bytes are divided by 255.
+
+    Raises:
+        DataError: it cannot be read, or holds no numbers of these kinds, or some are not finite.
+    """
+    try:
+        with path.open("rb") as stream:
+            packed = stream.read(2) == b"PK"
+        x = read_arrays(path, "x")["x"] if packed else _array(path.read_bytes())
+    except Exception as error:  # as in `read_arrays`
+        raise DataError(
+            f"{path}: expected an .npy array, or an .npz with an array x ({one_line(error)})"
+        ) from error
+    if x.dtype == np.uint8:
+        return scaled(x)
+    if x.dtype.kind != "f":
+        raise DataError(f"{path}: expected uint8 or floating-point values, got {x.dtype}")
+    with np.errstate(over="ignore"):
+        samples = x.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path}: some values are not finite in float32")
+    return samples
 
 
 def load_npz(path: Path) -> Dataset:

@@ -14,7 +14,7 @@ from tensorboardX.summary import scalar  # type: ignore[import-untyped]
 from lra.lab import plots, runs
 from lra.lab.atomic import refused
 from lra.lab.display import Reporter
-from lra.lab.state import State
+from lra.lab.state import COLUMNS, State
 from lra.torch.diagnose import Diagnosis, scalars_of
 
 
@@ -156,7 +156,7 @@ class EventsReporter(Reporter):
             self.log = None
 
     def _add_row(self, row: dict[str, Any]) -> None:
-        for column in runs.COLUMNS[1:]:
+        for column in COLUMNS[1:]:
             if row[column] is not None:
                 self._add(step=row["epoch"], summary=scalar(column, row[column]))
 

@@ -42,9 +42,9 @@ class RuleOptions:
     """The learning rule, and its own options."""
 
     rule: MaybeName = None
-    """lra-e (default), mirrored-lra, backprop, feedback-alignment, kolen-pollack, sign-symmetry,
-    direct-feedback-alignment, direct-lra, rec-lra, predictive-coding, equilibrium-propagation,
-    dtp."""
+    """By default the recipe's, else lra-e; or mirrored-lra, backprop, feedback-alignment,
+    kolen-pollack, sign-symmetry, direct-feedback-alignment, direct-lra, rec-lra, predictive-coding,
+    equilibrium-propagation, dtp."""
     beta: MaybeFloat = None
     """lra-e, mirrored-lra, direct-lra, rec-lra, equilibrium-propagation: how far targets are from
     pre-activations, or how hard the loss pushes; by default 0.1, 1, 0.1, 0.1205 and 0.1."""

@@ -5,8 +5,6 @@ import dataclasses
 import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lra.errors import DataError, OptionError, RunError
-from lra.lab import checkpoint, data
+from lra.errors import RunError, one_line
+from lra.lab import atomic, checkpoint, data, fits, lock
 from lra.lab.atomic import write_atomically
 from lra.lab.config import TrainConfig
 from lra.lab.data import Dataset
@@ -27,53 +25,77 @@ from lra.lab.learning import answering
 from lra.lab.measure import Answer, logits_of, measure
 from lra.lab.models import build_network
 from lra.lab.networks import NETWORKS
+from lra.lab.npz import read_samples
+from lra.lab.state import COLUMNS
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
 WEIGHTS, CURVES = "model.safetensors", "curves.png"
 DIAGNOSES = "diagnose.csv"
 HEAT_MAP, DIAGNOSE_CURVES = "diagnose.png", "diagnose-curves.png"
 EVENTS = "events.out.tfevents.*"
-COLUMNS = (
-    *("epoch", "loss", "train_accuracy"),
-    *("validation_loss", "validation_accuracy", "seconds"),
-)
 
 
-def create(folder: Path, config: TrainConfig, overwrite: bool) -> None:
-    """Make a run's folder and write its configuration.
+def make_folder(folder: Path, overwrite: bool) -> None:
+    """Make the folder of a new run, unless there is one.
 
     Raises:
-        RunError: where something is there already, unless asked to overwrite an earlier run.
+        RunError: where something is in it already, unless an earlier run is to be overwritten.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise RunError(
-                f"{folder} exists already; choose another --out, resume it with "
-                f"lra train --resume {folder}, or replace it with --overwrite"
-            )
-        if not (folder / CONFIG).is_file():
-            raise RunError(f"{folder} is no run's folder; --overwrite replaces earlier runs only")
-        # The configuration last: without it the folder would be no run's.
-        for path in sorted(_files(folder), key=lambda path: path.name == CONFIG):
-            path.unlink(missing_ok=True)
     try:
+        if folder.exists() and (not folder.is_dir() or _others(folder)):
+            if not overwrite:
+                if (folder / CONFIG).is_file():
+                    with lock.held(folder):  # a run that is in use cannot be resumed or replaced
+                        pass
+                raise RunError(
+                    f"{folder} exists already; choose another --out, resume it with "
+                    f"lra train --resume {folder}, or replace it with --overwrite"
+                )
+            if not (folder / CONFIG).is_file():
+                raise RunError(
+                    f"{folder} is no run's folder; --overwrite replaces earlier runs only"
+                )
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _others(folder: Path) -> bool:
+    """Tell whether more is there than the lock of a command that has only begun."""
+    return any(path.name != lock.NAME for path in folder.iterdir())
+
+
+def create(folder: Path, config: TrainConfig) -> None:
+    """Write a new run's configuration into its folder, and remove an earlier run's files.
+
+    Raises:
+        RunError: where the system refuses.
+    """
+    # The configuration last: without it the folder would be no run's.
+    for path in sorted(_files(folder), key=lambda path: path.name == CONFIG):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot replace the run in {folder}: {error}") from error
     write_json(folder / CONFIG, config.to_config())
+
+
+_NAMES = (
+    *(CONFIG, METRICS, RESULT, WEIGHTS, CURVES, *checkpoint.NAMES),
+    *(DIAGNOSES, HEAT_MAP, DIAGNOSE_CURVES),
+)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes wrote aside of a run's files; only whoever holds it may."""
+    for name in _NAMES:
+        atomic.remove_leftovers(folder / name)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files of a run that are there, and no others."""
-    names = (
-        *(CONFIG, METRICS, RESULT, WEIGHTS, CURVES, checkpoint.NAME, checkpoint.PREVIOUS),
-        *(DIAGNOSES, HEAT_MAP, DIAGNOSE_CURVES),
-    )
-    yield from (folder / name for name in names if (folder / name).exists())
+    yield from (folder / name for name in _NAMES if (folder / name).exists())
     yield from folder.glob(EVENTS)
-    for name in names:
-        yield from folder.glob(f"{name}.*.tmp")
-    yield from folder.glob(f"{checkpoint.NAME}*.new")
     yield from folder.glob(f"{checkpoint.NAME}*.refused")
 
 
@@ -88,12 +110,12 @@ def read_config(folder: Path) -> TrainConfig:
         plain = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise RunError(f"{folder} is no run's folder: {CONFIG} cannot be read") from error
-    except ValueError as error:
-        raise RunError(f"{path}: no valid JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: no valid JSON ({one_line(error)})") from error
     try:
         return TrainConfig.from_config(plain)
-    except (OptionError, TypeError) as error:
-        raise RunError(f"{path}: {error}") from error
+    except Exception as error:  # a file that anyone may have written can be wrong in many ways
+        raise RunError(f"{path}: {one_line(error)}") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -153,12 +175,20 @@ def load(folder: Path) -> Trained:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["network"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        network = build_network(config, about["sample_shape"], len(about["classes"]))
+        shape, classes = tuple(about["sample_shape"]), tuple(about["classes"])
+        if not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError(f"samples of shape {shape}")
+        if not all(isinstance(name, str) for name in classes):
+            raise ValueError("classes whose names are no text")
         dtype = next(iter(weights.values())).dtype
-        network.to(dtype).load_state_dict(weights)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(f"{path}: damaged, or of another network ({error})") from error
-    return Trained(config, network.eval(), tuple(about["sample_shape"]), tuple(about["classes"]))
+        with torch.device("meta"):  # takes no memory, whatever sizes are stated
+            expected = build_network(config, shape, len(classes)).to(dtype).state_dict()
+        fits.check_like(weights, expected, "weights")
+        network = build_network(config, shape, len(classes)).to(dtype)
+        network.load_state_dict(weights)
+    except Exception as error:  # a file that anyone may have written can be wrong in many ways
+        raise RunError(f"{path}: damaged, or of another network ({one_line(error)})") from error
+    return Trained(config, network.eval(), shape, classes)
 
 
 @dataclass(frozen=True)
@@ -250,7 +280,7 @@ def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
     trained = load(folder)
     if _reads(trained) == "text":
         raise RunError(f"{folder}: its network reads text; lra write continues one")
-    x = _read_samples(file)
+    x = read_samples(file)
     if x.shape == trained.sample_shape:
         x = x[None]
     _check_shape(trained, x.shape[1:], str(file))
@@ -260,26 +290,6 @@ def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
         (trained.classes[label], probability)
         for label, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-def _read_samples(file: Path) -> np.ndarray[Any, Any]:
-    try:
-        with file.open("rb") as stream:
-            content = np.load(stream, allow_pickle=False)
-            x = content["x"] if isinstance(content, np.lib.npyio.NpzFile) else content
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{file}: expected an .npy array, or an .npz with an array x ({error})"
-        ) from error
-    if x.dtype == np.uint8:
-        return x.astype(np.float32) / np.float32(255)
-    if not np.issubdtype(x.dtype, np.floating):
-        raise DataError(f"{file}: expected uint8 or floating-point values, got {x.dtype}")
-    with np.errstate(over="ignore"):
-        samples: np.ndarray[Any, Any] = x.astype(np.float32)
-    if not np.isfinite(samples).all():
-        raise DataError(f"{file}: some values are not finite in float32")
-    return samples
 
 
 def _reads(trained: Trained) -> str:

@@ -7,6 +7,12 @@ from torch import Tensor
 
 from lra.lab.measure import Measured
 
+COLUMNS = (
+    *("epoch", "loss", "train_accuracy"),
+    *("validation_loss", "validation_accuracy", "seconds"),
+)
+"""The figures of an epoch."""
+
 
 @dataclass
 class State:

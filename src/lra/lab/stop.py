@@ -1,8 +1,10 @@
 """How Ctrl-C and SIGTERM end a run: at the next step."""
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -39,3 +41,15 @@ class Stop:
             yield
         finally:
             restore()
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it has ended, whatever it waits for."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

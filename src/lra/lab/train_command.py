@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from lra.errors import OptionError
 from lra.lab import training
 from lra.lab.commands import Command, MaybePath
 from lra.lab.config import TrainConfig
@@ -31,11 +32,13 @@ def _recipe_option() -> Any:
 class Train:
     """Train a network, by LRA-E unless told otherwise, and leave a run in a folder.
 
+    To begin with: DATASET, --recipe, --rule, --model, --epochs.
+
     lra train --resume RUN continues a run that was stopped.
     """
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    rule: Annotated[RuleOptions, tyro.conf.arg(name="")]
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    rule: tyro.conf.OmitArgPrefixes[RuleOptions]
     recipe: Annotated[str | None, _recipe_option()] = None
     out: MaybePath = None
     """Folder of the run; by default a new one under runs/."""
@@ -52,6 +55,8 @@ class Train:
     @property
     def full_config(self) -> TrainConfig:
         """The configuration with its rule, over the recipe's where it is the recipe's rule."""
+        if self.config.hidden == ():
+            raise OptionError("--hidden needs sizes, as in --hidden 256 256, or leave it out")
         base = self.base
         rule = self.rule.build(base.rule if base else "lra-e", base.options if base else {})
         return dataclasses.replace(self.config, rule=rule)

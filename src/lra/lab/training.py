@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 import lra
 from lra.errors import Diverged, RunError
-from lra.lab import checkpoint, data, runs
-from lra.lab.batches import Batch, Batches, Pair, place
+from lra.lab import runs
+from lra.lab.batches import Batch, Pair
 from lra.lab.config import TrainConfig
 from lra.lab.diagnoses import DiagnosesReporter
 from lra.lab.display import Reporter
-from lra.lab.fabric import start_fabric
-from lra.lab.finite import weight_not_finite, where_not_finite
-from lra.lab.learning import answering, feedback, prepare, step_by
+from lra.lab.finite import where_not_finite
+from lra.lab.learning import answering, step_by
 from lra.lab.measure import Measured, count_right, cross_entropy, measure
-from lra.lab.models import build_network, build_optimizer, check_reads, describe, plain_state
+from lra.lab.models import build_network, plain_state
 from lra.lab.reporters import EventsReporter, FilesReporter, Reporters
 from lra.lab.schedule import factor
+from lra.lab.session import Session
 from lra.lab.state import State
 from lra.lab.stop import Stop
 from lra.lab.verdict import verdict
@@ -76,10 +76,9 @@ def train(
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
     run = _Run(config, folder, data_folder, reporter or Reporter())
-    if run.fabric.is_global_zero:
-        runs.create(folder, config, overwrite)
-    run.fabric.barrier()
-    return run.go(State())
+    with run.alone(lambda: runs.make_folder(folder, overwrite)):
+        run.first(lambda: runs.create(folder, config))
+        return run.go(State())
 
 
 def resume(
@@ -87,77 +86,24 @@ def resume(
 ) -> dict[str, Any]:
     """Continue a run from its newest good checkpoint, to the bits of an uninterrupted run.
 
-    Arguments, results and errors as `train`'s.
+    Arguments, results and errors as `train`'s, and a `DataError` for other data than those that
+    the run was trained on.
     """
-    config = runs.read_config(folder)
-    reporter = reporter or Reporter()
-    if not checkpoint.exists(folder) and not (folder / runs.WEIGHTS).exists():
-        return _Run(config, folder, data_folder, reporter).go(State())  # ended before its first
-    saved, troubles = checkpoint.latest(folder, config.to_config())
-    run = _Run(config, folder, data_folder, reporter)
-    for trouble in troubles:
-        reporter.note(f"passed over: {trouble}")
-    return run.go(run.take_up(saved))
+    run = _Run(runs.read_config(folder), folder, data_folder, reporter or Reporter())
+    with run.alone():
+        return run.go(run.take_up())
 
 
-class _Run:
-    """One process's part of a run."""
+class _Run(Session):
+    """The loop of one process."""
 
     def __init__(
         self, config: TrainConfig, folder: Path, data_folder: Path | None, reporter: Reporter
     ) -> None:
-        self.config, self.folder = config, folder
-        self.fabric = start_fabric(config)
-        self.device, self.world = self.fabric.device, self.fabric.world_size
-        self.reporter = reporter if self.fabric.is_global_zero else Reporter()
-        options = config.data_options
-        self.data = data.load(config.dataset, data_folder, self.reporter.note, **options)
-        check_reads(config, self.data)
-        self.text = self.data.reads == "text"
-        train_set, self.validation_set, self.test_set = place(self.data, config, self.device)
-        self.batches = Batches(train_set, config, self.world, self.fabric.global_rank)
-        torch.manual_seed(config.seed)
-        self.network = build_network(config, self.data.sample_shape, self.data.num_classes)
-        self.plain_names = tuple(self.network.state_dict())
-        for note in prepare(config.rule, self.network, train_set[0][:2].cpu(), self.text):
-            self.reporter.note(note)
-        self.optimizer = build_optimizer(config, self.network)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
+        super().__init__(config, folder, data_folder, reporter)
         self.check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
         self.stop = Stop()
-        self.last_save = time.monotonic()
         self.diagnoses: DiagnosesReporter | None = None
-
-    def take_up(self, saved: dict[str, Any]) -> State:
-        """Set everything as the checkpoint has it."""
-        try:
-            self.network.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            torch.set_rng_state(saved["rng"])
-            if saved["cuda_rng"]:
-                torch.cuda.set_rng_state_all(saved["cuda_rng"])
-            return State(**saved["state"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RunError(
-                f"{self.folder}: its checkpoint does not fit the run ({error})"
-            ) from error
-
-    def save(self, state: State) -> None:
-        """Write a checkpoint."""
-        self._require_finite_weights(state)
-        self.last_save = time.monotonic()
-        if self.fabric.is_global_zero:
-            content = {
-                "config": self.config.to_config(),
-                "state": vars(state),
-                "model": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            }
-            checkpoint.save(self.folder, content)
-        self.fabric.barrier()
 
     def go(self, state: State) -> dict[str, Any]:
         """Train from a state to the end."""
@@ -166,7 +112,7 @@ class _Run:
         self.all_steps = epochs * steps
         patience = self.config.patience or epochs
         with self.stop.listening(), contextlib.closing(self._reporters(state)) as reporter:
-            reporter.start(self._describe(), epochs, steps, self.text)
+            reporter.start(self.describe(), epochs, steps, self.text)
             self.began = time.monotonic() - state.seconds
             try:
                 while state.epoch < epochs and state.epoch - state.best_epoch < patience:
@@ -196,19 +142,6 @@ class _Run:
         log = EventsReporter(self.folder, state.rows, self.diagnoses.rows)
         return Reporters((files, log, self.diagnoses, self.reporter))
 
-    def _describe(self) -> str:
-        weights, learned = self._sizes()
-        return (
-            f"{name_of(self.config.rule)} on {self.data.name}: {describe(self.config, self.data)}; "
-            f"{weights:,} weights, {learned:,} learned feedback weights; "
-            f"{len(self.batches.y):,} samples; {self.device}; run in {self.folder}"
-        )
-
-    def _sizes(self) -> tuple[int, int]:
-        """Count the forward weights, and the learned feedback weights."""
-        learned = sum(E.numel() for E in feedback(self.config.rule, self.network))
-        return sum(p.numel() for p in self.network.parameters()) - learned, learned
-
     def _epoch(self, state: State, reporter: Reporter) -> None:
         """Do an epoch, or the rest of one."""
         pending: list[tuple[Tensor, Tensor, int]] = []
@@ -231,11 +164,10 @@ class _Run:
                 state.seconds = time.monotonic() - self.began
                 each = batch.predictions // batch.size
                 reporter.step(state.step, state.loss_sum, state.correct, seen * each)
-            if self._must_stop(state, pending, batch.x):
+            if number := self._stop_at(state, pending, batch.x):
                 state.seconds = time.monotonic() - self.began
                 self.save(state)
-                assert self.stop.signal is not None
-                raise Interrupted(self.stop.signal, self.folder)
+                raise Interrupted(number, self.folder)
             if not pending and time.monotonic() - self.last_save > SAVE_EVERY and self.world == 1:
                 self.save(state)
         self._close_epoch(state)
@@ -301,7 +233,7 @@ class _Run:
             if not math.isfinite(loss):
                 raise Diverged(
                     f"the loss became {loss} in epoch {state.epoch + 1}, step {first + i + 1}, "
-                    f"{where_not_finite(self.network, x)}. {self._way_on()}"
+                    f"{where_not_finite(self.network, x)}. {self.way_on()}"
                 )
             state.loss_sum += loss / self.world * pending[i][2]
             state.correct += int(correct)
@@ -309,7 +241,7 @@ class _Run:
 
     def _close_epoch(self, state: State) -> None:
         """Measure, remember the best weights, and write it all down."""
-        self._require_finite_weights(state)
+        self.require_finite_weights(state)
         own = isinstance(self.config.rule, Method)  # it knows the network, and no wrapping
         validation = self._measure(self.network if own else self.model, self.validation_set)
         state.seconds = time.monotonic() - self.began
@@ -331,7 +263,7 @@ class _Run:
         best = build_network(config, self.data.sample_shape, self.data.num_classes)
         best.to(self.device, next(self.network.parameters()).dtype)
         best.load_state_dict(state.best_weights)
-        weights, learned = self._sizes()
+        weights, learned = self.sizes()
         test, last = (self._measure(n, self.test_set) for n in (best, self.network))
         return {
             "dataset": self.data.name,
@@ -357,26 +289,12 @@ class _Run:
             },
         }
 
-    def _must_stop(
-        self, state: State, pending: list[tuple[Tensor, Tensor, int]], x: Tensor
-    ) -> bool:
-        """Tell whether a signal came to any process; if so, all agree to stop at this step."""
-        stop = self.stop
-        if self.world > 1:
-            came = torch.tensor(float(stop.signal or 0), device=self.device)
-            stop.signal = int(self.fabric.all_reduce(came, reduce_op="max").item()) or None  # type: ignore[union-attr]
-        if stop.signal and pending:
+    def _stop_at(self, state: State, pending: list[tuple[Tensor, Tensor, int]], x: Tensor) -> int:
+        """Give the signal that came to any process, at which all stop at this step, or 0."""
+        number = self.stop.signal or 0
+        if self.world > 1:  # one that comes while they agree is for the next step
+            came = torch.tensor(float(number), device=self.device)
+            number = int(self.fabric.all_reduce(came, reduce_op="max").item())  # type: ignore[union-attr]
+        if number and pending:
             self._account(state, pending, x)
-        return stop.signal is not None
-
-    def _require_finite_weights(self, state: State) -> None:
-        if weight := weight_not_finite(self.network):
-            raise Diverged(
-                f"weights stopped being finite by epoch {state.epoch + 1}, step {state.step}, "
-                f"in {weight}. {self._way_on()}"
-            )
-
-    def _way_on(self) -> str:
-        good = self.folder / checkpoint.NAME
-        kept = f"The last good checkpoint is {good}. " if good.exists() else ""
-        return f"{kept}Try a smaller --lr, a smaller --beta, or another initialisation"
+        return number

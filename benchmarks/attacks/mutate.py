@@ -1,0 +1,178 @@
+"""Make files that are not sound: bytes changed at random, archives forged, plain data twisted."""
+
+import io
+import json
+import pickle
+import random
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+WEIRD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 3, 2**31, 2**63, 10**400, 0.5, -1.0, 1e308),
+    *(float("nan"), float("inf"), "", "x", "ü\u2028\ud800", "a" * 5000, [], {}, [None], {"a": 1}),
+)
+
+
+class Code:
+    """Unpickles by making a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def corrupt(content: bytes, draw: random.Random) -> bytes:
+    """Change some bytes: flip, cut, repeat, insert, or write numbers that lengths may be."""
+    changed = bytearray(content)
+    for _ in range(draw.choice((1, 1, 1, 2, 5, 20))):
+        at = draw.randrange(len(changed) or 1)
+        if draw.random() < 0.5:  # headers are at the start, directories at the end
+            at = draw.choice((at % 400, max(0, len(changed) - 1 - at % 400)))
+        size = draw.choice((1, 2, 4, 8, 64))
+        match draw.randrange(6):
+            case 0 if at < len(changed):
+                changed[at] ^= 1 << draw.randrange(8)
+            case 1:
+                del changed[at:]
+            case 2:
+                del changed[at : at + size]
+            case 3:
+                changed[at:at] = changed[at : at + size]
+            case 4:
+                changed[at:at] = draw.randbytes(size)
+            case _:
+                number = draw.choice((0, 1, 255, 2**31 - 1, 2**32 - 1, 2**62, 2**64 - 1))
+                changed[at : at + size] = struct.pack("<Q", number)[:size]
+    return bytes(changed)
+
+
+def npy(shape: str, dtype: str, body: bytes, version: bytes = b"\x01\x00") -> bytes:
+    """Give an .npy that states what it likes."""
+    header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header) % 65536) + header + body
+
+
+def forge_npy(draw: random.Random, target: Path) -> bytes:
+    """Give an .npy with a strange shape, type or header, or one that would run code."""
+    if draw.random() < 0.15:
+        stream = io.BytesIO()
+        np.save(stream, np.array([Code(target)], dtype=object), allow_pickle=True)
+        return stream.getvalue()
+    shapes = ("()", "(3,)", "(-1, 6)", "(2, 3)", f"({10**15}, 6)", "(0, 2, 3)", "None", "(1.5,)")
+    types = ("'<f4'", "'<f8'", "'|O'", "'<M8[s]'", "'<U9'", "'|V0'", "[('a', '<f4')]", "'>f2'", "5")
+    body = bytes(draw.choice((0, 4, 24, 96)))
+    version = draw.choice((b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x09\x09"))
+    nested = "(" * 3000 + ")" * 3000
+    shape = draw.choice((*shapes, nested))
+    return npy(shape, draw.choice(types), body, version)
+
+
+def forge_zip(content: bytes, draw: random.Random, target: Path) -> bytes:
+    """Give an .npz with foreign, doubled, missing, encrypted or strangely packed members."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    kind = draw.randrange(6)
+    name = draw.choice(list(members))
+    if kind == 0:
+        members[draw.choice(("../x.npy", "/x.npy", "notes.txt", "x", ".npy", "ü.npy"))] = b"foreign"
+    elif kind == 1:
+        del members[name]
+    elif kind == 2:
+        members[name] = forge_npy(draw, target)
+    stream = io.BytesIO()
+    packing = zipfile.ZIP_DEFLATED if kind == 3 else zipfile.ZIP_STORED
+    with zipfile.ZipFile(stream, "w", packing) as archive:
+        for member, body in members.items():
+            archive.writestr(member, body if kind != 3 else body + bytes(2**24))
+    packed = bytearray(stream.getvalue())
+    if kind in (4, 5):  # a bit says that it is encrypted; or an unknown way of packing
+        at = packed.rfind(b"PK\x01\x02")
+        first = 8 if kind == 4 else 10
+        value = b"\x01\x00" if kind == 4 else struct.pack("<H", draw.choice((1, 12, 14, 93, 99)))
+        packed[at + first : at + first + 2] = value
+        packed[first - 2 : first] = value
+    return bytes(packed)
+
+
+def twist(plain: Any, draw: random.Random, weird: Callable[[Any], Any] | None = None) -> Any:
+    """Change one place of nested plain data: another value, one more, one less."""
+    if isinstance(plain, (dict, list, tuple)) and len(plain) and draw.random() < 0.9:
+        items = dict(plain) if isinstance(plain, dict) else dict(enumerate(plain))
+        name = draw.choice(list(items))
+        match draw.randrange(12):
+            case 0:
+                del items[name]
+            case 1:
+                items["more" if isinstance(plain, dict) else len(plain)] = draw.choice(WEIRD)
+            case _:
+                items[name] = twist(items[name], draw, weird)
+        return items if isinstance(plain, dict) else type(plain)(items.values())
+    return weird(plain) if weird and draw.random() < 0.7 else draw.choice(WEIRD)
+
+
+def twist_json(content: bytes, draw: random.Random) -> bytes:
+    """Change one place of a JSON file."""
+    if draw.random() < 0.02:
+        return b"[" * 100_000
+    text = json.dumps(twist(json.loads(content), draw))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def twist_safetensors(content: bytes, draw: random.Random) -> bytes:
+    """Change one place of the header of a .safetensors file."""
+    size = int.from_bytes(content[:8], "little")
+    header = twist_json(content[8 : 8 + size], draw)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def twist_tensor(draw: random.Random) -> Callable[[Any], Any]:
+    """Give what changes a tensor's shape, type, strides or layout."""
+
+    def change(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return draw.choice((*WEIRD, torch.zeros(2), value))
+        return draw.choice(
+            (
+                value.flatten()[:1],
+                value.flatten()[:1].expand(value.shape) if value.ndim and value.numel() else value,
+                value.to(draw.choice((torch.float64, torch.uint8, torch.complex64, torch.bool))),
+                torch.zeros(draw.choice(((), (0,), (10**6,), (1, 1, 1))), dtype=value.dtype),
+                value.float().to_sparse() if value.ndim else value,
+                value.to("meta"),
+                value.T if value.ndim == 2 else value[None],
+                torch.full_like(value, draw.choice((0, 255, 1))),
+                [*value.flatten()[:3].tolist()],
+                torch.nn.Parameter(value.float()),
+            )
+        )
+
+    return change
+
+
+def forge_checkpoint(payload: bytes, draw: random.Random, target: Path) -> bytes:
+    """Give another content for a checkpoint: one place of its state changed, or code."""
+    match draw.randrange(12):
+        case 0:
+            return corrupt(payload, draw)
+        case 1:
+            return pickle.dumps({"config": Code(target)})
+        case _:
+            state = torch.load(io.BytesIO(payload), weights_only=True)
+            part = draw.choice((None, "state", "optimizer", "model", "rng", "config"))
+            if part is None:
+                state = twist(state, draw, twist_tensor(draw))
+            elif part == "config" and draw.random() < 0.3:
+                state["extra"] = Code(target)
+            else:
+                state[part] = twist(state[part], draw, twist_tensor(draw))
+            stream = io.BytesIO()
+            torch.save(state, stream)
+            return stream.getvalue()

@@ -1,0 +1,149 @@
+"""Forged checkpoints: whole by their checksum, and not what the run would have saved."""
+
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from workbench import assert_same_run, packed, saved_state, tiny, write_blobs
+
+from lra.errors import DataError, RunError
+from lra.lab import checkpoint
+from lra.lab.training import resume, train
+
+State = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, and its data."""
+    folder = tmp_path_factory.mktemp("home")
+    write_blobs(folder / "blobs.npz")
+    train(tiny(folder / "blobs.npz"), folder / "run")
+    return folder
+
+
+def adam(state: State) -> State:
+    found: State = state["optimizer"]["state"]
+    return found
+
+
+def first(of: State) -> Any:
+    return next(iter(of))
+
+
+FORGERIES: dict[str, tuple[Callable[[State], Any], str]] = {
+    "moments too small": (
+        lambda s: adam(s)[0].update(exp_avg=torch.zeros(1)),
+        r"state of weight 0, exp_avg: expected a tensor of torch.float32 and shape \(7, 6\)",
+    ),
+    "moments that overlap": (
+        lambda s: adam(s)[0].update(exp_avg=torch.zeros(1).expand(7, 6)),
+        "weight 0, exp_avg: expected",
+    ),
+    "moments of another type": (
+        lambda s: adam(s)[0].update(exp_avg_sq=torch.zeros(7, 6, dtype=torch.float64)),
+        "weight 0, exp_avg_sq: expected a tensor of torch.float32",
+    ),
+    "moments that are sparse": (
+        lambda s: adam(s)[0].update(exp_avg=torch.zeros(7, 6).to_sparse()),
+        "weight 0, exp_avg: expected",
+    ),
+    "moments that are a number": (lambda s: adam(s)[0].update(exp_avg=0), "exp_avg: expected"),
+    "moments that are not there": (lambda s: adam(s)[0].pop("exp_avg"), "weight 0: names.*exp_avg"),
+    "steps that are many": (
+        lambda s: adam(s)[0].update(step=torch.ones(4)),
+        r"weight 0, step: expected a tensor of torch.float32 and shape \(\)",
+    ),
+    "state of no weight": (lambda s: adam(s).update({99: {}}), "a weight's number, found 99"),
+    "state that is a list": (
+        lambda s: s["optimizer"].update(state=[]),
+        "state: expected a mapping",
+    ),
+    "groups": (lambda s: s["optimizer"].update(param_groups=[]), "optimizer, group: expected a li"),
+    "group of other weights": (
+        lambda s: s["optimizer"]["param_groups"][0].update(params=list(range(7, -1, -1))),
+        "group 0, params: expected",
+    ),
+    "betas": (
+        lambda s: s["optimizer"]["param_groups"][0].update(betas=(2.0, 0.5)),
+        r"group 0, betas: expected \(0.9, 0.999\), found a tuple",
+    ),
+    "step size": (
+        lambda s: s["optimizer"]["param_groups"][0].update(lr=float("nan")),
+        "group 0, lr",
+    ),
+    "weights": (
+        lambda s: s["model"].update({first(s["model"]): torch.zeros(2)}),
+        r"weights, 1.weight: expected a tensor of torch.float32 and shape \(7, 6\)",
+    ),
+    "weights too many": (lambda s: s["model"].update(more=torch.zeros(1)), "weights: .*'more'"),
+    "no weights": (lambda s: s.update(model=None), "weights: expected a mapping, found NoneType"),
+    "random state": (lambda s: s.update(rng=torch.zeros(3, dtype=torch.uint8)), "random state: ex"),
+    "random state of CUDA": (lambda s: s.update(cuda_rng=None), "random state of CUDA: expected"),
+    "best weights": (
+        lambda s: s["state"]["best_weights"].pop("1.weight"),
+        "state, best weights: names .*'1.weight'",
+    ),
+    "epoch": (lambda s: s["state"].update(epoch=2), "state, epoch: expected a whole number from 3"),
+    "step": (
+        lambda s: s["state"].update(step=9),
+        "state, step: expected a whole number from 0 to 8",
+    ),
+    "step that is no number": (lambda s: s["state"].update(step="1"), "state, step: expected"),
+    "best epoch": (lambda s: s["state"].update(best_epoch=0), "state, best_epoch: expected"),
+    "seconds": (lambda s: s["state"].update(seconds=None), "state, seconds: expected a finite"),
+    "rows": (lambda s: s["state"].update(rows={}), "state, rows: expected a list, found dict"),
+    "a row": (lambda s: s["state"]["rows"][1].pop("loss"), "state, epoch 2: names .*'loss'"),
+    "a figure": (lambda s: s["state"]["rows"][1].update(loss="x"), "epoch 2, loss: expected"),
+    "a part is lacking": (lambda s: s.pop("optimizer"), "checkpoint: names .*'optimizer'"),
+    "a part too many": (lambda s: s.update(hook=1), "checkpoint: names .*'hook'"),
+    "names that are no text": (lambda s: s["config"].update({3: 4}), "another configuration"),
+    "a tensor for a setting": (
+        lambda s: s["config"].update(lr=torch.zeros(9)),
+        "another configuration",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_checkpoint_is_refused(home: Path, tmp_path: Path, name: str) -> None:
+    """In one line for each file, with nothing taken over; a good one before it is used."""
+    forge, says = FORGERIES[name]
+    config = tiny(home / "blobs.npz")
+    train(config, tmp_path / "run")
+    state = copy.deepcopy(saved_state(tmp_path / "run"))
+    forge(state)
+    good = (tmp_path / "run" / checkpoint.PREVIOUS).read_bytes()
+    for file in (checkpoint.NAME, checkpoint.PREVIOUS):
+        (tmp_path / "run" / file).write_bytes(packed(state))
+    with pytest.raises(RunError, match=says) as error:
+        resume(tmp_path / "run")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    assert re.search(says, lines[1])
+    (tmp_path / "run" / checkpoint.PREVIOUS).write_bytes(good)
+    resume(tmp_path / "run")
+    assert_same_run(home / "run", tmp_path / "run")
+
+
+def test_other_data_are_noticed(home: Path, tmp_path: Path) -> None:
+    with np.load(home / "blobs.npz") as arrays:
+        content = dict(arrays)
+    path = tmp_path / "blobs.npz"
+    np.savez(path, **content)
+    train(tiny(path), tmp_path / "run")
+    before = (tmp_path / "run" / checkpoint.NAME).read_bytes()
+    for name in content:
+        other = content[name].copy()
+        other.flat[3] += 1 if other.flat[3] != 2 else -1
+        np.savez(path, **content | {name: other})
+        with pytest.raises(DataError, match=r"blobs.npz holds other data than those .* Remedy"):
+            resume(tmp_path / "run")
+    np.savez_compressed(path, **content)  # the same data in another file
+    resume(tmp_path / "run")
+    assert (tmp_path / "run" / checkpoint.NAME).read_bytes() == before
