@@ -87,6 +87,7 @@ def test_every_field_survives_json() -> None:
         "device": "cpu",
         "devices": 2,
         "precision": "64",
+        "diagnose": 5,
     }
     assert other.keys() == {f.name for f in fields(TrainConfig)}
     given = TrainConfig(**other)
@@ -187,6 +188,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"epochs": True}, r"epochs.*True"),
     ({"batch_size": 0}, r"batch_size must be a whole number, 1 or more; got 0"),
     ({"validation": -1}, r"validation must be a whole number, 0 or more; got -1"),
+    ({"diagnose": 0}, r"diagnose must be a whole number, 1 or more; got 0"),
     ({"patience": 0}, r"patience must be a whole number, 1 or more; got 0"),
     ({"patience": 2, "validation": 0}, r"patience.*validation"),
     ({"seed": -1}, r"seed must be a whole number, .*got -1"),
