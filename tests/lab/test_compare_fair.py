@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench import write_blobs
 
 import lra
-from lra.lab import plots, training
+from lra.lab import plots, session, training
 from lra.lab.batches import Batches
 from lra.lab.compare import store
 from lra.lab.compare.grid import Grid, Search
@@ -51,7 +51,7 @@ class Witness:
         self.weights: list[str] = []
         self.batches: list[str] = []
         self.splits: list[str] = []
-        prepare, epoch, place = training.prepare, Batches.epoch, training.place
+        prepare, epoch, place = session.prepare, Batches.epoch, session.place
 
         def watched_prepare(rule: Any, network: Any, *args: Any) -> Any:
             self.weights.append(bits(*network.state_dict().values()))
@@ -67,9 +67,9 @@ class Witness:
             self.splits.append(bits(*(tensor for pair in pairs if pair for tensor in pair)))
             return pairs
 
-        patch.setattr(training, "prepare", watched_prepare)
+        patch.setattr(session, "prepare", watched_prepare)
         patch.setattr(Batches, "epoch", watched_epoch)
-        patch.setattr(training, "place", watched_place)
+        patch.setattr(session, "place", watched_place)
 
 
 def test_weights_batches_and_splits_are_the_same_for_every_rule(

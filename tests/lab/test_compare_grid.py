@@ -89,7 +89,7 @@ def test_a_network_with_settings() -> None:
         ("lra-e:beta=much", "beta of rule 'lra-e': 'much' is no such value"),
         ("lra-e:two_sided=1", "'1' is no such value .true or false"),
         ("lra-e:relative=image", "'image' is no such value .*unit, sample, batch"),
-        ("lra-e:local_loss=huber", "known: absolute, cauchy, squared"),
+        ("lra-e:local_loss=huber", "known: absolute, cauchy, mixed, squared"),
         ("lra-e:epochs=3", "unknown option of rule 'lra-e' 'epochs'"),
         ("lra", "unknown rule 'lra'; known: "),
     ],

@@ -348,7 +348,8 @@ def test_a_killed_trial_is_taken_up_again_where_it_was(
     process = start(_work, grid, tmp_path, 0)
     (name,) = [grid.contests[0].name_of(grid.contests[0].trial_config({"lr": 0.00173}))]
     folder = tmp_path / "runs" / name
-    assert wait_for((folder / "checkpoint").exists, process.is_alive)
+    store = job.Store(tmp_path)
+    assert wait_for(lambda: bool(store.curve(name)), process.is_alive)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     torn = runs.read_config(folder)
