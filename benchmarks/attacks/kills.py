@@ -46,8 +46,11 @@ class Child:
         else:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["lra.lab.cli"])
+            self.said.unlink(missing_ok=True)
             self.process = context.Process(target=_command, args=(words, home, self.said))
             self.process.start()
+            while not self.said.exists() and self.process.is_alive():  # before, nothing listens
+                time.sleep(0.001)
 
     def wait(self, seconds: float) -> int | None:
         """Wait for the end; None where it does not come."""
@@ -62,11 +65,13 @@ class Child:
 
 
 def _command(words: list[str], home: Path, said: Path) -> None:
+    before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
     target = os.open(said, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     for standard in (1, 2):
         os.dup2(target, standard)
     os.chdir(home)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, before)
     cli.main(words)
 
 

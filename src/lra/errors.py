@@ -29,8 +29,8 @@ class Refusal:
         return f"{self.name or '(the model itself)'} ({self.type}): {self.reason}"
 
 
-class ConversionError(LraError, TypeError):
-    """A model that cannot be converted or restored as asked; nothing was changed.
+class _RefusedError(LraError, TypeError):
+    """A model that is refused.
 
     Attributes:
         refused: the modules that stand in the way, each with its reason.
@@ -41,16 +41,12 @@ class ConversionError(LraError, TypeError):
         self.refused = refused
 
 
-class MethodError(LraError, TypeError):
-    """A model that a method is not defined on, or a situation in which it would go wrong.
+class ConversionError(_RefusedError):
+    """A model that cannot be converted or restored as asked; nothing was changed."""
 
-    Attributes:
-        refused: the modules that stand in the way, each with its reason.
-    """
 
-    def __init__(self, message: str, refused: tuple[Refusal, ...] = ()) -> None:
-        super().__init__(message)
-        self.refused = refused
+class MethodError(_RefusedError):
+    """A model that a method is not defined on, or a situation in which it would go wrong."""
 
 
 class RuleError(LraError, AssertionError):

@@ -6,9 +6,10 @@ call: it is given the model, the loss and a batch, and leaves in `.grad` what `b
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lra.axis import Axis, count, finite, flag
 from lra.errors import OptionError
@@ -31,6 +32,12 @@ class Method(Axis):
         value = method(model, lambda output: F.cross_entropy(output, t), x)
         optimizer.step()
     """
+
+    _home: ClassVar[str]
+    """The module of lra.torch.methods that computes it."""
+
+    def _torch(self) -> Any:
+        return importlib.import_module(f"lra.torch.methods.{self._home}")
 
     def __call__(
         self,
@@ -57,7 +64,8 @@ class Method(Axis):
             MethodError: for a model that the method is not defined on, and in a situation in which
                 it would compute something else.
         """
-        raise NotImplementedError
+        value: Tensor = self._torch().step(self, model, loss, x, loss_terms)
+        return value
 
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Make a model ready, in place, before the optimizer is built and before it is wrapped.
@@ -117,6 +125,8 @@ class PredictiveCoding(Method):
     the error backpropagation algorithm in a predictive coding network, Neural Computation 2017.
     """
 
+    _home = "predictive_coding"
+
     steps: int = 20
     step: float = 0.1
 
@@ -124,24 +134,9 @@ class PredictiveCoding(Method):
         count(self, "steps")
         finite(self, "step", above=0.0)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        x: Tensor,
-        *,
-        loss_terms: LossTerms | str | float = LossTerms.BATCH,
-    ) -> Tensor:
-        """Add a step's updates to `.grad`; see `Method`."""
-        from lra.torch.methods import predictive_coding
-
-        return predictive_coding.step(self, model, loss, x, loss_terms)
-
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Check that predictive coding is defined on a model; nothing is added."""
-        from lra.torch.methods import predictive_coding
-
-        predictive_coding.readers(self, model)
+        self._torch().readers(self, model)
         return model
 
 
@@ -173,6 +168,8 @@ class EquilibriumPropagation(Method):
     the symmetric estimate.
     """
 
+    _home = "equilibrium"
+
     beta: float = 0.1
     free_steps: int = 30
     nudged_steps: int = 10
@@ -188,31 +185,15 @@ class EquilibriumPropagation(Method):
             count(self, name)
         flag(self, "symmetric")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        x: Tensor,
-        *,
-        loss_terms: LossTerms | str | float = LossTerms.BATCH,
-    ) -> Tensor:
-        """Add a step's updates to `.grad`, and return the loss at the free equilibrium."""
-        from lra.torch.methods import equilibrium
-
-        return equilibrium.step(self, model, loss, x, loss_terms)
-
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Check that equilibrium propagation is defined on a model; nothing is added."""
-        from lra.torch.methods import equilibrium
-
-        equilibrium.places(self, model)
+        self._torch().places(self, model)
         return model
 
     def output(self, model: nn.Module, x: Tensor) -> Tensor:
         """Give the model's answer, without gradients: that of its free equilibrium."""
-        from lra.torch.methods import equilibrium
-
-        return equilibrium.output(self, model, x)
+        answer: Tensor = self._torch().output(self, model, x)
+        return answer
 
 
 @dataclass(frozen=True)
@@ -236,6 +217,8 @@ class DTP(Method):
     Source: Lee et al., Difference target propagation, ECML 2015.
     """
 
+    _home = "target_propagation"
+
     eta: float = 0.1
     sigma: float = 0.1
 
@@ -245,36 +228,20 @@ class DTP(Method):
         if self.sigma < 0:
             raise OptionError(f"DTP: sigma must be 0 or more, got {self.sigma!r}")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        x: Tensor,
-        *,
-        loss_terms: LossTerms | str | float = LossTerms.BATCH,
-    ) -> Tensor:
-        """Add a step's updates to `.grad`, the inverses' too; see `Method`."""
-        from lra.torch.methods import target_propagation
-
-        return target_propagation.step(self, model, loss, x, loss_terms)
-
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Give the weight layers their inverses, drawn as torch draws layers."""
-        from lra.torch.methods import target_propagation
-
-        return target_propagation.attach(self, model, example)
+        made: nn.Module = self._torch().attach(self, model, example)
+        return made
 
     def feedback_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """List the parameters of the inverses."""
-        from lra.torch.methods import target_propagation
-
-        return target_propagation.parameters(model)
+        found: list[nn.Parameter] = self._torch().parameters(model)
+        return found
 
     def detach(self, model: nn.Module) -> nn.Module:
         """Take the inverses away."""
-        from lra.torch.methods import target_propagation
-
-        return target_propagation.detach(model)
+        plain: nn.Module = self._torch().detach(model)
+        return plain
 
 
 METHODS: dict[str, type[Method]] = {

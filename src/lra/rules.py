@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lra.axis import Axis, instance, unknown
@@ -205,9 +205,11 @@ def DirectLRA(
 
     Source of dE: Webster et al., Learning the connections in direct feedback alignment, 2020.
     """
-    sides = {"normalized": normalized, "two_sided": two_sided, "relative": relative}
-    crossing = TargetDifference(beta, gain, local_loss, through, **sides)  # type: ignore[arg-type]
-    return Rule(Learned(gamma, init), crossing, Direct())
+    chain = LRAE(
+        *(beta, gamma, gain, local_loss, through, init),
+        normalized=normalized, two_sided=two_sided, relative=relative,
+    )  # fmt: skip
+    return replace(chain, wiring=Direct())
 
 
 def RecLRA(

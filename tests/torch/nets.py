@@ -194,6 +194,13 @@ def taken(model: nn.Module) -> dict[str, Tensor]:
     return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
 
 
+def by_method(method, model: nn.Module, x: Tensor, t: Tensor, reduction="mean", **options):
+    """Give a method's loss and its updates, for the cross-entropy."""
+    model.zero_grad()
+    value = method(model, lambda o: F.cross_entropy(o, t, reduction=reduction), x, **options)
+    return value, taken(model)
+
+
 def copy_weights_to_feedback(model: nn.Module) -> None:
     """Set E = W in every layer that holds feedback weights."""
     with torch.no_grad():

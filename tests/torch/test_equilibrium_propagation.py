@@ -7,7 +7,7 @@ run until they stand still, and a case that can be solved on paper.
 import numpy as np
 import pytest
 import torch
-from nets import assert_same, taken
+from nets import assert_same, by_method, taken
 from torch import nn
 from torch.nn import functional as F
 
@@ -45,12 +45,6 @@ def small(model):
     return model
 
 
-def by(method, model, x, t, reduction="mean", **options):
-    model.zero_grad()
-    value = method(model, lambda o: F.cross_entropy(o, t, reduction=reduction), x, **options)
-    return value, taken(model)
-
-
 # Its equations
 
 
@@ -81,7 +75,7 @@ def test_a_perceptron_is_the_loop_written_out(symmetric):
     plus = settle(free, nudged_steps, beta)
     other, span = (settle(free, nudged_steps, -beta), 2 * beta) if symmetric else (free, beta)
     method = lra.EquilibriumPropagation(beta, free_steps, nudged_steps, rate, symmetric)
-    value, found = by(method, model, x, t)
+    value, found = by_method(method, model, x, t)
     for k in range(3):
         low, high = [other[k - 1] if k else X, other[k]], [plus[k - 1] if k else X, plus[k]]
         expected = torch.from_numpy((low[1].T @ low[0] - high[1].T @ high[0]) / span / N)
@@ -106,7 +100,7 @@ def test_the_numbers_of_laborieux():
         p.data = values.reshape(p.shape)
         count += p.numel()
     x, t = torch.cos(torch.arange(20).double() * 0.9).reshape(5, 4), torch.arange(5) % 3
-    _, found = by(lra.EquilibriumPropagation(0.25, 200, 8, 1.0), model, x, t)
+    _, found = by_method(lra.EquilibriumPropagation(0.25, 200, 8, 1.0), model, x, t)
     expected = [0.2140998701, 0.0937362087, 0.2030795762, 0.2445152615, 0.4627335377, 0.4845100508]
     norms = torch.stack([g.norm() for g in found.values()])
     torch.testing.assert_close(norms, torch.tensor(expected).to(norms), rtol=3e-7, atol=0)
@@ -160,7 +154,7 @@ def test_it_estimates_the_gradient_at_the_free_equilibrium(kind, symmetric, orde
 
     def distance(beta):
         method = lra.EquilibriumPropagation(beta, 250, 250, symmetric=symmetric)
-        _, found = by(method, model, x, t)
+        _, found = by_method(method, model, x, t)
         assert found.keys() == exact.keys()
         return max(float((found[k] - exact[k]).norm() / exact[k].norm()) for k in exact)
 
@@ -190,8 +184,8 @@ def test_one_layer_on_paper():
 def test_gradients_add_up_in_the_losss_own_scale():
     model, (x, t) = convnet(), batch("conv")
     method = lra.EquilibriumPropagation()
-    _, mean = by(method, model, x, t)
-    _, summed = by(method, model, x, t, "sum", loss_terms=1)
+    _, mean = by_method(method, model, x, t)
+    _, summed = by_method(method, model, x, t, "sum", loss_terms=1)
     assert_same({k: 9 * g for k, g in mean.items()}, summed, **CLOSE)
     method(model, lambda o: F.cross_entropy(o, t, reduction="sum"), x, loss_terms=1)
     assert_same(taken(model), {k: 2 * g for k, g in summed.items()}, **CLOSE)
@@ -202,25 +196,25 @@ def test_one_unit_may_stand_in_many_places():
     layers = nn.Conv1d(1, 3, 2), nn.Sigmoid(), nn.MaxPool1d(2), nn.Conv1d(3, 4, 2), nn.Sigmoid()
     model = nn.Sequential(nn.Unflatten(1, (1, 6)), *layers, nn.Flatten(), nn.Linear(4, 3)).double()
     x, t = batch("mlp")
-    expected = by(lra.EquilibriumPropagation(), model, x, t)[1]
+    expected = by_method(lra.EquilibriumPropagation(), model, x, t)[1]
     model[5] = model[2]
-    assert_same(by(lra.EquilibriumPropagation(), model, x, t)[1], expected)
+    assert_same(by_method(lra.EquilibriumPropagation(), model, x, t)[1], expected)
 
 
 def test_a_unit_may_work_in_place():
     model, (x, t) = mlp(lambda: nn.LeakyReLU(0.2)), batch("mlp")
-    expected = by(lra.EquilibriumPropagation(), model, x, t)[1]
+    expected = by_method(lra.EquilibriumPropagation(), model, x, t)[1]
     model[1].inplace = model[3].inplace = True
-    assert_same(by(lra.EquilibriumPropagation(), model, x, t)[1], expected)
+    assert_same(by_method(lra.EquilibriumPropagation(), model, x, t)[1], expected)
 
 
 def test_a_max_pool_may_stand_on_either_side_of_a_unit():
     layers = nn.Conv1d(1, 3, 2), nn.Sigmoid(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(6, 3)
     model = nn.Sequential(nn.Unflatten(1, (1, 6)), *layers).double()
     x, t = batch("mlp")
-    expected = by(lra.EquilibriumPropagation(), model, x, t)[1]
+    expected = by_method(lra.EquilibriumPropagation(), model, x, t)[1]
     model[2], model[3] = model[3], model[2]
-    assert_same(by(lra.EquilibriumPropagation(), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.EquilibriumPropagation(), model, x, t)[1], expected, **CLOSE)
 
 
 class Residual(nn.Module):

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from nets import MODELS, SMOOTH, Residual, ViT, assert_same, images, taken
+from nets import MODELS, SMOOTH, Residual, ViT, assert_same, by_method, images, taken, updates
 from torch import nn
 from torch.nn import functional as F
 
@@ -41,18 +41,6 @@ CHAINS = {
 
 def batch(kind):
     return torch.randn(CHAINS[kind][1], dtype=torch.float64), torch.arange(9) % 3
-
-
-def by(method, model, x, t, reduction="mean", **options):
-    model.zero_grad()
-    value = method(model, lambda o: F.cross_entropy(o, t, reduction=reduction), x, **options)
-    return value, taken(model)
-
-
-def by_backprop(model, x, t):
-    model.zero_grad()
-    F.cross_entropy(model(x), t).backward()
-    return taken(model)
 
 
 # Its equations
@@ -86,7 +74,7 @@ def test_a_perceptron_is_the_loop_written_out():
             states[layer] = states[layer] - rate * (e[layer] + down[layer - 1])
     e, top = errors()
     rows = [*(sent(layer, e[layer + 1]) for layer in range(3)), top]
-    _, found = by(lra.PredictiveCoding(steps, rate), model, x, t)
+    _, found = by_method(lra.PredictiveCoding(steps, rate), model, x, t)
     for layer in range(4):
         expected = torch.from_numpy(rows[layer].T @ states[layer] / N)
         torch.testing.assert_close(found[f"{2 * layer}.weight"], expected, **CLOSE)
@@ -124,7 +112,7 @@ def test_a_convolutional_network_is_the_loop_by_heart():
         lambda x, s: model[6](s[1]),
     ]
     expected = settled(parts, model, x, t, 6, 0.2)
-    assert_same(by(lra.PredictiveCoding(6, 0.2), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.PredictiveCoding(6, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 def test_layers_that_read_one_tensor_share_its_state():
@@ -140,7 +128,7 @@ def test_layers_that_read_one_tensor_share_its_state():
         lambda x, s: model.head(s[2]),
     ]
     expected = settled(parts, model, x, t, 5, 0.2)
-    assert_same(by(lra.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 class InPlace(nn.Module):
@@ -167,7 +155,7 @@ def test_what_is_changed_in_place_is_another_state():
         lambda x, s: model.head(s[2]),
     ]
     expected = settled(parts, model, x, t, 5, 0.2)
-    assert_same(by(lra.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 def test_the_numbers_of_torch2pc():
@@ -182,7 +170,7 @@ def test_the_numbers_of_torch2pc():
         p.data = values.reshape(p.shape)
         count += p.numel()
     x, t = torch.cos(torch.arange(20).double() * 0.9).reshape(5, 4), torch.arange(5) % 3
-    _, found = by(lra.PredictiveCoding(300, 0.5), model, x, t, "sum", loss_terms=1)
+    _, found = by_method(lra.PredictiveCoding(300, 0.5), model, x, t, "sum", loss_terms=1)
     expected = [1.1528404398, 0.5596842001, 1.715916609, 1.2941831999, 2.4236696917, 1.6311569329]
     norms = torch.stack([g.norm() for g in found.values()])
     torch.testing.assert_close(
@@ -196,8 +184,8 @@ def test_the_numbers_of_torch2pc():
 @pytest.mark.parametrize("steps", [1, 20])
 def test_one_weight_layer_learns_as_by_backprop_to_the_bit(steps):
     model, (x, t) = nn.Sequential(nn.Linear(6, 3), nn.Softplus()).double(), batch("mlp")
-    value, found = by(lra.PredictiveCoding(steps), model, x, t)
-    assert_same(found, by_backprop(model, x, t))
+    value, found = by_method(lra.PredictiveCoding(steps), model, x, t)
+    assert_same(found, updates(model, x, t))
     assert torch.equal(value, F.cross_entropy(model(x), t).detach())
 
 
@@ -205,10 +193,10 @@ def test_one_weight_layer_learns_as_by_backprop_to_the_bit(steps):
 def test_zero_divergence(kind):
     """Song et al. 2020: from the forward pass, with step 1, layer L - k is backprop's after k."""
     model, (x, t) = CHAINS[kind][0](), batch(kind)
-    expected = by_backprop(model, x, t)
+    expected = updates(model, x, t)
     layers = [name for name, m in model.named_children() if hasattr(m, "weight")]
     for k, layer in enumerate(reversed(layers)):
-        _, found = by(lra.PredictiveCoding(max(k, 1), 1.0), model, x, t)
+        _, found = by_method(lra.PredictiveCoding(max(k, 1), 1.0), model, x, t)
         for name in (f"{layer}.weight", f"{layer}.bias"):
             if k:
                 torch.testing.assert_close(found[name], expected[name], **CLOSE)
@@ -228,11 +216,11 @@ def test_small_errors_are_backprops(kind):
     """Where the loss pulls little, settled states stand by their predictions: O(pull) away."""
     build, steps, rate = SETTLING[kind]
     model, (x, t) = build().double(), images()
-    expected = by_backprop(model, x, t)
+    expected = updates(model, x, t)
 
     def distance(pull):
         method = lra.PredictiveCoding(steps, rate)
-        _, found = by(method, model, x, t, loss_terms=pull * len(x))
+        _, found = by_method(method, model, x, t, loss_terms=pull * len(x))
         assert found.keys() == expected.keys()
         a, b = (torch.cat([g.flatten() for g in each.values()]) for each in (found, expected))
         return float((a - b).norm() / b.norm())
@@ -255,7 +243,7 @@ def test_the_model_is_as_after_one_forward_pass(kind):
     expected = F.cross_entropy(plain(x), t).detach()
     after = torch.rand(3)
     torch.manual_seed(3)
-    value, _ = by(lra.PredictiveCoding(5), model, x, t)
+    value, _ = by_method(lra.PredictiveCoding(5), model, x, t)
     assert torch.equal(torch.rand(3), after)
     assert torch.equal(value, expected)
     assert not value.requires_grad
@@ -264,7 +252,7 @@ def test_the_model_is_as_after_one_forward_pass(kind):
     found = []
     for each in (model, plain):
         torch.manual_seed(4)
-        found.append(by_backprop(each, x, t))
+        found.append(updates(each, x, t))
     assert_same(*found)
 
 
@@ -276,14 +264,14 @@ def test_a_step_draws_the_same_dropout_in_every_pass():
     parts = [lambda x, s: torch.tanh(model[0](x)) * mask, lambda x, s: model[3](s[0])]
     expected = settled(parts, model, x, t, 4, 0.2)
     torch.manual_seed(1)
-    assert_same(by(lra.PredictiveCoding(4, 0.2), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.PredictiveCoding(4, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 def test_gradients_add_up_in_the_losss_own_scale():
     model, (x, t) = mlp(), batch("mlp")
     method = lra.PredictiveCoding(5)
-    _, mean = by(method, model, x, t)
-    _, summed = by(method, model, x, t, "sum", loss_terms=1)
+    _, mean = by_method(method, model, x, t)
+    _, summed = by_method(method, model, x, t, "sum", loss_terms=1)
     assert_same({k: 9 * g for k, g in mean.items()}, summed, **CLOSE)
     method(model, lambda o: F.cross_entropy(o, t, reduction="sum"), x, loss_terms=1)
     assert_same(taken(model), {k: 2 * g for k, g in summed.items()}, **CLOSE)
@@ -300,7 +288,7 @@ def test_gradients_add_up_in_the_losss_own_scale():
 def test_tokens_are_counted():
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     x, t = torch.randn(4, 7, 6).double(), torch.randint(3, (4, 7))
-    _, flat = by(lra.PredictiveCoding(5), model, x.flatten(0, 1), t.flatten())
+    _, flat = by_method(lra.PredictiveCoding(5), model, x.flatten(0, 1), t.flatten())
     model.zero_grad()
     lra.PredictiveCoding(5)(
         model, lambda o: F.cross_entropy(o.flatten(0, 1), t.flatten()), x, loss_terms="tokens"
@@ -310,14 +298,14 @@ def test_tokens_are_counted():
 
 def test_frozen_layers_keep_still_and_are_crossed():
     model, (x, t) = mlp(), batch("mlp")
-    whole = by(lra.PredictiveCoding(5), model, x, t)[1]
+    whole = by_method(lra.PredictiveCoding(5), model, x, t)[1]
     model[4].requires_grad_(False)
-    found = by(lra.PredictiveCoding(5), model, x, t)[1]
+    found = by_method(lra.PredictiveCoding(5), model, x, t)[1]
     assert_same(found, {k: g for k, g in whole.items() if not k.startswith("4.")})
     model[0].requires_grad_(False)  # nothing trains below the state that it made: it is input now
     head = nn.Sequential(*model[2:])
-    expected = by(lra.PredictiveCoding(5), head, model[:2](x).detach(), t)[1]
-    found = by(lra.PredictiveCoding(5), model, x, t)[1]
+    expected = by_method(lra.PredictiveCoding(5), head, model[:2](x).detach(), t)[1]
+    found = by_method(lra.PredictiveCoding(5), model, x, t)[1]
     assert list(found) == ["2.weight", "2.bias", "6.weight", "6.bias"]
     for g, e in zip(found.values(), expected.values(), strict=True):
         assert torch.equal(g, e)
@@ -325,7 +313,7 @@ def test_frozen_layers_keep_still_and_are_crossed():
 
 def test_autocast_keeps_states_and_gradients_in_32_bits():
     model, (x, t) = mlp().float(), batch("mlp")
-    exact = by(lra.PredictiveCoding(), model, x.float(), t)[1]
+    exact = by_method(lra.PredictiveCoding(), model, x.float(), t)[1]
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         lra.PredictiveCoding()(model, lambda o: F.cross_entropy(o, t), x.float())

@@ -11,7 +11,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from nets import assert_same, taken
+from nets import assert_same, by_method, taken, updates
 from torch import nn
 from torch.nn import functional as F
 
@@ -41,20 +41,8 @@ def batch(features=6):
     return torch.randn(9, features, dtype=torch.float64), torch.arange(9) % 3
 
 
-def by(method, model, x, t, reduction="mean", **options):
-    model.zero_grad()
-    value = method(model, lambda o: F.cross_entropy(o, t, reduction=reduction), x, **options)
-    return value, taken(model)
-
-
-def by_backprop(model, x, t):
-    model.zero_grad()
-    F.cross_entropy(model(x), t).backward()
-    return taken(model)
-
-
-def without_inverses(updates):
-    return {k: g for k, g in updates.items() if ".inverse." not in k}
+def without_inverses(found):
+    return {k: g for k, g in found.items() if ".inverse." not in k}
 
 
 # Its equations
@@ -73,7 +61,7 @@ def test_a_perceptron_is_the_loop_written_out():
     torch.manual_seed(5)
     noise = {layer: torch.randn(9, n, dtype=torch.float64).numpy() for layer, n in ((2, 7), (1, 8))}
     torch.manual_seed(5)
-    _, found = by(method, model, x, t)
+    _, found = by_method(method, model, x, t)
 
     z = [x.numpy()]
     for layer in range(3):
@@ -142,7 +130,7 @@ def test_a_convolutional_network_is_the_loop_by_heart():
     (loss + local + back / (2 * N)).backward()
     expected = taken(model)
     torch.manual_seed(5)
-    assert_same(by(method, model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(method, model, x, t)[1], expected, **CLOSE)
 
 
 # Its identities
@@ -155,8 +143,8 @@ def test_two_weight_layers_learn_as_by_backprop(sizes):
     method = lra.DTP(eta=0.7)
     method.attach(model, x)
     assert list(model.state_dict()) == list(chain(sizes).state_dict())
-    value, found = by(method, model, x, t)
-    assert_same(found, by_backprop(model, x, t), **CLOSE)
+    value, found = by_method(method, model, x, t)
+    assert_same(found, updates(model, x, t), **CLOSE)
     assert torch.equal(value, F.cross_entropy(model(x), t).detach())
 
 
@@ -167,8 +155,8 @@ def test_transposed_inverses_of_linear_layers_give_backprop():
     with torch.no_grad():
         for layer in model[2:6:2]:
             layer.inverse.weight.copy_(layer.weight.T)
-    found = without_inverses(by(method, model, x, t)[1])
-    assert_same(found, without_inverses(by_backprop(model, x, t)), **CLOSE)
+    found = without_inverses(by_method(method, model, x, t)[1])
+    assert_same(found, without_inverses(updates(model, x, t)), **CLOSE)
 
 
 def test_exact_inverses_have_nothing_to_learn_and_solve_for_the_targets():
@@ -180,7 +168,7 @@ def test_exact_inverses_have_nothing_to_learn_and_solve_for_the_targets():
         for layer in model[2:6:2]:
             layer.inverse.weight.copy_(layer.weight.inverse())
             layer.inverse.bias.copy_(-layer.bias @ layer.weight.inverse().T)
-    found = by(method, model, x, t)[1]
+    found = by_method(method, model, x, t)[1]
     for at in (2, 4):
         learned = found.pop(f"{at}.inverse.weight"), found.pop(f"{at}.inverse.bias")
         assert max(float(g.abs().max()) for g in learned) < 1e-10
@@ -210,7 +198,7 @@ def test_inverses_learn_to_invert():
     before = apart()
     for _ in range(300):
         optimizer.zero_grad()
-        by(method, model, x, t)
+        by_method(method, model, x, t)
         optimizer.step()
     for old, new in zip(before, apart(), strict=True):
         assert new < 0.9 * old
@@ -229,15 +217,15 @@ def test_inverses_are_parameters_and_the_forward_pass_is_as_it_was():
     assert added == {"2.inverse.weight", "2.inverse.bias"}
     assert added < {name for name, _ in model.named_parameters()}
     torch.manual_seed(1)
-    found = by(method, model, x, t)[1]
+    found = by_method(method, model, x, t)[1]
     assert added < found.keys()
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.manual_seed(1)
-        assert_same(by(method, other, x, t)[1], found)
+        assert_same(by_method(method, other, x, t)[1], found)
     again = lra.DTP().attach(copy.deepcopy(plain), x)
     again.load_state_dict(model.state_dict())
     torch.manual_seed(1)
-    assert_same(by(method, again, x, t)[1], found)
+    assert_same(by_method(method, again, x, t)[1], found)
     assert_same(dict(method.detach(model).state_dict()), dict(plain.state_dict()))
     assert not hasattr(model[2], "inverse")
 
@@ -246,8 +234,8 @@ def test_gradients_add_up_in_the_losss_own_scale():
     model, (x, t) = convnet(), batch(24)
     method = lra.DTP(sigma=0.0)
     method.attach(model, x)
-    _, mean = by(method, model, x, t)
-    _, summed = by(method, model, x, t, "sum", loss_terms=1)
+    _, mean = by_method(method, model, x, t)
+    _, summed = by_method(method, model, x, t, "sum", loss_terms=1)
     assert_same({k: 9 * g for k, g in mean.items()}, summed, **CLOSE)
     method(model, lambda o: F.cross_entropy(o, t, reduction="sum"), x, loss_terms=1)
     assert_same(taken(model), {k: 2 * g for k, g in summed.items()}, **CLOSE)
@@ -258,7 +246,7 @@ def test_autocast_keeps_targets_and_gradients_in_32_bits():
     model, (x, t) = chain((6, 8, 7, 5, 3)).float(), batch()
     method = lra.DTP(sigma=0.0)
     method.attach(model, x.float())
-    exact = by(method, model, x.float(), t)[1]
+    exact = by_method(method, model, x.float(), t)[1]
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         method(model, lambda o: F.cross_entropy(o, t), x.float())
@@ -291,7 +279,7 @@ def test_inverses_are_asked_for():
     method, (x, t) = lra.DTP(), batch()
     model = chain((6, 8, 7, 3))
     with pytest.raises(lra.MethodError, match=r"2: without an inverse; call method.attach"):
-        by(method, model, x, t)
+        by_method(method, model, x, t)
     method.attach(model, x)
     with pytest.raises(lra.MethodError, match=r"2: the attribute 'inverse' is taken.*detach"):
         method.attach(model, x)

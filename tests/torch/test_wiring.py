@@ -236,11 +236,24 @@ def test_what_is_computed_again_is_not_heard_again():
 
 
 def test_reentrant_checkpoints_are_refused():
-    (x, t), model = data(), mlp()
+    """Also after a pass without, in which all have heard."""
+
+    class Inside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.again = mlp(), False
+
+        def forward(self, x):
+            z = self.net[:2](x)
+            inner = self.net[2:6]
+            return self.net[6](checkpoint(inner, z, use_reentrant=True) if self.again else inner(z))
+
+    (x, t), model = data(), Inside()
     lra.convert(model, LRA, example=x)
-    h = model[6](checkpoint(model[2:6], model[1](model[0](x)), use_reentrant=True))
+    updates(model, x, t)
+    model.again = True
     with pytest.raises(lra.RuleError, match="use_reentrant=False"):
-        F.cross_entropy(h, t).backward()
+        F.cross_entropy(model(x), t).backward()
 
 
 def test_two_threads_at_once():
@@ -379,6 +392,16 @@ def test_feedback_that_only_a_weight_can_give(feedback, named):
 def test_a_skip_is_of_whole_layers(every):
     with pytest.raises(lra.OptionError, match="every must be a whole number above 0"):
         lra.Skip(every)
+
+
+def test_an_example_that_does_not_tell_where_the_batch_stands():
+    """As many samples as positions, and no error that would tell which is which."""
+    silent = nn.Sequential(nn.Linear(5, 3), nn.Unflatten(1, (3, 1)), nn.Linear(1, 1), nn.ReLU())
+    silent.extend([nn.Linear(1, 1), nn.Flatten(), nn.Linear(3, 2)])
+    nn.init.constant_(silent[2].bias, -9.0)  # units that are never above zero
+    with pytest.raises(lra.ConversionError, match=r"does not tell which part .*\(two at least\)"):
+        lra.convert(silent, lra.DirectFeedbackAlignment(), example=torch.zeros(3, 5))
+    lra.convert(silent, lra.DirectFeedbackAlignment(), example=torch.zeros(4, 5))
 
 
 def test_too_many_feedback_weights(monkeypatch):

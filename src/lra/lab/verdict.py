@@ -10,6 +10,7 @@ from lra.lab.diagnoses import Row
 from lra.methods import Method
 from lra.rules import Rule, name_of
 from lra.torch.diagnose import Arrival, LayerKind
+from lra.wiring import Chain
 
 AWAY = 90.0
 """Beyond this angle to backprop's gradient, in degrees, an update leads away from it."""
@@ -110,6 +111,8 @@ def _remedy(trouble: str, rule: Rule | Method) -> str:
     targets = crossing if isinstance(crossing, TargetDifference) else None
     if trouble == "vanish" and targets and not targets.normalized:
         return "normalised targets keep errors at their scale, --normalized or --rule mirrored-lra"
+    if rule.wiring != Chain():  # between layers there is no weight to mirror
+        return "errors that cross layer by layer come nearer, --rule mirrored-lra"
     if not mirrors:
         return "let the feedback mirror the weights, --rule mirrored-lra or lra.mirror(model)"
     if targets and trouble == "vanish":

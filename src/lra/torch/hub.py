@@ -194,7 +194,7 @@ class Hub:
     Attributes:
         feedback: the feedback axis.
         links: for each layer whose input hears another layer, that link.
-        told: the layers whose inputs have heard one, in any pass so far.
+        told: the layers whose inputs have heard one in the last pass.
     """
 
     feedback: Feedback
@@ -226,7 +226,7 @@ class Hub:
         if _backward_runs():
             if site not in self.told:
                 raise RuleError(
-                    f"layer {site!r} runs for the first time inside a backward pass, where no "
+                    f"layer {site!r} runs with gradients only inside the backward pass, where no "
                     "error can reach it any more: call checkpoint with use_reentrant=False"
                 )
             return z.detach()
@@ -252,8 +252,11 @@ class Hub:
                 "errors that skip layers need the feedback weights of one layer while another "
                 "runs, when FSDP holds them no more; use DistributedDataParallel, or lra.Chain()"
             )
-        if not _backward_runs():
-            self._own().clear()
+        if _backward_runs():
+            return
+        self._own().clear()
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self.told.clear()
 
     def end(self, module: nn.Module, args: Any, output: Any) -> None:
         """See that all have heard; a hook after the model's forward."""

@@ -89,8 +89,8 @@ def wire(
     """Link the layers of a model that follows a rule already, as the rule's wiring says.
 
     Raises:
-        ConversionError: where the example shows no output layer or several, or where feedback
-            weights between two layers cannot be.
+        ConversionError: where errors start at several layers, or where feedback weights between two
+            layers cannot be.
     """
     scout = _Scout(rule)
     shared.hub = scout
@@ -171,19 +171,21 @@ def _layout(name: str, site: _Site, source: str, above: _Site) -> Layout:
     """Find out where the batch stands in an input, by what one sample's result depends on."""
     z, h = site.z, above.h
     assert h is not None
-    fitting = [layout for layout in Layout if layout.fits(z.shape, len(h))]
+    able = Layout if site.last else (Layout.FIRST,)  # convolutions have the batch first
+    fitting = [layout for layout in able if layout.fits(z.shape, len(h))]
     if len(fitting) > 1 and not z.is_meta:
-        first = torch.autograd.grad(h[0].sum(), z, retain_graph=True, allow_unused=True)[0]
-        moved = torch.zeros_like(z) if first is None else first
+        moved = torch.autograd.grad(h[0].sum(), z, retain_graph=True)[0]
         alone = [one for one in fitting if not bool(one.batched(moved, len(h))[1:].any())]
         mixed = Layout.FIRST in fitting and not alone  # a batch norm, which mixes samples
-        fitting = [Layout.FIRST] if mixed or Layout.FIRST in alone else alone
+        if mixed or moved.any():
+            fitting = [Layout.FIRST] if mixed or Layout.FIRST in alone else alone
     if len(fitting) != 1:
         raise ConversionError(
             f"convert: {name!r} reads {tuple(z.shape)} and would hear {source!r}, which gives "
             f"{tuple(h.shape)}, and the example does not tell which part of the input belongs to "
-            "which sample; try an example= of other numbers of samples (two at least) and "
-            "positions, or lra.Chain(), or leave the layer on backprop with skip="
+            "which sample, or no error comes there; try an example= of other numbers of samples "
+            "(two at least) and positions, or lra.Chain(), or leave the layer on backprop with "
+            "skip="
         )
     return fitting[0]
 
