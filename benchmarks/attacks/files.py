@@ -87,6 +87,13 @@ KINDS = {
 """The ways to attack, by name."""
 
 
+def forked() -> multiprocessing.context.ForkServerContext:
+    """Give what forks processes from one that has loaded the command already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lra.lab.cli"])  # heeded when the first process is started
+    return context
+
+
 def make_target(folder: Path) -> None:
     """Train a small run, and write the files that are attacked."""
     rng = np.random.default_rng(0)
@@ -159,8 +166,7 @@ def run(count: int, seed: int, only: int | None, jobs: int) -> bool:
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as text:
         home = Path(text)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["lra.lab.cli"])
+        context = forked()
         maker = context.Process(target=make_target, args=(home,))
         maker.start()
         maker.join()

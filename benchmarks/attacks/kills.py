@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -20,7 +19,7 @@ import torch
 
 from lra.lab import checkpoint, cli, runs
 
-from .files import make_target
+from .files import forked, make_target
 
 WORDS = "--hidden 24 16 --epochs 12 --batch-size 4 --device cpu"
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
@@ -44,10 +43,8 @@ class Child:
                     [sys.executable, "-m", "lra", *words], cwd=home, stdout=said, stderr=said
                 )
         else:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["lra.lab.cli"])
             self.said.unlink(missing_ok=True)
-            self.process = context.Process(target=_command, args=(words, home, self.said))
+            self.process = forked().Process(target=_command, args=(words, home, self.said))
             self.process.start()
             while not self.said.exists() and self.process.is_alive():  # before, nothing listens
                 time.sleep(0.001)
@@ -146,7 +143,7 @@ def run(count: int, seed: int, devices: int) -> bool:
     faults = 0
     with tempfile.TemporaryDirectory() as text:
         home = Path(text)
-        make = multiprocessing.get_context("forkserver").Process(target=make_target, args=(home,))
+        make = forked().Process(target=make_target, args=(home,))
         make.start()
         make.join()
         began = time.monotonic()
