@@ -150,6 +150,8 @@ DEFECTS = (
         "read.append(z.detach().requires_grad_())",
         "read.append(z)",
         TARGETS,
+    ),
+    Defect(
         "hear again what is computed again",
         "torch/hub.py",
         "if _backward_runs():",

@@ -72,7 +72,7 @@ def gaps(table: Table) -> str | None:
     axes.set_ylim(len(shown) - 0.5, -0.5)
     unit = "loss (nats)" if table.text else "accuracy (percentage points)"
     where = table.figure.partition("_")[0]
-    axes.set_xlabel(f"{where} {unit}, minus {table.base.label}")
+    axes.set_xlabel(f"{where} {unit},\nminus {table.base.label}")
     axes.set_title(str(table.problem), fontsize=9)
     return _svg(figure, f"gaps {table.problem}")
 
