@@ -252,11 +252,10 @@ class Hub:
                 "errors that skip layers need the feedback weights of one layer while another "
                 "runs, when FSDP holds them no more; use DistributedDataParallel, or lra.Chain()"
             )
-        if _backward_runs():
-            return
-        self._own().clear()
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self.told.clear()
+        if not _backward_runs():
+            self._own().clear()
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                self.told.clear()
 
     def end(self, module: nn.Module, args: Any, output: Any) -> None:
         """See that all have heard; a hook after the model's forward."""

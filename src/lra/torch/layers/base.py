@@ -150,10 +150,9 @@ class LocalWeights(Local):
         if self._lra.link_of() is not None:  # no error crosses the layer itself
             W = self.weight
             return Weights(self.operation(), Transpose()), (W, self.bias, W.detach())
-        if type(feedback).effective is Feedback.effective:  # what is kept, as it is
-            return Weights(self.operation(), feedback), (self.weight, self.bias, E)
-        W = self.weight
-        E = effective_feedback(feedback, W, E, DrawLike(W))
+        if type(feedback).effective is not Feedback.effective:  # what is kept is not yet E
+            W = self.weight
+            E = effective_feedback(feedback, W, E, DrawLike(W))
         return Weights(self.operation(), feedback), (self.weight, self.bias, E)
 
     @torch.no_grad()
