@@ -104,7 +104,7 @@ def networks(out: Path, images: Path) -> list[Contest]:
         Contest(
             "networks", "vision transformer, digits",
             digits | {"model": "vit", "patch": 2, "epochs": 20}, rules,
-            (1e-3, 3e-3), {"epochs": 8},
+            (1e-3, 3e-3), {"epochs": 8}, tuple(range(10)),
         ),
         Contest(
             "networks", "ResNet-8, digits",
@@ -130,7 +130,7 @@ def networks(out: Path, images: Path) -> list[Contest]:
         found.append(
             Contest(
                 "networks", "ResNet-8, 12,000 pictures of CIFAR-10 (JPEG copy)", settings,
-                rules[:2], (3e-3, 1e-2), {"validation": 8_000, "epochs": 2},
+                rules[:2], (3e-3, 1e-2, 3e-2), {"validation": 2_000},
             )
         )  # fmt: skip
     return found
@@ -170,13 +170,14 @@ def units() -> list[Contest]:
             if unit == "sign":
                 entrants.append(Entrant("relative to the batch", at_slopes))
             shape = {"model": "mlp", "width": 256, "depth": layers + 1, "activation": unit}
-            noisy = layers == 8 and unit in ("bernoulli", "lwta:2")  # both rules, at large steps
-            rates = (3e-4, 1e-3, 3e-3) if noisy else (1e-3, 3e-3)
+            noisy = layers == 8 and unit in ("bernoulli", "lwta:2")  # short trials misled there
+            rates = (1e-4, 3e-4, 1e-3, 3e-3) if noisy else (1e-3, 3e-3)
+            trial = SHORT | {"epochs": 2} if noisy else SHORT
             found.append(
                 Contest(
                     "units", f"{unit}, {layers} layers",
                     MNIST | shape | {"init": LECUN, "epochs": 2},
-                    tuple(entrants), rates, SHORT,
+                    tuple(entrants), rates, trial,
                 )
             )  # fmt: skip
     return found

@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from lra.torch.layers.product import weights
     from lra.torch.mirror import mirror
     from lra.torch.opaque import Evaluated
+    from lra.torch.share import share_feedback
     from lra.torch.units import LWTA, Bernoulli, Heaviside, Quantized, Sign
 
 _TORCH = {
@@ -105,6 +106,7 @@ _TORCH = {
     "mirror": "mirror",
     "restore": "convert",
     "set_loss_terms": "convert",
+    "share_feedback": "share",
     "unit": "layers.activation",
     "weights": "layers.product",
 }
@@ -194,6 +196,7 @@ __all__ = [
     "named",
     "restore",
     "set_loss_terms",
+    "share_feedback",
     "unit",
     "weights",
 ]

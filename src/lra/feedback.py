@@ -259,6 +259,33 @@ class Learned(Feedback):
 
 
 @dataclass(frozen=True)
+class Offset(Feedback):
+    """E = W + D with D as it is: `Learned` by gamma = 1, kept as what it differs from W by.
+
+    It needs no update and no state of an optimizer; whoever moves W sees to it that D shrinks by
+    weight decay as E - W would (`lra.share_feedback`).
+
+    Args:
+        init: how E is drawn, when it is drawn anew.
+    """
+
+    init: Init
+
+    @property
+    def stored(self) -> Stored:
+        """Keep D."""
+        return Stored.FIXED
+
+    def draw(self, draw: Draw) -> Any:
+        """Draw E; D is what it differs from W by."""
+        return self.init.draw(draw)
+
+    def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
+        """Give W + D."""
+        return W + kept
+
+
+@dataclass(frozen=True)
 class _Scale:
     """Gives the scale of a draw in place of the draw."""
 

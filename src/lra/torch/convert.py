@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lra.errors import ConversionError
+from lra.feedback import Offset
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
 from lra.rules import Rule
@@ -162,6 +163,8 @@ def is_converted(model: nn.Module) -> bool:
 def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
     """List the feedback weights that the rule learns, to give them an optimizer group of their own.
 
+    Those that are shared (`lra.share_feedback`) are not among them: no optimizer moves them.
+
     Raises:
         ConversionError: for a model in which nothing is converted.
     """
@@ -170,7 +173,7 @@ def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
     for module in model.modules():
         if isinstance(module, LocalWeights):
             found.append(module.feedback)
-        elif isinstance(module, LocalForward):
+        elif isinstance(module, LocalForward) and not isinstance(module.rule.feedback, Offset):
             found += [getattr(module, name) for name in module.table.added]
     return list(dict.fromkeys(E for E in found if isinstance(E, nn.Parameter)))
 

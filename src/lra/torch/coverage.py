@@ -114,4 +114,4 @@ def coverage(model: nn.Module) -> Coverage:
 
 
 def _names(module: LocalWeights | LocalForward) -> list[str]:
-    return module.table.added if isinstance(module, LocalForward) else ["feedback"]
+    return module.table.added if isinstance(module, LocalForward) else [module.kept_as]

@@ -8,7 +8,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lra.errors import ConversionError, LraWarning, OptionError
-from lra.feedback import Learned, Mirror, Random
+from lra.feedback import Learned, Mirror, Offset, Random
 from lra.torch.convert import is_converted
 from lra.torch.layers import Local, LocalForward, LocalWeights
 from lra.torch.layers.record import DrawLike
@@ -69,26 +69,31 @@ def mirror(
             "mirror: errors skip layers in this model, and the feedback weights between two layers "
             "have no weights to mirror; rules with wiring=lra.Chain() do"
         )
-    pairs: list[tuple[Tensor, DrawLike]] = []
+    pairs: list[tuple[Tensor, DrawLike, bool]] = []
     computed: list[str] = []
     for path, module in model.named_modules():
-        if isinstance(module, LocalWeights) and module.feedback is not None:
-            if isinstance(module.rule.feedback, (Learned, Random)):
+        if not isinstance(module, (LocalWeights, LocalForward)):
+            continue
+        feedback = module.rule.feedback
+        if not isinstance(feedback, (Learned, Random, Offset)):
+            continue
+        offset = isinstance(feedback, Offset)
+        if isinstance(module, LocalWeights):
+            kept = getattr(module, module.kept_as)
+            if kept is not None:
                 run = module.product_of(module)
-                pairs.append(
-                    (module.feedback, DrawLike(module.weight, run=run, generator=generator))
-                )
-        elif isinstance(module, LocalForward):
-            for key, name in module.table.feedback.items():
-                if name not in module.table.added:
-                    continue
-                if not isinstance(module.rule.feedback, (Learned, Random)):
-                    continue
-                W = module.weight_of(key)
-                if W is None:
-                    computed.append(f"{path}.{key.partition(':')[0]}".strip("."))
-                else:
-                    pairs.append((getattr(module, name), DrawLike(W, generator=generator)))
+                draw = DrawLike(module.weight, run=run, generator=generator)
+                pairs.append((kept, draw, offset))
+            continue
+        for key, name in module.table.feedback.items():
+            if name not in module.table.added:
+                continue
+            W = module.weight_of(key)
+            if W is None:
+                computed.append(f"{path}.{key.partition(':')[0]}".strip("."))
+            else:
+                draw = DrawLike(W, generator=generator)
+                pairs.append((getattr(module, name), draw, offset))
     if computed:
         raise ConversionError(
             f"mirror: {', '.join(computed)}: the layers multiply with what each forward computes "
@@ -100,9 +105,10 @@ def mirror(
             f"mirror: this {type(model).__name__} keeps no feedback weights that could mirror W; "
             "rules with lra.Learned or lra.Random feedback do"
         )
-    for E, draw in pairs:
-        E.lerp_(init.draw(draw), float(step))
-    _share(model, [E for E, _ in pairs], generator is not None)
+    for kept, draw, offset in pairs:
+        E = init.draw(draw)
+        kept.lerp_(E - draw.W if offset else E, float(step))
+    _share(model, [kept for kept, _, _ in pairs], generator is not None)
     return model
 
 

@@ -28,9 +28,12 @@ _optimizers: "weakref.WeakSet[torch.optim.Optimizer]" = weakref.WeakSet()
 _pairs: Any = WeakIdKeyDictionary()  # E, weakly, for each W
 _hooked: list[Any] = []
 
+offsets_of: "weakref.WeakKeyDictionary[torch.optim.Optimizer, Any]" = weakref.WeakKeyDictionary()
+"""For each optimizer, what it shrinks by decay: shared weights W and their E - W, weakly."""
+
 
 def pair(W: Any, E: Any) -> None:
-    """Note that an optimizer which moves W should move its feedback weights E."""
+    """Note that an optimizer which moves W should move its feedback weights E, or shrink E - W."""
     if isinstance(W, nn.Parameter) and isinstance(E, nn.Parameter):
         if not _hooked:
             _hooked.append(register_optimizer_step_pre_hook(_check_optimizer))
@@ -41,11 +44,20 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
     if optimizer in _optimizers:
         return
     _optimizers.add(optimizer)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = 0
+    held = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    missing = shared = 0
     for W in [p for group in optimizer.param_groups for p in group["params"]]:
         E = _pairs[W]() if W in _pairs else None
         missing += E is not None and E.grad is not None and id(E) not in held
+        shared += E is not None and not E.requires_grad and bool(held[id(W)].get("weight_decay"))
+    if shared and optimizer not in offsets_of:
+        warnings.warn(
+            f"this {type(optimizer).__name__} decays the weights of {shared} layers whose feedback "
+            "weights are shared with them, and does not know of these: call "
+            "lra.share_feedback(model, optimizer)",
+            LraWarning,
+            stacklevel=3,
+        )
     if missing:
         warnings.warn(
             f"this {type(optimizer).__name__} moves the weights of {missing} layers, but not their "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lra.errors import RuleError
-from lra.feedback import Feedback, Stored, Transpose
+from lra.feedback import Feedback, Offset, Stored, Transpose
 from lra.rules import Rule
 from lra.torch.backward import multiply
 from lra.torch.layers.record import (
@@ -18,6 +18,7 @@ from lra.torch.layers.record import (
     draw_between,
     draw_feedback,
     effective_feedback,
+    translate,
 )
 from lra.torch.places import Operation, Place, Weights
 from lra.torch.watch import look_at_errors, pair, warn_of_mirrored
@@ -94,7 +95,8 @@ class LocalWeights(Local):
     """A weight layer across which errors go down through feedback weights.
 
     `feedback` stands beside `weight` and has its shape: a Parameter where the rule learns it, a
-    buffer where it is fixed, None where the rule keeps none or the layer sees the raw input.
+    buffer where it is fixed, None where the rule keeps none or the layer sees the raw input. Where
+    feedback is shared (`lra.share_feedback`), E is `weight + feedback_offset`, and `feedback` None.
     """
 
     units_last: ClassVar[bool] = True
@@ -102,6 +104,7 @@ class LocalWeights(Local):
     weight: Tensor
     bias: Tensor | None  # torch declares Linear's a Tensor, though it may be None
     feedback: Tensor | None
+    feedback_offset: Tensor
 
     @property
     def sees_input(self) -> bool:
@@ -119,13 +122,18 @@ class LocalWeights(Local):
         self.register_parameter("feedback", learned)
         pair(self.weight, learned)
 
+    @property
+    def kept_as(self) -> str:
+        """The name of what the layer keeps for its feedback, if it keeps anything."""
+        return "feedback_offset" if isinstance(self.rule.feedback, Offset) else "feedback"
+
     def _kept(self) -> Tensor | None:
         """Give the feedback weights, drawn, and learned as long as the weights are."""
         if not self._lra.drawn:
             self.draw_again()
-        E = self.feedback
+        E: Tensor | None = getattr(self, self.kept_as)
         if E is not None and E.requires_grad != self.weight.requires_grad:
-            as_weights(E, self.weight)
+            as_weights(E, self.weight, self.rule.feedback)
         return E
 
     def see_input(self) -> None:
@@ -136,7 +144,8 @@ class LocalWeights(Local):
 
     def restore(self) -> None:
         """Become the plain class again, and drop what the conversion added."""
-        del self.feedback
+        for name in {"feedback", self.kept_as}:
+            delattr(self, name)
         super().restore()
 
     @property
@@ -158,13 +167,14 @@ class LocalWeights(Local):
     @torch.no_grad()
     def draw_again(self) -> None:
         """Draw the feedback weights anew, at the scale that the layer's weights have now."""
-        if self.feedback is not None and not self.feedback.is_meta:
+        kept = getattr(self, self.kept_as)
+        if kept is not None and not kept.is_meta:
             if self._lra.link_of() is None:
                 E = draw_feedback(self.rule.feedback, self.weight, self.product_of(self))
                 assert E is not None
             else:
-                E = draw_between(self.rule.feedback, self.feedback.shape, self.weight)
-            self.feedback.copy_(E)
+                E = draw_between(self.rule.feedback, kept.shape, self.weight)
+            kept.copy_(E - self.weight if isinstance(self.rule.feedback, Offset) else E)
             self._lra.drawn = True
 
     @staticmethod
@@ -228,11 +238,13 @@ class LocalWeights(Local):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # Weights of a plain network load as they are: the feedback weights stay as drawn.
-        without = f"{prefix}feedback" not in state_dict
-        if self.feedback is not None:
-            state_dict.setdefault(f"{prefix}feedback", self.feedback)
-        warn_of_mirrored(self.rule, without and self.feedback is not None and self._lra.drawn)
+        # Weights of a plain network load as they are: what is kept for feedback stays.
+        name, kept = f"{prefix}{self.kept_as}", getattr(self, self.kept_as)
+        translate(state_dict, f"{prefix}feedback", name, f"{prefix}weight", self.weight)
+        without = name not in state_dict
+        if kept is not None:
+            state_dict.setdefault(name, kept)
+        warn_of_mirrored(self.rule, without and kept is not None and self._lra.drawn)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not self._lra.drawn and without:
             self.draw_again()

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lra.errors import ConversionError, RuleError
-from lra.feedback import Feedback, Stored
+from lra.feedback import Feedback, Offset, Stored
 from lra.torch.layers.base import Local
 from lra.torch.layers.follow import Follow, Source, left
-from lra.torch.layers.record import as_weights, draw_between, draw_feedback
+from lra.torch.layers.record import as_weights, draw_between, draw_feedback, translate
 from lra.torch.watch import pair, warn_of_mirrored
 
 
@@ -146,7 +146,7 @@ class LocalForward(Local):
         owner, _, leaf = self.table.feedback[key].rpartition(".")
         kept: Tensor = getattr(self.get_submodule(owner), leaf)
         if kept.requires_grad != like.requires_grad:
-            as_weights(kept, like)
+            as_weights(kept, like, self.rule.feedback)
         return kept
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ class LocalForward(Local):
                     assert drawn is not None
                 else:
                     drawn = draw_between(self.rule.feedback, E.shape, like)
-                E.copy_(drawn)
+                E.copy_(drawn - like if isinstance(self.rule.feedback, Offset) else drawn)
                 self._lra.drawn = True
 
     def weight_of(self, key: str) -> Tensor | None:
@@ -220,6 +220,11 @@ class LocalForward(Local):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        for key, name in self.table.feedback.items():
+            W = self.weight_of(key) if name in self.table.added else None
+            if W is not None:
+                plain = f"{prefix}{name.removesuffix('_offset')}"
+                translate(state_dict, plain, f"{prefix}{name}", f"{prefix}{key}", W)
         own = [f"{prefix}{name}" for name in self.table.added]
         without = any(key not in state_dict for key in own)
         warn_of_mirrored(self.rule, without and self._lra.drawn)

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lra.feedback import Feedback, Stored
+from lra.feedback import Feedback, Learned, Offset, Stored
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 from lra.torch import observe
@@ -171,6 +171,12 @@ class Record:
     looked: int = 0
     flat: bool = False
 
+    def shared(self) -> "Record":
+        """Give the record of a layer that keeps E - W in the place of learned feedback weights."""
+        learned = self.rule.feedback
+        assert isinstance(learned, Learned)
+        return replace(self, rule=replace(self.rule, feedback=Offset(learned.init)))
+
     def link_of(self, key: str = "") -> "Link | None":
         """Tell which layer the input of the module, or of a product in it, hears, if another."""
         hub = self.conversion.hub
@@ -183,7 +189,25 @@ class Record:
         return needs and isinstance(self.terms, LossTerms)
 
 
-def as_weights(E: Tensor, W: Tensor) -> None:
+def as_weights(E: Tensor, W: Tensor, feedback: Feedback) -> None:
     """Let learned feedback be frozen and unfrozen with its weights."""
-    if isinstance(E, nn.Parameter):
+    if feedback.stored is Stored.LEARNED and isinstance(E, nn.Parameter):
         E.requires_grad_(W.requires_grad)
+
+
+def translate(state: dict[str, Any], plain: str, kept: str, weight: str, W: Tensor) -> None:
+    """Give a state what a layer keeps as `kept`, where it has feedback in the other form.
+
+    Args:
+        state: a state dict.
+        plain: the key of E; its other form, E - W, has the key `plain` + "_offset".
+        kept: which of the two the layer keeps.
+        weight: the key of W.
+        W: the layer's own weights, for a state that has none.
+    """
+    offset = f"{plain}_offset"
+    other = plain if kept == offset else offset
+    if kept in state or other not in state:
+        return
+    sign = -1 if kept == offset else 1
+    state[kept] = state.pop(other) + sign * state.get(weight, W.detach())

@@ -1,0 +1,370 @@
+"""Shared feedback: E as W + D moves as learned E does, step by step, for every optimizer."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lra
+from lra.torch.share import _ALIKE
+
+SETTINGS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "SGD": (torch.optim.SGD, {"lr": 0.1}),
+    "SGD, decay": (torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.05}),
+    "SGD, momentum": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
+    "SGD, momentum and decay": (
+        torch.optim.SGD,
+        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.05, "dampening": 0.2},
+    ),
+    "SGD, Nesterov and decay": (
+        torch.optim.SGD,
+        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.05, "nesterov": True},
+    ),
+    "Adam": (torch.optim.Adam, {"lr": 1e-2}),
+    "Adam, AMSGrad": (torch.optim.Adam, {"lr": 1e-2, "amsgrad": True}),
+    "AdamW": (torch.optim.AdamW, {"lr": 1e-2, "weight_decay": 0.1}),
+    "AdamW, fused": (torch.optim.AdamW, {"lr": 1e-2, "weight_decay": 0.1, "fused": True}),
+    "NAdam": (
+        torch.optim.NAdam,
+        {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    "RAdam": (
+        torch.optim.RAdam,
+        {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    "Adamax": (torch.optim.Adamax, {"lr": 1e-2}),
+    "RMSprop": (torch.optim.RMSprop, {"lr": 1e-3, "momentum": 0.5}),
+    "Rprop": (torch.optim.Rprop, {"lr": 1e-3}),
+    "Adagrad": (torch.optim.Adagrad, {"lr": 1e-2}),
+    "Adadelta": (torch.optim.Adadelta, {}),
+}
+
+
+def perceptron() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 8), nn.ELU(),
+        nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+class Attention(nn.Module):
+    """Attention, whose own forward multiplies, around a layer by class, and a recurrent one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.mix = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.gru, self.head = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.tanh(self.read(x.unsqueeze(1).expand(-1, 3, -1) * torch.arange(1.0, 4)[:, None]))
+        z = self.gru(z + self.mix(z, z, z)[0])[0]
+        h: Tensor = self.head(z[:, -1])
+        return h
+
+
+def convolutional() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(24, 4),
+    )  # fmt: skip
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "perceptron": perceptron,
+    "attention": Attention,
+    "convolutional": convolutional,
+}
+
+
+def converted(name: str = "perceptron", rule: lra.Rule | None = None) -> nn.Module:
+    torch.manual_seed(3)
+    rule = rule or lra.LRAE(init=lra.LikeWeights(0.7))
+    model = NETWORKS[name]().double()
+    return lra.convert(model, rule, example=torch.randn(5, 6, dtype=torch.float64))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> None:
+    for step in range(first, first + steps):
+        draw = torch.Generator().manual_seed(step)
+        x = torch.randn(9, 6, generator=draw, dtype=torch.float64)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), (x[:, :4] + x[:, 2:]).argmax(1)).backward()
+        optimizer.step()
+
+
+def feedback(model: nn.Module) -> dict[str, Tensor]:
+    """Give every E, from either form."""
+    state = model.state_dict()
+    found = {}
+    for name, value in state.items():
+        if "feedback" in name:
+            plain = name.removesuffix("_offset")
+            if plain == name:
+                found[plain] = value
+            else:
+                W = next(w for w in weights_like(plain) if w in state)
+                found[plain] = value + state[W]
+    return found
+
+
+def weights_like(name: str) -> list[str]:
+    head, _, leaf = name.rpartition(".")
+    dot = "." if head else ""
+    return [
+        f"{head}{dot}{leaf.replace('feedback', 'weight')}",
+        f"{head}{dot}{leaf.removesuffix('_feedback')}.weight",
+    ]
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_shared_feedback_moves_as_learned_feedback(kind: str) -> None:
+    cls, settings = SETTINGS[kind]
+    apart, shared = converted(), converted()
+    optimizers = [cls(m.parameters(), **settings) for m in (apart, shared)]
+    assert lra.share_feedback(shared, optimizers[1]) == ["2", "4", "6"]
+    assert lra.feedback_parameters(shared) == []
+    held = {id(p) for group in optimizers[1].param_groups for p in group["params"]}
+    assert held == {id(p) for p in shared.parameters() if p.requires_grad}
+    before = feedback(shared)
+    for model, optimizer in zip((apart, shared), optimizers, strict=True):
+        train(model, optimizer, 1000)
+    expected, found = feedback(apart), feedback(shared)
+    assert expected.keys() == found.keys() == {"2.feedback", "4.feedback", "6.feedback"}
+    assert all(not torch.allclose(found[name], before[name]) for name in found)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    for name, W in lra.restore(apart).state_dict().items():
+        torch.testing.assert_close(shared.state_dict()[name], W, rtol=1e-6, atol=1e-9)
+
+
+def test_every_optimizer_that_is_known_is_held_to_it() -> None:
+    assert {cls for cls, _ in SETTINGS.values()} == set(_ALIKE)
+
+
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.MirroredLRA(), lra.KolenPollack()], ids=repr)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_share(name: str, rule: lra.Rule) -> None:
+    models = [converted(name, rule), converted(name, rule)]
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-3, weight_decay=0.3) for m in models]
+    E = feedback(models[1])
+    lra.share_feedback(models[1], optimizers[1])
+    assert lra.feedback_parameters(models[1]) == []
+    torch.testing.assert_close(feedback(models[1]), E)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 40)
+    torch.testing.assert_close(feedback(models[1]), feedback(models[0]), rtol=1e-7, atol=1e-10)
+    plain = lra.restore(models[0]).state_dict()
+    shared = lra.restore(models[1]).state_dict()
+    torch.testing.assert_close(shared, plain, rtol=1e-7, atol=1e-10)
+
+
+def test_states_fit_the_other_form() -> None:
+    apart, shared = converted("attention"), converted("attention")
+    train(apart, torch.optim.SGD(apart.parameters(), lr=0.1), 3)
+    lra.share_feedback(shared, torch.optim.SGD(shared.parameters(), lr=0.1))
+    shared.load_state_dict(apart.state_dict())
+    torch.testing.assert_close(feedback(shared), feedback(apart))
+    back = converted("attention")
+    back.load_state_dict(shared.state_dict())
+    torch.testing.assert_close(feedback(back), feedback(apart))
+    assert back.state_dict().keys() == apart.state_dict().keys()
+
+
+def test_plain_weights_load_and_feedback_follows_them() -> None:
+    shared = converted()
+    lra.share_feedback(shared, torch.optim.SGD(shared.parameters(), lr=0.1))
+    D = {n: t.clone() for n, t in shared.state_dict().items() if "offset" in n}
+    torch.manual_seed(9)
+    shared.load_state_dict(perceptron().double().state_dict(), strict=False)
+    assert all(torch.equal(shared.state_dict()[name], d) for name, d in D.items())
+
+
+@pytest.mark.parametrize("kind", ["SGD, momentum and decay", "AdamW"])
+def test_a_stopped_training_goes_on_to_the_same_bits(kind: str) -> None:
+    cls, settings = SETTINGS[kind]
+
+    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = converted()
+        optimizer = cls(model.parameters(), **settings)
+        lra.share_feedback(model, optimizer)
+        return model, optimizer
+
+    model, optimizer = start()
+    train(model, optimizer, 20)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    train(model, optimizer, 20, first=20)
+    again, other = start()
+    again.load_state_dict(saved[0])
+    other.load_state_dict(saved[1])
+    train(again, other, 20, first=20)
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_a_copy_shares_with_an_optimizer_of_its_own() -> None:
+    model = converted()
+    lra.share_feedback(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    other = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(other.parameters(), lr=0.1, weight_decay=0.5)
+    with pytest.warns(lra.LraWarning, match="share_feedback"):
+        train(model, torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.5), 1)
+    lra.share_feedback(other, optimizer)
+    before = other[2].feedback_offset.clone()  # type: ignore[index]
+    train(other, optimizer, 1)
+    torch.testing.assert_close(other[2].feedback_offset, before * (1 - 0.1 * 0.5))  # type: ignore[index]
+
+
+def test_sharing_twice_shrinks_once() -> None:
+    model = converted()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    assert lra.share_feedback(model, optimizer) == lra.share_feedback(model, optimizer)
+    before = model[2].feedback_offset.clone()  # type: ignore[index]
+    train(model, optimizer, 1)
+    torch.testing.assert_close(model[2].feedback_offset, before * (1 - 0.1 * 0.5))  # type: ignore[index]
+
+
+def test_mirror_sets_shared_feedback_as_learned() -> None:
+    models = [converted("attention"), converted("attention")]
+    lra.share_feedback(models[1], torch.optim.SGD(models[1].parameters(), lr=0.1))
+    for model in models:
+        lra.mirror(model, 50, step=0.3, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(feedback(models[1]), feedback(models[0]))
+
+
+def test_drawing_anew_draws_feedback() -> None:
+    models = [converted(), converted()]
+    lra.share_feedback(models[1], torch.optim.SGD(models[1].parameters(), lr=0.1))
+    for model in models:
+        torch.manual_seed(11)
+        model[4].reset_parameters()  # type: ignore[index, operator]
+    torch.testing.assert_close(feedback(models[1]), feedback(models[0]))
+
+
+def test_restore_leaves_the_plain_model() -> None:
+    for name in NETWORKS:
+        model = converted(name)
+        lra.share_feedback(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        plain = NETWORKS[name]().double()
+        assert lra.restore(model).state_dict().keys() == plain.state_dict().keys()
+        assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
+
+
+def test_diagnosis_and_coverage_see_feedback() -> None:
+    models = [converted("attention"), converted("attention")]
+    lra.share_feedback(models[1], torch.optim.SGD(models[1].parameters(), lr=0.1))
+    x = torch.randn(5, 6, dtype=torch.float64)
+    angles = [
+        {r.name: r.feedback_angle for r in lra.diagnose(m, x, torch.arange(5) % 4).layers}
+        for m in models
+    ]
+    assert any(angle for angle in angles[0].values())
+    assert angles[0] == pytest.approx(angles[1])
+    assert lra.coverage(models[0]).weights == lra.coverage(models[1]).weights
+
+
+def test_a_step_that_a_scaler_skips_shrinks_nothing() -> None:
+    model = converted()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5, fused=True)
+    lra.share_feedback(model, optimizer)
+    before = model[2].feedback_offset.clone()  # type: ignore[index]
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    optimizer.grad_scale = torch.ones(())  # type: ignore[attr-defined]
+    train(model, optimizer, 1)
+    assert torch.equal(model[2].feedback_offset, before)  # type: ignore[index]
+
+
+def test_layers_that_cannot_share_stay_learned() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            h: Tensor = self.c(torch.tanh(self.b(torch.tanh(self.a(torch.tanh(x))))))
+            return h
+
+    model = lra.convert(Tied(), lra.LRAE(), example=torch.randn(2, 6))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert lra.share_feedback(model, optimizer) == ["c"]
+    assert model.b.feedback in set(lra.feedback_parameters(model))
+
+
+class Sgd(torch.optim.SGD):
+    """Somebody's own."""
+
+
+REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
+    "plain": (lambda: _with(perceptron(), torch.optim.SGD), "no layer .* is converted"),
+    "no optimizer": (lambda: (converted(), "sgd"), "expected a torch.optim.Optimizer"),
+    "an unknown one": (lambda: _with(converted(), Sgd), "Sgd moves E as it moves W is not"),
+    "Adam with decay": (
+        lambda: _with(converted(), torch.optim.Adam, weight_decay=0.1),
+        "use AdamW",
+    ),
+    "another gamma": (
+        lambda: _with(converted(rule=lra.LRAE(gamma=0.5)), torch.optim.SGD),
+        "by gamma = 1 alone",
+    ),
+    "none": (
+        lambda: _with(converted(rule=lra.FeedbackAlignment()), torch.optim.SGD),
+        "no layer has feedback weights that it could share",
+    ),
+    "wired": (
+        lambda: _with(converted(rule=lra.DirectLRA()), torch.optim.SGD),
+        "leads from another layer",
+    ),
+    "another step size": (lambda: _grouped(), "other settings than their weights, of lr"),
+    "weights alone": (lambda: _weights_alone(), "moves some weights and not their feedback"),
+    "another past": (lambda: _moved(), "moved weights and feedback weights differently"),
+}
+
+
+def _with(model: nn.Module, cls: Any, **settings: Any) -> tuple[nn.Module, Any]:
+    return model, cls(model.parameters(), lr=0.1, **settings)
+
+
+def _grouped() -> tuple[nn.Module, Any]:
+    model = converted()
+    own = lra.feedback_parameters(model)
+    others = [p for p in model.parameters() if all(p is not E for E in own)]
+    return model, torch.optim.AdamW([{"params": others}, {"params": own, "lr": 0.5}], lr=0.1)
+
+
+def _weights_alone() -> tuple[nn.Module, Any]:
+    model = converted()
+    own = {id(E) for E in lra.feedback_parameters(model)}
+    return model, torch.optim.SGD([p for p in model.parameters() if id(p) not in own], lr=0.1)
+
+
+def _moved() -> tuple[nn.Module, Any]:
+    model = converted()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    train(model, optimizer, 1)
+    optimizer.zero_grad()
+    for E in lra.feedback_parameters(model):
+        E.grad = torch.ones_like(E)
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_share_is_refused_and_left_as_it_was(case: str) -> None:
+    build, match = REFUSED[case]
+    model, optimizer = build()
+    names = [name for name, _ in model.named_parameters()]
+    with pytest.raises(lra.ConversionError, match=match):
+        lra.share_feedback(model, optimizer)
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+def test_decay_that_comes_later_is_refused_where_it_is_no_scale() -> None:
+    model = converted()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    lra.share_feedback(model, optimizer)
+    optimizer.param_groups[0]["weight_decay"] = 0.1
+    with pytest.raises(lra.ConversionError, match="use AdamW"):
+        train(model, optimizer, 1)
