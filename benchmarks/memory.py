@@ -98,13 +98,15 @@ MODELS = {
 }
 
 
-def measure(build, shape, rule) -> tuple[int, int]:
+def measure(build, shape, rule, shared=False) -> tuple[int, int]:
     """Give the peak of a step above what was there before, and all of it."""
     torch.manual_seed(0)
     model, x = build(), torch.randn(shape)
     if rule is not None:
         lra.convert(model, rule, example=x[:2])
     optimizer = torch.optim.AdamW(model.parameters())
+    if shared:
+        lra.share_feedback(model, optimizer)
 
     def step() -> None:
         out = model(x)
@@ -124,7 +126,7 @@ def measure(build, shape, rule) -> tuple[int, int]:
         loss = F.cross_entropy(out.flatten(0, -2), labels)
         del out
         loss.backward()
-    gradients = sum(p.numel() * p.element_size() for p in model.parameters())
+    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     del loss
     return meter.peak - gradients, meter.peak + kept
 
@@ -134,7 +136,10 @@ if __name__ == "__main__":
         base = measure(build, shape, None)
         activities, everything = (n / 2**20 for n in base)
         print(f"\n{name}: backprop {activities:.1f} MiB of activities, {everything:.1f} in all")
-        for rule in (lra.Backprop(), lra.FeedbackAlignment(), lra.LRAE()):
-            found = measure(build, shape, rule)
+        for rule, shared in (
+            *((rule, False) for rule in (lra.Backprop(), lra.FeedbackAlignment(), lra.LRAE())),
+            *((rule, True) for rule in (lra.LRAE(), lra.MirroredLRA())),
+        ):
+            found = measure(build, shape, rule, shared)
             ratios = f"{found[0] / base[0]:.2f} of the activities, {found[1] / base[1]:.2f} of all"
-            print(f"  {lra.name_of(rule):<20} {ratios}")
+            print(f"  {lra.name_of(rule) + ', shared' * shared:<22} {ratios}")

@@ -2,26 +2,57 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 BASE = "backprop"
 
 
-def take_turns(contestants: dict[str, Callable[[], None]], rounds: int, steps: int) -> None:
-    """Print each one's median time of a step, and the quartiles of its ratio to backprop's."""
+@dataclass(frozen=True)
+class Timed:
+    """A contestant's median time of a step, in ms, and the quartiles of its ratio to backprop's."""
+
+    ms: float
+    low: float
+    ratio: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def time_turns(
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    steps: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timed]:
+    """Time all; the ratio is the median of the rounds' ratios."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, step in contestants.items():
             for _ in range(3):
                 step()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(steps):
                 step()
-            times[name].append((time.perf_counter() - start) / steps * 1e3)
+            times[name].append((clock() - start) / steps * 1e3)
+    found = {}
     for name, values in times.items():
         ratios = [a / b for a, b in zip(values, times[BASE], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        print(
-            f"  {name:<34} {statistics.median(values):8.3f} ms   "
-            f"{middle:5.3f} of backprop's ({low:5.3f} to {high:5.3f})"
-        )
+        found[name] = Timed(statistics.median(values), low, middle, high)
+    return found
+
+
+def take_turns(
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    steps: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timed]:
+    """Time all, and print what `time_turns` finds."""
+    found = time_turns(contestants, rounds, steps, clock)
+    for name, timed in found.items():
+        print(f"  {name:<34} {timed.ms:8.3f} ms   {timed} of backprop's", flush=True)
+    return found

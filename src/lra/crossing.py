@@ -220,29 +220,35 @@ class TargetDifference(Crossing):
 
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
         """Give e = gain L'(z - y) / N, or its two-sided or relative form."""
-        move, back = self._move(d, n, xp)
+        step, factor = self._step(d, n, xp)
         output = z
         if self.through is not None:
             phi = functools.partial(self.through, xp=xp)
             output = None if self.two_sided else phi(h)
         if self.two_sided:
-            difference = (phi(h + move) - phi(h - move)) / 2
+            move, halved = step * d, 0.5
+            e = phi(h + move) - phi(h - move)
         else:
-            difference = output - phi(h - move)
-        e = self.local_loss.derivative(difference, xp)
-        e *= back * (self.gain / self.beta if self.normalized else self.gain)  # in place, if it can
+            halved = 1.0
+            e = output - phi(_less(h, step, d))
+        if type(self.local_loss) is Squared:  # e itself: all factors in one
+            factor = factor * halved
+        else:
+            e = self.local_loss.derivative(halved * e, xp)
+        e *= factor  # in place, where that can be
         return e
 
     def move(self, d: Any, n: float, xp: Any) -> Any:
         """Give beta N d, or beta d / s where it is relative."""
-        return self._move(d, n, xp)[0]
+        return self._step(d, n, xp)[0] * d
 
-    def _move(self, d: Any, n: float, xp: Any) -> tuple[Any, Any]:
-        """Give the way of the target, and what takes an error back to the scale of d."""
+    def _step(self, d: Any, n: float, xp: Any) -> tuple[Any, Any]:
+        """Give m / d, and what takes an error back to the scale of d, with gain."""
+        gain = self.gain / self.beta if self.normalized else self.gain
         if self.relative is None:
-            return (self.beta * n) * d, 1 / n
+            return self.beta * n, gain / n
         s = self._largest(d, xp)
-        return (self.beta / s) * d, s
+        return self.beta / s, gain * s
 
     def at_steps(self) -> Crossing:
         """Give the crossing with `where_flat` for `relative`, unless there is a surrogate."""
@@ -260,3 +266,10 @@ class TargetDifference(Crossing):
             axes = every[1:] or every if self.relative is Relative.SAMPLE else every
             s = xp.amax(s, axis=axes, keepdims=True)
         return xp.clip(s, _LEAST, math.inf)
+
+
+def _less(h: Any, step: Any, d: Any) -> Any:
+    """Give h - step d, in one operation of those arrays that have one."""
+    if isinstance(step, float) and hasattr(h, "addcmul"):
+        return h.sub(d, alpha=step)
+    return h - step * d

@@ -254,7 +254,7 @@ class Learned(Feedback):
         return self.init.draw(draw)
 
     def update(self, dW: Any) -> Any:
-        """Give dE = gamma dW."""
+        """Give dE = gamma dW, as an array of its own."""
         return self.gamma * dW
 
 

@@ -67,6 +67,9 @@ class TrainConfig(Axis):
     """Share of all steps in which the step size rises; by default 0.3 for one-cycle, else 0."""
     feedback_lr: MaybeFloat = None
     """Step size of learned feedback weights; by default the same as lr."""
+    share_feedback: str = "auto"
+    """Keep learned feedback as its difference to the weights, which costs the optimizer nothing, to
+    the same numbers: auto, where that is exact; always, or an error; never."""
     weight_decay: MaybeFloat = None
     """Weight decay: 0.01 by default for adamw, decoupled; 0 for others, added to the gradient."""
     momentum: MaybeFloat = None
@@ -122,6 +125,7 @@ class TrainConfig(Axis):
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("device", ("auto", "cpu", "cuda", "mps")),
+            ("share_feedback", ("auto", "always", "never")),
         ):
             if getattr(self, what) not in table:
                 raise unknown(what, getattr(self, what), table)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lra.errors import RunError, one_line
 from lra.lab.state import COLUMNS, State
+from lra.torch.share import MOMENTUM
 
 
 def check_like(found: Any, expected: Any, where: str) -> None:
@@ -75,7 +76,11 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
     _require(isinstance(state, dict), "optimizer, state", "a mapping", state)
     for index, of_weight in state.items():  # a weight that had no update yet has none
         _require(index in expected["state"], "optimizer, state", "a weight's number", index)
-        check_like(of_weight, expected["state"][index], f"optimizer, state of weight {index}")
+        where = f"optimizer, state of weight {index}"
+        if isinstance(of_weight, dict) and MOMENTUM in of_weight:  # of shared feedback's decay
+            _require(_finite(of_weight[MOMENTUM]), where, "a finite number", of_weight[MOMENTUM])
+            of_weight = {name: of_weight[name] for name in of_weight if name != MOMENTUM}
+        check_like(of_weight, expected["state"][index], where)
 
 
 def check_state(found: Any, steps: int, weights: Mapping[str, Tensor]) -> None:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import lra
+from lra.errors import ConversionError, OptionError
 from lra.lab.measure import Answer
 from lra.methods import Method
-from lra.rules import Rule
+from lra.rules import Rule, name_of
 
 
 def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool) -> list[str]:
@@ -41,6 +42,25 @@ def feedback(rule: Rule | Method, network: nn.Module) -> list[nn.Parameter]:
     if isinstance(rule, Method):
         return rule.feedback_parameters(network)
     return lra.feedback_parameters(network)
+
+
+def share(
+    when: str, rule: Rule | Method, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Share feedback weights with the weights: "auto", where that can be; "always"; or "never".
+
+    Raises:
+        OptionError: for "always", where they cannot be shared.
+    """
+    if when == "never":
+        return
+    try:
+        if isinstance(rule, Method):
+            raise ConversionError(f"{name_of(rule)} has no feedback weights beside its weights")
+        lra.share_feedback(network, optimizer)
+    except ConversionError as error:
+        if when == "always":
+            raise OptionError(f"share_feedback is always, but {error}") from error
 
 
 def answering(rule: Rule | Method, network: nn.Module) -> Answer:

@@ -16,7 +16,7 @@ from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
 from lra.lab.fabric import start_fabric
 from lra.lab.finite import weight_not_finite
-from lra.lab.learning import feedback, prepare
+from lra.lab.learning import feedback, prepare, share
 from lra.lab.models import build_network, build_optimizer, check_reads, describe
 from lra.lab.state import State
 from lra.rules import name_of
@@ -52,6 +52,8 @@ class Session:
         for note in prepare(config.rule, self.network, train_set[0][:2].cpu(), self.text):
             self.reporter.note(note)
         self.optimizer = build_optimizer(config, self.network)
+        self.learned = self._moving()
+        share(config.share_feedback, config.rule, self.network, self.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
         self.last_save = time.monotonic()
@@ -142,16 +144,21 @@ class Session:
     def describe(self) -> str:
         """Tell, in a line, what is trained."""
         weights, learned = self.sizes()
+        shared = self._moving() < self.learned
+        kept = " (kept as their difference to the weights)" if shared else ""
         return (
             f"{name_of(self.config.rule)} on {self.data.name}: {describe(self.config, self.data)}; "
-            f"{weights:,} weights, {learned:,} learned feedback weights; "
+            f"{weights:,} weights, {learned:,} learned feedback weights{kept}; "
             f"{len(self.batches.y):,} samples; {self.device}; run in {self.folder}"
         )
 
     def sizes(self) -> tuple[int, int]:
         """Count the forward weights, and the learned feedback weights."""
-        learned = sum(E.numel() for E in feedback(self.config.rule, self.network))
-        return sum(p.numel() for p in self.network.parameters()) - learned, learned
+        return sum(p.numel() for p in self.network.parameters()) - self.learned, self.learned
+
+    def _moving(self) -> int:
+        """Count the feedback weights that the optimizer moves."""
+        return sum(E.numel() for E in feedback(self.config.rule, self.network))
 
     def require_finite_weights(self, state: State) -> None:
         """Refuse to go on with weights that are not finite."""

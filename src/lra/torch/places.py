@@ -89,11 +89,19 @@ class Origin:
 
 @dataclass(frozen=True)
 class Weights:
-    """h = z W^T + b forward; d = e E, dW = e^T z and dE by the feedback axis backward."""
+    """h = z W^T + b forward; d = e E, dW = e^T z and dE by the feedback axis backward.
+
+    Attributes:
+        operation: the layer's arithmetic.
+        feedback: the feedback axis.
+        origin: how z came about, where that is known.
+        offset: whether what is given as E is what E differs from W by.
+    """
 
     operation: Operation
     feedback: Feedback
     origin: Origin | None = None
+    offset: bool = False
     parameters = 3  # W, b, E
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
@@ -102,23 +110,26 @@ class Weights:
         return self.operation.forward(x, W, b)
 
     def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
-        """Keep z, or the h that it came from, and E; W itself is not needed."""
+        """Keep z, or the h that it came from, and E; W itself only where E is made of it."""
         h = None if self.origin is None else self.origin.h
-        return x if h is None else h, parameters[2]
+        W, _, E = parameters
+        return (x if h is None else h, E, W) if self.offset else (x if h is None else h, E)
 
     def backward(
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
         """Give d, dW, db, dE."""
-        z, E = kept
+        z, E = kept[:2]
         need_d, need_W, need_b, need_E = needs
         if self.origin is not None and (need_W or need_E):
             z = self.origin.z(z)
         learned = need_E and self.feedback.stored is Stored.LEARNED
-        # Under autocast the layer computed in the error's type; its master weights are wider.
-        d, dW, db = self.operation.backward(
-            error, z.to(error.dtype), E.to(error.dtype), (need_d, need_W or learned, need_b)
-        )
+        if self.offset and need_d:
+            E = kept[2] + E
+        if z.dtype != error.dtype or E.dtype != error.dtype:
+            # Under autocast the layer computed in the error's type; its master weights are wider.
+            z, E = z.to(error.dtype), E.to(error.dtype)
+        d, dW, db = self.operation.backward(error, z, E, (need_d, need_W or learned, need_b))
         dE = self.feedback.update(dW) if learned else None
         return d, dW if need_W else None, db, dE
 
@@ -258,7 +269,7 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
         h, d, z = h.float(), d.float(), None
     z = unit.phi(h) if z is None else z
     e: Tensor = unit.crossing.error(unit.over or unit.phi, h, z, d, n, torch)
-    return e.to(given)
+    return e if e.dtype == given else e.to(given)
 
 
 def transforming() -> bool:

@@ -139,6 +139,10 @@ class Watch:
         with _quiet():
             if isinstance(place, Weights):
                 W, _, E = parameters
+                if place.offset:
+                    assert W is not None
+                    assert E is not None
+                    E = W + E
             elif isinstance(place, Product):
                 W, E = (x, *parameters)[place.at], parameters[-1]
             elif hasattr(place, "crossing"):

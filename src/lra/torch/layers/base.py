@@ -155,14 +155,13 @@ class LocalWeights(Local):
 
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give h = z W^T + b with the E of this pass."""
-        feedback, E = self.rule.feedback, self._kept()
+        feedback, E, W = self.rule.feedback, self._kept(), self.weight
         if self._lra.link_of() is not None:  # no error crosses the layer itself
-            W = self.weight
             return Weights(self.operation(), Transpose()), (W, self.bias, W.detach())
-        if type(feedback).effective is not Feedback.effective:  # what is kept is not yet E
-            W = self.weight
-            E = effective_feedback(feedback, W, E, DrawLike(W))
-        return Weights(self.operation(), feedback), (self.weight, self.bias, E)
+        offset = isinstance(feedback, Offset)
+        if not offset and type(feedback).effective is not Feedback.effective:
+            E = effective_feedback(feedback, W, E, DrawLike(W))  # what is kept is not yet E
+        return Weights(self.operation(), feedback, offset=offset), (W, self.bias, E)
 
     @torch.no_grad()
     def draw_again(self) -> None:

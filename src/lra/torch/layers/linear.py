@@ -21,9 +21,9 @@ class LinearOperation:
     def backward(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
         """Give d = e E, dW = e^T z, db = sum e, summed over the leading dimensions."""
         need_d, need_W, need_b = needs
-        rows = e if e.dim() == 2 else e.reshape(-1, e.shape[-1])
+        rows, seen = (t if t.dim() == 2 else t.reshape(-1, t.shape[-1]) for t in (e, z))
         d = e @ E if need_d else None
-        dW = rows.t() @ z.reshape(-1, z.shape[-1]) if need_W else None
+        dW = rows.t() @ seen if need_W else None
         db = rows.sum(0) if need_b else None
         return d, dW, db
 
