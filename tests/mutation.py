@@ -56,8 +56,15 @@ DEFECTS = (
         CHECKS,
     ),
     Defect(
+        "let attached methods draw anew in every pass",
+        "torch/methods/runs.py",
+        "self._random.put(self._start)",
+        "pass",
+        CHECKS,
+    ),
+    Defect(
         "check nothing of what modules hold",
-        "torch/check/methods.py",
+        "torch/check/identities.py",
         "own += [name, *parts]",
         "pass",
         CHECKS,
@@ -65,7 +72,7 @@ DEFECTS = (
     Defect(
         "check samples by what random numbers move",
         "torch/check/methods.py",
-        "if torch.equal(whole[key], other[key])",
+        "if torch.equal(found[key], other[key])",
         "if True",
         CHECKS,
     ),

@@ -1,7 +1,7 @@
 """Identities: what is measured of a rule or a method, how it is listed, and how it is reported."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
@@ -170,3 +170,22 @@ def differing(a: Any, b: Any) -> float:
         return float(a != b)
     names = {f.name for f in fields(b)} | getattr(b, "__dict__", {}).keys()
     return sum(differing(getattr(a, name, None), getattr(b, name, None)) for name in names)
+
+
+def held(model: nn.Module) -> Iterator[list[Any]]:
+    """Give what each module is and holds, in a flat list; of tensors themselves, not numbers."""
+    for module in model.modules():
+        own: list[Any] = [type(module)]
+        for name, value in vars(module).items():
+            parts = [*value.keys(), *value.values()] if isinstance(value, dict) else [value]
+            own += [name, *parts]
+        own += [p.requires_grad for p in module.parameters(recurse=False)]
+        yield own
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    """Tell whether two such lists hold the same objects; names and numbers may be equal."""
+    return len(a) == len(b) and all(
+        one is other or (isinstance(one, (str, int)) and one == other)
+        for one, other in zip(a, b, strict=True)
+    )

@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -23,7 +22,9 @@ from lra.torch.check.identities import (
     by_backward,
     differing,
     gap,
+    held,
     largest,
+    same,
     seed,
     taken,
 )
@@ -75,6 +76,11 @@ class MethodBench(Bench):
         x, t = self.batch()
         return by_backward(model, self.loss(t)(model(x)))
 
+    def steady(self, model: nn.Module, x: Tensor, t: Tensor) -> Updates:
+        """Give the updates that no random number of the method moves: the same by another draw."""
+        found, other = self.updates(model, x, t), self.updates(model, x, t, draw=4)
+        return {key: found[key] for key in found if torch.equal(found[key], other[key])}
+
     def settled(self, **options: Any) -> Method:
         """Give the method with other options, and with enough steps for its states to settle."""
         if isinstance(self.method, PredictiveCoding):
@@ -116,31 +122,13 @@ def _detach(bench: MethodBench) -> float:
 def _left_as_it_was(bench: MethodBench) -> float:
     """A step leaves weights, mode, classes, hooks and attributes as they are: modules changed."""
     net = bench.net()
-    before, weights = list(_held(net)), copy.deepcopy(net.state_dict())
+    before, weights = list(held(net)), copy.deepcopy(net.state_dict())
     bench.updates(net, *bench.batch())
-    after = list(_held(net))
+    after = list(held(net))
     changed = abs(len(before) - len(after)) + sum(
-        not _same(a, b) for a, b in zip(before, after, strict=False)
+        not same(a, b) for a, b in zip(before, after, strict=False)
     )
     return changed + gap(net.state_dict(), weights)
-
-
-def _held(model: nn.Module) -> Iterator[list[Any]]:
-    """Give what each module is and holds, in a flat list; of tensors themselves, not numbers."""
-    for module in model.modules():
-        own: list[Any] = [type(module)]
-        for name, value in vars(module).items():
-            parts = [*value.keys(), *value.values()] if isinstance(value, dict) else [value]
-            own += [name, *parts]
-        own += [p.requires_grad for p in module.parameters(recurse=False)]
-        yield own
-
-
-def _same(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(
-        one is other or (isinstance(one, (str, int)) and one == other)
-        for one, other in zip(a, b, strict=True)
-    )
 
 
 @IDENTITIES.add("buffers")
@@ -252,13 +240,30 @@ def _summed_loss(bench: MethodBench) -> float:
 def _samples_apart(bench: MethodBench) -> float | None:
     """A batch's update is the mean of its samples' own, where no random number moves it."""
     net, (x, t) = bench.net(), bench.batch()
-    whole, other = bench.updates(net, x, t), bench.updates(net, x, t, draw=4)
-    steady = [key for key in whole if torch.equal(whole[key], other[key])]
-    if not steady:
+    whole = bench.steady(net, x, t)
+    if not whole:
         return None
     ones = [bench.updates(net, x[i : i + 1], t[i : i + 1]) for i in range(len(x))]
-    means = {key: torch.stack([one[key] for one in ones]).mean(0) for key in steady}
-    return gap(means, {key: whole[key] for key in steady})
+    return gap({key: torch.stack([one[key] for one in ones]).mean(0) for key in whole}, whole)
+
+
+@IDENTITIES.add("one draw", ROUNDING)
+def _one_draw(bench: MethodBench) -> float | None:
+    """Dropout draws once a step: the update is that for what it has left of the input."""
+    x, t = bench.batch()
+    net = nn.Sequential(nn.Dropout(), *bench.plain())
+    try:
+        found = bench.updates(bench.attach(net), x, t)
+    except MethodError:  # it may be defined on fewer networks
+        return None
+    seed(3)
+    left = F.dropout(x)
+    expected = bench.steady(bench.net(), left, t)
+    if not expected:
+        return None
+    names = [name for name, _ in bench.net().named_parameters()]  # without the dropout in front
+    renamed = dict(zip(names, found.values(), strict=True))
+    return gap({name: renamed[name] for name in expected}, expected)
 
 
 @IDENTITIES.add("deepcopy")
