@@ -14,7 +14,8 @@ import copy
 import io
 import math
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -139,6 +140,34 @@ def outcome(convert: Callable[[nn.Sequential], str], plain: nn.Sequential, x: Te
     return [said, "backprop" if gap < 1e-9 else "the rule"]
 
 
+def direct() -> Iterator[str]:
+    """Show from what loss BioTorch's direct feedback alignment has its error."""
+    from biotorch.module.biomodule import BioModule
+
+    plain = nn.Sequential(nn.Linear(5, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 3))
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = BioModule(plain, "dfa", output_dim=3).double()
+    first, other, t = *torch.randn(2, 6, 5, dtype=torch.float64), torch.arange(6) % 3
+    warnings.simplefilter("ignore")  # of its kind of hook
+
+    def updates(factor: float) -> list[Tensor]:
+        model.zero_grad()
+        (factor * F.cross_entropy(model(first, t, F.cross_entropy), t)).backward()
+        return [layer.weight.grad.clone() for layer in (plain[0], plain[2])]
+
+    once, tenfold = updates(1), updates(10)
+    below, top = (float((b / a).median()) for a, b in zip(once, tenfold, strict=True))
+    yield f"DFA, ten times the loss: lower layer's update times {below:.3g}, the top's {top:.3g}"
+
+    model.eval().zero_grad()
+    F.cross_entropy(model(other), t).backward()
+    z = torch.tanh(plain[0](other))
+    d = plain[2].loss_gradient @ plain[2].weight_backward  # of the batch trained on before
+    stale = ((1 - z**2) * d).T @ other
+    same = torch.allclose(stale, plain[0].weight.grad)
+    yield f"DFA, a backward pass in eval(): by the error of the batch before: {same}"
+
+
 def main() -> None:
     try:
         name = f"BioTorch {version('biotorch')}"
@@ -153,6 +182,7 @@ def main() -> None:
         said, theirs = outcome(by_biotorch, plain, x)
         _, ours = outcome(lambda model, x=x: by_lra(model, x), plain, x)
         print(f"| {kind} | {said} | {theirs} | {ours} |", flush=True)
+    print("", *direct(), sep="\n")
 
 
 if __name__ == "__main__":
