@@ -32,6 +32,8 @@ PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
 TARGETS = "tests/torch/test_target_propagation.py"
+CHECKS = "tests/torch/test_check_methods.py"
+BIOTORCH = "tests/torch/test_biotorch.py"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,62 @@ class Defect:
 
 
 DEFECTS = (
+    Defect(
+        "let attaching inverses move the statistics of batch norm",
+        "torch/methods/target_propagation.py",
+        "with untouched(model):",
+        "if True:",
+        CHECKS,
+    ),
+    Defect(
+        "let attached methods draw anew in every pass",
+        "torch/methods/runs.py",
+        "self._random.put(self._start)",
+        "pass",
+        CHECKS,
+    ),
+    Defect(
+        "check nothing of what modules hold",
+        "torch/check/identities.py",
+        "own += [name, *parts]",
+        "pass",
+        CHECKS,
+    ),
+    Defect(
+        "check samples by what random numbers move",
+        "torch/check/methods.py",
+        "if torch.equal(found[key], other[key])",
+        "if True",
+        CHECKS,
+    ),
+    Defect(
+        "check that methods add up by what was there",
+        "torch/check/methods.py",
+        "return gap(taken(net), {key: 2 * update",
+        "return gap(once, {key: 1 * update",
+        CHECKS,
+    ),
+    Defect(
+        "check a limit where states have not settled",
+        "torch/check/methods.py",
+        '"free_steps": 100, "nudged_steps": 100',
+        '"free_steps": 5, "nudged_steps": 5',
+        CHECKS,
+    ),
+    Defect(
+        "direct errors the wrong way",
+        "torch/hub.py",
+        "link.layout.back(e @ known[E],",
+        "link.layout.back(-e @ known[E],",
+        BIOTORCH,
+    ),
+    Defect(
+        "the signs of M for those of W",
+        "feedback.py",
+        "return self.init.draw(_Scale(draw)) * xp.sign(W)",
+        "return self.init.draw(draw) * xp.sign(W)",
+        BIOTORCH,
+    ),
     Defect(
         "take a changed tensor for the same state",
         "torch/methods/predictive_coding.py",

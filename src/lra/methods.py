@@ -33,6 +33,9 @@ class Method(Axis):
         optimizer.step()
     """
 
+    estimates: ClassVar[bool] = False
+    """Whether updates are estimates, which meet backprop's in a limit only, of one layer too."""
+
     _home: ClassVar[str]
     """The module of lra.torch.methods that computes it."""
 
@@ -168,6 +171,7 @@ class EquilibriumPropagation(Method):
     the symmetric estimate.
     """
 
+    estimates = True
     _home = "equilibrium"
 
     beta: float = 0.1

@@ -13,9 +13,10 @@ from nets import ALL_RULES
 
 import lra
 from lra.feedback import Stored
-from lra.torch import check
 from lra.torch.backward import run_places
-from lra.torch.check import IDENTITIES, check_rule
+from lra.torch.check import check_rule, rules
+from lra.torch.check.identities import Identities, differing, gap
+from lra.torch.check.rules import IDENTITIES
 from lra.torch.layers import sequential
 
 CALLS = itertools.count()
@@ -269,7 +270,7 @@ def test_a_broken_rule_passes_what_it_keeps(name):
 
 
 def test_broken_machinery_is_noticed(monkeypatch):
-    monkeypatch.setattr(check, "restore", lambda model: model)
+    monkeypatch.setattr(rules, "restore", lambda model: model)
     assert broken_by(lra.FeedbackAlignment())[0] == {"restore"}
     assert broken_by(lra.Backprop())[0] == {"restore"}  # for the classes, though not the gradient
     monkeypatch.undo()
@@ -278,7 +279,7 @@ def test_broken_machinery_is_noticed(monkeypatch):
     )
     assert "fused" in broken_by(lra.LRAE())[0]
     monkeypatch.undo()
-    monkeypatch.setattr(check, "Transpose", lra.Random)
+    monkeypatch.setattr(rules, "Transpose", lra.Random)
     assert broken_by(lra.FeedbackAlignment())[0] == {"weight transport"}
 
 
@@ -298,7 +299,7 @@ ONE = torch.ones(2)
 
 
 @pytest.mark.parametrize(
-    ("found", "expected", "gap"),
+    ("found", "expected", "apart"),
     [
         ({"a": 3 * ONE}, {"a": 2 * ONE}, 0.5),
         ({"a": ONE, "b": 3 * ONE}, {"a": ONE, "b": 4 * ONE}, 0.25),
@@ -309,18 +310,18 @@ ONE = torch.ones(2)
         ({"a": 2 * ONE, "b": math.nan * ONE, "c": 9 * ONE}, dict.fromkeys("abc", ONE), math.nan),
     ],
 )
-def test_gaps(found, expected, gap):
-    assert check._gap(found, expected) == pytest.approx(gap, nan_ok=True)
-    assert check._gap({"a": ONE}, {"a": 0 * ONE}) > 1e100
+def test_gaps(found, expected, apart):
+    assert gap(found, expected) == pytest.approx(apart, nan_ok=True)
+    assert gap({"a": ONE}, {"a": 0 * ONE}) > 1e100
 
 
 def test_differing_looks_below_equality():
     a, b = NoDataclass(1.0), NoDataclass(2.0)
     assert a == b
-    assert check._differing(a, b) == 1
-    assert check._differing(lra.Rule(a), lra.Rule(b)) == 1
-    assert check._differing(lra.LRAE(), lra.LRAE(beta=0.2, gamma=2.0)) == 2
-    assert check._differing(lra.Learned(), lra.Random()) == 1
+    assert differing(a, b) == 1
+    assert differing(lra.Rule(a), lra.Rule(b)) == 1
+    assert differing(lra.LRAE(), lra.LRAE(beta=0.2, gamma=2.0)) == 2
+    assert differing(lra.Learned(), lra.Random()) == 1
 
 
 def test_messages_give_measured_and_allowed_numbers():
@@ -342,10 +343,11 @@ def test_reports_print_a_line_for_each_identity():
 
 
 def test_a_new_identity_is_one_function(monkeypatch):
-    monkeypatch.setattr(check, "IDENTITIES", [])
+    identities: Identities[rules.RuleBench] = Identities()
+    monkeypatch.setattr(rules, "IDENTITIES", identities)
 
-    @check.identity("never", allowed=0.5)
-    def _never(bench: check.Bench) -> float:
+    @identities.add("never", allowed=0.5)
+    def _never(bench: rules.RuleBench) -> float:
         """Always far off."""
         return math.nan if isinstance(bench.rule.feedback, lra.Random) else 0.75
 
@@ -366,8 +368,8 @@ def test_the_caller_s_settings_neither_matter_nor_change():
     torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("what", [lra.LRAE, "lra-e", lra.Learned()])
-def test_only_rules_are_checked(what):
+@pytest.mark.parametrize("what", [lra.LRAE, "lra-e", lra.Learned(), lra.PredictiveCoding])
+def test_only_rules_and_methods_are_checked(what):
     with pytest.raises(lra.OptionError, match="expected a rule"):
         check_rule(what)
 

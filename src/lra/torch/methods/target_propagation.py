@@ -16,6 +16,7 @@ from lra.methods import DTP, Loss
 from lra.torch.layers import KNOWN, is_unit
 from lra.torch.methods.chain import Chain, Segment, take_apart
 from lra.torch.methods.runs import Runs, exact, refuse, terms_of
+from lra.torch.untouched import untouched
 
 _BACK: list[Any] = [F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d]
 
@@ -115,7 +116,8 @@ def attach(method: DTP, model: nn.Module, example: Tensor) -> nn.Module:
         raise MethodError(
             f"DTP: {', '.join(taken)}: the attribute 'inverse' is taken; call detach(model) first"
         )
-    shapes = _shapes(chain, example)
+    with untouched(model):
+        shapes = _shapes(chain, example)
     for below, segment, along in zip(chain.segments, inner, shapes[1:], strict=False):
         unit = next((m for m in reversed(below.rest) if _is_unit(m)), None)
         segment.layer.add_module("inverse", Inverse(segment.layer, along, unit))
