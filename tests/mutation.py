@@ -28,6 +28,7 @@ MEMORY = "tests/torch/test_memory.py"
 DIAGNOSE = "tests/torch/test_diagnose.py"
 REFUSALS = "tests/torch/test_refusals.py"
 WIRING = "tests/torch/test_wiring.py"
+SHARE = "tests/torch/test_share.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
@@ -48,6 +49,69 @@ class Defect:
 
 
 DEFECTS = (
+    Defect(
+        "half of a two-sided difference, whole",
+        "crossing.py",
+        "move, halved = step * d, 0.5",
+        "move, halved = step * d, 1.0",
+        AXES,
+    ),
+    Defect(
+        "take a target the other way in one operation",
+        "crossing.py",
+        "return h.sub(d, alpha=step)",
+        "return h.add(d, alpha=step)",
+        AXES,
+    ),
+    Defect(
+        "send errors through what E differs from W by",
+        "torch/places.py",
+        "E = kept[2] + E",
+        "E = E + 0 * kept[2]",
+        SHARE,
+    ),
+    Defect(
+        "share what a parameter's own layer alone does not move",
+        "torch/share.py",
+        "if uses[id(W)] > 1:",
+        "if False:",
+        SHARE,
+    ),
+    Defect(
+        "forget decay in shared feedback",
+        "torch/share.py",
+        'D.mul_(1 - group["lr"] * group["weight_decay"])',
+        "pass",
+        SHARE,
+    ),
+    Defect(
+        "forget the momentum of decay",
+        "torch/share.py",
+        'v = decay if v is None else momentum * v + (1 - group["dampening"]) * decay',
+        "v = decay",
+        SHARE,
+    ),
+    Defect(
+        "forget that D has shrunk",
+        "torch/share.py",
+        "state[MOMENTUM] = v / by",
+        "state[MOMENTUM] = v",
+        SHARE,
+    ),
+    Defect(
+        "load E for what it differs from W by",
+        "torch/layers/record.py",
+        "sign = -1 if kept == offset else 1",
+        "sign = 0",
+        SHARE,
+    ),
+    Defect(
+        "mirror onto the offset",
+        "torch/mirror.py",
+        "kept.lerp_(E - draw.W if offset else E, float(step))",
+        "kept.lerp_(E, float(step))",
+        SHARE,
+    ),
     Defect(
         "let attaching inverses move the statistics of batch norm",
         "torch/methods/target_propagation.py",
@@ -257,8 +321,8 @@ DEFECTS = (
     Defect(
         "report targets as far as the way back",
         "crossing.py",
-        "return self._move(d, n, xp)[0]",
-        "return self._move(d, n, xp)[1] * d",
+        "return self._step(d, n, xp)[0] * d",
+        "return self._step(d, n, xp)[1] * d",
         DIAGNOSE,
     ),
     Defect(
@@ -327,8 +391,8 @@ DEFECTS = (
     Defect(
         "one side for two",
         "crossing.py",
-        "(phi(h + move) - phi(h - move)) / 2",
-        "phi(h + move) - z",
+        "e = phi(h + move) - phi(h - move)",
+        "e = phi(h + move) - z",
         AXES,
     ),
     Defect(
@@ -383,43 +447,43 @@ DEFECTS = (
     Defect(
         "forget the distance",
         "crossing.py",
-        "(self.beta / s) * d, s",
-        "(self.beta / s) * d, 1",
+        "return self.beta / s, gain * s",
+        "return self.beta / s, gain",
         AXES,
     ),
     Defect(
         "drop beta",
         "crossing.py",
-        "(self.beta * n) * d, 1 / n",
-        "n * d, 1 / n",
+        "return self.beta * n, gain / n",
+        "return n, gain / n",
         AXES,
     ),
     Defect(
         "flip the error",
         "crossing.py",
-        "output - phi(h - move)",
-        "phi(h - move) - output",
+        "e = output - phi(_less(h, step, d))",
+        "e = phi(_less(h, step, d)) - output",
         AXES,
     ),
     Defect(
         "drop the gain",
         "crossing.py",
-        "self.normalized else self.gain)",
-        "self.normalized else 1)",
+        "if self.normalized else self.gain\n",
+        "if self.normalized else 1\n",
         LAYERS,
     ),
     Defect(
         "forget 1/N",
         "crossing.py",
-        "(self.beta * n) * d, 1 / n",
-        "(self.beta * n) * d, 1",
+        "return self.beta * n, gain / n",
+        "return self.beta * n, gain",
         AXES,
     ),
     Defect(
         "forget N in the target",
         "crossing.py",
-        "(self.beta * n) * d, 1 / n",
-        "self.beta * d, 1 / n",
+        "return self.beta * n, gain / n",
+        "return self.beta, gain / n",
         PSEUDOCODE,
     ),
     Defect(
@@ -460,14 +524,14 @@ DEFECTS = (
     Defect(
         "W for E",
         "torch/layers/base.py",
-        "(self.weight, self.bias, E)",
-        "(self.weight, self.bias, self.weight)",
+        "offset=offset), (W, self.bias, E)",
+        "offset=offset), (W, self.bias, W)",
         LAYERS,
     ),
     Defect(
         "no feedback in plain states",
         "torch/layers/base.py",
-        'state_dict.setdefault(f"{prefix}feedback", self.feedback)',
+        "state_dict.setdefault(name, kept)",
         "pass",
         MACHINERY,
     ),

@@ -384,7 +384,7 @@ def test_feedback_of_step_0_stays(tmp_path: Path, blobs: Path) -> None:
         return {n: p.detach() for n, p in network.named_parameters() if "feedback" in n}
 
     # AdamW decays by step size times decay, and so not at all.
-    still, moved = tiny(blobs, feedback_lr=0.0), tiny(blobs)
+    still, moved = tiny(blobs, feedback_lr=0.0), tiny(blobs, share_feedback="never")
     train(still, tmp_path / "still")
     train(moved, tmp_path / "moved")
     before = initial(still)
