@@ -11,9 +11,9 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lra.lab.compare.statistics import student
+
 Row = dict[str, Any]
-_STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
-"""How many standard errors a 95 % interval reaches, by number of seeds."""
 
 _STYLE = {
     "backprop": ("black", "o"),
@@ -110,7 +110,7 @@ def paired(rows: Sequence[Row], base: Sequence[Row]) -> str:
     mean = statistics.mean(gaps)
     if len(gaps) == 1:
         return f"{mean:+.{digits}f}"
-    reach = _STUDENT[len(gaps)] * statistics.stdev(gaps) / len(gaps) ** 0.5
+    reach = student(len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
     return f"{mean:+.{digits}f} ± {reach:.{digits}f}"
 
 

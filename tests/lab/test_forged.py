@@ -66,7 +66,9 @@ FORGERIES: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "groups": (lambda s: s["optimizer"].update(param_groups=[]), "optimizer, group: expected a li"),
     "group of other weights": (
-        lambda s: s["optimizer"]["param_groups"][0].update(params=list(range(7, -1, -1))),
+        lambda s: s["optimizer"]["param_groups"][0].update(
+            params=s["optimizer"]["param_groups"][0]["params"][::-1]
+        ),
         "group 0, params: expected",
     ),
     "betas": (
