@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import lra
-from lra.lab.measure import Answer
+from lra.lab.config import TrainConfig
+from lra.lab.measure import Answer, count_right, cross_entropy
 from lra.methods import Method
 from lra.rules import Rule
 
@@ -41,6 +42,29 @@ def feedback(rule: Rule | Method, network: nn.Module) -> list[nn.Parameter]:
     if isinstance(rule, Method):
         return rule.feedback_parameters(network)
     return lra.feedback_parameters(network)
+
+
+def compiled(
+    config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> lra.CompiledStep | None:
+    """Give a run's compiled step, whose loss has the number of right predictions beside it.
+
+    Raises:
+        OptionError: for convolutions on a CPU.
+        CompileError: where torch cannot compile.
+    """
+    if not config.compile:
+        return None
+    if device.type == "cpu" and any(isinstance(m, nn.Conv2d) for m in network.modules()):
+        raise OptionError(  # torch 2.13, without lra too
+            f"compile: torch's compiled convolutions crash on some processors, so {config.model} "
+            "is not compiled for a CPU; leave --compile out, or take --device cuda"
+        )
+
+    def loss(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(logits, y), count_right(logits, y)
+
+    return lra.compile_step(network, loss, optimizer, has_aux=True)
 
 
 def answering(rule: Rule | Method, network: nn.Module) -> Answer:
