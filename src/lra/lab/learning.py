@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import lra
+from lra.errors import OptionError
 from lra.lab.config import TrainConfig
 from lra.lab.measure import Answer, count_right, cross_entropy
 from lra.methods import Method

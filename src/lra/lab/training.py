@@ -199,7 +199,7 @@ class _Run(Session):
             reporter.note(said)
 
     def _learn(self, batch: Batch, reporter: Reporter) -> tuple[Tensor, Tensor]:
-        """Do `_forward`, and the way back too where a method or a compiled graph does both."""
+        """Give what `_forward` does, from a compiled graph where there is one for such a batch."""
         if self.compiled is None or batch.size < self.config.batch_size:
             return self._forward(self.model, batch)
         before = self.compiled.compilations

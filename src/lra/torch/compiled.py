@@ -112,19 +112,14 @@ class CompiledStep:
         def updates(parameters: list[Tensor], x: Any, t: Any) -> tuple[Any, ...]:
             found = loss(model(x), t)
             value, aux = found if has_aux else (found, None)
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                raise OptionError("compile_step: loss must give a scalar")
+            if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
+                return value, aux, None
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
             return value.detach(), tree_map_only(Tensor, torch.detach, aux), gradients
 
+        own: Any = {"recompile_limit": GRAPHS, "isolate_recompiles": True}  # of other steps' graphs
         self._graph = torch.compile(
-            updates,
-            fullgraph=True,
-            dynamic=False,
-            backend=backend,
-            options=options,
-            recompile_limit=GRAPHS,
-            isolate_recompiles=True,  # other steps' graphs are no alternatives to this one's
+            updates, fullgraph=True, dynamic=False, backend=backend, options=options, **own
         )
 
     def __call__(self, x: Any, t: Any) -> Any:
@@ -149,11 +144,14 @@ class CompiledStep:
                 "torch.autocast in its own forward, and call the step outside"
             )
         parameters = self._learning()
-        for parameter in parameters:
-            parameter.grad = None
         if self._replayed:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         value, aux, gradients = self._run(parameters, x, t)
+        if gradients is None:
+            raise OptionError(
+                "compile_step: loss must give a scalar that depends on the parameters, and with "
+                f"has_aux a pair of it and something more; got {_kind(value)}"
+            )
         if self._replayed:  # the next replay writes over what this one gave
             value, aux = tree_map_only(Tensor, torch.clone, (value, aux))
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -161,9 +159,10 @@ class CompiledStep:
         return (value, aux) if self._has_aux else value
 
     def _learning(self) -> list[Tensor]:
-        """Give the parameters that require gradients, the model's and others of the optimizer."""
+        """Give the parameters that require gradients, and clear all parameters' `.grad`."""
         held = [p for group in self._optimizer.param_groups for p in group["params"]]
-        found = [p for p in dict.fromkeys((*self._model.parameters(), *held)) if p.requires_grad]
+        every = dict.fromkeys((*self._model.parameters(), *held))
+        found = [parameter for parameter in every if parameter.requires_grad]
         if not found:
             raise CompileError("compile_step: no parameter of the model requires a gradient")
         for parameter in found:
@@ -173,6 +172,8 @@ class CompiledStep:
                     "its gradient, which a compiled step would pass by. Do in the optimizer's "
                     "register_step_pre_hook what the hook does"
                 )
+        for parameter in every:
+            parameter.grad = None
         return found
 
     def _run(self, parameters: list[Tensor], x: Any, t: Any) -> tuple[Any, ...]:
@@ -255,7 +256,15 @@ def _explain(error: BaseException) -> str:
                 f"environment variable CXX; or train without compile_step ({one_line(chain)})"
             )
         chain = getattr(chain, "inner_exception", None) or chain.__cause__ or chain.__context__
+    first, *others = str(error).splitlines()
+    details = [line for line in others if "debug context:" in line or "File" in line][:4]
     return (
         "compile_step: torch cannot compile this step as one graph; train without compile_step, "
-        f"or change what stands in the way: {one_line(error)}"
+        "or change what stands in the way: " + "\n".join((first, *details))
     )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return type(value).__name__
