@@ -187,6 +187,14 @@ def _backward_runs() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
+_COMPILED = 0
+"""What stands for a thread in a compiled pass."""
+
+
+def _nothing() -> dict[int, dict[str, list[Heard]]]:
+    return {_COMPILED: {}}  # there from the start, or a graph would be compiled again when it is
+
+
 @dataclass
 class Hub:
     """Brings what hears together with what it hears, in each forward pass.
@@ -200,14 +208,14 @@ class Hub:
     feedback: Feedback
     links: dict[str, Link] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
-    _waiting: dict[int, dict[str, list[Heard]]] = field(default_factory=dict)
+    _waiting: dict[int, dict[str, list[Heard]]] = field(default_factory=_nothing)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_waiting": {}}  # tensors of a pass that has not ended
+        return vars(self) | {"_waiting": _nothing()}  # not tensors of a pass that has not ended
 
     def _own(self) -> dict[str, list[Heard]]:
         """Give what waits in this thread's pass."""
-        thread = 0 if torch.compiler.is_compiling() else threading.get_ident()
+        thread = _COMPILED if torch.compiler.is_compiling() else threading.get_ident()
         return self._waiting.setdefault(thread, {})
 
     def cut(self, site: str, z: Tensor, E: Tensor | None, last: bool) -> Tensor:
