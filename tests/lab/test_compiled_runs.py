@@ -1,7 +1,5 @@
 """Compiled runs: held against eager ones, and against themselves after a stop."""
 
-import functools
-
 import pytest
 import torch
 from workbench import (
@@ -16,7 +14,7 @@ from workbench import (
 
 import lra
 from lra.errors import OptionError
-from lra.lab import learning, training
+from lra.lab import training
 from lra.lab.config import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
@@ -88,17 +86,15 @@ def test_the_time_of_compiling_is_told_once(tmp_path, blobs):
     assert float(note.removeprefix("compiling took ").removesuffix(" s")) > 0
 
 
-@pytest.mark.parametrize("model", ["vit", "gpt"])
-def test_transformers(tmp_path, steps, model):
-    if model == "gpt":
-        path = tmp_path / "text.txt"
-        path.write_text("the quick brown fox jumps over the lazy dog. " * 40)
-        settings = {"context": 8, "width": 8, "depth": 1}
-    else:
-        path, settings = "digits", {"width": 8, "depth": 1, "patch": 4, "batch_size": 300}
+def test_texts(tmp_path, steps):
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 40)
     losses = []
     for compiled in (False, True):
-        config = tiny(path, model=model, compile=compiled, epochs=1, precision="64", **settings)
+        config = tiny(
+            *(path,), model="gpt", compile=compiled, epochs=1, precision="64",
+            context=8, width=8, depth=1,
+        )  # fmt: skip
         training.train(config, tmp_path / str(compiled))
         losses.append(float(metrics(tmp_path / str(compiled))[-1]["loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
@@ -119,9 +115,10 @@ def test_refused_settings(settings, says):
         TrainConfig("digits", **({"compile": True} | settings))
 
 
-def test_convolutions_are_refused_on_a_cpu():
-    config = TrainConfig("digits", compile=True, model="lenet")
-    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3))
-    make = functools.partial(learning.compiled, config, network, optimizer=None)
-    with pytest.raises(OptionError, match="lenet is not compiled for a CPU.*leave --compile out"):
-        make(device=torch.device("cpu"))
+@pytest.mark.parametrize("model", ["lenet", "resnet", "vit"])
+def test_convolutions_are_refused_on_a_cpu(tmp_path, model):
+    config = tiny("digits", compile=True, model=model)
+    says = f"{model} is not compiled for a CPU; leave --compile out"
+    with pytest.raises(OptionError, match=says):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

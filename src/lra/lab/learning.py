@@ -29,6 +29,8 @@ def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool
     if isinstance(rule, Method):
         rule.attach(network, torch.zeros(1, *samples.shape[1:]))
         return []
+    if samples.is_floating_point():  # those of a run in double precision, which the network is not
+        samples = samples.to(next(network.parameters()).dtype)
     example = None if rule.wiring == lra.Chain() else samples  # others ask who comes after whom
     lra.convert(network, rule, example=example, loss_terms="tokens" if text else "batch")
     covered = lra.coverage(network)
