@@ -7,17 +7,22 @@ from collections.abc import Callable
 BASE = "backprop"
 
 
-def take_turns(contestants: dict[str, Callable[[], None]], rounds: int, steps: int) -> None:
+def take_turns(
+    contestants: dict[str, Callable[[], None]],
+    rounds: int,
+    steps: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
     """Print each one's median time of a step, and the quartiles of its ratio to backprop's."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, step in contestants.items():
             for _ in range(3):
                 step()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(steps):
                 step()
-            times[name].append((time.perf_counter() - start) / steps * 1e3)
+            times[name].append((clock() - start) / steps * 1e3)
     for name, values in times.items():
         ratios = [a / b for a, b in zip(values, times[BASE], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)

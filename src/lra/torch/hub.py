@@ -187,14 +187,6 @@ def _backward_runs() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-_COMPILED = 0
-"""What stands for a thread in a compiled pass."""
-
-
-def _nothing() -> dict[int, dict[str, list[Heard]]]:
-    return {_COMPILED: {}}  # there from the start, or a graph would be compiled again when it is
-
-
 @dataclass
 class Hub:
     """Brings what hears together with what it hears, in each forward pass.
@@ -208,15 +200,21 @@ class Hub:
     feedback: Feedback
     links: dict[str, Link] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
-    _waiting: dict[int, dict[str, list[Heard]]] = field(default_factory=_nothing)
+    _waiting: dict[int, dict[str, list[Heard]]] = field(default_factory=dict)
+    _traced: dict[str, list[Heard]] = field(default_factory=dict)
+    """What waits while a pass is compiled: apart, or a graph would depend on eager passes."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_waiting": _nothing()}  # not tensors of a pass that has not ended
+        return vars(self) | {
+            "_waiting": {},
+            "_traced": {},
+        }  # not tensors of a pass that has not ended
 
     def _own(self) -> dict[str, list[Heard]]:
         """Give what waits in this thread's pass."""
-        thread = _COMPILED if torch.compiler.is_compiling() else threading.get_ident()
-        return self._waiting.setdefault(thread, {})
+        if torch.compiler.is_compiling():
+            return self._traced
+        return self._waiting.setdefault(threading.get_ident(), {})
 
     def cut(self, site: str, z: Tensor, E: Tensor | None, last: bool) -> Tensor:
         """Take a layer's input to hear another layer, and give it without its past.
