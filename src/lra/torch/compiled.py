@@ -117,6 +117,7 @@ class CompiledStep:
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
             return value.detach(), tree_map_only(Tensor, torch.detach, aux), gradients
 
+        self._settings = torch._dynamo.config.patch(_SETTINGS)  # made once: making it takes time
         own: Any = {"recompile_limit": GRAPHS, "isolate_recompiles": True}  # of other steps' graphs
         self._graph = torch.compile(
             updates, fullgraph=True, dynamic=False, backend=backend, options=options, **own
@@ -180,7 +181,7 @@ class CompiledStep:
         """Run the graph; compile it first, where there is none yet for such arguments."""
         before, start = counters["stats"]["unique_graphs"], time.perf_counter()
         try:
-            with torch._dynamo.config.patch(_SETTINGS):
+            with self._settings:
                 found: tuple[Any, ...] = self._graph(parameters, x, t)
         except FailOnRecompileLimitHit as error:
             raise CompileError(

@@ -205,10 +205,8 @@ class Hub:
     """What waits while a pass is compiled: apart, or a graph would depend on eager passes."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {
-            "_waiting": {},
-            "_traced": {},
-        }  # not tensors of a pass that has not ended
+        emptied: dict[str, Any] = {"_waiting": {}, "_traced": {}}
+        return vars(self) | emptied  # of the tensors of a pass that has not ended
 
     def _own(self) -> dict[str, list[Heard]]:
         """Give what waits in this thread's pass."""
