@@ -87,6 +87,7 @@ def test_every_field_survives_json() -> None:
         "device": "cpu",
         "devices": 2,
         "precision": "64",
+        "compile": False,  # it does not go with two devices
         "diagnose": 5,
     }
     assert other.keys() == {f.name for f in fields(TrainConfig)}
