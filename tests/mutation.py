@@ -32,6 +32,8 @@ SHARE = "tests/torch/test_share.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
+COMPILED = "tests/torch/test_compile_step.py"
+COMPILED_RUNS = "tests/lab/test_compiled_runs.py"
 TARGETS = "tests/torch/test_target_propagation.py"
 CHECKS = "tests/torch/test_check_methods.py"
 BIOTORCH = "tests/torch/test_biotorch.py"
@@ -604,6 +606,62 @@ DEFECTS = (
         "left.depth += 1",
         "pass",
         FUNCTION,
+    ),
+    Defect(
+        "a compiled step takes no step",
+        "torch/compiled.py",
+        "self._optimizer.step()",
+        "pass",
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step leaves old updates",
+        "torch/compiled.py",
+        "parameter.grad = None",
+        "pass",
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step wants all parameters reached",
+        "torch/compiled.py",
+        "allow_unused=True",
+        "allow_unused=False",
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step looks at the model's parameters alone",
+        "torch/compiled.py",
+        "(*self._model.parameters(), *held)",
+        "(*self._model.parameters(),)",
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step passes hooks by",
+        "torch/compiled.py",
+        "parameter._backward_hooks or parameter._post_accumulate_grad_hooks",
+        "False",
+        COMPILED,
+    ),
+    Defect(
+        "compile anew after each look at errors",
+        "torch/watch.py",
+        "torch.compiler.is_compiling() or record.looked >= _PASSES",
+        "record.looked >= _PASSES or torch.compiler.is_compiling()",
+        COMPILED,
+    ),
+    Defect(
+        "compile anew after an eager pass of a wiring",
+        "torch/hub.py",
+        "return self._traced",
+        "return self._waiting.setdefault(0, {})",
+        COMPILED,
+    ),
+    Defect(
+        "compile for the last batch",
+        "lab/training.py",
+        "batch.size < self.config.batch_size",
+        "False",
+        COMPILED_RUNS,
     ),
 )
 

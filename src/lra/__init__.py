@@ -20,6 +20,7 @@ from lra.crossing import (
     TargetDifference,
 )
 from lra.errors import (
+    CompileError,
     ConversionError,
     DataError,
     Diverged,
@@ -67,6 +68,7 @@ from lra.wiring import Chain, Direct, Skip, Wiring
 if TYPE_CHECKING:
     from lra.torch.audit import Audit, audit
     from lra.torch.check import RuleReport, check_rule
+    from lra.torch.compiled import CompiledStep, compile_step
     from lra.torch.convert import (
         convert,
         feedback_parameters,
@@ -87,6 +89,7 @@ _TORCH = {
     "LWTA": "units",
     "Audit": "audit",
     "Bernoulli": "units",
+    "CompiledStep": "compiled",
     "Coverage": "coverage",
     "Diagnosis": "diagnose",
     "Evaluated": "opaque",
@@ -98,6 +101,7 @@ _TORCH = {
     "UpdateReport": "diagnose",
     "audit": "audit",
     "check_rule": "check",
+    "compile_step": "compiled",
     "convert": "convert",
     "coverage": "coverage",
     "diagnose": "diagnose",
@@ -126,6 +130,8 @@ __all__ = [
     "Bernoulli",
     "Cauchy",
     "Chain",
+    "CompileError",
+    "CompiledStep",
     "ConversionError",
     "Coverage",
     "Crossing",
@@ -186,6 +192,7 @@ __all__ = [
     "Wiring",
     "audit",
     "check_rule",
+    "compile_step",
     "convert",
     "coverage",
     "diagnose",

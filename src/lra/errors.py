@@ -49,6 +49,10 @@ class MethodError(_RefusedError):
     """A model that a method is not defined on, or a situation in which it would go wrong."""
 
 
+class CompileError(LraError, RuntimeError):
+    """A training step that cannot be compiled, or not as it is called."""
+
+
 class RuleError(LraError, AssertionError):
     """A rule that breaks an identity it must keep."""
 

@@ -99,6 +99,9 @@ class TrainConfig(Axis):
     all that batch norm, and rules relative to the batch, then know of it."""
     precision: str = "32"
     """32, 64 or bf16-mixed."""
+    compile: bool = False
+    """Compile the forward pass and the updates into one graph, which takes some seconds before the
+    first step and then saves time in each; an epoch's smaller last batch goes on without it."""
     diagnose: MaybeInt = None
     """Diagnose the rule every so many steps, layer by layer, which changes no number of the run."""
 
@@ -113,6 +116,7 @@ class TrainConfig(Axis):
         for name, kind in (
             ("rule", Rule | Method),
             ("bias", bool),
+            ("compile", bool),
             ("test", bool),
             ("init", Init | None),
         ):
@@ -178,6 +182,7 @@ class TrainConfig(Axis):
         self._whole("devices", 1)
         if self.devices > 1 and isinstance(self.rule, Method):
             raise OptionError(f"devices: {name_of(self.rule)} trains on one; got {self.devices}")
+        self._check_compile()
         self._whole("seed", 0)
         counts = ("epochs", 1), ("patience", 1), ("validation", 0), ("diagnose", 1)
         for name, least in counts:
@@ -196,6 +201,18 @@ class TrainConfig(Axis):
             if not isinstance(self.betas, tuple) or len(self.betas) != 2:
                 raise OptionError(f"betas must be two numbers; got {self.betas!r}")
             self._factors("betas", self.betas)
+
+    def _check_compile(self) -> None:
+        """Refuse what a compiled step cannot do."""
+        if not self.compile:
+            return
+        for hindered, why in (
+            (isinstance(self.rule, Method), f"{name_of(self.rule)} takes several passes a step"),
+            (self.devices > 1, "several devices gather updates by hooks"),
+            (self.precision == "bf16-mixed", "bf16-mixed precision would reach the way back too"),
+        ):
+            if hindered:
+                raise OptionError(f"compile: {why}; leave --compile out")
 
     def _factors(self, name: str, values: tuple[float, ...]) -> None:
         for value in values:

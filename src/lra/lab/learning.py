@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import lra
 from lra.errors import ConversionError, OptionError
-from lra.lab.measure import Answer
+from lra.lab.config import TrainConfig
+from lra.lab.measure import Answer, count_right, cross_entropy
 from lra.methods import Method
 from lra.rules import Rule, name_of
 
@@ -28,6 +29,8 @@ def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool
     if isinstance(rule, Method):
         rule.attach(network, torch.zeros(1, *samples.shape[1:]))
         return []
+    if samples.is_floating_point():  # those of a run in double precision, which the network is not
+        samples = samples.to(next(network.parameters()).dtype)
     example = None if rule.wiring == lra.Chain() else samples  # others ask who comes after whom
     lra.convert(network, rule, example=example, loss_terms="tokens" if text else "batch")
     covered = lra.coverage(network)
@@ -44,23 +47,46 @@ def feedback(rule: Rule | Method, network: nn.Module) -> list[nn.Parameter]:
     return lra.feedback_parameters(network)
 
 
-def share(
-    when: str, rule: Rule | Method, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def share(config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Share feedback weights with the weights: "auto", where that can be; "always"; or "never".
 
     Raises:
         OptionError: for "always", where they cannot be shared.
     """
-    if when == "never":
+    if config.share_feedback == "never":
         return
     try:
-        if isinstance(rule, Method):
-            raise ConversionError(f"{name_of(rule)} has no feedback weights beside its weights")
+        if isinstance(config.rule, Method):
+            raise ConversionError(
+                f"{name_of(config.rule)} has no feedback weights beside its weights"
+            )
         lra.share_feedback(network, optimizer)
     except ConversionError as error:
-        if when == "always":
+        if config.share_feedback == "always":
             raise OptionError(f"share_feedback is always, but {error}") from error
+
+
+def compiled(
+    config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> lra.CompiledStep | None:
+    """Give a run's compiled step, whose loss has the number of right predictions beside it.
+
+    Raises:
+        OptionError: for convolutions on a CPU.
+        CompileError: where torch cannot compile.
+    """
+    if not config.compile:
+        return None
+    if device.type == "cpu" and any(isinstance(m, nn.Conv2d) for m in network.modules()):
+        raise OptionError(  # torch 2.13, without lra too
+            f"compile: torch's compiled convolutions crash on some processors, so {config.model} "
+            "is not compiled for a CPU; leave --compile out, or take --device cuda"
+        )
+
+    def loss(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(logits, y), count_right(logits, y)
+
+    return lra.compile_step(network, loss, optimizer, has_aux=True)
 
 
 def answering(rule: Rule | Method, network: nn.Module) -> Answer:

@@ -16,7 +16,7 @@ from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
 from lra.lab.fabric import start_fabric
 from lra.lab.finite import weight_not_finite
-from lra.lab.learning import feedback, prepare, share
+from lra.lab.learning import compiled, feedback, prepare, share
 from lra.lab.models import build_network, build_optimizer, check_reads, describe
 from lra.lab.state import State
 from lra.rules import name_of
@@ -53,8 +53,9 @@ class Session:
             self.reporter.note(note)
         self.optimizer = build_optimizer(config, self.network)
         self.learned = self._moving()
-        share(config.share_feedback, config.rule, self.network, self.optimizer)
+        share(config, self.network, self.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.compiled = compiled(config, self.network, self.optimizer, self.device)
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
         self.last_save = time.monotonic()
 

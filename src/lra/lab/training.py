@@ -150,13 +150,13 @@ class _Run(Session):
         for batch in self.batches.epoch(state.epoch, state.step):
             self._diagnose(state, batch, reporter)
             self.stepper.zero_grad()
-            loss, right = self._forward(self.model, batch)
+            loss, right = self._learn(batch, reporter)
             state.step += 1
             seen += batch.size
             pending.append((loss.detach(), right, batch.predictions))
             if len(pending) == self.check_every or state.step == steps:
                 self._account(state, pending, batch.x)  # before a loss that is not finite spreads
-            if loss.requires_grad:  # a method has been all the way back
+            if loss.requires_grad:  # methods and compiled graphs have been all the way back
                 self.fabric.backward(loss)
             self._set_rates(state.epoch * steps + state.step - 1)
             self.stepper.step()
@@ -197,6 +197,16 @@ class _Run(Session):
         """Say which layers' updates were of no use, if any were."""
         if self.diagnoses and (said := verdict(self.diagnoses.rows, self.config.rule)):
             reporter.note(said)
+
+    def _learn(self, batch: Batch, reporter: Reporter) -> tuple[Tensor, Tensor]:
+        """Give what `_forward` does, from a compiled graph where there is one for such a batch."""
+        if self.compiled is None or batch.size < self.config.batch_size:
+            return self._forward(self.model, batch)
+        before = self.compiled.compilations
+        found: tuple[Tensor, Tensor] = self.compiled.updates(batch.x, batch.y)
+        if self.compiled.compilations > before:
+            reporter.note(f"compiling took {self.compiled.seconds:.1f} s")
+        return found
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give the loss, and how many predictions are right, of one process's part of a batch."""

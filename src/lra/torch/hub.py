@@ -201,14 +201,18 @@ class Hub:
     links: dict[str, Link] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
     _waiting: dict[int, dict[str, list[Heard]]] = field(default_factory=dict)
+    _traced: dict[str, list[Heard]] = field(default_factory=dict)
+    """What waits while a pass is compiled: apart, or a graph would depend on eager passes."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_waiting": {}}  # tensors of a pass that has not ended
+        emptied: dict[str, Any] = {"_waiting": {}, "_traced": {}}
+        return vars(self) | emptied  # of the tensors of a pass that has not ended
 
     def _own(self) -> dict[str, list[Heard]]:
         """Give what waits in this thread's pass."""
-        thread = 0 if torch.compiler.is_compiling() else threading.get_ident()
-        return self._waiting.setdefault(thread, {})
+        if torch.compiler.is_compiling():
+            return self._traced
+        return self._waiting.setdefault(threading.get_ident(), {})
 
     def cut(self, site: str, z: Tensor, E: Tensor | None, last: bool) -> Tensor:
         """Take a layer's input to hear another layer, and give it without its past.

@@ -70,8 +70,8 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
 
 def look_at_errors(record: Any, h: Tensor) -> None:
     """Look at the error that comes back to a layer's output h, in the first passes only."""
-    if record.looked >= _PASSES or torch.compiler.is_compiling() or transforming():
-        return
+    if torch.compiler.is_compiling() or record.looked >= _PASSES or transforming():
+        return  # in this order, or a graph would be compiled anew for each number of looks
     if h.requires_grad and record.rule.crossing.needs_terms and h.dim() > 1 and h.numel():
         h.register_hook(functools.partial(_check_scale, record, h.detach()))  # type: ignore[no-untyped-call]
 

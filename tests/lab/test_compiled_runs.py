@@ -1,0 +1,124 @@
+"""Compiled runs: held against eager ones, and against themselves after a stop."""
+
+import pytest
+import torch
+from workbench import (
+    Watcher,
+    differences,
+    metrics,
+    saved_state,
+    tiny,
+    train_with_stops,
+    write_blobs,
+)
+
+import lra
+from lra.errors import OptionError
+from lra.lab import training
+from lra.lab.config import TrainConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    return write_blobs(tmp_path / "blobs.npz")
+
+
+@pytest.fixture(autouse=True)
+def steps(monkeypatch):
+    """Have steps traced, and spare the compiling of kernels; gives the steps that were made."""
+    torch._dynamo.reset()
+    made = []
+
+    def compile_step(*args, **options):
+        made.append(true(*args, backend="aot_eager", **options))
+        return made[-1]
+
+    true = lra.compile_step
+    monkeypatch.setattr(lra, "compile_step", compile_step)
+    return made
+
+
+SETTINGS = {
+    "schedule": {"rule": lra.MirroredLRA(samples=50), "schedule": "cosine", "feedback_lr": 1e-4},
+    "normalised": {"model": "residual-mlp", "width": 6, "depth": 3, "optimizer": "sgd"},
+    "wired": {"rule": lra.DirectLRA()},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_compiled_run_is_the_eager_run_but_for_rounding(tmp_path, blobs, steps, name):
+    for compiled in (False, True):
+        config = tiny(blobs, compile=compiled, precision="64", **SETTINGS[name])
+        training.train(config, tmp_path / str(compiled))
+    eager, ours = (saved_state(tmp_path / str(compiled)) for compiled in (False, True))
+    torch.testing.assert_close(ours["model"], eager["model"], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(ours["optimizer"], eager["optimizer"], rtol=1e-8, atol=1e-10)
+    for one, other in zip(*(metrics(tmp_path / str(c)) for c in (False, True)), strict=True):
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-9)
+        assert one["train_accuracy"] == other["train_accuracy"]
+    assert [step.compilations for step in steps] == [1]
+
+
+@pytest.mark.parametrize("stops", [(7, 8, 19), (3, 15, 16)])
+def test_a_compiled_run_that_was_stopped_ends_in_the_same_bits(tmp_path, blobs, stops):
+    config = tiny(blobs, compile=True, activation="rrelu")
+    training.train(config, tmp_path / "whole")
+    train_with_stops(config, tmp_path / "stopped", stops, 8, f"{stops}")
+    states = (saved_state(tmp_path / name) for name in ("whole", "stopped"))
+    assert differences(*states) == []
+
+
+def test_diagnoses_change_nothing_and_compile_nothing(tmp_path, blobs, steps):
+    for every in (None, 3):
+        training.train(tiny(blobs, compile=True, diagnose=every), tmp_path / str(every))
+    for part in ("model", "optimizer"):
+        a, b = (saved_state(tmp_path / str(every))[part] for every in (None, 3))
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert [step.compilations for step in steps] == [1, 1]
+
+
+def test_the_time_of_compiling_is_told_once(tmp_path, blobs):
+    watcher = Watcher()
+    training.train(tiny(blobs, compile=True), tmp_path / "run", reporter=watcher)
+    (note,) = (note for note in watcher.notes() if "compiling" in note)
+    assert float(note.removeprefix("compiling took ").removesuffix(" s")) > 0
+
+
+def test_texts(tmp_path, steps):
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    losses = []
+    for compiled in (False, True):
+        config = tiny(
+            *(path,), model="gpt", compile=compiled, epochs=1, precision="64",
+            context=8, width=8, depth=1,
+        )  # fmt: skip
+        training.train(config, tmp_path / str(compiled))
+        losses.append(float(metrics(tmp_path / str(compiled))[-1]["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert [step.compilations for step in steps] == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"rule": lra.PredictiveCoding()}, "predictive-coding takes several passes"),
+        ({"devices": 2}, "several devices"),
+        ({"precision": "bf16-mixed"}, "bf16-mixed"),
+        ({"compile": "yes"}, "compile must be a bool"),
+    ],
+)
+def test_refused_settings(settings, says):
+    with pytest.raises(OptionError, match=says):
+        TrainConfig("digits", **({"compile": True} | settings))
+
+
+@pytest.mark.parametrize("model", ["lenet", "resnet", "vit"])
+def test_convolutions_are_refused_on_a_cpu(tmp_path, model):
+    config = tiny("digits", compile=True, model=model)
+    says = f"{model} is not compiled for a CPU; leave --compile out"
+    with pytest.raises(OptionError, match=says):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
