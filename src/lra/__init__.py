@@ -30,6 +30,7 @@ from lra.errors import (
     Refusal,
     RuleError,
     RunError,
+    TogetherError,
 )
 from lra.feedback import (
     FanIn,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from lra.torch.layers.product import weights
     from lra.torch.mirror import mirror
     from lra.torch.opaque import Evaluated
+    from lra.torch.together import Together
     from lra.torch.units import LWTA, Bernoulli, Heaviside, Quantized, Sign
 
 _TORCH = {
@@ -94,6 +96,7 @@ _TORCH = {
     "Quantized": "units",
     "RuleReport": "check",
     "Sign": "units",
+    "Together": "together",
     "UpdateReport": "diagnose",
     "audit": "audit",
     "check_rule": "check",
@@ -179,6 +182,8 @@ __all__ = [
     "Surrogate",
     "TanhSurrogate",
     "TargetDifference",
+    "Together",
+    "TogetherError",
     "Transpose",
     "UpdateReport",
     "Wiring",

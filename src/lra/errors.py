@@ -49,6 +49,10 @@ class MethodError(_RefusedError):
     """A model that a method is not defined on, or a situation in which it would go wrong."""
 
 
+class TogetherError(_RefusedError):
+    """Networks that cannot be trained together, or that are no longer alike."""
+
+
 class RuleError(LraError, AssertionError):
     """A rule that breaks an identity it must keep."""
 
