@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=32)
     parser.add_argument("--sizes", type=int, nargs="+", default=[784, 256, 256, 256, 256])
     parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--rules", nargs="+", default=["backprop", "lra-e", "mirrored-lra"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=4, help="steps in a round")
     parser.add_argument("--cpu", action="store_true", help="take the processor's time")
@@ -82,10 +83,9 @@ def main() -> None:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.networks} "
         f"networks of {'-'.join(map(str, sizes))}, batch {options.batch}"
     )
-    rules = {"backprop": lra.Backprop, "LRA-E": lra.LRAE, "MirroredLRA": lra.MirroredLRA}
-    for name, rule in rules.items():
+    for name in options.rules:
         torch.manual_seed(0)
-        models = [lra.convert(network(sizes), rule()) for _ in range(options.networks)]
+        models = [lra.convert(network(sizes), lra.named(name)) for _ in range(options.networks)]
         steps = contestants(models, options.batch, sizes[0])
         times: dict[str, list[float]] = {what: [] for what in steps}
         for step in steps.values():

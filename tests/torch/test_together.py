@@ -154,7 +154,7 @@ def test_a_bare_update_of_one_layer_by_its_formula():
 # Training
 
 
-def train(step, models, optimizer, options):
+def train(step, models, optimizer):
     """Take a hundred steps, on other batches each time."""
     kind, settings = OPTIMIZERS[optimizer]
     optimizers = [
@@ -172,6 +172,7 @@ def train(step, models, optimizer, options):
     return optimizers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("rules", [NUMBERS["all"], NUMBERS["mirrored"]], ids=["lra-e", "mirrored"])
 def test_a_hundred_steps(rules, optimizer):
@@ -182,8 +183,8 @@ def test_a_hundred_steps(rules, optimizer):
         for model, rows, labels in zip(apart, x, y, strict=True):
             F.cross_entropy(model(rows), labels).backward()
 
-    own = train(lambda x, y: backward(together, x, y), models, optimizer, {})
-    theirs = train(one_by_one, apart, optimizer, {})
+    own = train(lambda x, y: backward(together, x, y), models, optimizer)
+    theirs = train(one_by_one, apart, optimizer)
     together.separate()
     for model, other, mine, its in zip(models, apart, own, theirs, strict=True):
         assert_same(dict(model.state_dict()), dict(other.state_dict()), rtol=1e-8, atol=1e-10)
@@ -338,8 +339,8 @@ def test_arguments_by_name_and_other_results():
 # Refusals
 
 
-def refused(rules, change=lambda models: None, build=mlp):
-    models, _ = networks(rules, build)
+def refused(rules, change=lambda models: None):
+    models, _ = networks(rules)
     change(models)
     with pytest.raises(lra.TogetherError) as found:
         lra.Together(models)
@@ -494,7 +495,7 @@ def test_methods_are_refused():
             method()(together, lambda out: out.square().mean(), x)
 
 
-def test_dataclasses_of_rules_are_not_changed():
+def test_rules_are_not_changed():
     rules = NUMBERS["all"]
     models, _ = networks(rules)
     before = [dataclasses.asdict(rule) for rule in rules]
