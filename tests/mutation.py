@@ -37,6 +37,7 @@ COMPILED_RUNS = "tests/lab/test_compiled_runs.py"
 TARGETS = "tests/torch/test_target_propagation.py"
 CHECKS = "tests/torch/test_check_methods.py"
 BIOTORCH = "tests/torch/test_biotorch.py"
+TOGETHER = "tests/torch/test_together.py"
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,62 @@ DEFECTS = (
         "return self.init.draw(_Scale(draw)) * xp.sign(W)",
         "return self.init.draw(draw) * xp.sign(W)",
         BIOTORCH,
+    ),
+    Defect(
+        "one network's numbers for all",
+        "torch/across.py",
+        "_put_into(self.place, given).backward",
+        "self.place.backward",
+        TOGETHER,
+    ),
+    Defect(
+        "forget that a number is one",
+        "torch/together/alike.py",
+        "found[path] = torch.tensor",
+        "found[path + '_'] = torch.tensor",
+        TOGETHER,
+    ),
+    Defect(
+        "hand out the last updates only",
+        "torch/together/stack.py",
+        "update if member.grad is None else member.grad + update",
+        "update",
+        TOGETHER,
+    ),
+    Defect(
+        "hand out updates in another order",
+        "torch/together/stack.py",
+        "stack.grad.unbind(0), strict=True",
+        "stack.grad.flip(0).unbind(0), strict=True",
+        TOGETHER,
+    ),
+    Defect(
+        "leave moved parameters where they are",
+        "torch/together/stack.py",
+        "if not self._lies():",
+        "if not len(self.tensor):",
+        TOGETHER,
+    ),
+    Defect(
+        "send errors of plain layers nowhere",
+        "torch/together/linear.py",
+        "W.detach())",
+        "W.detach() * 0)",
+        TOGETHER,
+    ),
+    Defect(
+        "let computed feedback differ",
+        "torch/together/alike.py",
+        '(axis == "feedback" and not computes)',
+        'axis == "feedback"',
+        TOGETHER,
+    ),
+    Defect(
+        "take no look at classes again",
+        "torch/together/__init__.py",
+        "if self._stacks is None or not same:",
+        "if self._stacks is None:",
+        TOGETHER,
     ),
     Defect(
         "take a changed tensor for the same state",

@@ -31,6 +31,7 @@ from lra.errors import (
     Refusal,
     RuleError,
     RunError,
+    TogetherError,
 )
 from lra.feedback import (
     FanIn,
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from lra.torch.mirror import mirror
     from lra.torch.opaque import Evaluated
     from lra.torch.share import share_feedback
+    from lra.torch.together import Together
     from lra.torch.units import LWTA, Bernoulli, Heaviside, Quantized, Sign
 
 _TORCH = {
@@ -98,6 +100,7 @@ _TORCH = {
     "Quantized": "units",
     "RuleReport": "check",
     "Sign": "units",
+    "Together": "together",
     "UpdateReport": "diagnose",
     "audit": "audit",
     "check_rule": "check",
@@ -187,6 +190,8 @@ __all__ = [
     "Surrogate",
     "TanhSurrogate",
     "TargetDifference",
+    "Together",
+    "TogetherError",
     "Transpose",
     "UpdateReport",
     "Wiring",

@@ -53,6 +53,10 @@ class CompileError(LraError, RuntimeError):
     """A training step that cannot be compiled, or not as it is called."""
 
 
+class TogetherError(_RefusedError):
+    """Networks that cannot be trained together, or that are no longer alike."""
+
+
 class RuleError(LraError, AssertionError):
     """A rule that breaks an identity it must keep."""
 

@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from lra.crossing import Crossing
 from lra.errors import RuleError
 from lra.loss_terms import LossTerms
-from lra.torch import observe
+from lra.torch import across, observe
 from lra.torch.places import (
     Gradients,
     Nonlinearity,
@@ -115,6 +115,34 @@ class _OnePlace(Function):
         return None, *(next(found) if is_there else None for is_there in there.gradients)
 
 
+class _Together(Function):
+    """A chain of places of many networks; `torch.vmap` over networks finds its `vmap`."""
+
+    @staticmethod
+    def forward(places: tuple[Place, ...], x: Tensor, *parameters: Any) -> Tensor:
+        """Give what one network gives; where errors come back there are many."""
+        for place in places:
+            own, parameters = parameters[: place.parameters], parameters[place.parameters :]
+            x = place.forward(x, *own)
+        return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing: the chain of places does."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, places: tuple[Place, ...], *tensors: Any) -> Any:
+        """Run the places across networks as one ordinary node."""
+        K = info.batch_size
+        first = [
+            t if t is None or d == 0 else t.expand(K, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip(tensors, in_dims[1:], strict=True)
+        ]
+        assert across.numbers is not None
+        chain = tuple(across.Across(place, across.numbers) for place in places)
+        return _Places.apply(chain, *first), 0  # type: ignore[no-untyped-call]
+
+
 NODES = (_Places, _Overwriting, _OnePlace)
 """What the nodes of the graph are across which a rule sends errors."""
 
@@ -160,6 +188,9 @@ def run_places(places: tuple[Place, ...], x: Tensor, *parameters: Tensor | None)
             observe.watcher.forward(places[0], x, parameters[: places[0].parameters])
         result: Tensor = _Places.apply(places, x, *parameters)  # type: ignore[no-untyped-call]
         return result
+    if across.numbers is not None:
+        together: Tensor = _Together.apply(places, x, *parameters)  # type: ignore[no-untyped-call]
+        return together
     for place in places:
         own, parameters = parameters[: place.parameters], parameters[place.parameters :]
         x = _OnePlace.apply(place, x, *own)  # type: ignore[no-untyped-call]

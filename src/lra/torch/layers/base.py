@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lra.errors import RuleError
 from lra.feedback import Feedback, Offset, Stored, Transpose
 from lra.rules import Rule
+from lra.torch import across
 from lra.torch.backward import multiply
 from lra.torch.layers.record import (
     DrawLike,
@@ -223,7 +224,7 @@ class LocalWeights(Local):
                 f"{x.shape[0]} there. Say what it is: lra.set_loss_terms(model, 1) for the loss of "
                 "one sample"
             )
-        if self.sees_input and x.requires_grad and torch.is_grad_enabled():
+        if self.sees_input and across.learns(x) and torch.is_grad_enabled():
             raise RuleError(
                 f"layer {self._lra.path!r} was converted as one that sees the raw input, so it has "
                 "no feedback weights; but its input requires a gradient, so an error must cross "

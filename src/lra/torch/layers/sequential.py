@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from lra.torch import across
 from lra.torch.backward import run_places
 from lra.torch.layers.base import Local, LocalWeights
 from lra.torch.places import Place, transforming
@@ -38,7 +39,7 @@ class LocalSequential(nn.Sequential):
         """Run the layers one after the other."""
         if (
             torch.compiler.is_compiling()
-            or transforming()
+            or (transforming() and across.numbers is None)
             or not torch.is_grad_enabled()
             or nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
         ):
