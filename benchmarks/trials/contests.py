@@ -170,9 +170,9 @@ def units() -> list[Contest]:
             if unit == "sign":
                 entrants.append(Entrant("relative to the batch", at_slopes))
             shape = {"model": "mlp", "width": 256, "depth": layers + 1, "activation": unit}
-            noisy = layers == 8 and unit in ("bernoulli", "lwta:2")  # short trials misled there
-            rates = (1e-4, 3e-4, 1e-3, 3e-3) if noisy else (1e-3, 3e-3)
-            trial = SHORT | {"epochs": 2} if noisy else SHORT
+            noisy = layers == 8 and unit in ("bernoulli", "lwta:2")  # short trials mislead there
+            rates = (3e-4, 1e-3, 3e-3, 1e-2) if noisy else (1e-3, 3e-3)
+            trial = {"validation": 5000} if noisy else SHORT
             found.append(
                 Contest(
                     "units", f"{unit}, {layers} layers",

@@ -174,7 +174,7 @@ def test_states_fit_the_other_form() -> None:
 
 
 def test_plain_weights_load_and_feedback_follows_them() -> None:
-    shared = converted()
+    shared = converted(rule=lra.MirroredLRA())
     lra.share_feedback(shared, torch.optim.SGD(shared.parameters(), lr=0.1))
     D = {n: t.clone() for n, t in shared.state_dict().items() if "offset" in n}
     torch.manual_seed(9)
@@ -368,3 +368,50 @@ def test_decay_that_comes_later_is_refused_where_it_is_no_scale() -> None:
     optimizer.param_groups[0]["weight_decay"] = 0.1
     with pytest.raises(lra.ConversionError, match="use AdamW"):
         train(model, optimizer, 1)
+
+
+def test_networks_that_share_train_together() -> None:
+    def start(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(seed)
+        model = lra.convert(perceptron().double(), lra.LRAE(0.1 * (seed + 1)))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+        lra.share_feedback(model, optimizer)
+        return model, optimizer
+
+    apart, joint = [start(seed) for seed in range(3)], [start(seed) for seed in range(3)]
+    together = lra.Together([model for model, _ in joint])
+    for step in range(5):
+        x = torch.randn(3, 9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        t = torch.arange(9).expand(3, 9) % 4
+        for _, optimizer in joint:
+            optimizer.zero_grad()
+        torch.vmap(F.cross_entropy)(together(x), t).sum().backward()
+        for _, optimizer in joint:
+            optimizer.step()
+        for (model, optimizer), own, target in zip(apart, x, t, strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(own), target).backward()
+            optimizer.step()
+    together.separate()
+    for (model, _), (other, _) in zip(apart, joint, strict=True):
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.MirroredLRA()], ids=repr)
+def test_a_compiled_step_shares(rule: lra.Rule) -> None:
+    models = [converted(rule=rule), converted(rule=rule)]
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.1) for m in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        lra.share_feedback(model, optimizer)
+    step = lra.compile_step(models[1], F.cross_entropy, optimizers[1], backend="aot_eager")
+    for i in range(5):
+        x = torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
+        t = (x[:, :4] + x[:, 2:]).argmax(1)
+        optimizers[0].zero_grad()
+        F.cross_entropy(models[0](x), t).backward()
+        optimizers[0].step()
+        step(x, t)
+    for name, value in models[0].state_dict().items():
+        torch.testing.assert_close(models[1].state_dict()[name], value, rtol=1e-9, atol=1e-12)

@@ -173,7 +173,7 @@ def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
     for module in model.modules():
         if isinstance(module, LocalWeights):
             found.append(module.feedback)
-        elif isinstance(module, LocalForward) and not isinstance(module.rule.feedback, Offset):
+        elif isinstance(module, LocalForward) and not isinstance(module._lra.feedback, Offset):
             found += [getattr(module, name) for name in module.table.added]
     return list(dict.fromkeys(E for E in found if isinstance(E, nn.Parameter)))
 

@@ -74,7 +74,7 @@ def mirror(
     for path, module in model.named_modules():
         if not isinstance(module, (LocalWeights, LocalForward)):
             continue
-        feedback = module.rule.feedback
+        feedback = module._lra.feedback
         if not isinstance(feedback, (Learned, Random, Offset)):
             continue
         offset = isinstance(feedback, Offset)

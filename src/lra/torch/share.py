@@ -118,7 +118,7 @@ def _kind_of_decay(optimizer: Optimizer, group: dict[str, Any]) -> str:
 
 
 def _shares(layer: Local) -> bool:
-    return isinstance(layer.rule.feedback, Offset)
+    return isinstance(layer._lra.feedback, Offset)
 
 
 def _layers(model: nn.Module) -> dict[str, LocalWeights | LocalForward]:
@@ -164,7 +164,7 @@ def _names(layer: LocalWeights | LocalForward) -> dict[str, str]:
 
 def _trouble(layer: LocalWeights | LocalForward, names: dict[str, str], uses: Counter[int]) -> str:
     """Say why a layer cannot share; "" if it can."""
-    feedback = layer.rule.feedback
+    feedback = layer._lra.feedback
     if _shares(layer):
         return ""
     if type(feedback) is not Learned or feedback.gamma != 1:
@@ -245,7 +245,9 @@ def _turn(layer: LocalWeights | LocalForward) -> None:
     if isinstance(layer, LocalForward):  # of its own, and of layers that it multiplies with
         table = layer.table.feedback
         table.update({key: f"{name}_offset" for key, name in table.items() if name})
-    layer._lra = layer._lra.shared()
+    learned = layer.rule.feedback
+    assert isinstance(learned, Learned)
+    layer._lra.instead = Offset(learned.init)
 
 
 @torch.no_grad()

@@ -126,7 +126,7 @@ class LocalWeights(Local):
     @property
     def kept_as(self) -> str:
         """The name of what the layer keeps for its feedback, if it keeps anything."""
-        return "feedback_offset" if isinstance(self.rule.feedback, Offset) else "feedback"
+        return "feedback_offset" if isinstance(self._lra.feedback, Offset) else "feedback"
 
     def _kept(self) -> Tensor | None:
         """Give the feedback weights, drawn, and learned as long as the weights are."""
@@ -134,7 +134,7 @@ class LocalWeights(Local):
             self.draw_again()
         E: Tensor | None = getattr(self, self.kept_as)
         if E is not None and E.requires_grad != self.weight.requires_grad:
-            as_weights(E, self.weight, self.rule.feedback)
+            as_weights(E, self.weight, self._lra.feedback)
         return E
 
     def see_input(self) -> None:
@@ -152,11 +152,11 @@ class LocalWeights(Local):
     @property
     def follows_rule(self) -> bool:
         """Whether errors cross by feedback other than W itself."""
-        return not (self.sees_input or isinstance(self.rule.feedback, Transpose))
+        return not (self.sees_input or isinstance(self._lra.feedback, Transpose))
 
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give h = z W^T + b with the E of this pass."""
-        feedback, E, W = self.rule.feedback, self._kept(), self.weight
+        feedback, E, W = self._lra.feedback, self._kept(), self.weight
         if self._lra.link_of() is not None:  # no error crosses the layer itself
             return Weights(self.operation(), Transpose()), (W, self.bias, W.detach())
         offset = isinstance(feedback, Offset)
@@ -170,11 +170,11 @@ class LocalWeights(Local):
         kept = getattr(self, self.kept_as)
         if kept is not None and not kept.is_meta:
             if self._lra.link_of() is None:
-                E = draw_feedback(self.rule.feedback, self.weight, self.product_of(self))
+                E = draw_feedback(self._lra.feedback, self.weight, self.product_of(self))
                 assert E is not None
             else:
-                E = draw_between(self.rule.feedback, kept.shape, self.weight)
-            kept.copy_(E - self.weight if isinstance(self.rule.feedback, Offset) else E)
+                E = draw_between(self._lra.feedback, kept.shape, self.weight)
+            kept.copy_(E - self.weight if isinstance(self._lra.feedback, Offset) else E)
             self._lra.drawn = True
 
     @staticmethod
@@ -233,7 +233,7 @@ class LocalWeights(Local):
             )
 
     def _describe(self) -> str:
-        return f"feedback={None if self.sees_input else self.rule.feedback}"
+        return f"feedback={None if self.sees_input else self._lra.feedback}"
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -244,7 +244,8 @@ class LocalWeights(Local):
         without = name not in state_dict
         if kept is not None:
             state_dict.setdefault(name, kept)
-        warn_of_mirrored(self.rule, without and kept is not None and self._lra.drawn)
+        apart = kept is not None and self.kept_as == "feedback"  # what is shared goes with W
+        warn_of_mirrored(self.rule, without and apart and self._lra.drawn)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not self._lra.drawn and without:
             self.draw_again()

@@ -150,7 +150,7 @@ class Follow(TorchFunctionMode):
         operands = [t for t in tensors_in((args, kwargs)) if t is not bias]
         weights = [t for t in static if t is not bias and self.sources.get(t) is not None]
         crossed = [t for t in operands if t.requires_grad and all(t is not W for W in weights)]
-        if len(weights) != 1 or not crossed or isinstance(layer.rule.feedback, Transpose):
+        if len(weights) != 1 or not crossed or isinstance(layer._lra.feedback, Transpose):
             return func(*args, **kwargs)
         W = weights[0]
         source = self.sources[W]
@@ -159,7 +159,7 @@ class Follow(TorchFunctionMode):
         if observe.watcher is not None:
             observe.watcher.name(layer, source.key)
         hub, site = layer._lra.conversion.hub, f"{layer._lra.path}:{source.key}"
-        feedback, (z, *more) = layer.rule.feedback, crossed
+        feedback, (z, *more) = layer._lra.feedback, crossed
         cut = z if hub is None or more else hub.cut(site, z, kept, func not in CONVOLUTIONS)
         if cut is z:
             E = self._effective(func, W, kept, source)
@@ -179,7 +179,7 @@ class Follow(TorchFunctionMode):
             kept = None if kept is None else view(kept)
         if not self.layer.computes:
             return kept
-        plain, feedback = W.detach(), self.layer.rule.feedback
+        plain, feedback = W.detach(), self.layer._lra.feedback
         draw = DrawLike(plain, fan_in_of(func, W))
         E: Tensor = effective_feedback(feedback, plain, kept, draw)
         return E

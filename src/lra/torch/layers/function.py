@@ -96,7 +96,7 @@ class LocalForward(Local):
     @property
     def computes(self) -> bool:
         """Whether the E of a pass is computed, and not what is kept."""
-        return type(self.rule.feedback).effective is not Feedback.effective
+        return type(self._lra.feedback).effective is not Feedback.effective
 
     def sources(self) -> dict[Tensor, Source | None]:
         """Give the parameters that have feedback weights; all, where they are to be found out."""
@@ -127,7 +127,7 @@ class LocalForward(Local):
         Raises:
             RuleError: where there is none.
         """
-        stored = self.rule.feedback.stored
+        stored = self._lra.feedback.stored
         if stored is Stored.NOTHING:
             if self.table.discovering:
                 self.table.feedback.setdefault(key, "")
@@ -146,7 +146,7 @@ class LocalForward(Local):
         owner, _, leaf = self.table.feedback[key].rpartition(".")
         kept: Tensor = getattr(self.get_submodule(owner), leaf)
         if kept.requires_grad != like.requires_grad:
-            as_weights(kept, like, self.rule.feedback)
+            as_weights(kept, like, self._lra.feedback)
         return kept
 
     @torch.no_grad()
@@ -157,11 +157,11 @@ class LocalForward(Local):
                 E, W = getattr(self, name), self.weight_of(key)
                 like = torch.zeros_like(E) if W is None else W
                 if self._lra.link_of(key) is None:
-                    drawn = draw_feedback(self.rule.feedback, like)
+                    drawn = draw_feedback(self._lra.feedback, like)
                     assert drawn is not None
                 else:
-                    drawn = draw_between(self.rule.feedback, E.shape, like)
-                E.copy_(drawn - like if isinstance(self.rule.feedback, Offset) else drawn)
+                    drawn = draw_between(self._lra.feedback, E.shape, like)
+                E.copy_(drawn - like if isinstance(self._lra.feedback, Offset) else drawn)
                 self._lra.drawn = True
 
     def weight_of(self, key: str) -> Tensor | None:
@@ -188,11 +188,11 @@ class LocalForward(Local):
                 "its own, where its feedback weights would go; rename it"
             )
         with torch.inference_mode(False), torch.no_grad():
-            E = draw_feedback(self.rule.feedback, like.detach().clone())
+            E = draw_feedback(self._lra.feedback, like.detach().clone())
         self.table.feedback[key] = new
         self.table.added.append(new)
         self._lra.drawn = self._lra.drawn and not like.is_meta
-        if self.rule.feedback.stored is Stored.LEARNED:
+        if self._lra.feedback.stored is Stored.LEARNED:
             self.register_parameter(new, nn.Parameter(E, requires_grad=like.requires_grad))  # type: ignore[arg-type]
         else:
             self.register_buffer(new, E)
@@ -203,7 +203,7 @@ class LocalForward(Local):
         """Draw feedback weights for the layer's own weights, where no example is given."""
         for name, W in [*self.named_parameters(), *self._computed()]:
             if W.dim() > 1 and name not in self.table.feedback:
-                if self.rule.feedback.stored is Stored.NOTHING:
+                if self._lra.feedback.stored is Stored.NOTHING:
                     self.table.feedback[name] = ""
                 else:
                     self._draw(name, W)
@@ -227,7 +227,8 @@ class LocalForward(Local):
                 translate(state_dict, plain, f"{prefix}{name}", f"{prefix}{key}", W)
         own = [f"{prefix}{name}" for name in self.table.added]
         without = any(key not in state_dict for key in own)
-        warn_of_mirrored(self.rule, without and self._lra.drawn)
+        apart = not isinstance(self._lra.feedback, Offset)  # what is shared goes with W
+        warn_of_mirrored(self.rule, without and apart and self._lra.drawn)
         self._lra.drawn = self._lra.drawn or (bool(own) and all(key in state_dict for key in own))
         for key, name in zip(own, self.table.added, strict=True):
             state_dict.setdefault(key, getattr(self, name))

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lra.feedback import Feedback, Learned, Offset, Stored
+from lra.feedback import Feedback, Stored
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 from lra.torch import observe
@@ -159,6 +159,7 @@ class Record:
         table: what a layer by function knows beside.
         looked: how many errors were looked at for the scale of the loss.
         flat: whether a unit is flat but for steps.
+        instead: the feedback that is in the place of the rule's, where layers share theirs.
     """
 
     rule: Rule
@@ -170,12 +171,12 @@ class Record:
     table: Any = None
     looked: int = 0
     flat: bool = False
+    instead: Feedback | None = None
 
-    def shared(self) -> "Record":
-        """Give the record of a layer that keeps E - W in the place of learned feedback weights."""
-        learned = self.rule.feedback
-        assert isinstance(learned, Learned)
-        return replace(self, rule=replace(self.rule, feedback=Offset(learned.init)))
+    @property
+    def feedback(self) -> Feedback:
+        """The feedback axis as it is here."""
+        return self.rule.feedback if self.instead is None else self.instead
 
     def link_of(self, key: str = "") -> "Link | None":
         """Tell which layer the input of the module, or of a product in it, hears, if another."""
