@@ -9,14 +9,20 @@ replaces is no longer there, or where the tests fail without any defect.
 """
 
 import argparse
+import concurrent.futures
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 AXES = "tests/test_axes.py"
@@ -768,6 +774,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="WORD", help="defects with such a word")
     parser.add_argument("--list", action="store_true", help="list the defects and stop")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="tries at once")
     arguments = parser.parse_args()
     chosen = [
         defect
@@ -777,21 +784,39 @@ def main() -> int:
     if arguments.list or not chosen:
         print("\n".join(f"{d.file}: {d.name}" for d in DEFECTS))
         return 0 if arguments.list else 1
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "lra"
-        shutil.copytree(ROOT / "src" / "lra", package, ignore=shutil.ignore_patterns("__pycache__"))
-        started = time.perf_counter()
-        ran = run_tests(package, *sorted({defect.tests for defect in chosen}))
-        if ran.returncode:
-            print(f"the tests fail without any defect:\n{ran.stdout}{ran.stderr}")
-            return 1
-        print(f"without a defect   the tests pass    {time.perf_counter() - started:5.1f} s")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool,
+    ):
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()  # who tries takes one for the time
+        for job in range(arguments.jobs):
+            copies.put(Path(folder) / str(job) / "lra")
+            shutil.copytree(
+                *(ROOT / "src" / "lra", Path(folder) / str(job) / "lra"),
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
+
+        def alone(run: Callable[[Path], T]) -> tuple[T, str]:
+            package, started = copies.get(), time.perf_counter()
+            try:
+                return run(package), f"{time.perf_counter() - started:5.1f} s"
+            finally:
+                copies.put(package)
+
+        files = sorted({defect.tests for defect in chosen})
+        sound = [pool.submit(alone, lambda p, tests=tests: run_tests(p, tests)) for tests in files]
+        for tests, future in zip(files, sound, strict=True):
+            ran, took = future.result()
+            if ran.returncode:
+                pool.shutdown(cancel_futures=True)
+                print(f"{tests} fails without any defect:\n{ran.stdout}{ran.stderr}")
+                return 1
+            print(f"{tests:65} {took}  passes without a defect", flush=True)
         amiss = 0
-        for defect in chosen:
-            started = time.perf_counter()
-            trouble = attempt(defect, package)
+        tries = [pool.submit(alone, lambda p, defect=d: attempt(defect, p)) for d in chosen]
+        for defect, found in zip(chosen, tries, strict=True):
+            trouble, took = found.result()
             amiss += bool(trouble)
-            took = f"{time.perf_counter() - started:5.1f} s"
             verdict = f"SURVIVED: {trouble}" if trouble else "caught"
             print(f"{defect.file:28} {defect.name:36} {took}  {verdict}", flush=True)
     print(f"{len(chosen) - amiss} of {len(chosen)} defects caught")

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from matplotlib.image import imread
-from workbench import metrics, saved_state, tiny
+from workbench import metrics, saved_state, saved_weight, tiny
 
 import lra
 from lra.lab import cli, data, runs, training
@@ -109,7 +109,7 @@ def test_one_step_counts_every_character(tmp_path: Path, home: Path) -> None:
     loss.backward()
     state = saved_state(tmp_path / "run")["model"]
     for name, p in network.named_parameters():
-        torch.testing.assert_close(state[name], (p - 0.5 * p.grad).detach())
+        torch.testing.assert_close(saved_weight(state, name), (p - 0.5 * p.grad).detach())
 
 
 def test_the_best_epoch_of_text_has_the_least_loss() -> None:

@@ -30,6 +30,7 @@ from workbench import (
     metrics,
     packed,
     saved_state,
+    saved_weight,
     start_lra,
     tiny,
     train_with_stops,
@@ -211,9 +212,7 @@ def test_one_step_is_what_the_rule_says(tmp_path: Path, rule: lra.Rule) -> None:
     loss.backward()
     state = saved_state(tmp_path / "run")["model"]
     for name, p in network.named_parameters():
-        offset, W = (state.get(n) for n in (f"{name}_offset", name.replace("feedback", "weight")))
-        found = state[name] if offset is None else W + offset
-        torch.testing.assert_close(found, (p - 0.5 * p.grad).detach())
+        torch.testing.assert_close(saved_weight(state, name), (p - 0.5 * p.grad).detach())
 
 
 def test_the_loss_is_the_mean_over_samples(tmp_path: Path, blobs: Path) -> None:

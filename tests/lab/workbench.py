@@ -238,3 +238,10 @@ def wait_for(what: Callable[[], bool], alive: Callable[[], bool]) -> bool:
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.002)
     return True
+
+
+def saved_weight(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """Give a parameter from a saved state, feedback that is shared with its weights too."""
+    if name in state:
+        return state[name]
+    return state[f"{name}_offset"] + state[name.replace("feedback", "weight")]

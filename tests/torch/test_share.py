@@ -120,8 +120,9 @@ def weights_like(name: str) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("steps", [50, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_shared_feedback_moves_as_learned_feedback(kind: str) -> None:
+def test_shared_feedback_moves_as_learned_feedback(kind: str, steps: int) -> None:
     cls, settings = SETTINGS[kind]
     apart, shared = converted(), converted()
     optimizers = [cls(m.parameters(), **settings) for m in (apart, shared)]
@@ -131,7 +132,7 @@ def test_shared_feedback_moves_as_learned_feedback(kind: str) -> None:
     assert held == {id(p) for p in shared.parameters() if p.requires_grad}
     before = feedback(shared)
     for model, optimizer in zip((apart, shared), optimizers, strict=True):
-        train(model, optimizer, 1000)
+        train(model, optimizer, steps)
     expected, found = feedback(apart), feedback(shared)
     assert expected.keys() == found.keys() == {"2.feedback", "4.feedback", "6.feedback"}
     assert all(not torch.allclose(found[name], before[name]) for name in found)
