@@ -59,6 +59,13 @@ class Defect:
 
 DEFECTS = (
     Defect(
+        "believe tensors under vmap that nothing comes back to them",
+        "torch/places.py",
+        "while transforming() and torch._C._functorch.is_batchedtensor(x):",
+        "while False:",
+        MACHINERY,
+    ),
+    Defect(
         "half of a two-sided difference, whole",
         "crossing.py",
         "move, halved = step * d, 0.5",

@@ -130,7 +130,7 @@ def networks(out: Path, images: Path) -> list[Contest]:
         found.append(
             Contest(
                 "networks", "ResNet-8, 12,000 pictures of CIFAR-10 (JPEG copy)", settings,
-                rules[:2], (3e-3, 1e-2, 3e-2), {"validation": 2_000},
+                rules[:2], (3e-3, 1e-2, 3e-2), {"validation": 2_000}, tuple(range(6)),
             )
         )  # fmt: skip
     return found
@@ -180,6 +180,21 @@ def units() -> list[Contest]:
                     tuple(entrants), rates, trial,
                 )
             )  # fmt: skip
+    found.append(
+        Contest(
+            "units", "bernoulli, 8 layers, 6 epochs",
+            MNIST
+            | {"model": "mlp", "width": 256, "depth": 9, "activation": "bernoulli"}
+            | {"init": LECUN, "epochs": 6},
+            (
+                NAMED,
+                Entrant(
+                    "straight-through backprop", lra.Backprop(), {"straight_through": "sigmoid"}
+                ),
+            ),
+            (3e-3,),
+        )
+    )  # fmt: skip
     return found
 
 

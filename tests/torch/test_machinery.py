@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from nets import (
     taken,
     updates,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -506,3 +507,38 @@ def test_what_comes_out_of_a_nonlinearity_may_be_overwritten(
     model[3](model[2](h)).sum().backward()
     assert not torch.equal(h, kept)
     assert model[0].weight.grad.abs().sum() > 0
+
+
+class Multiplies(nn.Module):
+    """A forward of its own: a parameter that it multiplies with, and functions of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.w, self.b = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 8)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.b(torch.tanh(torch.tanh(self.a(x)) @ self.w))
+        return h
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [lra.LRAE(), lra.KolenPollack(), lra.DirectLRA(), lra.DirectFeedbackAlignment()],
+    ids=repr,
+)
+def test_vmap_and_backward_is_the_rule_too(rule: lra.Rule) -> None:
+    """Tensors under vmap say that they require no gradient, whoever they are."""
+    x = torch.randn(5, 6, dtype=torch.float64)
+    model = lra.convert(Multiplies().double(), rule, example=x, loss_terms=1)
+    expected = own_updates(model, lambda: model(x).square().sum())
+    found = own_updates(model, lambda: torch.vmap(model)(x).square().sum())
+    assert expected.keys() == found.keys() >= {"a.weight", "w", "b.weight"}
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    lra.restore(model)
+    assert not torch.allclose(own_updates(model, lambda: model(x).square().sum())["w"], found["w"])
+
+
+def own_updates(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss().backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

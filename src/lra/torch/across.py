@@ -33,13 +33,6 @@ def networks(of: Numbers) -> Iterator[None]:
         numbers = before
 
 
-def learns(x: Tensor) -> bool:
-    """Tell whether an error comes back to a tensor; those of many networks do not tell it."""
-    while numbers is not None and torch._C._functorch.is_batchedtensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x.requires_grad
-
-
 def put(axis: Axis, given: Numbers) -> Any:
     """Give an axis value, or a rule, with tensors in the place of some of its numbers.
 

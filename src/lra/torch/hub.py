@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lra.errors import RuleError
 from lra.feedback import Feedback, Stored
 from lra.torch.backward import multiply, run_places
-from lra.torch.places import Gradients, Product, Weights
+from lra.torch.places import Gradients, Product, Weights, learns
 from lra.torch.plan import is_sharded
 
 
@@ -224,7 +224,7 @@ class Hub:
             last: whether the layer's units are in the last dimension.
         """
         link = self.links.get(site)
-        if link is None or not z.requires_grad:
+        if link is None or not learns(z):
             return z
         assert E is not None
         if _backward_runs():

@@ -275,3 +275,10 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
 def transforming() -> bool:
     """Tell whether a torch.func transform (grad, vjp, ...) is running."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def learns(x: Tensor) -> bool:
+    """Tell whether an error comes back to a tensor; under `torch.vmap` those inside tell it."""
+    while transforming() and torch._C._functorch.is_batchedtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.requires_grad

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from lra.errors import RuleError
 from lra.feedback import Feedback, Offset, Stored, Transpose
 from lra.rules import Rule
-from lra.torch import across
 from lra.torch.backward import multiply
 from lra.torch.layers.record import (
     DrawLike,
@@ -21,7 +20,7 @@ from lra.torch.layers.record import (
     effective_feedback,
     translate,
 )
-from lra.torch.places import Operation, Place, Weights
+from lra.torch.places import Operation, Place, Weights, learns
 from lra.torch.watch import look_at_errors, pair, warn_of_mirrored
 
 
@@ -224,7 +223,7 @@ class LocalWeights(Local):
                 f"{x.shape[0]} there. Say what it is: lra.set_loss_terms(model, 1) for the loss of "
                 "one sample"
             )
-        if self.sees_input and across.learns(x) and torch.is_grad_enabled():
+        if self.sees_input and learns(x) and torch.is_grad_enabled():
             raise RuleError(
                 f"layer {self._lra.path!r} was converted as one that sees the raw input, so it has "
                 "no feedback weights; but its input requires a gradient, so an error must cross "

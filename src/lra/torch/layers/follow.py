@@ -28,7 +28,7 @@ from lra.torch.layers.functions import (
 )
 from lra.torch.layers.linear import LinearOperation
 from lra.torch.layers.record import DrawLike, effective_feedback
-from lra.torch.places import Product, Weights
+from lra.torch.places import Product, Weights, learns
 from lra.torch.watch import look_at_errors
 
 
@@ -149,7 +149,7 @@ class Follow(TorchFunctionMode):
         bias = bias_of(func, args, kwargs)
         operands = [t for t in tensors_in((args, kwargs)) if t is not bias]
         weights = [t for t in static if t is not bias and self.sources.get(t) is not None]
-        crossed = [t for t in operands if t.requires_grad and all(t is not W for W in weights)]
+        crossed = [t for t in operands if learns(t) and all(t is not W for W in weights)]
         if len(weights) != 1 or not crossed or isinstance(layer._lra.feedback, Transpose):
             return func(*args, **kwargs)
         W = weights[0]
@@ -187,7 +187,7 @@ class Follow(TorchFunctionMode):
     def _bend(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         """Send the error of a nonlinear function across by the rule."""
         layer = self.layer
-        moving = [t for t in given if t.requires_grad]
+        moving = [t for t in given if learns(t)]
         if len(moving) != 1 or isinstance(layer.rule.crossing, Derivative):
             return func(*args, **kwargs)  # a choice between activities, or nothing to cross
         (h,) = moving
