@@ -5,8 +5,8 @@
 
 784-256-256-256-256-10 with tanh and biases, AdamW, both by backprop and by LRA-E as published, with
 shared feedback. Contestants take turns at runs of 20 steps on batches that are there already; the
-updates of JAX's LRA-E, written by hand here, are first held to lra's. On one thread each. Run it with
-nothing else running; --cpu counts the time of all the process's threads, which others disturb less.
+updates of JAX's LRA-E, written by hand here, are first held to lra's. On one thread each. Run it
+with nothing else running; --cpu counts the time of all of the process's threads.
 """
 
 import argparse
