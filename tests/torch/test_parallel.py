@@ -117,6 +117,30 @@ def part_of_ddp(rank):
                 lra.convert(DistributedDataParallel(MODELS[kind]()), RULES[rule])
 
 
+def part_of_sharing(rank):
+    x, t = data()
+    half = slice(4 * rank, 4 * rank + 4)
+
+    def steps(model, optimizer, x, t):
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), t).backward()
+            optimizer.step()
+
+    for kind in MODELS:
+        whole, part = build(kind, "lra-e"), build(kind, "lra-e", seed=rank)
+        decay = {"momentum": 0.9, "weight_decay": 0.3}
+        optimizers = [torch.optim.SGD(m.parameters(), 0.1, **decay) for m in (whole, part)]
+        for model, optimizer in zip((whole, part), optimizers, strict=True):
+            assert lra.share_feedback(model, optimizer)
+        wrapped = DistributedDataParallel(part)  # without what needs no gradient
+        steps(whole, optimizers[0], x, t)
+        steps(wrapped, optimizers[1], x[half], t[half])
+        assert_same(part.state_dict(), whole.state_dict())
+        with pytest.raises(lra.ConversionError, match="share first, then wrap"):
+            lra.share_feedback(wrapped, optimizers[1])
+
+
 METHODS = {
     "pc": lra.PredictiveCoding(5),
     "ep": lra.EquilibriumPropagation(0.3, 10, 5),
@@ -207,6 +231,10 @@ def part_of_sharding(rank):
 
 def test_data_parallel():
     spawn(part_of_ddp)
+
+
+def test_shared_feedback_under_data_parallel():
+    spawn(part_of_sharing)
 
 
 def test_methods_under_data_parallel():
