@@ -66,7 +66,7 @@ def compiled_apart(convert):
 @pytest.mark.slow
 def test_compiled_kernels():
     status = compiled_apart(convert=True)
-    if status < 0 and compiled_apart(convert=False) < 0:
+    if status < 0 and any(compiled_apart(convert=False) < 0 for _ in range(5)):  # not every time
         pytest.skip("torch's own compiled kernels crash on this processor, without lra too")
     assert status == 0
 
