@@ -21,13 +21,13 @@ class Timed:
         return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def time_turns(
+def take_turns(
     contestants: Mapping[str, Callable[[], object]],
     rounds: int,
     steps: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timed]:
-    """Time all; the ratio is the median of the rounds' ratios."""
+    """Time all, and print it; the ratio is the median of the rounds' ratios."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, step in contestants.items():
@@ -41,18 +41,6 @@ def time_turns(
     for name, values in times.items():
         ratios = [a / b for a, b in zip(values, times[BASE], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        found[name] = Timed(statistics.median(values), low, middle, high)
-    return found
-
-
-def take_turns(
-    contestants: Mapping[str, Callable[[], object]],
-    rounds: int,
-    steps: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Timed]:
-    """Time all, and print what `time_turns` finds."""
-    found = time_turns(contestants, rounds, steps, clock)
-    for name, timed in found.items():
+        timed = found[name] = Timed(statistics.median(values), low, middle, high)
         print(f"  {name:<34} {timed.ms:8.3f} ms   {timed} of backprop's", flush=True)
     return found

@@ -1,5 +1,6 @@
 """Identities: what is measured of a rule or a method, how it is listed, and how it is reported."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -160,6 +161,18 @@ def gap(found: Updates, expected: Updates) -> float:
         apart = float((found[key] - b).detach().abs().max())
         gaps.append(apart and apart / max(float(b.detach().abs().max()), 1e-300))
     return max(gaps, key=lambda each: math.inf if math.isnan(each) else each)
+
+
+def gap_of_copy(net: nn.Module, updates: Callable[[nn.Module], Updates]) -> float:
+    """Train a network and a copy of it for three steps, and give how far apart they end."""
+    twin = copy.deepcopy(net)
+    for model in (net, twin):
+        for _ in range(3):
+            found = updates(model)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.sub_(found[name], alpha=0.1)
+    return gap(twin.state_dict(), net.state_dict())
 
 
 def differing(a: Any, b: Any) -> float:

@@ -22,6 +22,7 @@ from lra.torch.check.identities import (
     by_backward,
     differing,
     gap,
+    gap_of_copy,
     held,
     largest,
     same,
@@ -269,15 +270,8 @@ def _one_draw(bench: MethodBench) -> float | None:
 @IDENTITIES.add("deepcopy")
 def _deepcopy(bench: MethodBench) -> float:
     """A copy of an attached network trains like it, to the bit."""
-    net, batch = bench.net(), bench.batch()
-    twin = copy.deepcopy(net)
-    for model in (net, twin):
-        for _ in range(3):
-            updates = bench.updates(model, *batch)
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    parameter.sub_(updates[name], alpha=0.1)
-    return gap(twin.state_dict(), net.state_dict())
+    batch = bench.batch()
+    return gap_of_copy(bench.net(), lambda model: bench.updates(model, *batch))
 
 
 @IDENTITIES.add("config")
