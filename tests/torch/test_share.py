@@ -227,6 +227,19 @@ def test_sharing_twice_shrinks_once() -> None:
     torch.testing.assert_close(model[2].feedback_offset, before * (1 - 0.1 * 0.5))  # type: ignore[index]
 
 
+def test_one_optimizer_of_two_models() -> None:
+    models = [converted(), converted()]
+    optimizer = torch.optim.AdamW(nn.ModuleList(models).parameters(), lr=0.1, weight_decay=0.5)
+    before = []
+    for model in models:
+        lra.share_feedback(model, optimizer)
+        before.append(model[2].feedback_offset.clone())  # type: ignore[index]
+        F.cross_entropy(model(torch.randn(5, 6).double()), torch.arange(5) % 4).backward()
+    optimizer.step()
+    for model, D in zip(models, before, strict=True):
+        torch.testing.assert_close(model[2].feedback_offset, D * (1 - 0.1 * 0.5))  # type: ignore[index]
+
+
 def test_mirror_sets_shared_feedback_as_learned() -> None:
     models = [converted("attention"), converted("attention")]
     lra.share_feedback(models[1], torch.optim.SGD(models[1].parameters(), lr=0.1))

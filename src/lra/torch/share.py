@@ -70,10 +70,11 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
         if not _shares(layer):
             _turn(layer)
     shared = [pair for layer in layers.values() for pair in _pairs(layer)]
-    known = offsets_of.get(optimizer)
-    offsets_of[optimizer] = [(weakref.ref(W), weakref.ref(D)) for W, D in shared]
-    if known is None:
+    if optimizer not in offsets_of:
         optimizer.register_step_post_hook(_shrink)
+    own = {id(W) for W, _ in shared}
+    others = [pair for pair in offsets_of.get(optimizer, ()) if id(pair[0]()) not in own]
+    offsets_of[optimizer] = others + [(weakref.ref(W), weakref.ref(D)) for W, D in shared]
     return list(layers)
 
 
