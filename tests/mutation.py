@@ -44,6 +44,7 @@ TARGETS = "tests/torch/test_target_propagation.py"
 CHECKS = "tests/torch/test_check_methods.py"
 BIOTORCH = "tests/torch/test_biotorch.py"
 TOGETHER = "tests/torch/test_together.py"
+UNITS = "tests/torch/test_units.py"
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,30 @@ DEFECTS = (
     Defect(
         "half of a two-sided difference, whole",
         "crossing.py",
-        "move, halved = step * d, 0.5",
-        "move, halved = step * d, 1.0",
+        "scale /= 2",
+        "pass",
         AXES,
+    ),
+    Defect(
+        "forget that a swift function is half of tanh",
+        "torch/swift.py",
+        "(_sigmoid, 2.0)",
+        "(_sigmoid, 1.0)",
+        UNITS,
+    ),
+    Defect(
+        "forget half of tanh where the local loss bends",
+        "crossing.py",
+        "self.local_loss.derivative(scale * e, xp)",
+        "self.local_loss.derivative(e, xp)",
+        AXES,
+    ),
+    Defect(
+        "compare the target of a swift function with an output of tanh",
+        "torch/places.py",
+        "z = swift(h) if crossing.compares_output else None",
+        "z = z if crossing.compares_output else None",
+        UNITS,
     ),
     Defect(
         "take a target the other way in one operation",
@@ -96,7 +118,7 @@ DEFECTS = (
     Defect(
         "forget decay in shared feedback",
         "torch/share.py",
-        'D.mul_(1 - group["lr"] * group["weight_decay"])',
+        'torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])',
         "pass",
         SHARE,
     ),
@@ -533,8 +555,8 @@ DEFECTS = (
     Defect(
         "flip the error",
         "crossing.py",
-        "e = output - phi(_less(h, step, d))",
-        "e = phi(_less(h, step, d)) - output",
+        "e = z - phi(_less(h, step, d))",
+        "e = phi(_less(h, step, d)) - z",
         AXES,
     ),
     Defect(

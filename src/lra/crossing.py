@@ -218,23 +218,40 @@ class TargetDifference(Crossing):
         """Whether N, or the scale of the loss, matters."""
         return self.relative is None
 
-    def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
-        """Give e = gain L'(z - y) / N, or its two-sided or relative form."""
-        step, factor = self._step(d, n, xp)
-        output = z
+    @property
+    def compares_output(self) -> bool:
+        """Whether the output is compared with a target, and not two targets with each other."""
+        return not self.two_sided and self.through is None
+
+    def error(
+        self,
+        phi: Callable[[Any], Any],
+        h: Any,
+        z: Any,
+        d: Any,
+        n: float,
+        xp: Any,
+        scale: float = 1.0,
+    ) -> Any:
+        """Give e = gain L'(z - y) / N, or its two-sided or relative form.
+
+        Here z may be None where not `compares_output`, and phi may be what the nonlinearity is
+        `scale` times, but for a constant.
+        """
         if self.through is not None:
-            phi = functools.partial(self.through, xp=xp)
-            output = None if self.two_sided else phi(h)
+            phi, scale = functools.partial(self.through, xp=xp), 1.0
+            z = None if self.two_sided else phi(h)
         if self.two_sided:
-            move, halved = step * d, 0.5
+            scale /= 2
+        linear = type(self.local_loss) is Squared
+        step, factor = self._step(d, n, xp, scale if linear else 1.0)  # all factors in one
+        if self.two_sided:
+            move = step * d
             e = phi(h + move) - phi(h - move)
         else:
-            halved = 1.0
-            e = output - phi(_less(h, step, d))
-        if type(self.local_loss) is Squared:  # e itself: all factors in one
-            factor = factor * halved
-        else:
-            e = self.local_loss.derivative(halved * e, xp)
+            e = z - phi(_less(h, step, d))
+        if not linear:
+            e = self.local_loss.derivative(scale * e, xp)
         e *= factor  # in place, where that can be
         return e
 
@@ -242,9 +259,9 @@ class TargetDifference(Crossing):
         """Give beta N d, or beta d / s where it is relative."""
         return self._step(d, n, xp)[0] * d
 
-    def _step(self, d: Any, n: float, xp: Any) -> tuple[Any, Any]:
-        """Give m / d, and what takes an error back to the scale of d, with gain."""
-        gain = self.gain / self.beta if self.normalized else self.gain
+    def _step(self, d: Any, n: float, xp: Any, scale: float = 1.0) -> tuple[Any, Any]:
+        """Give m / d, and what takes an error back to the scale of d, with gain and scale."""
+        gain = scale * (self.gain / self.beta if self.normalized else self.gain)
         if self.relative is None:
             return self.beta * n, gain / n
         s = self._largest(d, xp)

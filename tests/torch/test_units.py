@@ -1,6 +1,7 @@
 """Units that backprop cannot train: their formulas in NumPy, their surrogates, rules on them."""
 
 import copy
+import dataclasses
 import functools
 import pickle
 
@@ -476,3 +477,66 @@ def test_targets_are_a_length_away_where_a_unit_is_flat_but_for_steps(unit, rela
     assert model[1].crossing.relative == relative
     surrogate = lra.MirroredLRA(samples=10, through=lra.TanhSurrogate())
     assert lra.convert(lra.restore(model), surrogate)[1].crossing.relative == "batch"
+
+
+class SlowTanh(nn.Module):
+    """tanh as the library does not know it."""
+
+    def forward(self, h):
+        return (torch.exp(h) - torch.exp(-h)) / (torch.exp(h) + torch.exp(-h))
+
+
+class Called(nn.Module):
+    def __init__(self, phi, *sizes):
+        super().__init__()
+        self.below, self.above, self.phi = nn.Linear(*sizes[:2]), nn.Linear(*sizes[1:]), phi
+
+    def forward(self, x):
+        return self.above(self.phi(self.below(x)))
+
+
+TANHS = {
+    "function": lambda: Called(torch.tanh, 5, 6, 3),
+    "F.tanh": lambda: Called(F.tanh, 5, 6, 3),
+    "method": lambda: Called(lambda h: h.tanh(), 5, 6, 3),
+    "in place": lambda: Called(torch.tanh_, 5, 6, 3),
+    "module": lambda: Called(nn.Tanh(), 5, 6, 3),
+    "fused": lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)),
+}
+
+
+@pytest.mark.parametrize("loss", [lra.Squared(), lra.Absolute(), lra.Cauchy(), lra.Mixed(0.3)])
+@pytest.mark.parametrize(
+    "options", [{}, {"two_sided": True}, {"two_sided": True, "relative": "batch"}], ids=str
+)
+@pytest.mark.parametrize("build", TANHS.values(), ids=TANHS)
+def test_targets_of_tanh_are_those_of_its_formula(build, options, loss):
+    """Differences of tanh are taken by another function, which must not be seen."""
+    x, t = torch.randn(7, 5, dtype=torch.float64), torch.randint(3, (7,))
+    crossing = lra.TargetDifference(0.3, gain=1.7, local_loss=loss, **options)
+    rule = lra.Rule(lra.Random(), crossing)
+    found = []
+    for model in (build(), Called(SlowTanh(), 5, 6, 3)):
+        torch.manual_seed(0)
+        for p in model.double().parameters():
+            nn.init.normal_(p)
+        lra.convert(model, rule, example=x)
+        F.cross_entropy(model(x), t).backward()
+        found.append([p.grad for p in model.parameters()])
+    for ours, formula in zip(*found, strict=True):
+        torch.testing.assert_close(ours, formula, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-3])
+def test_rounding_of_a_difference_of_tanhs_in_single_precision(size, two_sided):
+    """It is three times that of torch.tanh, a hundred-thousandth at a distance of 0.01."""
+    torch.manual_seed(0)
+    unit = lra.convert(nn.Sequential(nn.Linear(64, 64), nn.Tanh()), lra.LRAE(1.0))[1]
+    crossing = lra.TargetDifference(1.0, two_sided=two_sided)
+    h, d = torch.randn(500, 64), size * torch.randn(500, 64)
+    place = dataclasses.replace(unit.place()[0], crossing=crossing, terms=1)
+    (e,) = place.backward((h, torch.tanh(h)), d, (True,))
+    (exact,) = place.backward((h.double(), torch.tanh(h.double())), d.double(), (True,))
+    assert (e - exact).norm() / exact.norm() < 1.2e-7 / size
+    assert not place.backward((h, torch.tanh(h)), 0 * d, (True,))[0].any()

@@ -26,6 +26,7 @@ from lra.torch.places import (
     Weights,
     transforming,
 )
+from lra.torch.swift import Swift
 
 _SECOND = (
     "create_graph=True, or a derivative of a derivative, asks for the derivative of a learning "
@@ -211,21 +212,22 @@ def bend(
     terms: LossTerms | float,
     h: Tensor,
     overwrites: bool = False,
+    swift: Swift | None = None,
 ) -> Tensor:
     """Give z = phi(h) of one unit; written over h, where phi overwrites its argument."""
     apart = torch.compiler.is_compiling() or transforming()
     if not overwrites:
         origin = None if apart else Origin(phi, h.detach())
-        z = run_places((Nonlinearity(phi, crossing, terms, origin),), h)
+        z = run_places((Nonlinearity(phi, crossing, terms, origin, swift=swift),), h)
         return z if origin is None else origin.mark(z)
 
     def pure(v: Tensor) -> Tensor:
         return phi(v.clone())
 
     if apart or h._is_view():  # autograd's own copy knows what a view's base needs
-        return h.copy_(run_places((Nonlinearity(pure, crossing, terms),), h.clone()))
+        return h.copy_(run_places((Nonlinearity(pure, crossing, terms, swift=swift),), h.clone()))
     origin = Origin(pure, h.detach())
-    place = Nonlinearity(pure, crossing, terms, origin, phi)
+    place = Nonlinearity(pure, crossing, terms, origin, phi, swift)
     if observe.watcher is not None:
         observe.watcher.forward(place, h.detach(), ())
     return origin.mark(_Overwriting.apply((place,), h))  # type: ignore[no-untyped-call]

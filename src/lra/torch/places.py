@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lra.crossing import Crossing
+from lra.crossing import Crossing, TargetDifference
 from lra.feedback import Feedback, Stored
 from lra.loss_terms import LossTerms, count_terms
+from lra.torch.swift import Swift
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -188,6 +189,7 @@ class Nonlinearity:
         terms: N, or how to count it.
         origin: where others look for h.
         over: phi written over its argument, where the plain unit does that.
+        swift: what phi is a multiple of, for targets on a CPU, where torch's phi is slow.
     """
 
     phi: Callable[[Tensor], Tensor]
@@ -195,6 +197,7 @@ class Nonlinearity:
     terms: LossTerms | float
     origin: Origin | None = None
     over: Callable[[Tensor], Tensor] | None = None
+    swift: Swift | None = None
     parameters = 0
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
@@ -237,7 +240,7 @@ class Taught:
     phi: Callable[[Tensor], Tensor]
     crossing: Crossing
     terms: LossTerms | float
-    over = None
+    over = swift = None
     parameters = 1
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
@@ -267,8 +270,17 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
     given = d.dtype
     if h.dtype in (torch.float16, torch.bfloat16):
         h, d, z = h.float(), d.float(), None
-    z = unit.phi(h) if z is None else z
-    e: Tensor = unit.crossing.error(unit.over or unit.phi, h, z, d, n, torch)
+    crossing, phi = unit.crossing, unit.over or unit.phi
+    e: Tensor
+    if type(crossing) is not TargetDifference:
+        e = crossing.error(phi, h, unit.phi(h) if z is None else z, d, n, torch)
+    elif unit.swift is not None and h.device.type == "cpu":
+        swift, scale = unit.swift
+        z = swift(h) if crossing.compares_output else None
+        e = crossing.error(swift, h, z, d, n, torch, scale)
+    else:
+        z = unit.phi(h) if z is None and crossing.compares_output else z
+        e = crossing.error(phi, h, z, d, n, torch)
     return e if e.dtype == given else e.to(given)
 
 

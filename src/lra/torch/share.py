@@ -257,16 +257,18 @@ def _shrink(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     found = getattr(optimizer, "found_inf", None)  # of a GradScaler; the step was none then
     if found is not None and bool(found):
         return
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    for W, D in ((W(), D()) for W, D in offsets_of[optimizer]):
-        group = groups.get(id(W))
-        if W is None or D is None or W.grad is None or group is None:
-            continue
+    offset_of = {W(): D() for W, D in offsets_of[optimizer]}
+    for group in optimizer.param_groups:
         kind = _kind_of_decay(optimizer, group)
-        if kind == "decoupled":
-            D.mul_(1 - group["lr"] * group["weight_decay"])
-        elif kind:
-            D.mul_(_by_sgd(group, optimizer.state[W]))
+        if not kind:
+            continue
+        moved = [W for W in group["params"] if W.grad is not None and W in offset_of]
+        pairs = [(W, offset_of[W]) for W in moved if offset_of[W] is not None]
+        if kind == "sgd":
+            for W, D in pairs:
+                D.mul_(_by_sgd(group, optimizer.state[W]))
+        elif pairs:
+            torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])
 
 
 def _by_sgd(group: dict[str, Any], state: dict[str, Any]) -> Any:
