@@ -12,7 +12,7 @@ from torch._inductor import config as inductor
 from torch.nn import functional as F
 
 import lra
-from lra.torch import compiled
+from lra.torch import compiled, products
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
 
@@ -285,6 +285,56 @@ def test_compiled_kernels(rule, dtype, tight):
 def refused(says, step, *batch):
     with pytest.raises(lra.LraError, match=says):
         step(*batch)
+
+
+def made_by_onednn(step, x, t):
+    with torch.profiler.profile() as seen:
+        step(x, t)
+    return sum(event.count for event in seen.key_averages() if event.key == "lra::mm")
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize(
+    "rule", [None, lra.LRAE(), lra.DirectLRA()], ids=("plain", "lra-e", "dlra")
+)
+def test_products_by_onednn(rule, monkeypatch):
+    """Large ones in single precision, forward, down and for the updates; with the same numbers."""
+    monkeypatch.setattr(products, "available", lambda: True)
+
+    torch._dynamo.reset()
+    x, t = torch.randn(64, 160), torch.randint(10, (64,))
+    layers = [(nn.Linear(*sizes), nn.Tanh()) for sizes in ((160, 144), (144, 128), (128, 10))]
+    model = nn.Sequential(*itertools.chain(*layers))
+    if rule is not None:
+        lra.convert(model, rule, example=x)
+    other = copy.deepcopy(model)
+    plain = eager(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    step = lra.compile_step(other, F.cross_entropy, torch.optim.SGD(other.parameters(), lr=0.1))
+    step(x, t)
+    plain(x, t)
+    large = 4 if rule == lra.DirectLRA() else 5  # of 160 x 144 and 144 x 128: two, two, and one
+    assert made_by_onednn(step, x, t) == large
+    plain(x, t)
+    for ours, eagers in zip(other.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, eagers, rtol=1e-4, atol=1e-6)
+    step(x[:8], t[:8])
+    assert made_by_onednn(step, x[:8], t[:8]) == 0  # too small to be worth it
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_products_of_any_layout_by_onednn():
+    a, b, wide = torch.randn(7, 5), torch.randn(5, 6), torch.randn(7, 10)
+    factors = [
+        *((a, b), (a, b.t().contiguous().t()), (a.t().contiguous().t(), b), (wide[:, ::2], b)),
+        *((a[:1].expand(7, 5), b), (a[:, :1].expand(7, 5), b), (torch.ones(1, 1).expand(7, 5), b)),
+        *((a.flatten()[1:31].view(6, 5), b), (a, torch.randn(5, 3, 6)[:, 1])),
+    ]
+    for one, other in factors:
+        for bias in (None, torch.randn(6)):
+            found = torch.ops.lra.mm(one, other, bias)
+            expected = one @ other + (0 if bias is None else bias)
+            torch.testing.assert_close(found, expected)
+            assert found.shape == torch.ops.lra.mm(one.to("meta"), other.to("meta"), None).shape
 
 
 def test_refused_arguments():

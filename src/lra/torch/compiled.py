@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from lra.axis import unknown
 from lra.errors import CompileError, OptionError, one_line
+from lra.torch import products
 from lra.torch.plan import is_sharded
 
 GRAPHS = 16
@@ -243,7 +244,10 @@ def _options(mode: str | None, backend: Any) -> dict[str, Any] | None:
     modes = {"default": {}, **torch._inductor.list_mode_options()}
     if mode is not None and mode not in modes:
         raise unknown("mode", mode, modes)
-    return {"fallback_random": True, **modes[mode or "default"]}
+    options = {"fallback_random": True, **modes[mode or "default"]}
+    if products.available():
+        options["post_grad_custom_post_pass"] = products.ByOneDNN()
+    return options
 
 
 def _explain(error: BaseException) -> str:

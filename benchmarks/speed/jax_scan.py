@@ -1,21 +1,16 @@
 """Steps of lra, eager and compiled, against JAX with optax, whose steps are one `lax.scan`.
 
-    pip install jax optax
-    OMP_NUM_THREADS=1 python benchmarks/jax_scan.py
-
 784-256-256-256-256-10 with tanh and biases, AdamW, both by backprop and by LRA-E as published, with
-shared feedback. Contestants take turns at runs of 20 steps on batches that are there already; the
-updates of JAX's LRA-E, written by hand here, are first held to lra's. On one thread each. Run it
-with nothing else running; --cpu counts the time of all of the process's threads.
+shared feedback. The updates of JAX's LRA-E, written by hand here, are first held to lra's.
 """
 
-import argparse
 import os
 
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import itertools
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 import lra
-from speed import OPTIMIZERS, perceptron
+from speed.steps import OPTIMIZERS, Row, perceptron
 from turns import take_turns
 
 STEPS, BETA, DECAY, RATE = 20, 0.1, 0.01, 1e-9
@@ -119,15 +114,11 @@ def check(model: torch.nn.Module, weights: Weights, offsets: Any, xs: Any, ts: A
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batches", type=int, nargs="+", default=[50, 256])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--cpu", action="store_true", help="count processor time")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, jax {jax.__version__}, one thread, runs of {STEPS} steps")
-    for batch in options.batches:
+def jax_scan(options: Namespace) -> list[Row]:
+    """20 steps of one program in JAX, and 20 steps of ours."""
+    print(f"jax {jax.__version__}, runs of {STEPS} steps")
+    found = []
+    for batch in (50, 256):
         print(f"\nbatch {batch}")
         torch.manual_seed(0)
         xs, ts = torch.rand(STEPS, batch, 784), torch.randint(10, (STEPS, batch))
@@ -143,20 +134,16 @@ def main() -> None:
             for _, m in itertools.pairwise(layers)
         ]
         check(converted[0], weights, offsets, xs, ts)
-        take_turns(
-            {
-                "backprop": looped(plain[0], xs, ts, compiled=False),
-                "LRA-E": looped(converted[0], xs, ts, compiled=False),
-                "compiled backprop": looped(plain[1], xs, ts, compiled=True),
-                "compiled LRA-E": looped(converted[1], xs, ts, compiled=True),
-                "JAX, backprop in a scan": scanned(weights, None, jx, jt),
-                "JAX, LRA-E in a scan": scanned(weights, offsets, jx, jt),
-            },
-            options.rounds,
-            1,
-            time.process_time if options.cpu else time.perf_counter,
-        )
-
-
-if __name__ == "__main__":
-    main()
+        contestants = {
+            "backprop": looped(plain[0], xs, ts, compiled=False),
+            "LRA-E": looped(converted[0], xs, ts, compiled=False),
+            "compiled backprop": looped(plain[1], xs, ts, compiled=True),
+            "compiled LRA-E": looped(converted[1], xs, ts, compiled=True),
+            "JAX, backprop in a scan": scanned(weights, None, jx, jt),
+            "JAX, LRA-E in a scan": scanned(weights, offsets, jx, jt),
+        }
+        # JAX computes in threads of its own.
+        clock = time.process_time if options.cpu else time.perf_counter
+        timed = take_turns(contestants, options.rounds, max(1, 100 // batch), clock)
+        found.append((f"20 steps, batch {batch}", timed))
+    return found

@@ -1,0 +1,1 @@
+"""Steps of the rules against backprop's; `python benchmarks` measures and writes them."""
