@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 from workbench import (
     Watcher,
     differences,
@@ -14,7 +15,7 @@ from workbench import (
 
 import lra
 from lra.errors import OptionError
-from lra.lab import training
+from lra.lab import learning, training
 from lra.lab.config import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
@@ -40,6 +41,7 @@ def steps(monkeypatch):
     return made
 
 
+HOW = {False: "never", True: "always"}
 SETTINGS = {
     "schedule": {"rule": lra.MirroredLRA(samples=50), "schedule": "cosine", "feedback_lr": 1e-4},
     "normalised": {"model": "residual-mlp", "width": 6, "depth": 3, "optimizer": "sgd"},
@@ -50,7 +52,7 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_compiled_run_is_the_eager_run_but_for_rounding(tmp_path, blobs, steps, name):
     for compiled in (False, True):
-        config = tiny(blobs, compile=compiled, precision="64", **SETTINGS[name])
+        config = tiny(blobs, compile=HOW[compiled], precision="64", **SETTINGS[name])
         training.train(config, tmp_path / str(compiled))
     eager, ours = (saved_state(tmp_path / str(compiled)) for compiled in (False, True))
     torch.testing.assert_close(ours["model"], eager["model"], rtol=1e-8, atol=1e-10)
@@ -63,7 +65,7 @@ def test_a_compiled_run_is_the_eager_run_but_for_rounding(tmp_path, blobs, steps
 
 @pytest.mark.parametrize("stops", [(7, 8, 19), (3, 15, 16)])
 def test_a_compiled_run_that_was_stopped_ends_in_the_same_bits(tmp_path, blobs, stops):
-    config = tiny(blobs, compile=True, activation="rrelu")
+    config = tiny(blobs, compile="always", activation="rrelu")
     training.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, f"{stops}")
     states = (saved_state(tmp_path / name) for name in ("whole", "stopped"))
@@ -72,7 +74,7 @@ def test_a_compiled_run_that_was_stopped_ends_in_the_same_bits(tmp_path, blobs, 
 
 def test_diagnoses_change_nothing_and_compile_nothing(tmp_path, blobs, steps):
     for every in (None, 3):
-        training.train(tiny(blobs, compile=True, diagnose=every), tmp_path / str(every))
+        training.train(tiny(blobs, compile="always", diagnose=every), tmp_path / str(every))
     for part in ("model", "optimizer"):
         a, b = (saved_state(tmp_path / str(every))[part] for every in (None, 3))
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -81,7 +83,7 @@ def test_diagnoses_change_nothing_and_compile_nothing(tmp_path, blobs, steps):
 
 def test_the_time_of_compiling_is_told_once(tmp_path, blobs):
     watcher = Watcher()
-    training.train(tiny(blobs, compile=True), tmp_path / "run", reporter=watcher)
+    training.train(tiny(blobs, compile="always"), tmp_path / "run", reporter=watcher)
     (note,) = (note for note in watcher.notes() if "compiling" in note)
     assert float(note.removeprefix("compiling took ").removesuffix(" s")) > 0
 
@@ -92,7 +94,7 @@ def test_texts(tmp_path, steps):
     losses = []
     for compiled in (False, True):
         config = tiny(
-            *(path,), model="gpt", compile=compiled, epochs=1, precision="64",
+            *(path,), model="gpt", compile=HOW[compiled], epochs=1, precision="64",
             context=8, width=8, depth=1,
         )  # fmt: skip
         training.train(config, tmp_path / str(compiled))
@@ -107,17 +109,36 @@ def test_texts(tmp_path, steps):
         ({"rule": lra.PredictiveCoding()}, "predictive-coding takes several passes"),
         ({"devices": 2}, "several devices"),
         ({"precision": "bf16-mixed"}, "bf16-mixed"),
-        ({"compile": "yes"}, "compile must be a bool"),
+        ({"compile": "yes"}, "unknown compile 'yes'; known: always, auto, never"),
     ],
 )
 def test_refused_settings(settings, says):
     with pytest.raises(OptionError, match=says):
-        TrainConfig("digits", **({"compile": True} | settings))
+        TrainConfig("digits", **({"compile": "always"} | settings))
+
+
+def test_runs_are_compiled_where_it_pays(tmp_path, blobs, steps, monkeypatch):
+    config = tiny(blobs, compile="auto")
+    watcher = Watcher()
+    training.train(config, tmp_path / "short", reporter=watcher)
+    assert not steps
+    (_, epochs, each), *_ = (what for kind, what in watcher.heard if kind == "start")
+    all_steps = epochs * each
+    for worth, count in ((all_steps + 1, 0), (all_steps, 1)):
+        monkeypatch.setattr(learning, "_WORTH", worth)
+        training.train(config, tmp_path / str(worth))
+        assert len(steps) == count
+    for hindered in ({"rule": lra.PredictiveCoding()}, {"precision": "bf16-mixed"}):
+        training.train(tiny(blobs, compile="auto", epochs=1, **hindered), tmp_path / str(hindered))
+    training.train(tiny("digits", compile="auto", model="lenet", epochs=1), tmp_path / "lenet")
+    with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        training.train(config, tmp_path / "without")
+    assert len(steps) == 1
 
 
 @pytest.mark.parametrize("model", ["lenet", "resnet", "vit"])
 def test_convolutions_are_refused_on_a_cpu(tmp_path, model):
-    config = tiny("digits", compile=True, model=model)
+    config = tiny("digits", compile="always", model=model)
     says = f"{model} is not compiled for a CPU; leave --compile out"
     with pytest.raises(OptionError, match=says):
         training.train(config, tmp_path / "run")

@@ -88,7 +88,7 @@ def test_every_field_survives_json() -> None:
         "device": "cpu",
         "devices": 2,
         "precision": "64",
-        "compile": False,  # it does not go with two devices
+        "compile": "auto",  # always does not go with two devices
         "diagnose": 5,
     }
     assert other.keys() == {f.name for f in fields(TrainConfig)}
@@ -100,7 +100,7 @@ def test_every_field_survives_json() -> None:
     for others in (
         TrainConfig("digits", optimizer="rmsprop", momentum=0.5, smoothing=0.25),
         TrainConfig("digits", model="vit", width=32, depth=2, patch=4, init=lra.Orthogonal(0.5)),
-        TrainConfig("python", model="gpt", context=16, compile=True),
+        TrainConfig("python", model="gpt", context=16, compile="always"),
     ):
         assert through_json(others) == others
 
@@ -155,8 +155,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         r"surrogate 'hardtan'; known: .*Did you mean 'hardtanh'",
     ),
     ({"bias": "no"}, r"bias.*'no'"),
-    ({"compile": "no"}, r"compile must be a bool; got 'no'"),
-    ({"compile": True, "devices": 2}, r"compile: several devices .*; leave --compile out"),
+    ({"compile": "no"}, r"unknown compile 'no'; known: always, auto, never"),
+    ({"compile": "always", "devices": 2}, r"compile is always, but several .*; leave --compile"),
     ({"test": "no"}, r"test.*'no'"),
     ({"init": "fan-in"}, r"init.*'fan-in'"),
     ({"rule": "lra-e"}, r"rule.*'lra-e'"),

@@ -99,9 +99,10 @@ class TrainConfig(Axis):
     all that batch norm, and rules relative to the batch, then know of it."""
     precision: str = "32"
     """32, 64 or bf16-mixed."""
-    compile: bool = False
+    compile: str = "never"
     """Compile the forward pass and the updates into one graph, which takes some seconds before the
-    first step and then saves time in each; an epoch's smaller last batch goes on without it."""
+    first step and then saves time in each: always, or an error; auto, where that is possible and
+    the run has 100,000 steps or more; never. An epoch's smaller last batch goes without it."""
     diagnose: MaybeInt = None
     """Diagnose the rule every so many steps, layer by layer, which changes no number of the run."""
 
@@ -116,7 +117,6 @@ class TrainConfig(Axis):
         for name, kind in (
             ("rule", Rule | Method),
             ("bias", bool),
-            ("compile", bool),
             ("test", bool),
             ("init", Init | None),
         ):
@@ -130,6 +130,7 @@ class TrainConfig(Axis):
             ("precision", PRECISIONS),
             ("device", ("auto", "cpu", "cuda", "mps")),
             ("share_feedback", ("auto", "always", "never")),
+            ("compile", ("auto", "always", "never")),
         ):
             if getattr(self, what) not in table:
                 raise unknown(what, getattr(self, what), table)
@@ -182,7 +183,8 @@ class TrainConfig(Axis):
         self._whole("devices", 1)
         if self.devices > 1 and isinstance(self.rule, Method):
             raise OptionError(f"devices: {name_of(self.rule)} trains on one; got {self.devices}")
-        self._check_compile()
+        if self.compile == "always" and self.uncompiled:
+            raise OptionError(f"compile is always, but {self.uncompiled}; leave --compile out")
         self._whole("seed", 0)
         counts = ("epochs", 1), ("patience", 1), ("validation", 0), ("diagnose", 1)
         for name, least in counts:
@@ -202,17 +204,18 @@ class TrainConfig(Axis):
                 raise OptionError(f"betas must be two numbers; got {self.betas!r}")
             self._factors("betas", self.betas)
 
-    def _check_compile(self) -> None:
-        """Refuse what a compiled step cannot do."""
-        if not self.compile:
-            return
-        for hindered, why in (
-            (isinstance(self.rule, Method), f"{name_of(self.rule)} takes several passes a step"),
-            (self.devices > 1, "several devices gather updates by hooks"),
-            (self.precision == "bf16-mixed", "bf16-mixed precision would reach the way back too"),
-        ):
-            if hindered:
-                raise OptionError(f"compile: {why}; leave --compile out")
+    @property
+    def uncompiled(self) -> str:
+        """Why a run like this cannot be compiled; "" if it can, as far as settings tell."""
+        if isinstance(self.rule, Method):
+            return f"{name_of(self.rule)} takes several passes a step"
+        if self.devices > 1:
+            return "several devices gather updates by hooks"
+        return "bf16-mixed reaches the way back too" if self.precision == "bf16-mixed" else ""
+
+    def epochs_of(self, steps: int) -> int:
+        """Give the number of epochs, where one has so many steps."""
+        return self.epochs or max(10, math.ceil(1000 / steps))
 
     def _factors(self, name: str, values: tuple[float, ...]) -> None:
         for value in values:

@@ -66,27 +66,61 @@ def share(config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimi
             raise OptionError(f"share_feedback is always, but {error}") from error
 
 
+_WORTH = 100_000
+"""In how many steps compiling pays, also where it takes half a minute and saves little in each."""
+
+
 def compiled(
-    config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    config: TrainConfig,
+    steps: int,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
 ) -> lra.CompiledStep | None:
     """Give a run's compiled step, whose loss has the number of right predictions beside it.
 
+    Whether a run has one depends on its settings and on torch alone, so that it comes to the same
+    numbers each time.
+
+    Args:
+        config: the run's configuration.
+        steps: how many the run has.
+        network: what is trained.
+        optimizer: what moves it.
+        device: where.
+
     Raises:
-        OptionError: for convolutions on a CPU.
+        OptionError: for convolutions on a CPU, where it is always to be compiled.
         CompileError: where torch cannot compile.
     """
-    if not config.compile:
+    if config.compile == "never":
         return None
-    if device.type == "cpu" and any(isinstance(m, nn.Conv2d) for m in network.modules()):
-        raise OptionError(  # torch 2.13, without lra too
-            f"compile: torch's compiled convolutions crash on some processors, so {config.model} "
-            "is not compiled for a CPU; leave --compile out, or take --device cuda"
+    convolves = any(isinstance(m, nn.Conv2d) for m in network.modules())
+    trouble = config.uncompiled
+    if device.type == "cpu" and convolves:  # torch 2.13, without lra too
+        trouble = (
+            f"torch's compiled convolutions crash on some processors, so {config.model} is not "
+            "compiled for a CPU; leave --compile out, or take --device cuda"
         )
+    if config.compile == "auto" and (trouble or steps < _WORTH or not _finds_compiler(device)):
+        return None
+    if trouble:
+        raise OptionError(f"compile is always, but {trouble}")
 
     def loss(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return cross_entropy(logits, y), count_right(logits, y)
 
     return lra.compile_step(network, loss, optimizer, has_aux=True)
+
+
+def _finds_compiler(device: torch.device) -> bool:
+    """Tell whether there is what torch compiles kernels with."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # which takes a while to import
+
+    try:
+        return device.type != "cpu" or bool(get_cpp_compiler())
+    except RuntimeError:
+        return False
 
 
 def answering(rule: Rule | Method, network: nn.Module) -> Answer:

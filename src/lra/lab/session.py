@@ -55,9 +55,14 @@ class Session:
         self.learned = self._moving()
         share(config, self.network, self.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.compiled = compiled(config, self.network, self.optimizer, self.device)
+        self.compiled = self._compiled()
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
         self.last_save = time.monotonic()
+
+    def _compiled(self) -> lra.CompiledStep | None:
+        """Give the run's compiled step, if it is to have one."""
+        steps = self.batches.steps * self.config.epochs_of(self.batches.steps)
+        return compiled(self.config, steps, self.network, self.optimizer, self.device)
 
     def first(self, do: Callable[[], None]) -> None:
         """Do something in the first process alone; where it fails, all stop."""

@@ -108,7 +108,7 @@ class _Run(Session):
     def go(self, state: State) -> dict[str, Any]:
         """Train from a state to the end."""
         steps = self.batches.steps
-        epochs = self.config.epochs or max(10, math.ceil(1000 / steps))
+        epochs = self.config.epochs_of(steps)
         self.all_steps = epochs * steps
         patience = self.config.patience or epochs
         with self.stop.listening(), contextlib.closing(self._reporters(state)) as reporter:
