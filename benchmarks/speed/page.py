@@ -48,7 +48,7 @@ def draw(rows: list[Row], path: Path) -> None:
         axis.set_xlabel(what)
         axis.set_ylabel("ms a step, batch 50")
         axis.set_xticks([at for at, _ in line], [str(at) for at, _ in line], minor=False)
-        ticks = [1, 2, 5, 10, 20, 50, 100, 200]
+        ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
         axis.set_yticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         axis.legend()
