@@ -282,6 +282,31 @@ def test_compiled_kernels(rule, dtype, tight):
     assert_equal_steps((a, oa, step), (b, ob, eager(b, ob)), 2, tight=tight)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize(
+    ("product", "shapes", "dtype", "made"),
+    [
+        (torch.mm, ((128, 128), (128, 64)), torch.float32, True),
+        (torch.addmm, ((64,), (128, 128), (128, 64)), torch.float32, True),
+        (torch.addmm, ((1,), (128, 128), (128, 64)), torch.float32, False),
+        (torch.addmm, ((128, 64), (128, 128), (128, 64)), torch.float32, False),
+        (functools.partial(torch.addmm, beta=2), ((64,), (128, 128), (128, 64)), None, False),
+        (torch.mm, ((128, 128), (128, 63)), torch.float32, False),
+        (torch.mm, ((0, 128), (128, 640)), torch.float32, False),
+        (torch.mm, ((128, 128), (128, 64)), torch.float64, False),
+        (torch.mm, ((128, 128), (128, 64)), torch.bfloat16, False),
+    ],
+)
+def test_which_products_are_made_by_onednn(product, shapes, dtype, made):
+    given = [torch.randn(shape, dtype=dtype) for shape in shapes]
+    traced = torch.fx.experimental.proxy_tensor.make_fx(product, tracing_mode="fake")(*given)
+    products.ByOneDNN()(traced.graph)
+    traced.recompile()
+    targets = [node.target for node in traced.graph.nodes]
+    assert (torch.ops.lra.mm.default in targets) == made
+    torch.testing.assert_close(traced(*given), product(*given), rtol=1e-4, atol=1e-5)
+
+
 def refused(says, step, *batch):
     with pytest.raises(lra.LraError, match=says):
         step(*batch)

@@ -33,9 +33,13 @@ def _shape(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
 
 
-@functools.cache
 def available() -> bool:
-    """Tell whether this is a processor on which oneDNN multiplies faster, and it is there."""
+    """Tell whether oneDNN is there and enabled, on a processor on which it multiplies faster."""
+    return bool(torch.backends.mkldnn.enabled) and _faster()
+
+
+@functools.cache
+def _faster() -> bool:
     return (
         torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
@@ -88,4 +92,5 @@ def _product(node: Node) -> tuple[Node, Node, Node | None] | None:
         return None
     (m, k), n = values[0].shape, values[1].shape[1]
     fits = all(isinstance(size, int) for size in (m, k, n)) and m * k * n >= LEAST
-    return (a, b, bias) if fits and (bias is None or values[2].dim() == 1) else None  # type: ignore[return-value]
+    adds = bias is None or values[2].shape == (n,)  # to each row; not one number to all
+    return (a, b, bias) if fits and adds else None  # type: ignore[return-value]
