@@ -1,6 +1,7 @@
 """Settings for the whole suite: one thread, one seed, drawn examples that repeat."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 def pytest_configure() -> None:
     """Run on one core; and test the package that was meant, where tests/mutation.py says which."""
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a job in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     meant = os.environ.get("LRA_UNDER_TEST")
     found = Path(lra.__file__).resolve()
     if meant and not found.is_relative_to(Path(meant).resolve()):
