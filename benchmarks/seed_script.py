@@ -1,0 +1,133 @@
+"""Seconds for an epoch of the authors' MNIST script in PyTorch, and of `lra train` on the same.
+
+    git clone https://github.com/AnkurMali/LRA-E authors
+    OMP_NUM_THREADS=1 python benchmarks/seed_script.py authors/mnist/mnist_torch.py
+
+Their script runs as it is, but for the number of epochs. Where torchvision does not import, its
+dataset class and transforms have stand-ins that do the same for each sample: a picture of PIL, a
+tensor of it between 0 and 1, a vector. Ours is `lra train mnist --recipe seed-mnist`, of the same
+network, optimizer, step size, batch and split, eager and compiled. An epoch is the training and the
+validation after it; the first of each is left out. The three take turns. Run it with nothing else
+running.
+"""
+
+import argparse
+import csv
+import itertools
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RUN_THEIRS = """
+import sys, time, types
+
+import torch
+
+try:
+    import torchvision
+except Exception:  # not there, or for another torch
+    import numpy as np
+    from PIL import Image
+    from lra.lab import data
+
+    class MNIST(torch.utils.data.Dataset):
+        def __init__(self, root, train, download, transform):
+            found = data.load("mnist")
+            pair = (found.x_train, found.y_train) if train else (found.x_test, found.y_test)
+            self.x, self.y = (pair[0] * 255).astype(np.uint8), pair[1]
+            self.transform = transform
+
+        def __len__(self):
+            return len(self.y)
+
+        def __getitem__(self, index):
+            picture = Image.fromarray(self.x[index].reshape(28, 28))
+            return self.transform(picture), int(self.y[index])
+
+    class ToTensor:
+        def __call__(self, picture):
+            x = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)
+            return x.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+
+    class Lambda:
+        def __init__(self, f):
+            self.f = f
+
+        def __call__(self, x):
+            return self.f(x)
+
+    class Compose:
+        def __init__(self, parts):
+            self.parts = parts
+
+        def __call__(self, x):
+            for part in self.parts:
+                x = part(x)
+            return x
+
+    torchvision = types.ModuleType("torchvision")
+    torchvision.datasets = types.SimpleNamespace(MNIST=MNIST)
+    transforms = {"ToTensor": ToTensor, "Lambda": Lambda, "Compose": Compose}
+    torchvision.transforms = types.SimpleNamespace(**transforms)
+    sys.modules["torchvision"] = torchvision
+
+told = print
+
+def print(*what, **how):
+    told(*what, **how)
+    if str(what[0]).startswith("Epoch"):
+        told("ended at", time.perf_counter(), flush=True)
+
+exec(compile(open(sys.argv[1]).read().replace("num_epochs = 100", f"num_epochs = {sys.argv[2]}"),
+             sys.argv[1], "exec"), {"print": print, "__name__": "__main__"})
+"""
+
+
+def theirs(script: Path, epochs: int) -> list[float]:
+    """Run their script in a folder of its own, and give the seconds of each epoch but the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", RUN_THEIRS, str(script.resolve()), str(epochs + 1)]
+        run = subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True)
+    ends = [float(end) for end in re.findall(r"ended at ([\d.]+)", run.stdout)]
+    if len(ends) != epochs + 1:
+        raise SystemExit(f"{script} ended {len(ends)} epochs, and not {epochs + 1}:\n{run.stdout}")
+    return [b - a for a, b in itertools.pairwise(ends)]
+
+
+def ours(epochs: int, compiled: str) -> list[float]:
+    """Train in a process of its own, and give the seconds of each epoch but the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, "-m", "lra", "train", "mnist", "--recipe", "seed-mnist"]
+        command += ["--epochs", str(epochs + 1), "--compile", compiled, "--out", str(out)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with (out / "metrics.csv").open() as file:
+            ends = [float(row["seconds"]) for row in csv.DictReader(file)]
+    return [b - a for a, b in itertools.pairwise(ends)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("script", type=Path)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=2)
+    options = parser.parse_args()
+    seconds: dict[str, list[float]] = {"the script": [], "lra": [], "lra, compiled": []}
+    for _ in range(options.turns):
+        seconds["the script"] += theirs(options.script, options.epochs)
+        seconds["lra"] += ours(options.epochs, "never")
+        seconds["lra, compiled"] += ours(options.epochs, "always")
+    slow = statistics.median(seconds["the script"])
+    for name, found in seconds.items():
+        middle = statistics.median(found)
+        print(
+            f"{name:<14} {middle:6.2f} s an epoch ({min(found):.2f} to {max(found):.2f}), "
+            f"1/{slow / middle:.1f} of the script's"
+        )
+
+
+if __name__ == "__main__":
+    main()
