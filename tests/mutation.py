@@ -562,8 +562,8 @@ DEFECTS = (
     Defect(
         "drop the gain",
         "crossing.py",
-        "if self.normalized else self.gain\n",
-        "if self.normalized else 1\n",
+        "if self.normalized else self.gain)",
+        "if self.normalized else 1)",
         LAYERS,
     ),
     Defect(
