@@ -1,6 +1,6 @@
 """Training steps of the rules against backprop's: what docs/performance.md tells.
 
-    OMP_NUM_THREADS=1 python benchmarks                          # all, half an hour
+    OMP_NUM_THREADS=1 python benchmarks                          # all, a quarter of an hour
     python benchmarks perceptrons compiled                       # some of it
     python benchmarks --markdown docs/performance.md             # puts the tables into the page
 

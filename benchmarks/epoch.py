@@ -18,12 +18,12 @@ from pathlib import Path
 STEPS = 1160
 
 
-def epochs_of(rule: str, epochs: int) -> list[float]:
+def epochs_of(epochs: int, *options: str) -> list[float]:
     """Train in a process of its own, and give the seconds of each epoch but the first."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "lra", "train", "mnist", "--recipe", "seed-mnist"]
-        command += ["--rule", rule, "--epochs", str(epochs + 1), "--out", str(out)]
+        command += ["--epochs", str(epochs + 1), "--out", str(out), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with (out / "metrics.csv").open() as file:
             ends = [float(row["seconds"]) for row in csv.DictReader(file)]
@@ -38,7 +38,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"lra-e": [], "backprop": []}
     for _ in range(options.turns):
         for rule, found in seconds.items():
-            found += epochs_of(rule, options.epochs)
+            found += epochs_of(options.epochs, "--rule", rule)
     for rule, found in seconds.items():
         middle = statistics.median(found)
         print(

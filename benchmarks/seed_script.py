@@ -12,7 +12,6 @@ running.
 """
 
 import argparse
-import csv
 import itertools
 import re
 import statistics
@@ -20,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from epoch import epochs_of
 
 RUN_THEIRS = """
 import sys, time, types
@@ -97,18 +98,6 @@ def theirs(script: Path, epochs: int) -> list[float]:
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
-def ours(epochs: int, compiled: str) -> list[float]:
-    """Train in a process of its own, and give the seconds of each epoch but the first."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [sys.executable, "-m", "lra", "train", "mnist", "--recipe", "seed-mnist"]
-        command += ["--epochs", str(epochs + 1), "--compile", compiled, "--out", str(out)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        with (out / "metrics.csv").open() as file:
-            ends = [float(row["seconds"]) for row in csv.DictReader(file)]
-    return [b - a for a, b in itertools.pairwise(ends)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("script", type=Path)
@@ -118,8 +107,8 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"the script": [], "lra": [], "lra, compiled": []}
     for _ in range(options.turns):
         seconds["the script"] += theirs(options.script, options.epochs)
-        seconds["lra"] += ours(options.epochs, "never")
-        seconds["lra, compiled"] += ours(options.epochs, "always")
+        seconds["lra"] += epochs_of(options.epochs)
+        seconds["lra, compiled"] += epochs_of(options.epochs, "--compile", "always")
     slow = statistics.median(seconds["the script"])
     for name, found in seconds.items():
         middle = statistics.median(found)

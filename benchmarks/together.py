@@ -34,7 +34,7 @@ def network(sizes: list[int]) -> nn.Sequential:
 
 
 def optimizers(models: list[nn.Module]) -> list[torch.optim.Optimizer]:
-    # Too small steps to learn anything: see benchmarks/step.py.
+    # Too small steps to learn anything: see benchmarks/speed/steps.py.
     return [
         torch.optim.AdamW(model.parameters(), lr=1e-9 * (1 + k), fused=True)
         for k, model in enumerate(models)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import lra
-from speed.steps import OPTIMIZERS, RULES, Row, Step, perceptron, products, step_of
+from speed.steps import RULES, Row, Step, perceptron, prepare, products, step_of
 from turns import take_turns
 
 COMPILED = ("backprop", "LRA-E", "MirroredLRA")
@@ -14,12 +14,8 @@ COMPILED = ("backprop", "LRA-E", "MirroredLRA")
 
 def compiled_step_of(name: str, x: torch.Tensor, t: torch.Tensor) -> Step:
     """Compile a step, and say how long that took."""
-    model, (rule, shared) = perceptron(256, 5), RULES[name]
-    if rule is not None:
-        lra.convert(model, rule)
-    optimizer = OPTIMIZERS["fused AdamW"](model.parameters())
-    if shared:
-        lra.share_feedback(model, optimizer)
+    model = perceptron(256, 5)
+    optimizer = prepare(model, "fused AdamW", *RULES[name])
     step = lra.compile_step(model, F.cross_entropy, optimizer)
     step(x, t)
     print(f"  {name}: compiled in {step.seconds:.1f} s", flush=True)

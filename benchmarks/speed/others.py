@@ -11,7 +11,7 @@ import lra
 from lra.lab.batches import Batches
 from lra.lab.config import TrainConfig
 from lra.lab.measure import measure
-from speed.steps import OPTIMIZERS, RULES, Row, Step, perceptron, step_of
+from speed.steps import OPTIMIZERS, RULES, Row, Step, perceptron, prepare, step_of
 from turns import take_turns
 
 
@@ -58,13 +58,8 @@ def optimizers(options: Namespace) -> list[Row]:
     for optimizer in OPTIMIZERS:
         steps = {}
         for name in ("backprop", "LRA-E", "LRA-E, E apart"):
-            rule, shared = RULES[name]
             model = perceptron(256, 5)
-            if rule is not None:
-                lra.convert(model, rule)
-            moves = OPTIMIZERS[optimizer](model.parameters())
-            if shared:
-                lra.share_feedback(model, moves)
+            moves = prepare(model, optimizer, *RULES[name])
             F.cross_entropy(model(torch.rand(50, 784)), torch.randint(10, (50,))).backward()
             steps[name] = moves.step
         print(f"\n{optimizer}, its step alone", flush=True)

@@ -4,6 +4,7 @@ import itertools
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,15 +41,24 @@ def perceptron(width: int, depth: int, inputs: int = 784) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def prepare(
+    model: nn.Module, optimizer: str, rule: lra.Rule | None, shared: bool, **how: Any
+) -> torch.optim.Optimizer:
+    """Convert a model to a rule, and give its optimizer."""
+    if rule is not None:
+        lra.convert(model, rule, **how)
+    moves = OPTIMIZERS[optimizer](model.parameters())
+    if shared:
+        lra.share_feedback(model, moves)
+    return moves
+
+
 def step_of(
     model: nn.Module, x: Tensor, t: Tensor, optimizer: str, rule: lra.Rule | None, shared: bool
 ) -> Step:
     """Give a training step of a model by a rule."""
-    if rule is not None:
-        lra.convert(model, rule, example=x[:2], loss_terms="tokens" if t.dim() > 1 else "batch")
-    moves = OPTIMIZERS[optimizer](model.parameters())
-    if shared:
-        lra.share_feedback(model, moves)
+    terms = "tokens" if t.dim() > 1 else "batch"
+    moves = prepare(model, optimizer, rule, shared, example=x[:2], loss_terms=terms)
 
     def step() -> None:
         moves.zero_grad(set_to_none=True)

@@ -307,6 +307,14 @@ def test_which_products_are_made_by_onednn(product, shapes, dtype, made):
     torch.testing.assert_close(traced(*given), product(*given), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, of its own flags
+def test_onednn_may_be_disabled(monkeypatch):
+    monkeypatch.setattr(products, "_faster", lambda: True)
+    assert products.available() == torch.backends.mkldnn.is_available()
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not products.available()
+
+
 def refused(says, step, *batch):
     with pytest.raises(lra.LraError, match=says):
         step(*batch)
