@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy.event
 import sqlalchemy.exc
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lra.errors import LraError, OptionError
@@ -44,6 +46,10 @@ class Found:
     trials: tuple[tuple[Settings, float | None], ...]
 
 
+Training = Callable[[Settings, Callable[[int, float], None]], Score]
+"""Trains with settings, and tells each epoch's number and value to its second argument."""
+
+
 class Pruned(LraError):  # noqa: N818 - no error: the trial has said enough
     """A trial that is not worth its other epochs."""
 
@@ -64,15 +70,36 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.storages.RDBStorage(
+                storage = optuna.storages.RDBStorage(
                     url, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE
                 )
+            if storage.engine.dialect.name == "sqlite":
+                _lock_while_reading(storage.engine)
+            return storage
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.ArgumentError, ImportError) as error:
             # Two processes that make the tables at the same moment are in each other's way.
             if again == 5 or not isinstance(error, sqlalchemy.exc.DBAPIError):
                 raise OptionError(f"storage {url!r}: no database that opens ({error})") from error
             time.sleep(0.2 * 2**again)
     raise AssertionError("unreachable")
+
+
+def _lock_while_reading(engine: sqlalchemy.Engine) -> None:
+    """Have SQLite lock the database from a transaction's first reading on.
+
+    It knows no SELECT ... FOR UPDATE, by which Optuna takes a trial that waits: two processes would
+    find the same one waiting, and both take it.
+    """
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # of the connections that were made before
 
 
 class Study:
@@ -111,41 +138,61 @@ class Study:
         trials = tuple((t.params, t.value if t in whole else None) for t in ended)
         return Found(best.params, trials)
 
-    def try_one(self, score: Callable[[Settings, Callable[[int, float], None]], Score]) -> None:
+    def try_one(self, score: Training) -> None:
         """Run a trial that waits, if there is one.
 
+        A trial that others took for dead, since this process slept, is theirs: it ends here
+        without a word.
+
         Args:
-            score: trains with settings; it is to call its second argument with each epoch's
-                number and value, which raises `Pruned` where the trial is not worth more.
+            score: trains; what it tells epochs to raises `Pruned` where the trial is not worth
+                more.
         """
+        failures: list[Exception] = []
 
         def objective(trial: Trial) -> float:
-            trial.set_user_attr("begun", True)
-            slot = trial.user_attrs.get("slot")
-            if slot is None or self._slots()[slot].number != trial.number:
-                raise _Superfluous
-            self.study.sampler = self._sampler(slot)
-            settings = {
-                one.name: trial.suggest_float(one.name, one.low, one.high, log=one.log)
-                if isinstance(one, Range)
-                else trial.suggest_categorical(one.name, one.values)
-                for one in self.contest.space
-            }
-
-            def hear(epoch: int, value: float) -> None:
-                trial.report(value, epoch)
-                if trial.should_prune():
-                    raise Pruned(f"trial {trial.number} stops after epoch {epoch}")
-
             try:
-                found = score(settings, hear)
-            except Pruned as stop:
-                raise optuna.TrialPruned(str(stop)) from stop
-            trial.set_user_attr("loss", found.loss)
-            return found.value
+                return self._score(trial, score)
+            except UpdateFinishedTrialError as error:
+                raise _Superfluous from error
+            except Exception as error:
+                failures.append(error)
+                raise
 
-        if self.takeable():
+        if not self.takeable():
+            return
+        try:
             self.study.optimize(objective, n_trials=1, catch=(_Superfluous,))
+        except ValueError as error:  # Optuna's, of a trial that has ended
+            if error in failures:
+                raise
+
+    def _score(self, trial: Trial, score: Training) -> float:
+        """Train with a trial's settings, if the trial is its slot's."""
+        trial.set_user_attr("begun", True)
+        slot = trial.user_attrs.get("slot")
+        taken = self._slots().get(slot)
+        if taken is None or taken.number != trial.number:
+            raise _Superfluous
+        self.study.sampler = self._sampler(slot)
+        settings = {
+            one.name: trial.suggest_float(one.name, one.low, one.high, log=one.log)
+            if isinstance(one, Range)
+            else trial.suggest_categorical(one.name, one.values)
+            for one in self.contest.space
+        }
+
+        def hear(epoch: int, value: float) -> None:
+            trial.report(value, epoch)
+            if trial.should_prune():
+                raise Pruned(f"trial {trial.number} stops after epoch {epoch}")
+
+        try:
+            found = score(settings, hear)
+        except Pruned as stop:
+            raise optuna.TrialPruned(str(stop)) from stop
+        trial.set_user_attr("loss", found.loss)
+        return found.value
 
     def _slots(self) -> dict[int, FrozenTrial]:
         """Give the trial of each slot that has one alive or ended: the first, where two have."""
