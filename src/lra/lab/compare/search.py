@@ -170,7 +170,7 @@ class Study:
     def _score(self, trial: Trial, score: Training) -> float:
         """Train with a trial's settings, if the trial is its slot's."""
         trial.set_user_attr("begun", True)
-        slot = trial.user_attrs.get("slot")
+        slot = trial.user_attrs.get("slot", -1)
         taken = self._slots().get(slot)
         if taken is None or taken.number != trial.number:
             raise _Superfluous
