@@ -5,8 +5,10 @@ hooks, its state and its step sizes stay what they are in a loop of one's own.
 """
 
 import inspect
+import itertools
 import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -32,6 +34,8 @@ _SETTINGS = {
     "specialize_float": True,  # a rule's numbers are constants of the graph
 }
 """What torch's tracer is set to while a step is compiled."""
+
+_numbers = itertools.count()
 
 
 def compile_step(
@@ -118,10 +122,10 @@ class CompiledStep:
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
             return value.detach(), tree_map_only(Tensor, torch.detach, aux), gradients
 
-        self._settings = torch._dynamo.config.patch(_SETTINGS)  # made once: making it takes time
-        own: Any = {"recompile_limit": GRAPHS, "isolate_recompiles": True}  # of other steps' graphs
-        self._graph = torch.compile(
-            updates, fullgraph=True, dynamic=False, backend=backend, options=options, **own
+        settings = _SETTINGS | {"recompile_limit": GRAPHS}
+        self._settings = torch._dynamo.config.patch(settings)  # made once: making it takes time
+        self._graph: Callable[..., tuple[Any, ...]] = torch.compile(
+            _apart(updates), fullgraph=True, dynamic=False, backend=backend, options=options
         )
 
     def __call__(self, x: Any, t: Any) -> Any:
@@ -183,7 +187,7 @@ class CompiledStep:
         before, start = counters["stats"]["unique_graphs"], time.perf_counter()
         try:
             with self._settings:
-                found: tuple[Any, ...] = self._graph(parameters, x, t)
+                found = self._graph(parameters, x, t)
         except FailOnRecompileLimitHit as error:
             raise CompileError(
                 f"the step was compiled for {GRAPHS} kinds of arguments, and these are another. "
@@ -198,14 +202,19 @@ class CompiledStep:
         return found
 
 
+def _apart(function: Any) -> Any:
+    """Give a function with code of its own: torch counts the graphs of a code, of all steps'."""
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
+    return FunctionType(
+        code, function.__globals__, code.co_name, function.__defaults__, function.__closure__
+    )
+
+
 def _check(model: Any, loss: Any, optimizer: Any) -> None:
     """Refuse arguments of another kind, and what a compiled step would do wrong."""
-    supports = inspect.signature(torch.compile).parameters
-    if not hasattr(torch._dynamo.config, "trace_autograd_ops") or (
-        "isolate_recompiles" not in supports
-    ):
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         raise CompileError(
-            f"compile_step: torch {torch.__version__} cannot compile the way back; torch 2.13 can"
+            f"compile_step: torch {torch.__version__} cannot compile the way back; torch 2.11 can"
         )
     for name, value, kind in (
         ("model", model, nn.Module),
