@@ -2,10 +2,12 @@
 
     python benchmarks/memory.py
 
-Every tensor that an operation makes is counted until it is freed. "activities" is the peak above
-what was there before the step; "all" counts weights, feedback and AdamW's state too.
+Every tensor that an operation makes is counted until it is freed; on CUDA, by torch's allocator.
+"activities" is the peak above what was there before the step; "all" counts weights, feedback and
+AdamW's state too.
 """
 
+import contextlib
 import gc
 import weakref
 
@@ -98,10 +100,10 @@ MODELS = {
 }
 
 
-def measure(build, shape, rule, shared=False) -> tuple[int, int]:
+def measure(build, shape, rule, shared=False, device="cpu") -> tuple[int, int]:
     """Give the peak of a step above what was there before, and all of it."""
     torch.manual_seed(0)
-    model, x = build(), torch.randn(shape)
+    model, x = build().to(device), torch.randn(shape, device=device)
     if rule is not None:
         lra.convert(model, rule, example=x[:2])
     optimizer = torch.optim.AdamW(model.parameters())
@@ -110,7 +112,7 @@ def measure(build, shape, rule, shared=False) -> tuple[int, int]:
 
     def step() -> None:
         out = model(x)
-        labels = torch.zeros(out.shape[:-1], dtype=torch.long).flatten()
+        labels = torch.zeros(out.shape[:-1], dtype=torch.long, device=device).flatten()
         F.cross_entropy(out.flatten(0, -2), labels).backward()
         optimizer.step()
 
@@ -120,15 +122,20 @@ def measure(build, shape, rule, shared=False) -> tuple[int, int]:
     gc.collect()
     state = [t for s in optimizer.state.values() for t in s.values()]
     kept = sum(t.numel() * t.element_size() for t in (*model.parameters(), *state))
-    with Meter() as meter:
+    on_cuda = device == "cuda"
+    before = torch.cuda.memory_allocated() if on_cuda else 0
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.nullcontext() if on_cuda else Meter() as meter:
         out = model(x)
-        labels = torch.zeros(out.shape[:-1], dtype=torch.long).flatten()
+        labels = torch.zeros(out.shape[:-1], dtype=torch.long, device=device).flatten()
         loss = F.cross_entropy(out.flatten(0, -2), labels)
         del out
         loss.backward()
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     del loss
-    return meter.peak - gradients, meter.peak + kept
+    peak = torch.cuda.max_memory_allocated() - before if on_cuda else meter.peak
+    return peak - gradients, peak + kept
 
 
 if __name__ == "__main__":

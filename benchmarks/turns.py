@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 BASE = "backprop"
 
 
@@ -19,6 +21,26 @@ class Timed:
 
     def __str__(self) -> str:
         return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def synchronised() -> float:
+    """Give the time, once the CUDA device has done all that it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def captured(step: Callable[[], object]) -> Callable[[], None]:
+    """Capture a whole step in a CUDA graph, the optimizer's included, and give its replay."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(4):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def take_turns(

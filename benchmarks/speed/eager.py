@@ -6,7 +6,7 @@ import torch
 
 from lra.lab.config import TrainConfig
 from lra.lab.models import build_network
-from speed.steps import Row, compare, perceptron, products
+from speed.steps import Row, compare, perceptron, products, samples
 
 
 def perceptrons(options: Namespace) -> list[Row]:
@@ -27,8 +27,8 @@ def perceptrons(options: Namespace) -> list[Row]:
     ):
         name = f"{depth} layers of {width}, batch {batch}, {optimizer}"
         print(f"\n{name}", flush=True)
-        x, t = torch.rand(batch, 784), torch.randint(10, (batch,))
-        floor = {"matrix products": products(width, depth, batch)}
+        x, t = samples(batch, options)
+        floor = {"matrix products": products(width, depth, batch, options.device)}
         found.append(
             (
                 name,
@@ -55,6 +55,7 @@ def networks(options: Namespace) -> list[Row]:
         text = settings["model"] == "gpt"
         x = torch.randint(classes, shape) if text else torch.rand(shape)
         t = torch.randint(classes, shape if text else shape[:1])
+        x, t = x.to(options.device), t.to(options.device)
         found.append(
             (
                 name,
@@ -76,7 +77,7 @@ def scaling(options: Namespace) -> list[Row]:
     ):
         name = f"{depth} layers of {width}"
         print(f"\n{name}", flush=True)
-        x, t = torch.rand(50, 784), torch.randint(10, (50,))
+        x, t = samples(50, options)
         found.append(
             (
                 name,

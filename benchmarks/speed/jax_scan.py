@@ -7,7 +7,9 @@ shared feedback. The updates of JAX's LRA-E, written by hand here, are first hel
 import os
 
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # on a GPU, whose memory torch needs too
 
+import copy
 import itertools
 import time
 from argparse import Namespace
@@ -24,6 +26,8 @@ import torch.nn.functional as F
 import lra
 from speed.steps import OPTIMIZERS, Row, perceptron
 from turns import take_turns
+
+jax.config.update("jax_default_matmul_precision", "highest")  # as torch's, also on a GPU
 
 STEPS, BETA, DECAY, RATE = 20, 0.1, 0.01, 1e-9
 Weights = list[tuple[jax.Array, jax.Array]]
@@ -88,7 +92,7 @@ def scanned(
 
 def looped(model: torch.nn.Module, xs: Any, ts: Any, compiled: bool) -> Callable[[], None]:
     """Give a run of steps of a model in torch."""
-    optimizer = OPTIMIZERS["fused AdamW"](model.parameters())
+    optimizer = OPTIMIZERS["fused AdamW"](list(model.parameters()))
     if lra.is_converted(model):
         lra.share_feedback(model, optimizer)
     step = lra.compile_step(model, F.cross_entropy, optimizer) if compiled else None
@@ -108,8 +112,10 @@ def looped(model: torch.nn.Module, xs: Any, ts: Any, compiled: bool) -> Callable
 def check(model: torch.nn.Module, weights: Weights, offsets: Any, xs: Any, ts: Any) -> None:
     """Hold the updates that JAX computes to those of lra."""
     F.cross_entropy(model(xs[0]), ts[0]).backward()
-    ours = [m.weight.grad.numpy() for m in model if hasattr(m, "weight")]
-    theirs = lra_updates(weights, offsets, jnp.asarray(xs[0].numpy()), jnp.asarray(ts[0].numpy()))
+    ours = [m.weight.grad.cpu().numpy() for m in model if hasattr(m, "weight")]
+    theirs = lra_updates(
+        weights, offsets, jnp.asarray(xs[0].cpu().numpy()), jnp.asarray(ts[0].cpu().numpy())
+    )
     for a, (b, _) in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
 
@@ -122,15 +128,16 @@ def jax_scan(options: Namespace) -> list[Row]:
         print(f"\nbatch {batch}")
         torch.manual_seed(0)
         xs, ts = torch.rand(STEPS, batch, 784), torch.randint(10, (STEPS, batch))
-        jx, jt = jnp.asarray(xs.numpy()), jnp.asarray(ts.numpy())
-        plain = [perceptron(256, 5) for _ in range(2)]
-        converted = [lra.convert(perceptron(256, 5), lra.LRAE(BETA)) for _ in range(2)]
+        xs, ts = xs.to(options.device), ts.to(options.device)
+        jx, jt = jnp.asarray(xs.cpu().numpy()), jnp.asarray(ts.cpu().numpy())
+        plain = [perceptron(256, 5).to(xs.device) for _ in range(2)]
+        converted = [lra.convert(model, lra.LRAE(BETA)) for model in copy.deepcopy(plain)]
         layers = [m for m in converted[0] if hasattr(m, "weight")]
         weights = [
-            tuple(jnp.asarray(p.detach().numpy()) for p in m.parameters())[:2] for m in layers
+            tuple(jnp.asarray(p.detach().cpu().numpy()) for p in m.parameters())[:2] for m in layers
         ]
         offsets = [
-            jnp.asarray((m.feedback - m.weight).detach().numpy())
+            jnp.asarray((m.feedback - m.weight).detach().cpu().numpy())
             for _, m in itertools.pairwise(layers)
         ]
         check(converted[0], weights, offsets, xs, ts)
@@ -143,7 +150,7 @@ def jax_scan(options: Namespace) -> list[Row]:
             "JAX, LRA-E in a scan": scanned(weights, offsets, jx, jt),
         }
         # JAX computes in threads of its own.
-        clock = time.process_time if options.cpu else time.perf_counter
+        clock = time.process_time if options.cpu else options.clock
         timed = take_turns(contestants, options.rounds, max(1, 100 // batch), clock)
         found.append((f"20 steps, batch {batch}", timed))
     return found

@@ -11,7 +11,7 @@ import lra
 from lra.lab.batches import Batches
 from lra.lab.config import TrainConfig
 from lra.lab.measure import measure
-from speed.steps import OPTIMIZERS, RULES, Row, Step, perceptron, prepare, step_of
+from speed.steps import OPTIMIZERS, RULES, Row, Step, perceptron, prepare, samples, step_of
 from turns import take_turns
 
 
@@ -22,7 +22,7 @@ def biotorch(options: Namespace) -> list[Row]:
     def theirs(mode: str, x: torch.Tensor, t: torch.Tensor) -> Step:
         with contextlib.redirect_stdout(io.StringIO()):
             model = BioModule(perceptron(256, 5), mode, output_dim=10 if mode == "dfa" else None)
-        moves = OPTIMIZERS["fused AdamW"](model.parameters())
+        moves = OPTIMIZERS["fused AdamW"](list(model.parameters()))
 
         def step() -> None:
             moves.zero_grad(set_to_none=True)
@@ -58,9 +58,10 @@ def optimizers(options: Namespace) -> list[Row]:
     for optimizer in OPTIMIZERS:
         steps = {}
         for name in ("backprop", "LRA-E", "LRA-E, E apart"):
-            model = perceptron(256, 5)
+            model = perceptron(256, 5).to(options.device)
             moves = prepare(model, optimizer, *RULES[name])
-            F.cross_entropy(model(torch.rand(50, 784)), torch.randint(10, (50,))).backward()
+            x, t = samples(50, options)
+            F.cross_entropy(model(x), t).backward()
             steps[name] = moves.step
         print(f"\n{optimizer}, its step alone", flush=True)
         found.append((optimizer, take_turns(steps, options.rounds, 30, options.clock)))

@@ -26,7 +26,7 @@ RULES: dict[str, tuple[lra.Rule | None, bool]] = {
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     # Steps too small to learn anything: where errors fade away, averages become subnormal numbers,
     # which are slow, and the time would tell how well a rule fits noise.
-    "fused AdamW": lambda p: torch.optim.AdamW(p, lr=1e-9, fused=True),
+    "fused AdamW": lambda p: torch.optim.AdamW(p, lr=1e-9, fused=True, capturable=p[0].is_cuda),
     "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-9),
     "SGD": lambda p: torch.optim.SGD(p, lr=1e-9, fused=True),
 }
@@ -47,7 +47,7 @@ def prepare(
     """Convert a model to a rule, and give its optimizer."""
     if rule is not None:
         lra.convert(model, rule, **how)
-    moves = OPTIMIZERS[optimizer](model.parameters())
+    moves = OPTIMIZERS[optimizer](list(model.parameters()))
     if shared:
         lra.share_feedback(model, moves)
     return moves
@@ -58,6 +58,7 @@ def step_of(
 ) -> Step:
     """Give a training step of a model by a rule."""
     terms = "tokens" if t.dim() > 1 else "batch"
+    model.to(x.device)
     moves = prepare(model, optimizer, rule, shared, example=x[:2], loss_terms=terms)
 
     def step() -> None:
@@ -68,12 +69,18 @@ def step_of(
     return step
 
 
-def products(width: int, depth: int, batch: int) -> Step:
+def samples(batch: int, options: Namespace) -> tuple[Tensor, Tensor]:
+    """Draw as many as MNIST's."""
+    x, t = torch.rand(batch, 784), torch.randint(10, (batch,))
+    return x.to(options.device), t.to(options.device)
+
+
+def products(width: int, depth: int, batch: int, device: str = "cpu") -> Step:
     """Give the matrix products of a perceptron's step alone, each into a new tensor as there."""
     sizes = (784, *(width,) * (depth - 1), 10)
-    z = [torch.rand(batch, size) for size in sizes]
-    e = [torch.rand(batch, size) for size in sizes[1:]]
-    W = [torch.rand(above, below) for below, above in itertools.pairwise(sizes)]
+    z = [torch.rand(batch, size, device=device) for size in sizes]
+    e = [torch.rand(batch, size, device=device) for size in sizes[1:]]
+    W = [torch.rand(above, below, device=device) for below, above in itertools.pairwise(sizes)]
 
     def multiply() -> None:
         for below, weights in zip(z[:-1], W, strict=True):
