@@ -8,6 +8,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -944,6 +946,26 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     best = safetensors.torch.load_file(tmp_path / "two" / runs.WEIGHTS)
     assert set(best) == {f"{i}.{kind}" for i in (1, 3, 5) for kind in ("weight", "bias")}
     assert runs.evaluate(tmp_path / "two").samples == 41
+
+
+@pytest.mark.slow
+def test_processes_of_a_run_end_at_once(tmp_path: Path) -> None:
+    """Nothing is run at their end, where torch may abort them or wait for good."""
+    path = write_blobs(tmp_path / "few.npz")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import atexit, pathlib, os\n"
+        "from lra.lab import cli\n"
+        "atexit.register(lambda: pathlib.Path(f'late-{os.getpid()}').touch())\n"
+        "cli.main()\n"
+    )
+    words = ["--hidden", "7", "--epochs", "1", "--device", "cpu", "--devices", "2"]
+    command = [sys.executable, script, "train", path, *words, "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "1/1" in done.stdout
+    assert (tmp_path / "run" / runs.RESULT).exists()
+    assert not list(tmp_path.glob("late-*"))
 
 
 @pytest.mark.slow

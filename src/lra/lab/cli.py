@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
+import torch.distributed as dist
 from rich.console import Console
 from tyro.extras import SubcommandApp
 
@@ -104,17 +105,33 @@ def main(arguments: list[str] | None = None) -> None:
                 parse(words).execute(console)
         finally:
             sys.stdout.flush()
+        _end_beside_others(0)
     except (LraError, OSError, KeyboardInterrupt) as error:
         if rank == "0" and not isinstance(error, BrokenPipeError):  # all of a run's processes stop
             with contextlib.suppress(OSError):
                 say(errors, f"lra: {str(error) or 'stopped'}")
         _forget_output()
+        _end_beside_others(_exit_code(error))
         sys.exit(_exit_code(error))
     except Exception as error:
         if rank == "0":
             raise
         say(errors, f"lra: process {rank} of the run: {error}")  # the first one says more
+        _end_beside_others(1)
         sys.exit(1)
+
+
+def _end_beside_others(code: int) -> None:
+    """End this process at once, where it is one of several of a run.
+
+    What torch does at the end of such a process can abort it, with a line of C++, or wait for good
+    for a thread that waits for Python.
+    """
+    if dist.is_available() and dist.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
 
 
 def _exit_code(error: BaseException) -> int:

@@ -102,7 +102,7 @@ def compiled(
             f"torch's compiled convolutions crash on some processors, so {config.model} is not "
             "compiled for a CPU; leave --compile out, or take --device cuda"
         )
-    if config.compile == "auto" and (trouble or steps < _WORTH or not _finds_compiler(device)):
+    if config.compile == "auto" and (trouble or steps < _WORTH or not _can_compile(device)):
         return None
     if trouble:
         raise OptionError(f"compile is always, but {trouble}")
@@ -113,12 +113,14 @@ def compiled(
     return lra.compile_step(network, loss, optimizer, has_aux=True)
 
 
-def _finds_compiler(device: torch.device) -> bool:
-    """Tell whether there is what torch compiles kernels with."""
+def _can_compile(device: torch.device) -> bool:
+    """Tell whether torch compiles steps, and has what it compiles kernels with."""
     from torch._inductor.cpp_builder import get_cpp_compiler  # which takes a while to import
 
+    from lra.torch.compiled import available
+
     try:
-        return device.type != "cpu" or bool(get_cpp_compiler())
+        return available() and (device.type != "cpu" or bool(get_cpp_compiler()))
     except RuntimeError:
         return False
 

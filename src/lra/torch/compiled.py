@@ -91,6 +91,11 @@ def compile_step(
     return CompiledStep(model, loss, optimizer, has_aux, mode, backend)
 
 
+def available() -> bool:
+    """Tell whether this torch can compile the way back."""
+    return hasattr(torch._dynamo.config, "trace_autograd_ops")
+
+
 class CompiledStep:
     """A training step of one model under one optimizer; made by `lra.compile_step`.
 
@@ -212,7 +217,7 @@ def _apart(function: Any) -> Any:
 
 def _check(model: Any, loss: Any, optimizer: Any) -> None:
     """Refuse arguments of another kind, and what a compiled step would do wrong."""
-    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+    if not available():
         raise CompileError(
             f"compile_step: torch {torch.__version__} cannot compile the way back; torch 2.11 can"
         )

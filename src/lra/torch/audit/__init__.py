@@ -105,7 +105,8 @@ def examine(
         example, kwargs = copied((example, kwargs))
         recorder = Recorder(model, tensors_in((example, kwargs)), examine.__code__)
         with recorder.hooks(), recorder:
-            recorder.reach(tensors_in(model(*example, **kwargs)))
+            outputs = tensors_in(model(*example, **kwargs))  # kept: with them go the graph's nodes
+            recorder.reach(outputs)
     judge = Judge(recorder)
     found: Counter[Finding] = Counter()
     where: list[tuple[Call, Finding]] = []

@@ -11,6 +11,12 @@ from lra.torch.layers.base import Local, LocalWeights
 from lra.torch.places import Place, transforming
 from lra.torch.watch import look_at_errors
 
+_GLOBAL_HOOKS = [
+    vars(nn.modules.module)[f"_global_{kind}"]
+    for kind in ("backward_pre_hooks", "backward_hooks", "forward_pre_hooks", "forward_hooks")
+]
+"""What torch keeps the hooks in that all modules have."""
+
 
 def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
     """Tell whether a layer may run without being called as a module.
@@ -41,7 +47,7 @@ class LocalSequential(nn.Sequential):
             torch.compiler.is_compiling()
             or (transforming() and across.numbers is None)
             or not torch.is_grad_enabled()
-            or nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+            or any(_GLOBAL_HOOKS)
         ):
             return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
         x = input
