@@ -98,6 +98,8 @@ def main() -> None:
     if options.device == "cuda":
         if options.cpu or not torch.cuda.is_available():
             parser.error("--device cuda needs a CUDA device, whose time --cpu does not count")
+        if options.markdown:
+            parser.error("--markdown is for the tables of docs/performance.md, which are of a CPU")
         options.clock = synchronised
         print(torch.cuda.get_device_name())
     for part in options.parts or parts:
@@ -110,7 +112,7 @@ def main() -> None:
         print(f"\n{written}", flush=True)
         if options.markdown is None:
             continue
-        put(options.markdown, part + " on CUDA" * (options.device == "cuda"), written)
+        put(options.markdown, part, written)
         if part == "scaling":
             draw(found, options.markdown.parent / "performance.png")
 
