@@ -470,14 +470,14 @@ DEFECTS = (
     ),
     Defect(
         "mirror what is never used",
-        "feedback.py",
+        "inits.py",
         "told / (uses + (uses == 0))",
         "told / uses",
         "tests/torch/test_mirror.py",
     ),
     Defect(
         "mirror the size of the noise",
-        "feedback.py",
+        "inits.py",
         "uses + used",
         "uses + 1",
         "tests/torch/test_mirror.py",

@@ -33,20 +33,8 @@ from lra.errors import (
     RunError,
     TogetherError,
 )
-from lra.feedback import (
-    FanIn,
-    Feedback,
-    Init,
-    Learned,
-    LikeWeights,
-    Magnitude,
-    Mirror,
-    Normal,
-    Orthogonal,
-    Random,
-    SignSymmetric,
-    Transpose,
-)
+from lra.feedback import Feedback, Learned, Magnitude, Random, SignSymmetric, Transpose
+from lra.inits import FanIn, Init, LikeWeights, Mirror, Normal, Orthogonal
 from lra.loss_terms import LossTerms
 from lra.methods import DTP, METHODS, EquilibriumPropagation, Method, PredictiveCoding
 from lra.rules import (

@@ -17,18 +17,8 @@ from lra.crossing import (
     TargetDifference,
 )
 from lra.errors import OptionError
-from lra.feedback import (
-    FanIn,
-    Feedback,
-    Init,
-    Learned,
-    LikeWeights,
-    Magnitude,
-    Mirror,
-    Random,
-    SignSymmetric,
-    Transpose,
-)
+from lra.feedback import Feedback, Learned, Magnitude, Random, SignSymmetric, Transpose
+from lra.inits import FanIn, Init, LikeWeights, Mirror
 from lra.methods import METHODS, Method
 from lra.wiring import Chain, Direct, Skip, Wiring
 

@@ -8,7 +8,7 @@ import pytest
 
 import lra
 from lra.axis import Axis
-from lra.feedback import Normal
+from lra.inits import Normal
 from lra.lab import cli
 from lra.lab.compare.digest import digest
 from lra.lab.compare.grid import Grid, Search

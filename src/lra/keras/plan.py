@@ -8,7 +8,8 @@ import keras
 from lra.axis import unknown
 from lra.crossing import Derivative
 from lra.errors import ConversionError
-from lra.feedback import Mirror, Transpose
+from lra.feedback import Transpose
+from lra.inits import Mirror
 from lra.keras.backend import BACKENDS
 from lra.keras.graph import Graph, is_model, trace
 from lra.keras.layers import KEPT, NONLINEARITIES, REFUSED, WEIGHTS, Local, bends, crossable

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from lra.feedback import Normal
+from lra.inits import Normal
 from lra.keras.convert import convert
 from lra.rules import LRAE, Rule
 

@@ -10,7 +10,7 @@ import tyro
 
 from lra.axis import Axis, unknown
 from lra.errors import OptionError
-from lra.feedback import Init
+from lra.inits import Init
 from lra.lab.augment import AUGMENTATIONS
 from lra.lab.networks import NETWORKS
 from lra.lab.options import (

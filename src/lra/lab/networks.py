@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lra.errors import OptionError
-from lra.feedback import FanIn, Init
+from lra.inits import FanIn, Init
 from lra.lab.parts import (
     KAIMING,
     LECUN,

@@ -18,7 +18,7 @@ from lra.crossing import (
     TanhSurrogate,
 )
 from lra.errors import OptionError
-from lra.feedback import FanIn, Init, LikeWeights, Normal, Orthogonal
+from lra.inits import FanIn, Init, LikeWeights, Normal, Orthogonal
 from lra.lab.parts import KAIMING, LECUN, Table
 from lra.torch.layers import KNOWN
 

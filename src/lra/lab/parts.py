@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lra
 from lra.crossing import Surrogate
 from lra.errors import DataError, OptionError
-from lra.feedback import FanIn, Init
+from lra.inits import FanIn, Init
 from lra.lab.images import channels_first
 from lra.torch.layers.record import DrawLike
 

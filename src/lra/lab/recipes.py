@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lra.axis import unknown
-from lra.feedback import FanIn, Normal
+from lra.inits import FanIn, Normal
 from lra.lab.parts import LECUN
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lra.crossing import TargetDifference
-from lra.feedback import Mirror
+from lra.inits import Mirror
 from lra.lab.diagnoses import Row
 from lra.methods import Method
 from lra.rules import Rule, name_of

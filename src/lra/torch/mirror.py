@@ -8,7 +8,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lra.errors import ConversionError, LraWarning, OptionError
-from lra.feedback import Learned, Mirror, Offset, Random
+from lra.feedback import Learned, Offset, Random
+from lra.inits import Mirror
 from lra.torch.convert import is_converted
 from lra.torch.layers import Local, LocalForward, LocalWeights
 from lra.torch.layers.record import DrawLike

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lra.errors import LraWarning
-from lra.feedback import Mirror
+from lra.inits import Mirror
 from lra.loss_terms import count_terms
 from lra.torch.places import transforming
 

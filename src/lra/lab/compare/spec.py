@@ -11,7 +11,7 @@ from typing import Any
 from lra.axis import unknown
 from lra.crossing import LocalLoss, Surrogate
 from lra.errors import OptionError
-from lra.feedback import Init
+from lra.inits import Init
 from lra.lab.config import TrainConfig
 from lra.lab.networks import NETWORKS
 from lra.lab.options import SURROGATES, parse_init

@@ -11,7 +11,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lra.axis import Axis
 from lra.errors import Refusal, TogetherError
-from lra.feedback import Feedback, LikeWeights, Magnitude, SignSymmetric, Stored
+from lra.feedback import Feedback, Magnitude, SignSymmetric, Stored
+from lra.inits import LikeWeights
 from lra.rules import Rule
 from lra.torch.across import Numbers
 from lra.torch.layers import Local, LocalForward, LocalLeft, LocalNonlinearity
