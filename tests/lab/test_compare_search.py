@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from test_compare_fair import small
 from workbench import write_blobs
 
+from lra.errors import OptionError
 from lra.lab.compare.grid import Search
 from lra.lab.compare.search import Score, Study, open_storage
 
@@ -102,3 +103,9 @@ def test_what_fails_in_a_trial_is_heard_of(contest: Any, failure: Exception) -> 
     with pytest.raises(type(failure), match="a defect"):
         study.try_one(score)
     assert study.takeable() == 8  # its slot is open again
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(OptionError, match=r"each process would have its own; name a file"):
+        open_storage(url)

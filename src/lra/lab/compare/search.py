@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 import sqlalchemy.event
 import sqlalchemy.exc
+import sqlalchemy.pool
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -74,7 +75,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
                     url, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE
                 )
             if storage.engine.dialect.name == "sqlite":
-                _lock_while_reading(storage.engine)
+                _lock_while_reading(storage.engine, url)
             return storage
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.ArgumentError, ImportError) as error:
             # Two processes that make the tables at the same moment are in each other's way.
@@ -84,12 +85,20 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     raise AssertionError("unreachable")
 
 
-def _lock_while_reading(engine: sqlalchemy.Engine) -> None:
+def _lock_while_reading(engine: sqlalchemy.Engine, url: str) -> None:
     """Have SQLite lock the database from a transaction's first reading on.
 
     It knows no SELECT ... FOR UPDATE, by which Optuna takes a trial that waits: two processes would
     find the same one waiting, and both take it.
+
+    Raises:
+        OptionError: for a database in memory.
     """
+    if not isinstance(engine.pool, sqlalchemy.pool.QueuePool):  # which only files have
+        raise OptionError(
+            f"storage {url!r}: a database in memory, of which each process would have its own; "
+            "name a file (sqlite:///trials.db), or a server's database"
+        )
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def leave_transactions_to_us(connection: Any, _: Any) -> None:
