@@ -8,11 +8,13 @@ The first epoch of each run is a warm-up and left out. Run it with nothing else 
 
 import argparse
 import csv
+import functools
 import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 STEPS = 1160
@@ -30,21 +32,35 @@ def epochs_of(epochs: int, *options: str) -> list[float]:
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
+def take_turns(
+    contestants: Mapping[str, Callable[[], list[float]]],
+    turns: int,
+    beside: Callable[[float, float], str],
+) -> None:
+    """Time epochs in turns, and tell each median, with what is to be said of it and the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(turns):
+        for name, epochs in contestants.items():
+            seconds[name] += epochs()
+    middles = {name: statistics.median(found) for name, found in seconds.items()}
+    first = next(iter(middles.values()))
+    for name, found in seconds.items():
+        print(
+            f"{name:<14} {middles[name]:6.2f} s an epoch ({min(found):.2f} to {max(found):.2f}), "
+            + beside(middles[name], first)
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--turns", type=int, default=2)
     options = parser.parse_args()
-    seconds: dict[str, list[float]] = {"lra-e": [], "backprop": []}
-    for _ in range(options.turns):
-        for rule, found in seconds.items():
-            found += epochs_of(options.epochs, "--rule", rule)
-    for rule, found in seconds.items():
-        middle = statistics.median(found)
-        print(
-            f"{rule:<9} {middle:5.2f} s an epoch ({min(found):.2f} to {max(found):.2f}), "
-            f"{1e3 * middle / STEPS:.2f} ms a step"
-        )
+    rules = {
+        rule: functools.partial(epochs_of, options.epochs, "--rule", rule)
+        for rule in ("lra-e", "backprop")
+    }
+    take_turns(rules, options.turns, lambda own, _: f"{1e3 * own / STEPS:.2f} ms a step")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,15 @@ running.
 """
 
 import argparse
+import functools
 import itertools
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from epoch import epochs_of
+from epoch import epochs_of, take_turns
 
 RUN_THEIRS = """
 import sys, time, types
@@ -104,18 +104,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--turns", type=int, default=2)
     options = parser.parse_args()
-    seconds: dict[str, list[float]] = {"the script": [], "lra": [], "lra, compiled": []}
-    for _ in range(options.turns):
-        seconds["the script"] += theirs(options.script, options.epochs)
-        seconds["lra"] += epochs_of(options.epochs)
-        seconds["lra, compiled"] += epochs_of(options.epochs, "--compile", "always")
-    slow = statistics.median(seconds["the script"])
-    for name, found in seconds.items():
-        middle = statistics.median(found)
-        print(
-            f"{name:<14} {middle:6.2f} s an epoch ({min(found):.2f} to {max(found):.2f}), "
-            f"1/{slow / middle:.1f} of the script's"
-        )
+    contestants = {
+        "the script": functools.partial(theirs, options.script, options.epochs),
+        "lra": functools.partial(epochs_of, options.epochs),
+        "lra, compiled": functools.partial(epochs_of, options.epochs, "--compile", "always"),
+    }
+    take_turns(
+        contestants, options.turns, lambda own, first: f"1/{first / own:.1f} of the script's"
+    )
 
 
 if __name__ == "__main__":

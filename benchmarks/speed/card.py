@@ -20,15 +20,28 @@ SIDE = 8192
 
 
 @contextlib.contextmanager
-def precision(name: str) -> Iterator[None]:
-    """Multiply in float32, in TF32, or in bf16 under autocast."""
+def tf32(allowed: bool) -> Iterator[None]:
+    """Multiply in TF32, or in float32 as it is."""
     kept = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = name == "TF32"
+    torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
-        with torch.autocast("cuda", torch.bfloat16, enabled=name == "bf16", cache_enabled=False):
-            yield
+        yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = kept
+
+
+class InBf16(nn.Module):
+    """A network whose way forward runs under autocast, as it should, and the way back outside."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run it."""
+        with torch.autocast("cuda", torch.bfloat16):
+            out: Tensor = self.network(x)
+        return out.float()
 
 
 def gpt(width: int, depth: int) -> nn.Module:
@@ -53,14 +66,16 @@ def card(options: Namespace) -> str:
     for name, (build, *batch) in contestants.items():
         for kind in ("float32", "TF32", "bf16"):
             print(f"\n{name}, {kind}", flush=True)
-            with precision(kind):
-                rate = _rate(torch.bfloat16 if kind == "bf16" else torch.float32)
-            steps = {
-                n: _in(kind, step_of(build(), *batch, "fused AdamW", *RULES[n])) for n in SHOWN
-            }
-            with FlopCounterMode(display=False) as counter:
-                steps["backprop"]()
-            timed = take_turns(steps, options.rounds, 5, options.clock)
+            bf16 = kind == "bf16"
+            steps = {}
+            for rule in SHOWN:
+                network = InBf16(build()) if bf16 else build()
+                steps[rule] = step_of(network, *batch, "fused AdamW", *RULES[rule])
+            with tf32(kind == "TF32"):
+                rate = _rate(torch.bfloat16 if bf16 else torch.float32)
+                with FlopCounterMode(display=False) as counter:
+                    steps["backprop"]()
+                timed = take_turns(steps, options.rounds, 5, options.clock)
             base = timed["backprop"].ms
             share = counter.get_total_flops() / base / 1e9 / rate
             lines.append(
@@ -80,14 +95,6 @@ def _rate(dtype: torch.dtype) -> float:
             a @ b
         times.append((synchronised() - start) / 3)
     return 2 * SIDE**3 / sorted(times)[3] / 1e12
-
-
-def _in(kind: str, step: Step) -> Step:
-    def within() -> None:
-        with precision(kind):
-            step()
-
-    return within
 
 
 def replayed(options: Namespace) -> list[Row]:
