@@ -770,6 +770,27 @@ DEFECTS = (
         COMPILED,
     ),
     Defect(
+        "evaluate tanh of an output anew for its target",
+        "torch/rational.py",
+        "if h not in found:",
+        "if True:",
+        COMPILED,
+    ),
+    Defect(
+        "take tanh in double precision for a rational function too",
+        "torch/rational.py",
+        "value.dtype != torch.float32 or",
+        "",
+        COMPILED,
+    ),
+    Defect(
+        "take targets of sigmoid in compiled steps",
+        "torch/places.py",
+        " and not torch.compiler.is_compiling():",
+        ":",
+        COMPILED,
+    ),
+    Defect(
         "compile a short run",
         "lab/learning.py",
         "steps < _WORTH",

@@ -12,7 +12,7 @@ from torch._inductor import config as inductor
 from torch.nn import functional as F
 
 import lra
-from lra.torch import compiled, products
+from lra.torch import compiled, products, rational
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
 
@@ -300,7 +300,7 @@ def test_compiled_kernels(rule, dtype, tight):
 def test_which_products_are_made_by_onednn(product, shapes, dtype, made):
     given = [torch.randn(shape, dtype=dtype) for shape in shapes]
     traced = torch.fx.experimental.proxy_tensor.make_fx(product, tracing_mode="fake")(*given)
-    products.ByOneDNN()(traced.graph)
+    products.replace_products(traced.graph)
     traced.recompile()
     targets = [node.target for node in traced.graph.nodes]
     assert (torch.ops.lra.mm.default in targets) == made
@@ -368,6 +368,75 @@ def test_products_of_any_layout_by_onednn():
             expected = one @ other + (0 if bias is None else bias)
             torch.testing.assert_close(found, expected)
             assert found.shape == torch.ops.lra.mm(one.to("meta"), other.to("meta"), None).shape
+
+
+NUMBERS = torch.cat(
+    [
+        torch.tensor([0.0, -0.0, 1e-45, 1e-38, 20.0, -3e38, torch.inf, -torch.inf]),
+        torch.logspace(-20, 1.5, 100_000),
+        -torch.linspace(0, 12, 100_000),
+    ]
+)
+
+
+def test_rational_tanh():
+    found, exact = rational.tanh(NUMBERS), torch.tanh(NUMBERS.double())
+    torch.testing.assert_close(found.double(), exact, rtol=4e-7, atol=0)
+    assert torch.equal(found.signbit(), NUMBERS.signbit())
+    assert found.abs().max() == 1
+    assert torch.equal(rational.tanh(-NUMBERS), -found)
+    assert rational.tanh(torch.tensor(torch.nan)).isnan()
+
+
+def test_where_tanh_is_rational():
+    """In single precision, once for each h; elsewhere torch's."""
+
+    def f(h, wide, narrow):
+        return h.tanh() + (h + 1).tanh() * h.tanh(), wide.tanh(), narrow.tanh()
+
+    given = NUMBERS[:1000], NUMBERS.double(), NUMBERS.bfloat16()
+    traced = torch.fx.experimental.proxy_tensor.make_fx(f, tracing_mode="fake")(*given)
+    rational.replace_tanh(traced.graph)
+    traced.recompile()
+    targets = [node.target for node in traced.graph.nodes]
+    assert targets.count(torch.ops.aten.tanh.default) == 2
+    assert targets.count(torch.ops.aten.div.Tensor) == 2
+    for found, expected in zip(traced(*given), f(*given), strict=True):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "evaluations"),
+    [(None, 1), (lra.LRAE(), 2), (lra.MirroredLRA(), 3)],
+    ids=("plain", "lra-e", "mirrored"),
+)
+def test_units_of_a_step(rule, evaluations, monkeypatch):
+    """A compiled step evaluates tanh once for z and once for each target, and no sigmoid."""
+    targets, limited = [], []
+    replace = rational.replace_tanh
+
+    def watched(graph):
+        replace(graph)
+        targets.extend(node.target for node in graph.nodes)
+        limited.extend(node for node in graph.nodes if node.args[1:] == (rational.LARGEST,))
+
+    monkeypatch.setattr(rational, "replace_tanh", watched)
+    torch._dynamo.reset()
+    x, t = torch.randn(8, 6), torch.randint(3, (8,))
+    layers = (nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    model = nn.Sequential(*layers)
+    if rule is not None:
+        lra.convert(model, rule)
+    step = lra.compile_step(model, F.cross_entropy, torch.optim.SGD(model.parameters(), lr=0.1))
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        step(x, t)
+    aten = torch.ops.aten
+    assert len(limited) == 2 * evaluations
+    assert not {aten.tanh.default, aten.sigmoid.default} & set(targets)
 
 
 def test_refused_arguments():

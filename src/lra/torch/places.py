@@ -274,7 +274,7 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
     e: Tensor
     if type(crossing) is not TargetDifference:
         e = crossing.error(phi, h, unit.phi(h) if z is None else z, d, n, torch)
-    elif unit.swift is not None and h.device.type == "cpu":
+    elif unit.swift is not None and h.device.type == "cpu" and not torch.compiler.is_compiling():
         swift, scale = unit.swift
         z = swift(h) if crossing.compares_output else None
         e = crossing.error(swift, h, z, d, n, torch, scale)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
 LEAST = 2**20
@@ -56,24 +55,17 @@ def _processor() -> str:
         return platform.processor()
 
 
-class ByOneDNN(CustomGraphPass):
-    """Has a graph's large products in single precision on a CPU made by oneDNN."""
-
-    def __call__(self, graph: Graph) -> None:
-        """Put them in the place of torch's."""
-        for node in graph.nodes:
-            found = _product(node)
-            if found is None:
-                continue
-            with graph.inserting_before(node):
-                new = graph.call_function(torch.ops.lra.mm.default, found)
-            new.meta.update(node.meta)
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
-
-    def uuid(self) -> Any:
-        """Say what compiled graphs depend on."""
-        return get_hash_for_files((__file__,))
+def replace_products(graph: Graph) -> None:
+    """Have a graph's large products in single precision on a CPU made by oneDNN."""
+    for node in graph.nodes:
+        found = _product(node)
+        if found is None:
+            continue
+        with graph.inserting_before(node):
+            new = graph.call_function(torch.ops.lra.mm.default, found)
+        new.meta.update(node.meta)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
 
 
 def _product(node: Node) -> tuple[Node, Node, Node | None] | None:
