@@ -117,8 +117,17 @@ def test_forms_of_the_target_difference(
     phi = np.tanh if through else (lambda v: v**3)
     move = beta * d / s
     moved = (phi(h + move) - phi(h - move)) / 2 if two_sided else phi(h) - phi(h - move)
-    e = crossing.error(lambda v: v**3, array(h), array(h**3), array(d), N, xp)
-    close(e, (gain / beta if normalized else gain) * s * derivative(moved))
+    expected = (gain / beta if normalized else gain) * s * derivative(moved)
+    given = array(h), array(h**3), array(d)
+    close(crossing.error(lambda v: v**3, *given, N, xp), expected)
+
+    def over(v):
+        v *= v * v
+        return v
+
+    close(crossing.error(over, *given, N, xp, over=True), expected)
+    for array_given, before in zip(given, (h, h**3, d), strict=True):
+        assert (np.asarray(array_given) == before).all()
 
 
 @NAMESPACES

@@ -232,14 +232,16 @@ class TargetDifference(Crossing):
         n: float,
         xp: Any,
         scale: float = 1.0,
+        over: bool = False,
     ) -> Any:
         """Give e = gain L'(z - y) / N, or its two-sided or relative form.
 
         Here z may be None where not `compares_output`, and phi may be what the nonlinearity is
-        `scale` times, but for a constant.
+        `scale` times, but for a constant. With `over`, phi writes over its argument, and so may who
+        called it.
         """
         if self.through is not None:
-            phi, scale = functools.partial(self.through, xp=xp), 1.0
+            phi, scale, over = functools.partial(self.through, xp=xp), 1.0, False
             z = None if self.two_sided else phi(h)
         if self.two_sided:
             scale /= 2
@@ -247,9 +249,15 @@ class TargetDifference(Crossing):
         step, factor = self._step(d, n, xp, scale if linear else 1.0)  # all factors in one
         if self.two_sided:
             move = step * d
-            e = phi(h + move) - phi(h - move)
+            e, less = phi(h + move), phi(h - move)
+        elif over and linear:  # the other way round: y is there to be written over, and z is not
+            e, less, factor = phi(_less(h, step, d)), z, -factor
         else:
-            e = z - phi(_less(h, step, d))
+            e, less, over = z, phi(_less(h, step, d)), False
+        if over:
+            e -= less
+        else:
+            e = e - less
         if not linear:
             e = self.local_loss.derivative(scale * e, xp)
         e *= factor  # in place, where that can be

@@ -527,6 +527,70 @@ def test_targets_of_tanh_are_those_of_its_formula(build, options, loss):
         torch.testing.assert_close(ours, formula, rtol=1e-9, atol=1e-12)
 
 
+class Unknown(nn.Module):
+    """A unit as the library does not know it."""
+
+    def __init__(self, phi):
+        super().__init__()
+        self.bend = phi
+
+    def forward(self, h):
+        return self.bend(h) + 0
+
+
+WRITTEN_OVER = {
+    F.relu: [nn.ReLU(), nn.ReLU(inplace=True), F.relu, torch.relu, torch.relu_, lambda h: h.relu()],
+    F.silu: [nn.SiLU(), nn.SiLU(inplace=True), F.silu, functools.partial(F.silu, inplace=True)],
+    torch.sigmoid: [nn.Sigmoid(), torch.sigmoid, lambda h: h.sigmoid(), F.sigmoid],
+    F.gelu: [nn.GELU(), F.gelu],
+    functools.partial(F.gelu, approximate="tanh"): [nn.GELU("tanh")],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"two_sided": True}, {"relative": "batch"}], ids=str)
+@pytest.mark.parametrize(
+    ("phi", "form"), [(phi, form) for phi, forms in WRITTEN_OVER.items() for form in forms]
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_targets_that_are_written_over(phi, form, fused, options):
+    """What a target is taken at is written over by some units, and nothing else is."""
+    if fused and not isinstance(form, nn.Module):
+        pytest.skip("functions are not fused")
+    x, t = torch.randn(7, 5, dtype=torch.float64), torch.randint(3, (7,))
+    rule = lra.Rule(lra.Random(), lra.TargetDifference(0.3, gain=1.7, **options))
+    found = []
+    for unit in (form, Unknown(phi)):
+        torch.manual_seed(0)
+        model = Called(copy.deepcopy(unit), 5, 6, 3)
+        if fused:
+            model = nn.Sequential(model.below, model.phi, model.above)
+        for p in model.double().parameters():
+            nn.init.normal_(p)
+        lra.convert(model, rule, example=x)
+        loss = F.cross_entropy(model(x), t)
+        loss.backward(retain_graph=True)  # twice, as what it was computed from is still there
+        loss.backward()
+        found.append([p.grad for p in model.parameters()])
+    for ours, formula in zip(*found, strict=True):
+        torch.testing.assert_close(ours, formula, rtol=1e-9, atol=1e-12)
+
+
+def test_a_crossing_of_ones_own_gets_a_unit_that_writes_over_nothing():
+    class Own(lra.Crossing):
+        def error(self, phi, h, z, d, n, xp):
+            before = h.clone()
+            phi(h)
+            assert torch.equal(h, before)
+            return d
+
+    for unit in (nn.ReLU(), nn.ReLU(inplace=True), nn.Tanh(), nn.GELU()):
+        model = lra.convert(
+            nn.Sequential(nn.Linear(4, 4), unit, nn.Linear(4, 2)), lra.Rule(crossing=Own())
+        )
+        model(torch.randn(3, 4)).sum().backward()
+        assert model[0].weight.grad.any()
+
+
 @pytest.mark.parametrize("two_sided", [False, True])
 @pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-3])
 def test_rounding_of_a_difference_of_tanhs_in_single_precision(size, two_sided):

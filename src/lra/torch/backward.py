@@ -212,13 +212,14 @@ def bend(
     terms: LossTerms | float,
     h: Tensor,
     overwrites: bool = False,
+    over: Callable[[Tensor], Tensor] | None = None,
     swift: Swift | None = None,
 ) -> Tensor:
     """Give z = phi(h) of one unit; written over h, where phi overwrites its argument."""
     apart = torch.compiler.is_compiling() or transforming()
     if not overwrites:
         origin = None if apart else Origin(phi, h.detach())
-        z = run_places((Nonlinearity(phi, crossing, terms, origin, swift=swift),), h)
+        z = run_places((Nonlinearity(phi, crossing, terms, origin, over, swift),), h)
         return z if origin is None else origin.mark(z)
 
     def pure(v: Tensor) -> Tensor:

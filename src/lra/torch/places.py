@@ -188,7 +188,7 @@ class Nonlinearity:
         crossing: the crossing axis.
         terms: N, or how to count it.
         origin: where others look for h.
-        over: phi written over its argument, where the plain unit does that.
+        over: phi written over its argument, where there is that.
         swift: what phi is a multiple of, for targets on a CPU, where torch's phi is slow.
     """
 
@@ -270,17 +270,18 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
     given = d.dtype
     if h.dtype in (torch.float16, torch.bfloat16):
         h, d, z = h.float(), d.float(), None
-    crossing, phi = unit.crossing, unit.over or unit.phi
+    crossing = unit.crossing
     e: Tensor
     if type(crossing) is not TargetDifference:
-        e = crossing.error(phi, h, unit.phi(h) if z is None else z, d, n, torch)
+        e = crossing.error(unit.phi, h, unit.phi(h) if z is None else z, d, n, torch)
     elif unit.swift is not None and h.device.type == "cpu" and not torch.compiler.is_compiling():
         swift, scale = unit.swift
         z = swift(h) if crossing.compares_output else None
-        e = crossing.error(swift, h, z, d, n, torch, scale)
+        e = crossing.error(swift, h, z, d, n, torch, scale, over=True)
     else:
         z = unit.phi(h) if z is None and crossing.compares_output else z
-        e = crossing.error(phi, h, z, d, n, torch)
+        over = unit.over is not None
+        e = crossing.error(unit.over or unit.phi, h, z, d, n, torch, over=over)
     return e if e.dtype == given else e.to(given)
 
 
