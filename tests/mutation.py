@@ -76,8 +76,8 @@ DEFECTS = (
     Defect(
         "forget that a swift function is half of tanh",
         "torch/swift.py",
-        "(_sigmoid, 2.0)",
-        "(_sigmoid, 1.0)",
+        "(_sigmoid, _sigmoid_, 2.0)",
+        "(_sigmoid, _sigmoid_, 1.0)",
         UNITS,
     ),
     Defect(
@@ -90,8 +90,36 @@ DEFECTS = (
     Defect(
         "compare the target of a swift function with an output of tanh",
         "torch/places.py",
-        "z = swift(h) if crossing.compares_output else None",
+        "z = f(h) if crossing.compares_output else None",
         "z = z if crossing.compares_output else None",
+        UNITS,
+    ),
+    Defect(
+        "write over an output that is compared with a target",
+        "crossing.py",
+        "phi(_less(h, step, d)), False",
+        "phi(_less(h, step, d)), over",
+        AXES,
+    ),
+    Defect(
+        "turn a difference about and forget its sign",
+        "crossing.py",
+        "z, -factor",
+        "z, factor",
+        AXES,
+    ),
+    Defect(
+        "have users' crossings write over what they read",
+        "torch/places.py",
+        "e = crossing.error(unit.phi, h,",
+        "e = crossing.error(unit.over or unit.phi, h,",
+        UNITS,
+    ),
+    Defect(
+        "take any approximation of gelu for the exact one",
+        "torch/swift.py",
+        "approximate=module.approximate",
+        'approximate="none"',
         UNITS,
     ),
     Defect(

@@ -237,8 +237,7 @@ class TargetDifference(Crossing):
         """Give e = gain L'(z - y) / N, or its two-sided or relative form.
 
         Here z may be None where not `compares_output`, and phi may be what the nonlinearity is
-        `scale` times, but for a constant. With `over`, phi writes over its argument, and so may who
-        called it.
+        `scale` times, but for a constant. With `over`, what phi gives may be written over.
         """
         if self.through is not None:
             phi, scale, over = functools.partial(self.through, xp=xp), 1.0, False

@@ -26,7 +26,7 @@ from lra.torch.places import (
     Weights,
     transforming,
 )
-from lra.torch.swift import Swift
+from lra.torch.swift import Over, Swift
 
 _SECOND = (
     "create_graph=True, or a derivative of a derivative, asks for the derivative of a learning "
@@ -212,7 +212,7 @@ def bend(
     terms: LossTerms | float,
     h: Tensor,
     overwrites: bool = False,
-    over: Callable[[Tensor], Tensor] | None = None,
+    over: Over | None = None,
     swift: Swift | None = None,
 ) -> Tensor:
     """Give z = phi(h) of one unit; written over h, where phi overwrites its argument."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lra.crossing import Crossing, TargetDifference
 from lra.feedback import Feedback, Stored
 from lra.loss_terms import LossTerms, count_terms
-from lra.torch.swift import Swift
+from lra.torch.swift import Over, Swift
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -196,7 +196,7 @@ class Nonlinearity:
     crossing: Crossing
     terms: LossTerms | float
     origin: Origin | None = None
-    over: Callable[[Tensor], Tensor] | None = None
+    over: Over | None = None
     swift: Swift | None = None
     parameters = 0
 
@@ -275,13 +275,13 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
     if type(crossing) is not TargetDifference:
         e = crossing.error(unit.phi, h, unit.phi(h) if z is None else z, d, n, torch)
     elif unit.swift is not None and h.device.type == "cpu" and not torch.compiler.is_compiling():
-        swift, scale = unit.swift
-        z = swift(h) if crossing.compares_output else None
-        e = crossing.error(swift, h, z, d, n, torch, scale, over=True)
+        f, over, scale = unit.swift
+        z = f(h) if crossing.compares_output else None
+        e = crossing.error(over, h, z, d, n, torch, scale, over=True)
     else:
         z = unit.phi(h) if z is None and crossing.compares_output else z
-        over = unit.over is not None
-        e = crossing.error(unit.over or unit.phi, h, z, d, n, torch, over=over)
+        phi, written = unit.over or unit.phi, unit.over is not None
+        e = crossing.error(phi, h, z, d, n, torch, over=written)
     return e if e.dtype == given else e.to(given)
 
 

@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Swift = tuple[Callable[[Tensor], Tensor], float]
-"""A function, and what its differences are to be taken times."""
+Over = Callable[[Tensor], Tensor]
+"""A function that writes over its argument, and gives it."""
+
+Swift = tuple[Callable[[Tensor], Tensor], Over, float]
+"""A function, the same written over its argument, and what differences of it are taken times."""
 
 
 def _sigmoid(h: Tensor) -> Tensor:
@@ -22,22 +25,25 @@ def _sigmoid(h: Tensor) -> Tensor:
     return (h + h).sigmoid_()
 
 
+def _sigmoid_(h: Tensor) -> Tensor:
+    return h.add_(h).sigmoid_()
+
+
 SWIFT: dict[Any, Swift] = dict.fromkeys(
     (nn.Tanh, torch.tanh, torch.tanh_, nn.functional.tanh, Tensor.tanh, Tensor.tanh_),
-    (_sigmoid, 2.0),
+    (_sigmoid, _sigmoid_, 2.0),
 )
 """By module or function. `benchmarks/tanh.py` measures what it gains, and what rounding it adds."""
 
-_relu, _silu = torch.relu_, functools.partial(F.silu, inplace=True)
-_OVER: dict[Any, Callable[[Tensor], Tensor]] = {
-    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, Tensor.relu), _relu),
-    **dict.fromkeys((nn.SiLU, F.silu), _silu),
+_OVER: dict[Any, Over] = {
+    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, Tensor.relu), torch.relu_),
+    **dict.fromkeys((nn.SiLU, F.silu), functools.partial(F.silu, inplace=True)),
     **dict.fromkeys((nn.Sigmoid, F.sigmoid, torch.sigmoid, Tensor.sigmoid), torch.sigmoid_),
 }
 
 
-def writes_over(kind: Any, module: Any = None) -> Callable[[Tensor], Tensor] | None:
-    """Give phi written over its argument, for a plain class, with its module, or a function."""
+def writes_over(kind: Any, module: Any = None) -> Over | None:
+    """Give phi written over its argument, for a plain class, with its module, or for a function."""
     if kind is nn.GELU:
         return functools.partial(torch.ops.aten.gelu_, approximate=module.approximate)
     return _OVER.get(kind)
