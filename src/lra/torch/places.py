@@ -275,13 +275,13 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
     if type(crossing) is not TargetDifference:
         e = crossing.error(unit.phi, h, unit.phi(h) if z is None else z, d, n, torch)
     elif unit.swift is not None and h.device.type == "cpu" and not torch.compiler.is_compiling():
-        f, over, scale = unit.swift
+        f, f_over, scale = unit.swift
         z = f(h) if crossing.compares_output else None
-        e = crossing.error(over, h, z, d, n, torch, scale, over=True)
+        e = crossing.error(f_over, h, z, d, n, torch, scale, over=True)
     else:
         z = unit.phi(h) if z is None and crossing.compares_output else z
-        phi, written = unit.over or unit.phi, unit.over is not None
-        e = crossing.error(phi, h, z, d, n, torch, over=written)
+        over = None if transforming() else unit.over  # some have no batching rule
+        e = crossing.error(over or unit.phi, h, z, d, n, torch, over=over is not None)
     return e if e.dtype == given else e.to(given)
 
 
