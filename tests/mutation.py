@@ -116,6 +116,13 @@ DEFECTS = (
         UNITS,
     ),
     Defect(
+        "write over tensors of users' classes",
+        "torch/places.py",
+        "here = type(h) is Tensor and not",
+        "here = not",
+        UNITS,
+    ),
+    Defect(
         "take any approximation of gelu for the exact one",
         "torch/swift.py",
         "approximate=module.approximate",

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import pickle
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -573,6 +574,24 @@ def test_targets_that_are_written_over(phi, form, fused, options):
         found.append([p.grad for p in model.parameters()])
     for ours, formula in zip(*found, strict=True):
         torch.testing.assert_close(ours, formula, rtol=1e-9, atol=1e-12)
+
+
+def test_tensors_of_a_class_of_their_own_are_not_written_over():
+    class Watched(torch.Tensor):
+        called: ClassVar[list[str]] = []
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            cls.called.append(func.__name__)
+            return super().__torch_function__(func, types, args, kwargs)
+
+    unit = lra.convert(nn.Sequential(nn.Linear(4, 4), nn.GELU()), lra.LRAE())[1]
+    h, d = torch.randn(3, 4), torch.randn(3, 4)
+    place = unit.place()[0]
+    found = place.backward((h.as_subclass(Watched),), d, (True,))[0]
+    assert "gelu" in Watched.called
+    assert not {"gelu_", "gelu_.default"} & set(Watched.called)
+    assert torch.equal(found.as_subclass(torch.Tensor), place.backward((h,), d, (True,))[0])
 
 
 def test_a_crossing_of_ones_own_gets_a_unit_that_writes_over_nothing():

@@ -280,7 +280,8 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
         e = crossing.error(f_over, h, z, d, n, torch, scale, over=True)
     else:
         z = unit.phi(h) if z is None and crossing.compares_output else z
-        over = None if transforming() else unit.over  # some have no batching rule
+        here = type(h) is Tensor and not transforming()  # elsewhere not all have such a form
+        over = unit.over if here else None
         e = crossing.error(over or unit.phi, h, z, d, n, torch, over=over is not None)
     return e if e.dtype == given else e.to(given)
 
