@@ -520,8 +520,8 @@ DEFECTS = (
     Defect(
         "one side for two",
         "crossing.py",
-        "e = phi(h + move) - phi(h - move)",
-        "e = phi(h + move) - z",
+        "e, less = phi(h + move), phi(h - move)",
+        "e, less = phi(h + move), z",
         AXES,
     ),
     Defect(
@@ -590,8 +590,8 @@ DEFECTS = (
     Defect(
         "flip the error",
         "crossing.py",
-        "e = z - phi(_less(h, step, d))",
-        "e = phi(_less(h, step, d)) - z",
+        "e, less, over = z, phi(_less(h, step, d)), False",
+        "e, less, over = phi(_less(h, step, d)), z, False",
         AXES,
     ),
     Defect(
