@@ -97,8 +97,8 @@ DEFECTS = (
     Defect(
         "write over an output that is compared with a target",
         "crossing.py",
-        "phi(_less(h, step, d)), False",
-        "phi(_less(h, step, d)), over",
+        "xp)), False",
+        "xp)), over",
         AXES,
     ),
     Defect(
@@ -114,6 +114,20 @@ DEFECTS = (
         "e = crossing.error(unit.phi, h,",
         "e = crossing.error(unit.over or unit.phi, h,",
         UNITS,
+    ),
+    Defect(
+        "write over an error that came from elsewhere",
+        "torch/backward.py",
+        "not (last or observe.watcher)",
+        "not observe.watcher",
+        UNITS,
+    ),
+    Defect(
+        "forget how far a spare error is taken",
+        "crossing.py",
+        "d *= step",
+        "pass",
+        AXES,
     ),
     Defect(
         "write over tensors of users' classes",
@@ -132,8 +146,8 @@ DEFECTS = (
     Defect(
         "take a target the other way in one operation",
         "crossing.py",
-        "return h.sub(d, alpha=step)",
-        "return h.add(d, alpha=step)",
+        "xp.sub(h, d, alpha=step,",
+        "xp.add(h, d, alpha=step,",
         AXES,
     ),
     Defect(
@@ -590,8 +604,8 @@ DEFECTS = (
     Defect(
         "flip the error",
         "crossing.py",
-        "e, less, over = z, phi(_less(h, step, d)), False",
-        "e, less, over = phi(_less(h, step, d)), z, False",
+        "e, less, over = z, phi(_less(h, step, d, spare, xp)), False",
+        "e, less, over = phi(_less(h, step, d, spare, xp)), z, False",
         AXES,
     ),
     Defect(
@@ -821,7 +835,7 @@ DEFECTS = (
     Defect(
         "take targets of sigmoid in compiled steps",
         "torch/places.py",
-        " and not torch.compiler.is_compiling():",
+        " and not compiling:",
         ":",
         COMPILED,
     ),

@@ -128,6 +128,11 @@ def test_forms_of_the_target_difference(
     close(crossing.error(over, *given, N, xp, over=True), expected)
     for array_given, before in zip(given, (h, h**3, d), strict=True):
         assert (np.asarray(array_given) == before).all()
+    for may in (False, True):
+        spare = array(np.array(d))
+        close(crossing.error(over, *given[:2], spare, N, xp, over=may, spare=True), expected)
+    for array_given, before in zip(given, (h, h**3), strict=False):
+        assert (np.asarray(array_given) == before).all()
 
 
 @NAMESPACES

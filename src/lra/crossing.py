@@ -233,11 +233,13 @@ class TargetDifference(Crossing):
         xp: Any,
         scale: float = 1.0,
         over: bool = False,
+        spare: bool = False,
     ) -> Any:
         """Give e = gain L'(z - y) / N, or its two-sided or relative form.
 
         Here z may be None where not `compares_output`, and phi may be what the nonlinearity is
-        `scale` times, but for a constant. With `over`, what phi gives may be written over.
+        `scale` times, but for a constant. What phi gives may be written over with `over`, and d
+        with `spare`.
         """
         if self.through is not None:
             phi, scale, over = functools.partial(self.through, xp=xp), 1.0, False
@@ -247,12 +249,12 @@ class TargetDifference(Crossing):
         linear = type(self.local_loss) is Squared
         step, factor = self._step(d, n, xp, scale if linear else 1.0)  # all factors in one
         if self.two_sided:
-            move = step * d
+            move = _times(d, step, spare)
             e, less = phi(h + move), phi(h - move)
         elif over and linear:  # the other way round: y is there to be written over, and z is not
-            e, less, factor = phi(_less(h, step, d)), z, -factor
+            e, less, factor = phi(_less(h, step, d, spare, xp)), z, -factor
         else:
-            e, less, over = z, phi(_less(h, step, d)), False
+            e, less, over = z, phi(_less(h, step, d, spare, xp)), False
         if over:
             e -= less
         else:
@@ -292,8 +294,16 @@ class TargetDifference(Crossing):
         return xp.clip(s, _LEAST, math.inf)
 
 
-def _less(h: Any, step: Any, d: Any) -> Any:
+def _times(d: Any, step: Any, spare: bool) -> Any:
+    """Give step d, written over d where it may be."""
+    if not spare:
+        return step * d
+    d *= step
+    return d
+
+
+def _less(h: Any, step: Any, d: Any, spare: bool, xp: Any) -> Any:
     """Give h - step d, in one operation of those arrays that have one."""
     if isinstance(step, float) and hasattr(h, "addcmul"):
-        return h.sub(d, alpha=step)
-    return h - step * d
+        return xp.sub(h, d, alpha=step, out=d if spare else None)
+    return h - _times(d, step, spare)

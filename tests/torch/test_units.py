@@ -576,6 +576,19 @@ def test_targets_that_are_written_over(phi, form, fused, options):
         torch.testing.assert_close(ours, formula, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("unit", [nn.Tanh, nn.ReLU, nn.GELU, lambda: Unknown(torch.sin)])
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.MirroredLRA()], ids=("lra-e", "mirrored"))
+def test_errors_from_elsewhere_are_not_written_over(unit, rule):
+    """In a chain those between its places are; not the one that comes to its last unit."""
+    model = nn.Sequential(nn.Linear(5, 6), unit(), nn.Linear(6, 4), unit()).double()
+    lra.convert(model, rule, example=torch.randn(7, 5, dtype=torch.float64))
+    g = torch.randn(7, 4, dtype=torch.float64)
+    before = g.clone()
+    h = model(torch.randn(7, 5, dtype=torch.float64))
+    h.backward(g)
+    assert torch.equal(g, before)
+
+
 def test_tensors_of_a_class_of_their_own_are_not_written_over():
     class Watched(torch.Tensor):
         called: ClassVar[list[str]] = []

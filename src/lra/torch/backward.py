@@ -66,10 +66,13 @@ class _Places(Function):
         for i in reversed(range(len(ctx.places))):
             place, span = ctx.places[i], ctx.spans[i]
             start = end - place.parameters
-            below = i > 0 or needs[0]
+            below, last = i > 0 or needs[0], i + 1 == len(ctx.places)
             given = kept[end_kept - span : end_kept]
-            arrived = error
-            error, *own = place.backward(given, arrived, (below, *needs[start:end]))
+            arrived, own = error, []
+            if type(place) is Nonlinearity and not (last or observe.watcher):
+                error = place.send(given, arrived, spare=True)  # nobody else has it
+            else:
+                error, *own = place.backward(given, arrived, (below, *needs[start:end]))
             if observe.watcher is not None:
                 observe.watcher.backward(place, given, arrived, (error, *own))
             gradients = (*own, *gradients)

@@ -212,10 +212,14 @@ class Nonlinearity:
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
         """Give the error at h."""
+        return (self.send(kept, error),)
+
+    def send(self, kept: tuple[Tensor, ...], error: Tensor, spare: bool = False) -> Tensor:
+        """Give the error at h; the one that arrives may be written over where it is spare."""
         h, *z = kept
         if self.origin is not None:
             z += self.origin.drop()
-        return (cross(self, error, h, *z),)
+        return cross(self, error, h, z[0] if z else None, spare)
 
 
 @dataclass(frozen=True)
@@ -256,12 +260,15 @@ class Taught:
         self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
         """Give the error at h, and d at z."""
-        e = cross(self, error, *kept) if needs[0] else None
+        (h,) = kept
+        e = cross(self, error, h) if needs[0] else None
         return e, error if needs[1] else None
 
 
-def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = None) -> Tensor:
-    """Send an error d at z = phi(h) across phi, in float32 at least.
+def cross(
+    unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = None, spare: bool = False
+) -> Tensor:
+    """Send an error d at z = phi(h) across phi, in float32 at least; where d is spare, over it.
 
     The difference of an output and its target is far smaller than either: in 16 bits it would be
     mostly rounding, so there both are computed from h in 32.
@@ -270,19 +277,20 @@ def cross(unit: Nonlinearity | Taught, d: Tensor, h: Tensor, z: Tensor | None = 
     given = d.dtype
     if h.dtype in (torch.float16, torch.bfloat16):
         h, d, z = h.float(), d.float(), None
-    crossing = unit.crossing
+    crossing, compiling = unit.crossing, torch.compiler.is_compiling()
+    here = type(h) is Tensor and not transforming()  # elsewhere not all can be written over
+    spare = spare and here and not compiling and d.shape == h.shape and d.dtype == h.dtype
     e: Tensor
     if type(crossing) is not TargetDifference:
         e = crossing.error(unit.phi, h, unit.phi(h) if z is None else z, d, n, torch)
-    elif unit.swift is not None and h.device.type == "cpu" and not torch.compiler.is_compiling():
+    elif unit.swift is not None and h.device.type == "cpu" and not compiling:
         f, f_over, scale = unit.swift
         z = f(h) if crossing.compares_output else None
-        e = crossing.error(f_over, h, z, d, n, torch, scale, over=True)
+        e = crossing.error(f_over, h, z, d, n, torch, scale, True, spare)
     else:
         z = unit.phi(h) if z is None and crossing.compares_output else z
-        here = type(h) is Tensor and not transforming()  # elsewhere not all have such a form
         over = unit.over if here else None
-        e = crossing.error(over or unit.phi, h, z, d, n, torch, over=over is not None)
+        e = crossing.error(over or unit.phi, h, z, d, n, torch, 1.0, over is not None, spare)
     return e if e.dtype == given else e.to(given)
 
 
