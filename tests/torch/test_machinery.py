@@ -464,7 +464,7 @@ def test_half_precision_updates_need_the_crossing_in_float32(monkeypatch):
     bound = 0.05
     assert distance(updates(model, x, y), expected) < bound
 
-    def narrow(unit, d, h, z=None):
+    def narrow(unit, d, h, z=None, spare=False):
         z = unit.phi(h) if z is None else z
         return unit.crossing.error(unit.phi, h, z, d, h.shape[0], torch)
 
