@@ -146,8 +146,8 @@ DEFECTS = (
     Defect(
         "take a target the other way in one operation",
         "crossing.py",
-        "xp.sub(h, d, alpha=step,",
-        "xp.add(h, d, alpha=step,",
+        "else h.sub(d, alpha=step)",
+        "else h.add(d, alpha=step)",
         AXES,
     ),
     Defect(

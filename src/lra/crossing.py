@@ -305,5 +305,5 @@ def _times(d: Any, step: Any, spare: bool) -> Any:
 def _less(h: Any, step: Any, d: Any, spare: bool, xp: Any) -> Any:
     """Give h - step d, in one operation of those arrays that have one."""
     if isinstance(step, float) and hasattr(h, "addcmul"):
-        return xp.sub(h, d, alpha=step, out=d if spare else None)
+        return xp.sub(h, d, alpha=step, out=d) if spare else h.sub(d, alpha=step)
     return h - _times(d, step, spare)
