@@ -1,8 +1,8 @@
 """Functions as targets are taken of them, where what the plain unit does would take longer.
 
 What counts is a difference of two values: for it, any function will do of which phi is a multiple,
-but for a constant. And what a target is taken at is there to be written over, which spares memory
-that is new, and takes several times as long to write.
+but for a constant. And what a target is taken at is there to be written over, which spares new
+memory.
 """
 
 import functools
