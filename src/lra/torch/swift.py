@@ -42,8 +42,9 @@ _OVER: dict[Any, Over] = {
 }
 
 
-def writes_over(kind: Any, module: Any = None) -> Over | None:
-    """Give phi written over its argument, for a plain class, with its module, or for a function."""
+def quick(kind: Any, module: Any = None) -> tuple[Over | None, Swift | None]:
+    """Give phi written over its argument, and what is swifter; for a class (with its module) or f."""
+    over = _OVER.get(kind)
     if kind is nn.GELU:
-        return functools.partial(torch.ops.aten.gelu_, approximate=module.approximate)
-    return _OVER.get(kind)
+        over = functools.partial(torch.ops.aten.gelu_, approximate=module.approximate)
+    return over, SWIFT.get(kind)

@@ -16,7 +16,7 @@ from lra.torch.backward import bend, run_places
 from lra.torch.layers.base import Local, local_class
 from lra.torch.opaque import Evaluated
 from lra.torch.places import Gradients, Measured, Nonlinearity, Place, Taught, cross
-from lra.torch.swift import SWIFT, writes_over
+from lra.torch.swift import quick
 from lra.torch.units import Bernoulli, Unit
 
 KNOWN: tuple[type[nn.Module], ...] = (
@@ -67,8 +67,8 @@ class LocalNonlinearity(Local):
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give z = phi(h)."""
         kind = Measured if isinstance(self, Evaluated) else Nonlinearity
-        quick = writes_over(self.plain, self), SWIFT.get(self.plain)
-        return kind(self.phi, self.crossing, self.loss_terms, None, *quick), ()
+        forms = quick(self.plain, self)
+        return kind(self.phi, self.crossing, self.loss_terms, None, *forms), ()
 
     def forward(self, input: Tensor) -> Tensor:
         """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
@@ -81,8 +81,8 @@ class LocalNonlinearity(Local):
             return run_places((mean,), input, self.evaluate(input.detach()))
         if self.fuses:
             phi = functools.partial(self.plain.forward, self)
-            quick = writes_over(self.plain, self), SWIFT.get(self.plain)
-            return bend(phi, self.crossing, self.loss_terms, input, self.in_place, *quick)
+            forms = quick(self.plain, self)
+            return bend(phi, self.crossing, self.loss_terms, input, self.in_place, *forms)
         # Autograd finds the parameters' gradients; the error at h is the rule's.
         h = input.clone() if self.in_place else input
         taught = Taught(self.phi, self.crossing, self.loss_terms)

@@ -29,7 +29,7 @@ from lra.torch.layers.functions import (
 from lra.torch.layers.linear import LinearOperation
 from lra.torch.layers.record import DrawLike, effective_feedback
 from lra.torch.places import Product, Weights, learns
-from lra.torch.swift import SWIFT, writes_over
+from lra.torch.swift import quick
 from lra.torch.watch import look_at_errors
 
 
@@ -206,8 +206,7 @@ class Follow(TorchFunctionMode):
         if observe.watcher is not None:
             observe.watcher.name(layer, func.__name__)
         changes = func in layer.table.changing or overwrites(func, args, kwargs)
-        quick = writes_over(func), SWIFT.get(func)
-        return bend(call, layer.rule.crossing, layer._lra.terms, h, changes, *quick)
+        return bend(call, layer.rule.crossing, layer._lra.terms, h, changes, *quick(func))
 
 
 def _product(
