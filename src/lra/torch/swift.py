@@ -43,7 +43,7 @@ _OVER: dict[Any, Over] = {
 
 
 def quick(kind: Any, module: Any = None) -> tuple[Over | None, Swift | None]:
-    """Give phi written over its argument, and what is swifter; for a class (with its module) or f."""
+    """Give phi written over its argument, and what is swifter, of a class or a function."""
     over = _OVER.get(kind)
     if kind is nn.GELU:
         over = functools.partial(torch.ops.aten.gelu_, approximate=module.approximate)
