@@ -1,4 +1,4 @@
-"""One training step of an LSTM, a residual net, a vision transformer and BERT, against backprop's.
+"""One training step of an LSTM, a residual net, a ViT, BERT and GPT-2, against backprop's.
 
     python benchmarks/step_models.py
 
@@ -54,6 +54,16 @@ def bert() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
     return model, {"input_ids": x}, lambda out: F.cross_entropy(out.logits, t)
 
 
+def gpt2() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
+    """Hugging Face's GPT-2: four layers of 256, 64 tokens."""
+    config = transformers.GPT2Config(
+        n_embd=256, n_layer=4, n_head=4, n_positions=64, vocab_size=1024
+    )
+    x = torch.randint(1024, (16, 64))
+    model = transformers.GPT2LMHeadModel(config)
+    return model, {"input_ids": x, "labels": x}, lambda out: out.loss  # type: ignore[no-any-return]
+
+
 class Reader(nn.Module):
     """The last state of two recurrent layers, and a layer for classes."""
 
@@ -73,7 +83,7 @@ def lstm() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
     return Reader(), (x,), lambda out: F.cross_entropy(out, t)
 
 
-MODELS = {"LSTM": lstm, "ResNet-18": resnet, "ViT": vit, "BERT": bert}
+MODELS = {"LSTM": lstm, "ResNet-18": resnet, "ViT": vit, "BERT": bert, "GPT-2": gpt2}
 RULES = {
     "backprop": None,
     "LRA-E": lra.LRAE(),

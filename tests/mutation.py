@@ -45,6 +45,7 @@ CHECKS = "tests/torch/test_check_methods.py"
 BIOTORCH = "tests/torch/test_biotorch.py"
 TOGETHER = "tests/torch/test_together.py"
 UNITS = "tests/torch/test_units.py"
+PRODUCTS = "tests/torch/test_products.py"
 
 
 @dataclass(frozen=True)
@@ -653,8 +654,8 @@ DEFECTS = (
     Defect(
         "transpose E",
         "torch/layers/linear.py",
-        "e @ E if",
-        "e @ E.t() if",
+        "multiply(rows, E).view",
+        "multiply(rows, E.t()).view",
         LAYERS,
     ),
     Defect(
@@ -800,9 +801,65 @@ DEFECTS = (
     Defect(
         "make small products by oneDNN too",
         "torch/products.py",
-        "m * k * n >= LEAST",
-        "m * k * n > 0",
+        "m * k * n < LEAST",
+        "m * k * n < 1",
         COMPILED,
+    ),
+    Defect(
+        "make products of tensors in a transform by oneDNN",
+        "torch/products.py",
+        "and not transforming()",
+        "",
+        PRODUCTS,
+    ),
+    Defect(
+        "keep products from who counts them",
+        "torch/products.py",
+        "and not torch._C._len_torch_dispatch_stack()",
+        "",
+        PRODUCTS,
+    ),
+    Defect(
+        "have one thread copy what many multiply",
+        "torch/products.py",
+        "COLUMNS * torch.get_num_threads()",
+        "COLUMNS",
+        PRODUCTS,
+    ),
+    Defect(
+        "leave the first layer's update to torch",
+        "torch/layers/sequential.py",
+        "(inside_run or not _sees_input(layer))",
+        "True",
+        PRODUCTS,
+    ),
+    Defect(
+        "let an error come to a layer that sees the input",
+        "torch/layers/sequential.py",
+        "run[0].check_input(x, 1)",
+        "pass",
+        PRODUCTS,
+    ),
+    Defect(
+        "multiply anew for the way back of z W",
+        "torch/layers/functions.py",
+        "_BY_COLUMNS.get(func) == len(args)",
+        "False",
+        PRODUCTS,
+    ),
+    Defect(
+        "take W z for z W",
+        "torch/layers/functions.py",
+        "and args[-1] is W",
+        "",
+        FUNCTION,
+    ),
+    Defect(
+        "sum a bias that each sample has of its own",
+        "torch/layers/functions.py",
+        "and (bias is None or bias.shape == W.shape[1:])",
+        "",
+        FUNCTION,
     ),
     Defect(
         "forget the bias of a product by oneDNN",

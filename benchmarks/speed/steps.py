@@ -1,6 +1,8 @@
 """What is timed: a training step of a network by a rule, and the matrix products in it."""
 
+import functools
 import itertools
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -11,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lra
+from lra.torch import products as onednn
+from lra.torch.backward import run_places
+from lra.torch.layers.linear import LinearOperation
+from lra.torch.places import Weights
 from turns import Timed, take_turns
 
 Step = Callable[[], object]
@@ -69,6 +75,30 @@ def step_of(
     return step
 
 
+def by_onednn(model: nn.Module) -> nn.Module:
+    """Have a plain model's linear layers multiply on the way back as a rule's layers do."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.forward = functools.partial(_linear, layer)  # type: ignore[method-assign]
+    return model
+
+
+def _linear(layer: nn.Linear, z: Tensor) -> Tensor:
+    W = layer.weight
+    return run_places((Weights(LinearOperation(), lra.Transpose()),), z, W, layer.bias, W.detach())
+
+
+def by_torch(step: Step) -> Step:
+    """Have a step make all its products by torch."""
+
+    def run() -> None:
+        least, onednn.LEAST = onednn.LEAST, sys.maxsize
+        step()
+        onednn.LEAST = least
+
+    return run
+
+
 def samples(batch: int, options: Namespace) -> tuple[Tensor, Tensor]:
     """Draw as many as MNIST's."""
     x, t = torch.rand(batch, 784), torch.randint(10, (batch,))
@@ -101,11 +131,21 @@ def compare(
     optimizer: str,
     **more: Step,
 ) -> dict[str, Timed]:
-    """Time the rules on one network."""
+    """Time the rules on one network, and where products are oneDNN's two that tell what that is."""
+
+    def seeded() -> nn.Module:
+        torch.manual_seed(0)
+        return build()
+
     steps = {}
     for name, (rule, shared) in RULES.items():
-        torch.manual_seed(0)
-        steps[name] = step_of(build(), x, t, optimizer, rule, shared)
+        steps[name] = step_of(seeded(), x, t, optimizer, rule, shared)
+    if onednn.available() and not x.is_cuda:
+        plain, ours = RULES["backprop"], RULES["LRA-E"]
+        steps |= {
+            "backprop by oneDNN": step_of(by_onednn(seeded()), x, t, optimizer, *plain),
+            "LRA-E by torch's products": by_torch(step_of(seeded(), x, t, optimizer, *ours)),
+        }
     steps |= more
     start = time.perf_counter()
     for step in steps.values():

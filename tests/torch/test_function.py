@@ -48,6 +48,14 @@ PRODUCTS = {
     "@": lambda m, z: z @ m.weight.t() + m.bias,
     "matmul": lambda m, z: torch.matmul(z, m.weight.mT) + m.bias,
     "addmm": lambda m, z: torch.addmm(m.bias, z, m.weight.transpose(0, 1)),
+    "addmm, a bias each": lambda m, z: torch.addmm(
+        m.bias.expand(len(z), WIDTH), z, m.weight.transpose(0, 1)
+    ),
+    "mm": lambda m, z: torch.mm(z, m.weight.t()) + m.bias,
+    "tokens": lambda m, z: (z.view(len(z), 1, WIDTH) @ m.weight.t())[:, 0] + m.bias,
+    "one by one": lambda m, z: torch.stack([row @ m.weight.t() for row in z]) + m.bias,
+    "weight first": lambda m, z: (m.weight @ z.t()).t() + m.bias,
+    "reflected": lambda m, z: torch.Tensor.__rmatmul__(z.t(), m.weight).t() + m.bias,
     "einsum": lambda m, z: torch.einsum("oi,bi->bo", m.weight, z) + m.bias,
     "parts": lambda m, z: torch.cat([F.linear(z, w) for w in m.weight.chunk(2)], 1) + m.bias,
     "rows": lambda m, z: torch.stack([z @ m.weight[i] for i in range(WIDTH)], 1) + m.bias,

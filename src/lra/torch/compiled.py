@@ -17,15 +17,13 @@ import torch._inductor
 from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._dynamo.utils import counters
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-from torch.fx import Graph
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
 from lra.axis import unknown
 from lra.errors import CompileError, OptionError, one_line
-from lra.torch import products, rational
+from lra.torch.faster import Faster
 from lra.torch.plan import is_sharded
 
 GRAPHS = 16
@@ -262,27 +260,9 @@ def _options(mode: str | None, backend: Any) -> dict[str, Any] | None:
         raise unknown("mode", mode, modes)
     return {
         "fallback_random": True,
-        "post_grad_custom_post_pass": _Faster(products.available()),
+        "post_grad_custom_post_pass": Faster(),
         **modes[mode or "default"],
     }
-
-
-class _Faster(CustomGraphPass):
-    """Has a graph do what torch does slowly on a CPU in other ways."""
-
-    def __init__(self, by_onednn: bool) -> None:
-        self._by_onednn = by_onednn
-
-    def __call__(self, graph: Graph) -> None:
-        """Put other operations in the place of torch's."""
-        rational.replace_tanh(graph)
-        if self._by_onednn:
-            products.replace_products(graph)
-
-    def uuid(self) -> Any:
-        """Say what compiled graphs depend on."""
-        files = (rational.__file__, products.__file__)
-        return self._by_onednn, get_hash_for_files(files)
 
 
 def _explain(error: BaseException) -> str:

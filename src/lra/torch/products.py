@@ -1,7 +1,8 @@
-"""Matrix products of compiled steps by oneDNN, where torch's own take twice as long: MKL's on AMD.
+"""Matrix products by oneDNN, where torch's own take twice as long: MKL's on AMD.
 
 MKL does not use the widest vectors of other makers' processors, and oneDNN does. Both come with
-torch, which multiplies dense matrices in single precision by MKL.
+torch, which multiplies dense matrices in single precision by MKL. Products on the way back are made
+so, and in compiled steps all: what a plain network gives forward stays the same to the bit.
 """
 
 import functools
@@ -12,9 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.nn import Parameter
+
+from lra.torch.places import transforming
 
 LEAST = 2**20
 """How many numbers a product multiplies, at least, that is worth oneDNN's setting up."""
+
+COLUMNS = 128
+"""How many columns b has, at least for each thread, where a is copied first, by one thread."""
 
 _aten = torch.ops.aten
 _library = torch.library.Library("lra", "DEF")  # type: ignore[no-untyped-call]
@@ -55,6 +62,32 @@ def _processor() -> str:
         return platform.processor()
 
 
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """Give a b of two matrices on the way back, by oneDNN where that is faster."""
+    if (
+        not torch.compiler.is_compiling()
+        and available()
+        and _plain(a)
+        and _plain(b)
+        and _worth(a.shape[0], a.shape[1], b.shape[1], a.is_contiguous())
+        and not transforming()
+        and not torch._C._len_torch_dispatch_stack()  # who counts or traces knows torch's products
+    ):
+        return _multiply(a, b, None)
+    return a @ b
+
+
+def _plain(a: Tensor) -> bool:
+    return type(a) in (Tensor, Parameter) and a.dtype is torch.float32 and a.is_cpu
+
+
+def _worth(m: int, k: int, n: int, contiguous: bool) -> bool:
+    """Tell whether oneDNN is faster for a of m x k times b of k x n."""
+    if m * k * n < LEAST or min(m, k, n) < 4:
+        return False
+    return contiguous or n >= COLUMNS * torch.get_num_threads()
+
+
 def replace_products(graph: Graph) -> None:
     """Have a graph's large products in single precision on a CPU made by oneDNN."""
     for node in graph.nodes:
@@ -83,6 +116,7 @@ def _product(node: Node) -> tuple[Node, Node, Node | None] | None:
     if any(v.dtype != torch.float32 or v.device.type != "cpu" for v in values):
         return None
     (m, k), n = values[0].shape, values[1].shape[1]
-    fits = all(isinstance(size, int) for size in (m, k, n)) and m * k * n >= LEAST
+    fits = all(isinstance(size, int) for size in (m, k, n))
+    fits = fits and _worth(m, k, n, values[0].is_contiguous())
     adds = bias is None or values[2].shape == (n,)  # to each row; not one number to all
     return (a, b, bias) if fits and adds else None  # type: ignore[return-value]

@@ -156,7 +156,7 @@ class LocalWeights(Local):
     def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
         """Give h = z W^T + b with the E of this pass."""
         feedback, E, W = self._lra.feedback, self._kept(), self.weight
-        if self._lra.link_of() is not None:  # no error crosses the layer itself
+        if self.sees_input or self._lra.link_of() is not None:  # no error crosses the layer itself
             return Weights(self.operation(), Transpose()), (W, self.bias, W.detach())
         offset = isinstance(feedback, Offset)
         if not offset and type(feedback).effective is not Feedback.effective:

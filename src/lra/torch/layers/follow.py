@@ -24,9 +24,10 @@ from lra.torch.layers.functions import (
     F,
     bias_of,
     fan_in_of,
+    is_matmul,
     overwrites,
 )
-from lra.torch.layers.linear import LinearOperation
+from lra.torch.layers.linear import LinearOperation, MatmulOperation
 from lra.torch.layers.record import DrawLike, effective_feedback
 from lra.torch.places import Product, Weights, learns
 from lra.torch.swift import quick
@@ -215,6 +216,8 @@ def _product(
     """Give a product of data and a weight W as a place, with the tensors that it takes before E."""
     if func is F.linear and W.dim() == 2 and not {"input", "weight"} & kwargs.keys():
         return Weights(LinearOperation(), feedback), [args[0], W, bias]
+    if is_matmul(func, args, kwargs, W, bias):
+        return Weights(MatmulOperation(func), feedback), [args[-2], W, bias]
     call, given = _apart(func, args, kwargs)
     at = next(i for i, t in enumerate(given) if t is W)
     return Product(call, feedback, at, len(given)), [*given]

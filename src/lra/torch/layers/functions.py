@@ -159,6 +159,25 @@ def bias_of(func: Any, args: Any, kwargs: Any) -> Any:
     return args[at] if len(args) > at else kwargs.get(_BIAS_NAMES[at == 0])
 
 
+_BY_COLUMNS = {
+    **dict.fromkeys((torch.matmul, T.matmul, T.__matmul__, torch.mm, T.mm), 2),
+    **dict.fromkeys((torch.addmm, T.addmm), 3),
+}
+"""Functions that give z W, and z W + b, and how many arguments they have."""
+
+
+def is_matmul(func: Any, args: Any, kwargs: Any, W: Tensor, bias: Any) -> bool:
+    """Tell whether a call of a product is z W, or z W + b with a bias of each column's."""
+    return (
+        _BY_COLUMNS.get(func) == len(args)
+        and not kwargs
+        and args[-1] is W
+        and W.dim() == 2
+        and W.is_floating_point()
+        and (bias is None or bias.shape == W.shape[1:])
+    )
+
+
 def fan_in_of(func: Any, W: Tensor) -> int:
     """Give how many inputs each unit reads, for either layout of W."""
     by_rows = PRODUCTS[func] == 2 or func is F.bilinear

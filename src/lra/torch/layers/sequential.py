@@ -24,7 +24,9 @@ def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
     Not where somebody hooked it or replaced its forward; nor, at the start of a run, where it
     overwrites its input, which someone outside may hold.
     """
-    if not (isinstance(layer, Local) and layer.fuses and layer.follows_rule):
+    if not (isinstance(layer, Local) and layer.fuses):
+        return False
+    if not layer.follows_rule and (inside_run or not _sees_input(layer)):
         return False
     own = vars(layer)
     hooked = (
@@ -34,6 +36,25 @@ def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
         or own["_backward_pre_hooks"]
     )
     return not hooked and "forward" not in own and (inside_run or not own.get("inplace"))
+
+
+def _sees_input(layer: nn.Module) -> TypeGuard[LocalWeights]:
+    return isinstance(layer, LocalWeights) and layer.sees_input
+
+
+def _cross(run: list[Local], x: Tensor) -> Tensor:
+    """Run neighbouring layers."""
+    if len(run) == 1:
+        return run[0](x)  # type: ignore[no-any-return]
+    if _sees_input(run[0]):
+        run[0].check_input(x, 1)
+    places: list[Place] = []
+    tensors: list[Tensor | None] = []
+    for layer in run:
+        place, own = layer.place()
+        places.append(place)
+        tensors += own
+    return run_places(tuple(places), x, *tensors)
 
 
 class LocalSequential(nn.Sequential):
@@ -51,22 +72,19 @@ class LocalSequential(nn.Sequential):
         ):
             return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
         x = input
-        places: list[Place] = []
-        tensors: list[Tensor | None] = []
+        run: list[Local] = []
         for layer in self:
-            if _fusible(layer, bool(places)):
-                place, own = layer.place()
-                places.append(place)
-                tensors += own
+            if _fusible(layer, bool(run)):
+                run.append(layer)
                 continue
-            if places:
-                x, places, tensors = run_places(tuple(places), x, *tensors), [], []
+            if run:
+                x, run = _cross(run, x), []
             x = layer(x)
-        if not places:
+        if not run:
             return x
-        x = run_places(tuple(places), x, *tensors)
-        if isinstance(self[-1], LocalWeights):
-            look_at_errors(self[-1]._lra, x)
+        x = _cross(run, x)
+        if len(run) > 1 and isinstance(run[-1], LocalWeights):
+            look_at_errors(run[-1]._lra, x)
         return x
 
     def restore(self) -> None:
