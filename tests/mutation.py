@@ -801,8 +801,8 @@ DEFECTS = (
     Defect(
         "make small products by oneDNN too",
         "torch/products.py",
-        "m * k * n < LEAST",
-        "m * k * n < 1",
+        "m * k * n >= LEAST",
+        "m * k * n > 0",
         COMPILED,
     ),
     Defect(
@@ -822,8 +822,15 @@ DEFECTS = (
     Defect(
         "have one thread copy what many multiply",
         "torch/products.py",
-        "COLUMNS * torch.get_num_threads()",
+        "COLUMNS * threads",
         "COLUMNS",
+        PRODUCTS,
+    ),
+    Defect(
+        "share out products among threads that are too small for them",
+        "torch/products.py",
+        "EAGER * max(2, threads)",
+        "EAGER * 2",
         PRODUCTS,
     ),
     Defect(

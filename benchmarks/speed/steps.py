@@ -92,9 +92,9 @@ def by_torch(step: Step) -> Step:
     """Have a step make all its products by torch."""
 
     def run() -> None:
-        least, onednn.LEAST = onednn.LEAST, sys.maxsize
+        least, onednn.EAGER = onednn.EAGER, sys.maxsize
         step()
-        onednn.LEAST = least
+        onednn.EAGER = least
 
     return run
 

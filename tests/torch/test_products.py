@@ -22,6 +22,7 @@ needs_onednn = pytest.mark.skipif(
 def made(monkeypatch):
     """Have a processor on which oneDNN is faster, one thread, and tell which products it makes."""
     monkeypatch.setattr(products, "available", lambda: True)
+    monkeypatch.setattr(products, "EAGER", 2**20)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     found, multiply = [], products._multiply
 
@@ -89,14 +90,17 @@ def test_transforms_see_torchs_products(made):
 
 
 @needs_onednn
-def test_each_thread_has_its_columns(made, monkeypatch):
-    """One thread alone copies a transposed factor, while the others wait."""
+def test_threads_share_a_product(made, monkeypatch):
+    """And one alone copies a transposed factor, while the others wait."""
     a, b = torch.randn(80, 128).t(), torch.randn(80, 200)
     products.multiply(a, b)
     assert len(made) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     products.multiply(a, b)
     assert len(made) == 1
+    products.multiply(a.contiguous(), b)
+    assert len(made) == 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     products.multiply(a.contiguous(), b)
     assert len(made) == 2
 

@@ -18,10 +18,13 @@ from torch.nn import Parameter
 from lra.torch.places import transforming
 
 LEAST = 2**20
-"""How many numbers a product multiplies, at least, that is worth oneDNN's setting up."""
+"""How many numbers a product of a compiled step multiplies, at least, to be made by oneDNN."""
+
+EAGER = 3 * 2**20
+"""The same of an eager step on one or two threads, and half of it for each thread of more."""
 
 COLUMNS = 128
-"""How many columns b has, at least for each thread, where a is copied first, by one thread."""
+"""How many columns b has, at least for each thread, where a is transposed: one thread copies it."""
 
 _aten = torch.ops.aten
 _library = torch.library.Library("lra", "DEF")  # type: ignore[no-untyped-call]
@@ -64,28 +67,27 @@ def _processor() -> str:
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """Give a b of two matrices on the way back, by oneDNN where that is faster."""
-    if (
-        not torch.compiler.is_compiling()
-        and available()
+    large = not torch.compiler.is_compiling() and a.numel() * b.shape[1] >= EAGER
+    return _multiply(a, b, None) if large and _better(a, b) else a @ b
+
+
+def _better(a: Tensor, b: Tensor) -> bool:
+    """Tell whether oneDNN may make a large product, and is faster."""
+    if not (
+        available()
         and _plain(a)
         and _plain(b)
-        and _worth(a.shape[0], a.shape[1], b.shape[1], a.is_contiguous())
         and not transforming()
         and not torch._C._len_torch_dispatch_stack()  # who counts or traces knows torch's products
     ):
-        return _multiply(a, b, None)
-    return a @ b
+        return False
+    (m, k), n, threads = a.shape, b.shape[1], torch.get_num_threads()
+    large = 2 * m * k * n >= EAGER * max(2, threads) and min(m, k, n) >= 4
+    return large and (a.is_contiguous() or n >= COLUMNS * threads)
 
 
 def _plain(a: Tensor) -> bool:
     return type(a) in (Tensor, Parameter) and a.dtype is torch.float32 and a.is_cpu
-
-
-def _worth(m: int, k: int, n: int, contiguous: bool) -> bool:
-    """Tell whether oneDNN is faster for a of m x k times b of k x n."""
-    if m * k * n < LEAST or min(m, k, n) < 4:
-        return False
-    return contiguous or n >= COLUMNS * torch.get_num_threads()
 
 
 def replace_products(graph: Graph) -> None:
@@ -116,7 +118,6 @@ def _product(node: Node) -> tuple[Node, Node, Node | None] | None:
     if any(v.dtype != torch.float32 or v.device.type != "cpu" for v in values):
         return None
     (m, k), n = values[0].shape, values[1].shape[1]
-    fits = all(isinstance(size, int) for size in (m, k, n))
-    fits = fits and _worth(m, k, n, values[0].is_contiguous())
+    fits = all(isinstance(size, int) for size in (m, k, n)) and m * k * n >= LEAST
     adds = bias is None or values[2].shape == (n,)  # to each row; not one number to all
     return (a, b, bias) if fits and adds else None  # type: ignore[return-value]
