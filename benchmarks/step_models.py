@@ -2,9 +2,9 @@
 
     python benchmarks/step_models.py
 
-Eager, with the fused AdamW. Medians over rounds in which the contestants take turns; the ratio is
-the median of the rounds' ratios, with the quartiles. Needs timm and transformers. Run it with
-nothing else running.
+Eager, with the fused AdamW; feedback that is learned is shared with the weights. Medians over
+rounds in which the contestants take turns; the ratio is the median of the rounds' ratios, with the
+quartiles. Needs timm and transformers. Run it with nothing else running.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def lstm() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
 
 
 MODELS = {"LSTM": lstm, "ResNet-18": resnet, "ViT": vit, "BERT": bert, "GPT-2": gpt2}
-RULES = {
+RULES: dict[str, lra.Rule | None] = {
     "backprop": None,
     "LRA-E": lra.LRAE(),
     "Kolen-Pollack": lra.KolenPollack(),
@@ -93,9 +93,15 @@ RULES = {
 }
 
 
-def step_of(model: nn.Module, inputs: Any, loss: Callable[[Any], Tensor]) -> Callable[[], None]:
+def step_of(
+    model: nn.Module, inputs: Any, loss: Callable[[Any], Tensor], rule: lra.Rule | None
+) -> Callable[[], None]:
+    if rule is not None:
+        lra.convert(model, rule, example=inputs)
     # Too small a step to learn anything: the time would tell how well a rule fits noise.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9, fused=True)
+    if rule is not None and isinstance(rule.feedback, lra.Learned):
+        lra.share_feedback(model, optimizer)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -117,10 +123,7 @@ def main() -> None:
         plain, inputs, loss = MODELS[name]()
         steps = {}
         for kind, rule in RULES.items():
-            model = copy.deepcopy(plain)
-            if rule is not None:
-                lra.convert(model, rule, example=inputs)
-            steps[kind] = step_of(model, inputs, loss)
+            steps[kind] = step_of(copy.deepcopy(plain), inputs, loss, rule)
         print(f"\n{name}")
         take_turns(steps, options.rounds, options.steps)
 
