@@ -576,9 +576,9 @@ DEFECTS = (
     ),
     Defect(
         "ask for feedback where a device sees the input",
-        "torch/layers/product.py",
-        "        if self.sees_input:  # no",
-        "        if False:  # no",
+        "torch/layers/base.py",
+        "if self.sees_input or self._lra.link_of()",
+        "if self._lra.link_of()",
         "tests/torch/test_opaque.py",
     ),
     Defect(
@@ -829,8 +829,8 @@ DEFECTS = (
     Defect(
         "share out products among threads that are too small for them",
         "torch/products.py",
-        "EAGER * max(2, threads)",
-        "EAGER * 2",
+        "EAGER * threads",
+        "EAGER",
         PRODUCTS,
     ),
     Defect(

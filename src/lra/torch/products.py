@@ -21,7 +21,7 @@ LEAST = 2**20
 """How many numbers a product of a compiled step multiplies, at least, to be made by oneDNN."""
 
 EAGER = 3 * 2**20
-"""The same of an eager step on one or two threads, and half of it for each thread of more."""
+"""The same of an eager step, for each thread."""
 
 COLUMNS = 128
 """How many columns b has, at least for each thread, where a is transposed: one thread copies it."""
@@ -82,7 +82,7 @@ def _better(a: Tensor, b: Tensor) -> bool:
     ):
         return False
     (m, k), n, threads = a.shape, b.shape[1], torch.get_num_threads()
-    large = 2 * m * k * n >= EAGER * max(2, threads) and min(m, k, n) >= 4
+    large = m * k * n >= EAGER * threads and min(m, k, n) >= 4
     return large and (a.is_contiguous() or n >= COLUMNS * threads)
 
 

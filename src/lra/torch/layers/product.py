@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lra.errors import ConversionError, OptionError, RuleError
-from lra.feedback import Transpose
 from lra.torch.layers.base import LocalWeights, local_class
 from lra.torch.layers.linear import LinearOperation
 from lra.torch.layers.record import Run
 from lra.torch.opaque import run_only
-from lra.torch.places import Gradients, Operation, Place, Weights
+from lra.torch.places import Gradients, Operation
 
 Product = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -155,12 +154,6 @@ class LocalOpaque(LocalWeights):
     def run_plain(self, z: Tensor) -> Tensor:
         """Run the plain forward."""
         return _run(self.plain, self, z)
-
-    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
-        """Give the layer with the E of this pass."""
-        if self.sees_input:  # no error has to cross it, so any E will do
-            return Weights(self.operation(), Transpose()), (self.weight, self.bias, self.weight)
-        return super().place()
 
     def operation(self) -> Operation:
         """Give the layer's own forward."""
