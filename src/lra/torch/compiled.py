@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_map_only
 
 from lra.axis import unknown
 from lra.errors import CompileError, OptionError, one_line
+from lra.torch.distributed import is_sharded
 from lra.torch.faster import Faster
-from lra.torch.plan import is_sharded
 
 GRAPHS = 16
 """For how many shapes and modes a step is compiled before it refuses to go on."""

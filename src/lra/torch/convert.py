@@ -10,6 +10,7 @@ from lra.feedback import Offset
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
 from lra.rules import Rule
+from lra.torch.distributed import is_sharded
 from lra.torch.layers import (
     WEIGHTS,
     Local,
@@ -19,7 +20,7 @@ from lra.torch.layers import (
     LocalWeights,
 )
 from lra.torch.layers.record import Conversion
-from lra.torch.plan import Skip, find_skipped, is_sharded, listing, make_plan
+from lra.torch.plan import Skip, find_skipped, listing, make_plan
 from lra.torch.prove import prove
 from lra.torch.swap import swap, undo
 from lra.torch.untouched import arguments

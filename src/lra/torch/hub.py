@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lra.errors import RuleError
 from lra.feedback import Feedback, Stored
 from lra.torch.backward import multiply, run_places
+from lra.torch.distributed import is_sharded
 from lra.torch.places import Gradients, Product, Weights, learns
-from lra.torch.plan import is_sharded
 
 
 class Layout(enum.StrEnum):

@@ -11,9 +11,9 @@ from lra.errors import ConversionError, LraWarning, OptionError
 from lra.feedback import Learned, Offset, Random
 from lra.inits import Mirror
 from lra.torch.convert import is_converted
+from lra.torch.distributed import is_sharded
 from lra.torch.layers import Local, LocalForward, LocalWeights
 from lra.torch.layers.record import DrawLike
-from lra.torch.plan import is_sharded
 
 M = TypeVar("M", bound=nn.Module)
 

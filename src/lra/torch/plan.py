@@ -2,7 +2,6 @@
 
 import copy
 import fnmatch
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from lra.crossing import Derivative
 from lra.errors import ConversionError, OptionError, Refusal
 from lra.feedback import Transpose
 from lra.rules import Rule
+from lra.torch.distributed import is_sharded
 from lra.torch.layers import (
     FOLLOWED,
     KNOWN,
@@ -55,12 +55,6 @@ def refuse(refusals: Any) -> None:
             + "\nMend them as said, or leave them on backprop on purpose with skip=(their names)",
             refused,
         )
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Tell whether FSDP2 holds a module's parameters; without importing it for that."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
 def find_skipped(model: nn.Module, skip: tuple[Skip, ...]) -> dict[str, nn.Module]:

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from lra.errors import ConversionError
 from lra.feedback import Learned, Offset
 from lra.torch.convert import is_converted
+from lra.torch.distributed import is_sharded
 from lra.torch.layers import Local, LocalForward, LocalWeights
-from lra.torch.plan import is_sharded
 from lra.torch.watch import offsets_of, pair
 
 MOMENTUM = "offset_momentum"

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 import warnings
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lra.lab.compare.job import Job, execute
 from lra.lab.compare.progress import Display
 from lra.lab.compare.schedule import Schedule
 from lra.lab.compare.store import Outcome
+from lra.lab.compare.worker import Worker
 from lra.lab.stop import Stop
 from lra.lab.training import Interrupted
 
@@ -35,20 +35,6 @@ class Stopped(Interrupted):
     def __init__(self, number: int) -> None:
         LraError.__init__(self, "stopped; the same command again goes on")
         self.signal = number
-
-
-@dataclass
-class Worker:
-    """A process at a job."""
-
-    job: Job
-    process: Any
-    connection: Connection
-    began: float = field(default_factory=time.monotonic)
-    share: float | None = None
-    outcome: Outcome | None = None
-    said: bool = False
-    trouble: str | None = None
 
 
 class Pool:

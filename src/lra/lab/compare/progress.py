@@ -3,7 +3,6 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,9 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lra.lab.compare.schedule import Schedule
-
-if TYPE_CHECKING:
-    from lra.lab.compare.pool import Worker
+from lra.lab.compare.worker import Worker
 
 EVERY = 0.5
 """Seconds between two pictures."""
@@ -33,7 +30,7 @@ class Display:
         """Print a line."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def ended(self, schedule: Schedule, worker: "Worker", jobs: int) -> None:
+    def ended(self, schedule: Schedule, worker: Worker, jobs: int) -> None:
         """Hear that a job has ended, and how."""
         assert worker.outcome is not None
         contest = schedule.grid.contests[worker.job.contest]
@@ -51,7 +48,7 @@ class Display:
             f"{self._left(schedule, [], jobs)}"
         )
 
-    def show(self, schedule: Schedule, workers: Sequence["Worker"], jobs: int) -> None:
+    def show(self, schedule: Schedule, workers: Sequence[Worker], jobs: int) -> None:
         """Show how far things are."""
         if not self.console.is_terminal or time.monotonic() - self.shown < EVERY:
             return
@@ -85,7 +82,7 @@ class Display:
         )
         return total - sum(count for *_, count in schedule.left()), total
 
-    def _left(self, schedule: Schedule, workers: Sequence["Worker"], jobs: int) -> str:
+    def _left(self, schedule: Schedule, workers: Sequence[Worker], jobs: int) -> str:
         """Estimate the time left from how long the rule's jobs took, or others' on the network."""
         known = [s for seconds in self.seconds.values() for s in seconds]
         if not known:  # what is under way tells something
@@ -103,7 +100,7 @@ class Display:
         return f"; about {_time(max(total, 0.0) / jobs)} left"
 
 
-def _shown(worker: "Worker") -> str:
+def _shown(worker: Worker) -> str:
     outcome = worker.outcome
     assert outcome is not None
     if outcome.result is None:

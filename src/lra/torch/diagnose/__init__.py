@@ -26,9 +26,9 @@ from lra.torch.diagnose.report import (
     scalars_of,
 )
 from lra.torch.diagnose.watcher import Watch, kind_of, row_of
+from lra.torch.distributed import is_sharded
 from lra.torch.layers import Local, LocalForward, LocalLeft, LocalWeights
 from lra.torch.opaque import Evaluated
-from lra.torch.plan import is_sharded
 from lra.torch.untouched import arguments, as_found, copied, untouched, unwrapped
 
 __all__ = [

@@ -12,7 +12,7 @@ from lra.errors import MethodError, Refusal
 from lra.loss_terms import LossTerms, check_terms, count_terms
 from lra.methods import Method
 from lra.torch.convert import is_converted
-from lra.torch.plan import is_sharded
+from lra.torch.distributed import is_sharded
 from lra.torch.untouched import RandomStates
 
 
