@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lra.axis import Axis, choice, finite, flag, instance
+from lra.differences import Phi, known
 from lra.errors import OptionError
 
 
@@ -71,6 +72,10 @@ class Surrogate(Axis):
     def __call__(self, h: Any, xp: Any) -> Any:
         """Give s(h)."""
         raise NotImplementedError
+
+    def phi(self, xp: Any) -> Phi:
+        """Return s as an activation on the arrays of a namespace."""
+        return Phi(functools.partial(self, xp=xp))
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,10 @@ class Relative(enum.StrEnum):
 
 
 _LEAST = 1e-33
-"""An error that no longer counts as one; beta over it is still a number."""
+"""The smallest error that counts as one; beta over it is still finite."""
+
+_FAR = 0.1
+"""The relative beta from which on subtraction loses at most two of float32's seven digits."""
 
 
 @dataclass(frozen=True)
@@ -218,59 +226,32 @@ class TargetDifference(Crossing):
         """Whether N, or the scale of the loss, matters."""
         return self.relative is None
 
-    @property
-    def compares_output(self) -> bool:
-        """Whether the output is compared with a target, and not two targets with each other."""
-        return not self.two_sided and self.through is None
+    def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
+        """Compute e = gain L'(z - y) / N, or its two-sided or relative form.
 
-    def error(
-        self,
-        phi: Callable[[Any], Any],
-        h: Any,
-        z: Any,
-        d: Any,
-        n: float,
-        xp: Any,
-        scale: float = 1.0,
-        over: bool = False,
-        spare: bool = False,
-    ) -> Any:
-        """Give e = gain L'(z - y) / N, or its two-sided or relative form.
-
-        Here z may be None where not `compares_output`, and phi may be what the nonlinearity is
-        `scale` times, but for a constant. What phi gives may be written over with `over`, and d
-        with `spare`.
+        Differences are taken by `phi.difference` where phi has one; z may be None.
         """
+        phi = Phi.of(phi)
         if self.through is not None:
-            phi, scale, over = functools.partial(self.through, xp=xp), 1.0, False
-            z = None if self.two_sided else phi(h)
+            phi, z = self.through.phi(xp), None
+        step, factor = self._step(d, n, xp)
+        m = phi.inside(h, step * d, xp)
         if self.two_sided:
-            scale /= 2
-        linear = type(self.local_loss) is Squared
-        step, factor = self._step(d, n, xp, scale if linear else 1.0)  # all factors in one
-        if self.two_sided:
-            move = _times(d, step, spare)
-            e, less = phi(h + move), phi(h - move)
-        elif over and linear:  # the other way round: y is there to be written over, and z is not
-            e, less, factor = phi(_less(h, step, d, spare, xp)), z, -factor
+            far = self.relative is not None and self.beta >= _FAR
+            difference = phi.centred(h, m, xp, z, far) / 2
         else:
-            e, less, over = z, phi(_less(h, step, d, spare, xp)), False
-        if over:
-            e -= less
-        else:
-            e = e - less
-        if not linear:
-            e = self.local_loss.derivative(scale * e, xp)
-        e *= factor  # in place, where that can be
+            difference = phi.difference(h, m, xp, z)
+        e = self.local_loss.derivative(difference, xp)
+        e *= factor
         return e
 
     def move(self, d: Any, n: float, xp: Any) -> Any:
         """Give beta N d, or beta d / s where it is relative."""
         return self._step(d, n, xp)[0] * d
 
-    def _step(self, d: Any, n: float, xp: Any, scale: float = 1.0) -> tuple[Any, Any]:
-        """Give m / d, and what takes an error back to the scale of d, with gain and scale."""
-        gain = scale * (self.gain / self.beta if self.normalized else self.gain)
+    def _step(self, d: Any, n: float, xp: Any) -> tuple[Any, Any]:
+        """Compute m / d, and the factor that takes an error back to the scale of d."""
+        gain = self.gain / self.beta if self.normalized else self.gain
         if self.relative is None:
             return self.beta * n, gain / n
         s = self._largest(d, xp)
@@ -292,18 +273,3 @@ class TargetDifference(Crossing):
             axes = every[1:] or every if self.relative is Relative.SAMPLE else every
             s = xp.amax(s, axis=axes, keepdims=True)
         return xp.clip(s, _LEAST, math.inf)
-
-
-def _times(d: Any, step: Any, spare: bool) -> Any:
-    """Give step d, written over d where it may be."""
-    if not spare:
-        return step * d
-    d *= step
-    return d
-
-
-def _less(h: Any, step: Any, d: Any, spare: bool, xp: Any) -> Any:
-    """Give h - step d, in one operation of those arrays that have one."""
-    if isinstance(step, float) and hasattr(h, "addcmul"):
-        return xp.sub(h, d, alpha=step, out=d) if spare else h.sub(d, alpha=step)
-    return h - _times(d, step, spare)
