@@ -149,4 +149,4 @@ if __name__ == "__main__":
         ):
             found = measure(build, shape, rule, shared)
             ratios = f"{found[0] / base[0]:.2f} of the activities, {found[1] / base[1]:.2f} of all"
-            print(f"  {lra.name_of(rule) + ', shared' * shared:<22} {ratios}")
+            print(f"  {rule.name + ', shared' * shared:<22} {ratios}")

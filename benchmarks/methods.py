@@ -19,13 +19,13 @@ import lra
 from lra.lab.data import load
 from turns import take_turns
 
-CONTESTANTS: dict[str, lra.Method | None] = {
+CONTESTANTS: dict[str, lra.methods.Method | None] = {
     "backprop": None,
-    **{name: build() for name, build in lra.METHODS.items()},
+    **{name: build() for name, build in lra.methods.METHODS.items()},
 }
 
 
-def network(method: lra.Method | None) -> nn.Module:
+def network(method: lra.methods.Method | None) -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Linear(784, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10)
     model = nn.Sequential(*layers)
@@ -33,7 +33,7 @@ def network(method: lra.Method | None) -> nn.Module:
 
 
 def learn(
-    model: nn.Module, method: lra.Method | None, optimizer: torch.optim.Optimizer
+    model: nn.Module, method: lra.methods.Method | None, optimizer: torch.optim.Optimizer
 ) -> Callable[[Tensor, Tensor], None]:
     def step(x: Tensor, t: Tensor) -> None:
         optimizer.zero_grad()
@@ -46,7 +46,7 @@ def learn(
     return step
 
 
-def accuracy(method: lra.Method | None, epochs: int, images: int) -> tuple[float, float]:
+def accuracy(method: lra.methods.Method | None, epochs: int, images: int) -> tuple[float, float]:
     """Train, and give the test accuracy of the method's answer, and that of a forward pass."""
     data = load("mnist")
     arrays = data.x_train[:images], data.y_train[:images], data.x_test, data.y_test

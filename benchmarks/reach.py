@@ -63,12 +63,12 @@ def same() -> Any:
     import lra
 
     @dataclasses.dataclass(frozen=True)
-    class Same(lra.Feedback):
+    class Same(lra.feedback.Feedback):
         """E = W, used as any other E is."""
 
         @property
         def stored(self) -> Any:
-            return type(lra.Transpose().stored).NOTHING
+            return type(lra.feedback.Transpose().stored).NOTHING
 
         def effective(self, W: Any, *others: Any, **named: Any) -> Any:
             return W
@@ -120,10 +120,10 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
         found, got = gradients(model, example, scale)
         return found, got, model
 
-    exact = lra.Rule(same(), lra.Derivative())
+    exact = lra.Rule(same(), lra.crossing.Derivative())
     try:
         found, got, model = converted(exact)
-    except lra.ConversionError as error:
+    except lra.errors.ConversionError as error:
         row["refused"] = refusals(error)
         row["converted"] = False
         skip = tuple(each["name"] for each in row["refused"] if each["name"])
@@ -141,13 +141,13 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
     }
     del model
     for beta in BETAS:
-        rule = lra.Rule(same(), lra.TargetDifference(beta, gain=1 / beta))
+        rule = lra.Rule(same(), lra.crossing.TargetDifference(beta, gain=1 / beta))
         _, got, _ = converted(rule)
         far = distances(got, wanted)
         row[f"{beta:g}"] = max(far.values())
         row[f"worst {beta:g}"] = max(far, key=lambda k: far[k])
     torch_seed()
-    _, got, _ = converted(lra.Rule(lra.Random(), lra.Derivative()))
+    _, got, _ = converted(lra.Rule(lra.feedback.Random(), lra.crossing.Derivative()))
     far = distances(got, wanted)
     judged = sorted(k for k in below if k in far and k not in faint)
     row |= {

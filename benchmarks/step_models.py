@@ -100,7 +100,7 @@ def step_of(
         lra.convert(model, rule, example=inputs)
     # Too small a step to learn anything: the time would tell how well a rule fits noise.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9, fused=True)
-    if rule is not None and isinstance(rule.feedback, lra.Learned):
+    if rule is not None and isinstance(rule.feedback, lra.feedback.Learned):
         lra.share_feedback(model, optimizer)
 
     def step() -> None:

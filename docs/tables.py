@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 import lra
-from lra.torch.layers import FOLLOWED, NONLINEARITIES, WEIGHTS
+from lra.torch.layers import FOLLOWED, WEIGHT_LAYERS
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -28,9 +28,9 @@ def rules() -> str:
 
 
 def methods() -> str:
-    """One line for each method of `lra.METHODS`: the first of its docstring."""
+    """One line for each method of `lra.methods.METHODS`: the first of its docstring."""
     lines = ["| method | for scripts | what it does |", "|---|---|---|"]
-    for name, cls in lra.METHODS.items():
+    for name, cls in lra.methods.METHODS.items():
         first = (cls.__doc__ or "").partition("\n")[0]
         lines.append(f"| `lra.{cls.__name__}` | `{name}` | {first} |")
     return "\n".join(lines)
@@ -46,11 +46,11 @@ def layers() -> str:
         (
             "| torch.nn layers | an error crosses them by |",
             "|---|---|",
-            f"| {names(list(WEIGHTS))} | the rule's feedback |",
+            f"| {names(list(WEIGHT_LAYERS))} | the rule's feedback |",
             f"| {names(list(NONLINEARITIES))} | the rule's crossing |",
             "| normalisation, pooling, dropout, embedding, softmax, attention's products, sums, "
             "reshaping | autograd's own derivative |",
-            f"| {names([cls for cls in FOLLOWED if cls not in WEIGHTS])}, and all subclasses; "
+            f"| {names([cls for cls in FOLLOWED if cls not in WEIGHT_LAYERS])}, and all subclasses; "
             "parametrized, weight-normed and pruned weights | the rule's feedback and crossing, "
             "function by function |",
             "| what a forward of your own calls: products with weights, nonlinear functions | the "

@@ -71,12 +71,12 @@ def staircase(h: np.ndarray) -> np.ndarray:
     return np.round((np.tanh(h) + 1) * 3.5) / 3.5 - 1
 
 
-lra.weights(Crossbar, opaque=True)
+lra.register_weight_layer(Crossbar, opaque=True)
 
 
 NAMED = lra.MirroredLRA()  # at steps every target is beta away from its h
 PER_SAMPLE = lra.LRAE(  # beta is for the sample's largest error, the others' targets are nearer
-    1.0, init=lra.Mirror(), normalized=True, two_sided=True, relative="sample"
+    1.0, init=lra.inits.Mirror(), normalized=True, two_sided=True, relative="sample"
 )
 
 
@@ -84,7 +84,7 @@ def network(sizes: list[int], quality: Quality, seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        unit = lra.Evaluated(staircase, numpy=True, straight_through=lra.TanhSurrogate())
+        unit = lra.activations.BlackBox(staircase, numpy=True, straight_through=lra.crossing.TanhSurrogate())
         layers += [Crossbar(inputs, outputs, quality, seed=10 * seed + i), unit]
     return nn.Sequential(*layers[:-1])
 

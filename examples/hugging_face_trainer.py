@@ -75,4 +75,4 @@ def main(rule: lra.Rule, epochs: float = 10.0) -> float:
 
 if __name__ == "__main__":
     for rule in (lra.LRAE(), lra.Backprop()):
-        print(f"test accuracy {main(rule):.1%} by {lra.name_of(rule)}")
+        print(f"test accuracy {main(rule):.1%} by {rule.name}")

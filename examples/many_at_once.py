@@ -25,7 +25,7 @@ def network(beta: float) -> nn.Module:
     return lra.convert(model, lra.LRAE(beta=beta))
 
 
-def accuracies(together: lra.Together, x: Tensor, y: Tensor) -> Tensor:
+def accuracies(together: lra.ensemble.Ensemble, x: Tensor, y: Tensor) -> Tensor:
     """Give the share that each network has right."""
     with torch.no_grad():
         found = together(x.expand(len(together), *x.shape)).argmax(-1)
@@ -41,7 +41,7 @@ def main(epochs: int = 10) -> None:
     (x, x_valid), (y, y_valid) = x.split([len(x) - 300, 300]), y.split([len(y) - 300, 300])
     settings = [*itertools.product(BETAS, RATES)]
     models = [network(beta) for beta, _ in settings]
-    together = lra.Together(models)
+    together = lra.ensemble.Ensemble(models)
     optimizers = [
         torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
         for model, (_, lr) in zip(models, settings, strict=True)

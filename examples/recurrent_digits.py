@@ -47,4 +47,4 @@ def train(rule: lra.Rule, epochs: int = 10) -> float:
 
 if __name__ == "__main__":
     for rule in (lra.LRAE(), lra.Backprop()):
-        print(f"test accuracy {train(rule):.1%} after 10 epochs by {lra.name_of(rule)}")
+        print(f"test accuracy {train(rule):.1%} after 10 epochs by {rule.name}")

@@ -70,4 +70,4 @@ for rule in (lra.LRAE(beta=0.1), lra.Backprop()):
             optimizer.step()
     with torch.no_grad():
         accuracy = (model(x_test).argmax(1) == t_test).double().mean().item()
-    print(f"test accuracy {100 * accuracy:.1f}% after 10 epochs by {lra.name_of(rule)}")
+    print(f"test accuracy {100 * accuracy:.1f}% after 10 epochs by {rule.name}")

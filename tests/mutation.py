@@ -29,7 +29,7 @@ AXES = "tests/test_axes.py"
 LAYERS = "tests/torch/test_layers.py"
 IDENTITY = "tests/torch/test_identity.py"
 MACHINERY = "tests/torch/test_machinery.py"
-FUNCTION = "tests/torch/test_function.py"
+FUNCTION = "tests/torch/test_functions.py"
 MEMORY = "tests/torch/test_memory.py"
 DIAGNOSE = "tests/torch/test_diagnose.py"
 REFUSALS = "tests/torch/test_refusals.py"
@@ -43,9 +43,9 @@ COMPILED_RUNS = "tests/lab/test_compiled_runs.py"
 TARGETS = "tests/torch/test_target_propagation.py"
 CHECKS = "tests/torch/test_check_methods.py"
 BIOTORCH = "tests/torch/test_biotorch.py"
-TOGETHER = "tests/torch/test_together.py"
-UNITS = "tests/torch/test_units.py"
-PRODUCTS = "tests/torch/test_products.py"
+TOGETHER = "tests/torch/test_ensemble.py"
+UNITS = "tests/torch/test_activations.py"
+PRODUCTS = "tests/torch/test_flops.py"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Defect:
 DEFECTS = (
     Defect(
         "believe tensors under vmap that nothing comes back to them",
-        "torch/places.py",
+        "torch/ops/ops.py",
         "while transforming() and torch._C._functorch.is_batchedtensor(x):",
         "while False:",
         MACHINERY,
@@ -90,7 +90,7 @@ DEFECTS = (
     ),
     Defect(
         "compare the target of a swift function with an output of tanh",
-        "torch/places.py",
+        "torch/ops/ops.py",
         "z = f(h) if crossing.compares_output else None",
         "z = z if crossing.compares_output else None",
         UNITS,
@@ -111,16 +111,16 @@ DEFECTS = (
     ),
     Defect(
         "have users' crossings write over what they read",
-        "torch/places.py",
+        "torch/ops/ops.py",
         "e = crossing.error(unit.phi, h,",
         "e = crossing.error(unit.over or unit.phi, h,",
         UNITS,
     ),
     Defect(
         "write over an error that came from elsewhere",
-        "torch/backward.py",
-        "not (last or observe.watcher)",
-        "not observe.watcher",
+        "torch/ops/autograd.py",
+        "not (last or observer.watcher)",
+        "not observer.watcher",
         UNITS,
     ),
     Defect(
@@ -132,7 +132,7 @@ DEFECTS = (
     ),
     Defect(
         "write over tensors of users' classes",
-        "torch/places.py",
+        "torch/ops/ops.py",
         "here = type(h) is Tensor and not",
         "here = not",
         UNITS,
@@ -153,7 +153,7 @@ DEFECTS = (
     ),
     Defect(
         "send errors through what E differs from W by",
-        "torch/places.py",
+        "torch/ops/ops.py",
         "E = kept[2] + E",
         "E = E + 0 * kept[2]",
         SHARE,
@@ -188,7 +188,7 @@ DEFECTS = (
     ),
     Defect(
         "load E for what it differs from W by",
-        "torch/layers/record.py",
+        "torch/layers/state.py",
         "sign = -1 if kept == offset else 1",
         "sign = 0",
         SHARE,
@@ -216,35 +216,35 @@ DEFECTS = (
     ),
     Defect(
         "check nothing of what modules hold",
-        "torch/check/identities.py",
+        "torch/testing/identities.py",
         "own += [name, *parts]",
         "pass",
         CHECKS,
     ),
     Defect(
         "check samples by what random numbers move",
-        "torch/check/methods.py",
+        "torch/testing/methods.py",
         "if torch.equal(found[key], other[key])",
         "if True",
         CHECKS,
     ),
     Defect(
         "check that methods add up by what was there",
-        "torch/check/methods.py",
+        "torch/testing/methods.py",
         "return gap(taken(net), {key: 2 * update",
         "return gap(once, {key: 1 * update",
         CHECKS,
     ),
     Defect(
         "check a limit where states have not settled",
-        "torch/check/methods.py",
+        "torch/testing/methods.py",
         '"free_steps": 100, "nudged_steps": 100',
         '"free_steps": 5, "nudged_steps": 5',
         CHECKS,
     ),
     Defect(
         "direct errors the wrong way",
-        "torch/hub.py",
+        "torch/ops/routing.py",
         "link.layout.back(e @ known[E],",
         "link.layout.back(-e @ known[E],",
         BIOTORCH,
@@ -258,56 +258,56 @@ DEFECTS = (
     ),
     Defect(
         "one network's numbers for all",
-        "torch/across.py",
+        "torch/ensemble/across.py",
         "_put_into(self.place, given).backward",
         "self.place.backward",
         TOGETHER,
     ),
     Defect(
         "forget that a number is one",
-        "torch/together/alike.py",
+        "torch/ensemble/compatibility.py",
         "found[path] = torch.tensor",
         "found[path + '_'] = torch.tensor",
         TOGETHER,
     ),
     Defect(
         "hand out the last updates only",
-        "torch/together/stack.py",
+        "torch/ensemble/stack.py",
         "update if member.grad is None else member.grad + update",
         "update",
         TOGETHER,
     ),
     Defect(
         "hand out updates in another order",
-        "torch/together/stack.py",
+        "torch/ensemble/stack.py",
         "stack.grad.unbind(0), strict=True",
         "stack.grad.flip(0).unbind(0), strict=True",
         TOGETHER,
     ),
     Defect(
         "leave moved parameters where they are",
-        "torch/together/stack.py",
+        "torch/ensemble/stack.py",
         "if not self._lies():",
         "if not len(self.tensor):",
         TOGETHER,
     ),
     Defect(
         "send errors of plain layers nowhere",
-        "torch/together/linear.py",
+        "torch/ensemble/linear.py",
         "W.detach())",
         "W.detach() * 0)",
         TOGETHER,
     ),
     Defect(
         "let computed feedback differ",
-        "torch/together/alike.py",
+        "torch/ensemble/compatibility.py",
         '(axis == "feedback" and not computes)',
         'axis == "feedback"',
         TOGETHER,
     ),
     Defect(
         "take no look at classes again",
-        "torch/together/__init__.py",
+        "torch/ensemble/__init__.py",
         "if self._stacks is None or not same:",
         "if self._stacks is None:",
         TOGETHER,
@@ -419,45 +419,49 @@ DEFECTS = (
     ),
     Defect(
         "hear again what is computed again",
-        "torch/hub.py",
+        "torch/ops/routing.py",
         "if _backward_runs():",
         "if False:",
         WIRING,
     ),
     Defect(
         "hear one layer too far",
-        "torch/wire.py",
+        "torch/convert/wiring.py",
         "site.level + reach - 1",
         "site.level + reach",
         WIRING,
     ),
     Defect(
         "draw between layers at any size",
-        "torch/layers/record.py",
-        "DrawLike(E, like=W)",
-        "DrawLike(E)",
+        "torch/layers/state.py",
+        "FeedbackSampler(E, like=W)",
+        "FeedbackSampler(E)",
         WIRING,
     ),
     Defect(
         "take the first dimension for the batch",
-        "torch/wire.py",
+        "torch/convert/wiring.py",
         "Layout.FIRST in alone",
         "True",
         WIRING,
     ),
     Defect(
         "keep what a failed pass left",
-        "torch/hub.py",
+        "torch/ops/routing.py",
         "            self._own().clear()",
         "            pass",
         WIRING,
     ),
     Defect(
-        "one E for all positions", "torch/wire.py", "z.shape[:-1] == h.shape[:-1]", "False", WIRING
+        "one E for all positions",
+        "torch/convert/wiring.py",
+        "z.shape[:-1] == h.shape[:-1]",
+        "False",
+        WIRING,
     ),
     Defect(
         "errors of tokens in another order",
-        "torch/hub.py",
+        "torch/ops/routing.py",
         "*shape[2:]).transpose(0, 1)",
         "*shape[2:]).reshape(shape)",
         WIRING,
@@ -492,28 +496,28 @@ DEFECTS = (
     ),
     Defect(
         "let a diagnosis move the statistics of batch norm",
-        "torch/untouched.py",
+        "torch/model_state.py",
         "{key: clones.get(id(b)) for key, b in own.items()}",
         "own",
         DIAGNOSE,
     ),
     Defect(
         "let a diagnosis move random states",
-        "torch/untouched.py",
+        "torch/model_state.py",
         "            random_states.put(states)",
         "            pass",
         DIAGNOSE,
     ),
     Defect(
         "use what was changed since",
-        "torch/places.py",
+        "torch/ops/ops.py",
         " and origin.version == z._version",
         "",
         MEMORY,
     ),
     Defect(
         "let the graph hold itself",
-        "torch/layers/follow.py",
+        "torch/functions/interceptor.py",
         "    leaves[at] = None",
         "    pass",
         MEMORY,
@@ -542,7 +546,7 @@ DEFECTS = (
     Defect(
         "keep close to h where units are flat",
         "crossing.py",
-        "relative=self.where_flat",
+        "relative=self.relative_if_flat",
         "relative=self.relative",
         AXES,
     ),
@@ -555,38 +559,38 @@ DEFECTS = (
     ),
     Defect(
         "mirror what was programmed",
-        "torch/layers/record.py",
+        "torch/layers/state.py",
         "            y = f(x, W)",
         "            y = x @ W.T",
-        "tests/torch/test_opaque.py",
+        "tests/torch/test_black_box.py",
     ),
     Defect(
         "mirror what a line gives for nothing",
-        "torch/layers/record.py",
+        "torch/layers/state.py",
         "(y - y.mean(0)).T @ x",
         "y.T @ x",
-        "tests/torch/test_opaque.py",
+        "tests/torch/test_black_box.py",
     ),
     Defect(
         "measure a noisy unit anew",
         "torch/layers/activation.py",
         "kind = Measured if isinstance(self, Evaluated) else Nonlinearity",
         "kind = Nonlinearity",
-        "tests/torch/test_opaque.py",
+        "tests/torch/test_black_box.py",
     ),
     Defect(
         "ask for feedback where a device sees the input",
         "torch/layers/base.py",
         "if self.sees_input or self._lra.link_of()",
         "if self._lra.link_of()",
-        "tests/torch/test_opaque.py",
+        "tests/torch/test_black_box.py",
     ),
     Defect(
         "targets of what was drawn",
         "torch/layers/activation.py",
         "mean = Taught(torch.sigmoid",
         "mean = Taught(self.phi",
-        "tests/torch/test_units.py",
+        "tests/torch/test_activations.py",
     ),
     Defect(
         "forget the distance",
@@ -681,21 +685,21 @@ DEFECTS = (
     ),
     Defect(
         "no float32 upcast",
-        "torch/places.py",
+        "torch/ops/ops.py",
         "h, d, z = h.float(), d.float(), None",
         "pass",
         MACHINERY,
     ),
     Defect(
         "in place does not overwrite",
-        "torch/backward.py",
+        "torch/ops/autograd.py",
         "place.over(x)",
         "place.over(x.clone())",
         LAYERS,
     ),
     Defect(
         "a unit's own parameters do not learn",
-        "torch/places.py",
+        "torch/ops/ops.py",
         "return e, error if needs[1] else None",
         "return e, None",
         LAYERS,
@@ -716,35 +720,35 @@ DEFECTS = (
     ),
     Defect(
         "refuse nothing",
-        "torch/plan.py",
+        "torch/convert/plan.py",
         "    if refused:",
         "    if False:",
         REFUSALS,
     ),
     Defect(
         "E is not seen as W is",
-        "torch/layers/follow.py",
+        "torch/functions/interceptor.py",
         "kept = None if kept is None else view(kept)",
         "pass",
         FUNCTION,
     ),
     Defect(
         "no feedback in products by function",
-        "torch/places.py",
+        "torch/ops/ops.py",
         "given[self.at] = E",
         "pass",
         FUNCTION,
     ),
     Defect(
         "functions bend by their derivative",
-        "torch/layers/follow.py",
+        "torch/functions/interceptor.py",
         "if func in UNITS or func in self.layer.units:",
         "if False:",
         FUNCTION,
     ),
     Defect(
         "what is skipped is followed",
-        "torch/layers/function.py",
+        "torch/functions/module.py",
         "left.depth += 1",
         "pass",
         FUNCTION,
@@ -786,14 +790,14 @@ DEFECTS = (
     ),
     Defect(
         "compile anew after each look at errors",
-        "torch/watch.py",
+        "torch/user_warnings.py",
         "torch.compiler.is_compiling() or record.looked >= _PASSES",
         "record.looked >= _PASSES or torch.compiler.is_compiling()",
         COMPILED,
     ),
     Defect(
         "compile anew after an eager pass of a wiring",
-        "torch/hub.py",
+        "torch/ops/routing.py",
         "return self._traced",
         "return self._waiting.setdefault(0, {})",
         COMPILED,
@@ -849,21 +853,21 @@ DEFECTS = (
     ),
     Defect(
         "multiply anew for the way back of z W",
-        "torch/layers/functions.py",
+        "torch/functions/tables.py",
         "_BY_COLUMNS.get(func) == len(args)",
         "False",
         PRODUCTS,
     ),
     Defect(
         "take W z for z W",
-        "torch/layers/functions.py",
+        "torch/functions/tables.py",
         "and args[-1] is W",
         "",
         FUNCTION,
     ),
     Defect(
         "sum a bias that each sample has of its own",
-        "torch/layers/functions.py",
+        "torch/functions/tables.py",
         "and (bias is None or bias.shape == W.shape[1:])",
         "",
         FUNCTION,
@@ -898,7 +902,7 @@ DEFECTS = (
     ),
     Defect(
         "take targets of sigmoid in compiled steps",
-        "torch/places.py",
+        "torch/ops/ops.py",
         " and not compiling:",
         ":",
         COMPILED,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lra
 from lra.feedback import Stored
 from lra.loss_terms import check_terms, count_terms
-from lra.torch.layers.record import DrawLike
+from lra.torch.layers.state import FeedbackSampler
 
 NAMESPACES = pytest.mark.parametrize(
     ("xp", "array"),
@@ -24,14 +24,14 @@ NAMESPACES = pytest.mark.parametrize(
 rng = np.random.default_rng(0)
 FINITE = st.floats(-1e3, 1e3)
 LOSSES = {
-    lra.Squared(): lambda u: u,
-    lra.Absolute(): lambda u: (u > 0) * 1.0 - (u < 0) * 1.0,
-    lra.Cauchy(): lambda u: u / (1 + u * u),
+    lra.crossing.Squared(): lambda u: u,
+    lra.crossing.Absolute(): lambda u: (u > 0) * 1.0 - (u < 0) * 1.0,
+    lra.crossing.Cauchy(): lambda u: u / (1 + u * u),
 }
 ENERGIES = {
-    lra.Squared(): lambda u: u * u / 2,
-    lra.Absolute(): abs,
-    lra.Cauchy(): lambda u: math.log(1 + u * u) / 2,
+    lra.crossing.Squared(): lambda u: u * u / 2,
+    lra.crossing.Absolute(): abs,
+    lra.crossing.Cauchy(): lambda u: math.log(1 + u * u) / 2,
 }
 
 
@@ -63,11 +63,11 @@ def test_a_local_loss_is_what_its_derivative_says(loss, energy, u):
 @NAMESPACES
 def test_surrogates(xp, array):
     h = rng.normal(size=20)
-    close(lra.IdentitySurrogate()(array(h), xp), h)
-    close(lra.TanhSurrogate()(array(h), xp), np.tanh(h))
-    close(lra.HardTanhSurrogate()(array(3 * h), xp), np.minimum(np.maximum(3 * h, -1), 1))
-    close(lra.SigmoidSurrogate()(array(h), xp), 1 / (1 + np.exp(-h)))
-    far = lra.SigmoidSurrogate()(array(np.array([-1e4, 1e4])), xp)
+    close(lra.crossing.IdentitySurrogate()(array(h), xp), h)
+    close(lra.crossing.TanhSurrogate()(array(h), xp), np.tanh(h))
+    close(lra.crossing.HardTanhSurrogate()(array(3 * h), xp), np.minimum(np.maximum(3 * h, -1), 1))
+    close(lra.crossing.SigmoidSurrogate()(array(h), xp), 1 / (1 + np.exp(-h)))
+    far = lra.crossing.SigmoidSurrogate()(array(np.array([-1e4, 1e4])), xp)
     close(far, np.array([0.0, 1.0]))
 
 
@@ -77,14 +77,14 @@ def test_surrogates(xp, array):
     ("through", "s"),
     [
         (None, lambda h: h**3),
-        (lra.TanhSurrogate(), np.tanh),
-        (lra.IdentitySurrogate(), lambda h: h),
+        (lra.crossing.TanhSurrogate(), np.tanh),
+        (lra.crossing.IdentitySurrogate(), lambda h: h),
     ],
     ids=["phi", "tanh", "identity"],
 )
 def test_target_difference(xp, array, loss, derivative, through, s):
     beta, gain, N = 0.3, 1.9, 5
-    crossing = lra.TargetDifference(beta, gain, loss, through)
+    crossing = lra.crossing.TargetDifference(beta, gain, loss, through)
     h, d = rng.normal(size=(2, N, 4))
     e = crossing.error(lambda v: v**3, array(h), array(h**3), array(d), N, xp)
     close(e, gain * derivative(s(h) - s(h - beta * N * d)) / N)
@@ -103,12 +103,12 @@ SCALES = {
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("two_sided", [False, True])
 @pytest.mark.parametrize(("loss", "derivative"), LOSSES.items(), ids=str)
-@pytest.mark.parametrize("through", [None, lra.TanhSurrogate()], ids=["phi", "tanh"])
+@pytest.mark.parametrize("through", [None, lra.crossing.TanhSurrogate()], ids=["phi", "tanh"])
 def test_forms_of_the_target_difference(
     xp, array, relative, scale, normalized, two_sided, loss, derivative, through
 ):
     beta, gain, N = 0.3, 1.9, 5
-    crossing = lra.TargetDifference(
+    crossing = lra.crossing.TargetDifference(
         beta, gain, loss, through,
         normalized=normalized, two_sided=two_sided, relative=relative,
     )  # fmt: skip
@@ -139,7 +139,9 @@ def test_forms_of_the_target_difference(
 @pytest.mark.parametrize("relative", ["unit", "sample", "batch"])
 @pytest.mark.parametrize("S", [1e-4, 1.0, 65536.0, 1e-30])
 def test_a_relative_target_knows_no_scale(xp, array, relative, S):
-    crossing = lra.TargetDifference(0.7, two_sided=True, normalized=True, relative=relative)
+    crossing = lra.crossing.TargetDifference(
+        0.7, two_sided=True, normalized=True, relative=relative
+    )
     assert not crossing.needs_terms
     h, d = rng.normal(size=(2, 5, 4))
     d[2] = 0  # a sample without an error
@@ -153,7 +155,7 @@ def test_a_relative_target_knows_no_scale(xp, array, relative, S):
 
 @pytest.mark.parametrize("relative", [None, "unit", "sample", "batch"])
 def test_no_samples_have_no_errors(relative):
-    crossing = lra.TargetDifference(relative=relative)
+    crossing = lra.crossing.TargetDifference(relative=relative)
     for shape in ((0, 3), (2, 0)):
         empty = np.zeros(shape)
         assert crossing.error(np.tanh, empty, empty, empty, 1, np).shape == shape
@@ -161,7 +163,7 @@ def test_no_samples_have_no_errors(relative):
 
 def test_a_target_of_each_unit_by_itself_follows_the_chord_of_phi():
     h, d = rng.normal(size=(2, 3, 4))
-    crossing = lra.TargetDifference(0.8, normalized=True, two_sided=True, relative="unit")
+    crossing = lra.crossing.TargetDifference(0.8, normalized=True, two_sided=True, relative="unit")
     chord = (np.tanh(h + 0.8) - np.tanh(h - 0.8)) / 1.6
     close(crossing.error(np.tanh, h, np.tanh(h), d, 3, np), chord * d)
     sign = (abs(h) < 0.8) / 0.8  # of a step of 2 at 0
@@ -169,12 +171,16 @@ def test_a_target_of_each_unit_by_itself_follows_the_chord_of_phi():
 
 
 def test_where_flat_stands_in_at_steps_unless_there_is_a_surrogate():
-    rule = lra.TargetDifference(relative="batch", where_flat="unit")
-    assert rule.at_steps() == lra.TargetDifference(relative="unit", where_flat="unit")
-    through = lra.TargetDifference(relative="batch", where_flat="unit", through=lra.TanhSurrogate())
+    rule = lra.crossing.TargetDifference(relative="batch", relative_if_flat="unit")
+    assert rule.at_steps() == lra.crossing.TargetDifference(
+        relative="unit", relative_if_flat="unit"
+    )
+    through = lra.crossing.TargetDifference(
+        relative="batch", relative_if_flat="unit", surrogate=lra.crossing.TanhSurrogate()
+    )
     assert through.at_steps() == through
-    assert lra.TargetDifference(relative="batch").at_steps().relative == "batch"
-    assert lra.Derivative().at_steps() == lra.Derivative()
+    assert lra.crossing.TargetDifference(relative="batch").at_steps().relative == "batch"
+    assert lra.crossing.Derivative().at_steps() == lra.crossing.Derivative()
 
 
 @pytest.mark.parametrize("relative", [None, "unit", "sample", "batch"])
@@ -183,7 +189,9 @@ def test_two_sides_leave_a_bias_of_second_order(relative):
     truth = (1 - np.tanh(h) ** 2) * d
 
     def distance(beta):
-        crossing = lra.TargetDifference(beta, normalized=True, two_sided=True, relative=relative)
+        crossing = lra.crossing.TargetDifference(
+            beta, normalized=True, two_sided=True, relative=relative
+        )
         return np.abs(crossing.error(np.tanh, h, np.tanh(h), d, 3, np) - truth).max()
 
     assert 95 < distance(1e-2) / distance(1e-3) < 105
@@ -193,16 +201,19 @@ def test_two_sides_leave_a_bias_of_second_order(relative):
     ("options", "message"),
     [
         ({"relative": "token"}, "relative must be one of unit, sample, batch, got 'token'"),
-        ({"where_flat": "steps"}, "where_flat must be one of unit, sample, batch, got 'steps'"),
+        (
+            {"relative_if_flat": "steps"},
+            "relative_if_flat must be one of unit, sample, batch, got 'steps'",
+        ),
         ({"two_sided": 1}, "two_sided must be True or False, got 1"),
         ({"normalized": "yes"}, "normalized must be True or False, got 'yes'"),
     ],
 )
 def test_unknown_forms_are_refused(options, message):
-    with pytest.raises(lra.OptionError, match=message):
-        lra.TargetDifference(**options)
-    with pytest.raises(lra.OptionError, match=message):
-        lra.Rule(lra.Learned(), lra.TargetDifference(**options))
+    with pytest.raises(lra.errors.OptionError, match=message):
+        lra.crossing.TargetDifference(**options)
+    with pytest.raises(lra.errors.OptionError, match=message):
+        lra.Rule(lra.feedback.Learned(), lra.crossing.TargetDifference(**options))
 
 
 @given(
@@ -212,7 +223,7 @@ def test_unknown_forms_are_refused(options, message):
     scale=st.floats(0.1, 10),
 )
 def test_a_loss_scaled_by_s_with_terms_scaled_back_scales_the_error(beta, gain, n, scale):
-    crossing = lra.TargetDifference(beta, gain)
+    crossing = lra.crossing.TargetDifference(beta, gain)
     h, d = np.linspace(-2, 2, 9), np.linspace(1, -1, 9) / n
     e = crossing.error(np.tanh, h, np.tanh(h), d, n, np)
     scaled = crossing.error(np.tanh, h, np.tanh(h), scale * d, n / scale, np)
@@ -226,7 +237,7 @@ def test_normalised_target_difference_tends_to_the_derivative():
     truth = (1 - np.tanh(h) ** 2) * d
 
     def distance(beta):
-        crossing = lra.TargetDifference(beta, 1 / beta)
+        crossing = lra.crossing.TargetDifference(beta, 1 / beta)
         return np.abs(crossing.error(np.tanh, h, np.tanh(h), d, 3, np) - truth).max()
 
     assert distance(1e-5) < 1e-4
@@ -236,13 +247,13 @@ def test_normalised_target_difference_tends_to_the_derivative():
 @pytest.mark.parametrize(
     ("terms", "shape", "N"),
     [
-        (lra.LossTerms.BATCH, (7,), 7),
-        (lra.LossTerms.BATCH, (7, 3, 2), 7),
-        (lra.LossTerms.TOKENS, (7, 3, 2), 21),
-        (lra.LossTerms.TOKENS, (7, 2), 7),
-        (lra.LossTerms.TOKENS, (7,), 1),
-        (lra.LossTerms.BATCH, (0, 3), 1),
-        (lra.LossTerms.TOKENS, (4, 0, 3), 1),
+        (lra.loss_terms.LossTerms.BATCH, (7,), 7),
+        (lra.loss_terms.LossTerms.BATCH, (7, 3, 2), 7),
+        (lra.loss_terms.LossTerms.TOKENS, (7, 3, 2), 21),
+        (lra.loss_terms.LossTerms.TOKENS, (7, 2), 7),
+        (lra.loss_terms.LossTerms.TOKENS, (7,), 1),
+        (lra.loss_terms.LossTerms.BATCH, (0, 3), 1),
+        (lra.loss_terms.LossTerms.TOKENS, (4, 0, 3), 1),
         (2.5, (7, 3), 2.5),
         (1, (7, 3), 1),
     ],
@@ -257,10 +268,10 @@ def test_terms_that_may_be_given(terms):
 
 
 @pytest.mark.parametrize(
-    "terms", ["batches", "", 0, -1, math.nan, math.inf, True, None, [4], lra.LossTerms]
+    "terms", ["batches", "", 0, -1, math.nan, math.inf, True, None, [4], lra.loss_terms.LossTerms]
 )
 def test_terms_that_may_not(terms):
-    with pytest.raises(lra.OptionError, match=r"'batch', 'tokens', or a positive number"):
+    with pytest.raises(lra.errors.OptionError, match=r"'batch', 'tokens', or a positive number"):
         check_terms(terms)
 
 
@@ -278,12 +289,13 @@ class Layer:
 
 def test_transpose_carries_the_weights_themselves():
     W = rng.normal(size=(3, 2))
-    assert lra.Transpose().stored is Stored.NOTHING
-    assert lra.Transpose().effective(W, None, no_draw, np) is W
+    assert lra.feedback.Transpose().stored is Stored.NOTHING
+    assert lra.feedback.Transpose().effective(W, None, no_draw, np) is W
 
 
 @pytest.mark.parametrize(
-    ("feedback", "stored"), [(lra.Random(), Stored.FIXED), (lra.Learned(), Stored.LEARNED)]
+    ("feedback", "stored"),
+    [(lra.feedback.Random(), Stored.FIXED), (lra.feedback.Learned(), Stored.LEARNED)],
 )
 def test_stored_feedback_serves_as_it_is(feedback, stored):
     W, E = rng.normal(size=(2, 3, 2))
@@ -294,13 +306,13 @@ def test_stored_feedback_serves_as_it_is(feedback, stored):
 @pytest.mark.parametrize("gamma", [1.0, 0.25, -2.0, 0.0])
 def test_learned_feedback_moves_by_gamma_dw(gamma):
     dW = rng.normal(size=(3, 2))
-    close(lra.Learned(gamma).update(dW), gamma * dW)
+    close(lra.feedback.Learned(gamma).update(dW), gamma * dW)
 
 
 @NAMESPACES
-@pytest.mark.parametrize("magnitude", list(lra.Magnitude))
+@pytest.mark.parametrize("magnitude", list(lra.feedback.Magnitude))
 def test_sign_symmetric(xp, array, magnitude):
-    feedback = lra.SignSymmetric(magnitude, lra.FanIn(scale=2.0))
+    feedback = lra.feedback.SignSymmetric(magnitude, lra.inits.FanIn(scale=2.0))
     W, drawn, kept = rng.normal(size=(3, 3, 16))
     W[0, 0] = 0.0
     asked = []
@@ -319,20 +331,22 @@ def test_sign_symmetric(xp, array, magnitude):
 @pytest.mark.parametrize(
     ("init", "fan_in", "rms", "asked"),
     [
-        (lra.FanIn(), 16, 1.0, ("uniform", 0.25)),
-        (lra.FanIn(scale=2.0), 100, 1.0, ("uniform", 0.2)),
-        (lra.Normal(), 16, 1.0, ("normal", 0.1)),
-        (lra.Normal(std=1.0), 100, 1.0, ("normal", 1.0)),
-        (lra.Orthogonal(), 16, 1.0, ("orthogonal", 1.0)),
-        (lra.Orthogonal(gain=0.5), 100, 1.0, ("orthogonal", 0.5)),
-        (lra.LikeWeights(), 16, 0.02, ("uniform", 0.02 * 3**0.5)),
-        (lra.LikeWeights(scale=0.5), 16, 0.1, ("uniform", 0.05 * 3**0.5)),
-        (lra.LikeWeights(), 16, 0.0, ("uniform", 0.25)),  # weights that start at zero
-        (lra.LikeWeights(2.0), 100, math.nan, ("uniform", 0.2)),
+        (lra.inits.FanIn(), 16, 1.0, ("uniform", 0.25)),
+        (lra.inits.FanIn(scale=2.0), 100, 1.0, ("uniform", 0.2)),
+        (lra.inits.Normal(), 16, 1.0, ("normal", 0.1)),
+        (lra.inits.Normal(std=1.0), 100, 1.0, ("normal", 1.0)),
+        (lra.inits.Orthogonal(), 16, 1.0, ("orthogonal", 1.0)),
+        (lra.inits.Orthogonal(gain=0.5), 100, 1.0, ("orthogonal", 0.5)),
+        (lra.inits.LikeWeights(), 16, 0.02, ("uniform", 0.02 * 3**0.5)),
+        (lra.inits.LikeWeights(scale=0.5), 16, 0.1, ("uniform", 0.05 * 3**0.5)),
+        (lra.inits.LikeWeights(), 16, 0.0, ("uniform", 0.25)),  # weights that start at zero
+        (lra.inits.LikeWeights(2.0), 100, math.nan, ("uniform", 0.2)),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("feedback", [lra.Random, lra.Learned, lra.SignSymmetric])
+@pytest.mark.parametrize(
+    "feedback", [lra.feedback.Random, lra.feedback.Learned, lra.feedback.SignSymmetric]
+)
 def test_what_is_drawn(feedback, init, fan_in, rms, asked):
     kind, scale = feedback(init=init).draw(Layer(lambda *request: request, fan_in, rms))
     assert kind == asked[0]
@@ -347,32 +361,32 @@ def test_orthogonal_weights(shape, dtype):
     W = torch.zeros(shape, dtype=dtype)
     if len(shape) == 4:
         W = W.to(memory_format=torch.channels_last)
-    E = lra.Orthogonal(1.5).draw(DrawLike(W))
+    E = lra.inits.Orthogonal(1.5).draw(FeedbackSampler(W))
     assert (E.shape, E.dtype, E.stride()) == (W.shape, dtype, W.stride())
     rows = E.flatten(1).double()
     gram = rows @ rows.T if shape[0] <= rows.shape[1] else rows.T @ rows
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
     expected = 2.25 * torch.eye(len(gram), dtype=torch.float64)
     torch.testing.assert_close(gram, expected, rtol=0, atol=tolerance)
-    assert not torch.equal(E, lra.Orthogonal(1.5).draw(DrawLike(W)))
+    assert not torch.equal(E, lra.inits.Orthogonal(1.5).draw(FeedbackSampler(W)))
 
 
 def test_signs_of_orthogonal_magnitude():
     """The constant of uSF is the root mean square of an orthogonal row."""
     W = rng.normal(size=(3, 16))
-    feedback = lra.SignSymmetric(init=lra.Orthogonal(2.0))
+    feedback = lra.feedback.SignSymmetric(init=lra.inits.Orthogonal(2.0))
     close(feedback.effective(W, None, Layer(no_draw, 16), np), 0.5 * np.sign(W))
 
 
 def test_bases_leave_their_arithmetic_to_the_values():
     for call in (
-        lambda: lra.LocalLoss().derivative(0.0, np),
-        lambda: lra.Surrogate()(0.0, np),
-        lambda: lra.Crossing().error(np.tanh, 0.0, 0.0, 0.0, 1, np),
-        lambda: lra.Init().draw(no_draw),
-        lambda: lra.Feedback().stored,
-        lambda: lra.Transpose().draw(no_draw),
-        lambda: lra.Random().update(0.0),
+        lambda: lra.crossing.LocalLoss().derivative(0.0, np),
+        lambda: lra.crossing.Surrogate()(0.0, np),
+        lambda: lra.crossing.Crossing().error(np.tanh, 0.0, 0.0, 0.0, 1, np),
+        lambda: lra.inits.Init().draw(no_draw),
+        lambda: lra.feedback.Feedback().stored,
+        lambda: lra.feedback.Transpose().draw(no_draw),
+        lambda: lra.feedback.Random().update(0.0),
     ):
         with pytest.raises(NotImplementedError):
             call()

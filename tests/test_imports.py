@@ -97,7 +97,7 @@ def test_the_names_above_are_modules():
         ("from lra.axis import Axis", False, []),
         ("def f():\n    from lra.rules import Rule", True, []),
         ("if TYPE_CHECKING:\n    import lra.rules", True, []),
-        ("import lra.torch.plan", False, ["lra.crossing -> lra.torch.plan"]),
+        ("import lra.torch.convert.plan", False, ["lra.crossing -> lra.torch.convert.plan"]),
     ],
 )
 def test_the_test_sees_wrong_imports(tmp_path, wrong, cyclic, pointing):

@@ -12,13 +12,19 @@ import pytest
 import lra
 
 RULES = [build() for build in lra.RULES.values()] + [
-    lra.LRAE(0.05, 0.5, 20, lra.Cauchy(), lra.TanhSurrogate(), lra.Normal(0.3)),
-    lra.LRAE(local_loss=lra.Absolute(), through=lra.IdentitySurrogate()),
+    lra.LRAE(
+        0.05, 0.5, 20, lra.crossing.Cauchy(), lra.crossing.TanhSurrogate(), lra.inits.Normal(0.3)
+    ),
+    lra.LRAE(local_loss=lra.crossing.Absolute(), surrogate=lra.crossing.IdentitySurrogate()),
     lra.SignSymmetry("batch"),
-    lra.SignSymmetry(lra.Magnitude.FIXED, lra.Normal()),
-    lra.Rule(lra.SignSymmetric("fixed"), lra.TargetDifference(0.2)),
-    lra.Rule(lra.Random(lra.FanIn(2.0)), lra.TargetDifference(gain=2), lra.Chain()),
-    lra.Rule(lra.Transpose(), lra.TargetDifference()),
+    lra.SignSymmetry(lra.feedback.Magnitude.FIXED, lra.inits.Normal()),
+    lra.Rule(lra.feedback.SignSymmetric("fixed"), lra.crossing.TargetDifference(0.2)),
+    lra.Rule(
+        lra.feedback.Random(lra.inits.FanIn(2.0)),
+        lra.crossing.TargetDifference(gain=2),
+        lra.wiring.Chain(),
+    ),
+    lra.Rule(lra.feedback.Transpose(), lra.crossing.TargetDifference()),
 ]
 BAD_NUMBERS = [math.nan, math.inf, -math.inf, True, "0.1", None, [0.1], 1j]
 
@@ -51,13 +57,13 @@ def test_repr_builds_the_value_again(rule):
 
 def test_equality_and_hash():
     assert len({*RULES}) == len({repr(rule) for rule in RULES})
-    assert lra.LRAE() == lra.Rule(lra.Learned(1.0), lra.TargetDifference(0.1))
+    assert lra.LRAE() == lra.Rule(lra.feedback.Learned(1.0), lra.crossing.TargetDifference(0.1))
     assert hash(lra.LRAE()) == hash(lra.LRAE(beta=0.1))
     assert lra.LRAE(beta=0.2) != lra.LRAE()
     assert lra.Backprop() == lra.Rule()
     assert lra.KolenPollack() != lra.LRAE()
-    assert lra.SignSymmetry("fixed") == lra.SignSymmetry(lra.Magnitude.FIXED)
-    assert lra.Squared() != lra.Absolute()
+    assert lra.SignSymmetry("fixed") == lra.SignSymmetry(lra.feedback.Magnitude.FIXED)
+    assert lra.crossing.Squared() != lra.crossing.Absolute()
 
 
 def test_a_rule_cannot_be_changed():
@@ -86,7 +92,7 @@ def test_a_rule_cannot_be_changed():
     ],
 )
 def test_configs_that_do_not_fit(config, said):
-    with pytest.raises(lra.OptionError, match=said):
+    with pytest.raises(lra.errors.OptionError, match=said):
         lra.Rule.from_config(config)
 
 
@@ -98,7 +104,7 @@ def test_a_config_may_leave_defaults_out():
 
 
 def test_a_users_own_value_is_found_by_name():
-    class Doubled(lra.LocalLoss):
+    class Doubled(lra.crossing.LocalLoss):
         pass
 
     rule = lra.LRAE(local_loss=Doubled())
@@ -111,20 +117,22 @@ def test_a_users_own_value_is_found_by_name():
     [
         (lra.LRAE, "beta"),
         (lra.LRAE, "gain"),
-        (lra.TargetDifference, "beta"),
-        (lra.TargetDifference, "gain"),
-        (lra.FanIn, "scale"),
-        (lra.Normal, "std"),
+        (lra.crossing.TargetDifference, "beta"),
+        (lra.crossing.TargetDifference, "gain"),
+        (lra.inits.FanIn, "scale"),
+        (lra.inits.Normal, "std"),
     ],
 )
 def test_numbers_that_must_be_positive(build, field, bad):
-    with pytest.raises(lra.OptionError, match=f"{field} must be a finite number above 0, got "):
+    with pytest.raises(
+        lra.errors.OptionError, match=f"{field} must be a finite number above 0, got "
+    ):
         build(**{field: bad})
 
 
 @pytest.mark.parametrize("bad", BAD_NUMBERS, ids=repr)
 def test_gamma_must_be_a_finite_number(bad):
-    with pytest.raises(lra.OptionError, match="gamma must be a finite number, got "):
+    with pytest.raises(lra.errors.OptionError, match="gamma must be a finite number, got "):
         lra.LRAE(gamma=bad)
     assert lra.LRAE(gamma=-1).feedback.gamma == -1
 
@@ -133,29 +141,31 @@ def test_gamma_must_be_a_finite_number(bad):
     ("build", "field", "bad"),
     [
         (lra.LRAE, "local_loss", "cauchy"),
-        (lra.LRAE, "local_loss", lra.Cauchy),
+        (lra.LRAE, "local_loss", lra.crossing.Cauchy),
         (lra.LRAE, "local_loss", None),
-        (lra.LRAE, "through", lra.TanhSurrogate),
+        (lra.LRAE, "through", lra.crossing.TanhSurrogate),
         (lra.LRAE, "through", "tanh"),
         (lra.LRAE, "init", "normal"),
-        (lra.LRAE, "init", lra.Normal),
+        (lra.LRAE, "init", lra.inits.Normal),
         (lra.FeedbackAlignment, "init", 0.1),
         (lra.SignSymmetry, "init", None),
         (lra.Rule, "feedback", "learned"),
-        (lra.Rule, "feedback", lra.Learned),
-        (lra.Rule, "crossing", lra.Learned()),
+        (lra.Rule, "feedback", lra.feedback.Learned),
+        (lra.Rule, "crossing", lra.feedback.Learned()),
         (lra.Rule, "wiring", "chain"),
     ],
 )
 def test_fields_that_must_be_values_of_their_axis(build, field, bad):
-    with pytest.raises(lra.OptionError, match=rf"{field} must be a \w+, such as \w+\(\); got "):
+    with pytest.raises(
+        lra.errors.OptionError, match=rf"{field} must be a \w+, such as \w+\(\); got "
+    ):
         build(**{field: bad})
 
 
-@pytest.mark.parametrize("bad", ["unifrom", None, 1, lra.Magnitude], ids=repr)
+@pytest.mark.parametrize("bad", ["unifrom", None, 1, lra.feedback.Magnitude], ids=repr)
 def test_magnitudes_that_do_not_exist(bad):
     with pytest.raises(
-        lra.OptionError, match="magnitude must be one of uniform, fixed, batch, got"
+        lra.errors.OptionError, match="magnitude must be one of uniform, fixed, batch, got"
     ):
         lra.SignSymmetry(bad)
 
@@ -191,14 +201,14 @@ def test_named():
     ],
 )
 def test_names_and_options_that_do_not_exist(name, options, said):
-    with pytest.raises(lra.OptionError, match=said):
+    with pytest.raises(lra.errors.OptionError, match=said):
         lra.named(name, **options)
 
 
 def test_errors_are_also_pythons_own():
-    assert issubclass(lra.OptionError, ValueError)
-    assert issubclass(lra.ConversionError, TypeError)
-    assert issubclass(lra.OptionError, lra.LraError)
+    assert issubclass(lra.errors.OptionError, ValueError)
+    assert issubclass(lra.errors.ConversionError, TypeError)
+    assert issubclass(lra.errors.OptionError, lra.LraError)
 
 
 def test_the_public_face():

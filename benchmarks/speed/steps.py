@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import lra
 from lra.torch import products as onednn
-from lra.torch.backward import run_places
-from lra.torch.layers.linear import LinearOperation
-from lra.torch.places import Weights
+from lra.torch.layers.linear import LinearMap
+from lra.torch.ops.ops import WeightOp
+from lra.torch.ops.autograd import apply_ops
 from turns import Timed, take_turns
 
 Step = Callable[[], object]
@@ -85,7 +85,9 @@ def by_onednn(model: nn.Module) -> nn.Module:
 
 def _linear(layer: nn.Linear, z: Tensor) -> Tensor:
     W = layer.weight
-    return run_places((Weights(LinearOperation(), lra.Transpose()),), z, W, layer.bias, W.detach())
+    return apply_ops(
+        (WeightOp(LinearMap(), lra.feedback.Transpose()),), z, W, layer.bias, W.detach()
+    )
 
 
 def by_torch(step: Step) -> Step:

@@ -8,14 +8,14 @@ import lra
 from trials.material import characters, pictures
 from trials.run import Contest, Entrant
 
-LECUN, KAIMING = lra.FanIn(math.sqrt(3)), lra.FanIn(math.sqrt(6))
+LECUN, KAIMING = lra.inits.FanIn(math.sqrt(3)), lra.inits.FanIn(math.sqrt(6))
 
 BACKPROP = Entrant("backprop", lra.Backprop())
 NAMED = Entrant("mirrored LRA", lra.MirroredLRA())
 PUBLISHED = Entrant("LRA-E", lra.LRAE())
 NORMALIZED = Entrant("LRA-E, normalised", lra.LRAE(normalized=True))
-ONE_SIDED = Entrant("mirror, one-sided", lra.LRAE(init=lra.Mirror(), normalized=True))
-KOLEN_POLLACK = Entrant("Kolen-Pollack, mirror", lra.KolenPollack(init=lra.Mirror()))
+ONE_SIDED = Entrant("mirror, one-sided", lra.LRAE(init=lra.inits.Mirror(), normalized=True))
+KOLEN_POLLACK = Entrant("Kolen-Pollack, mirror", lra.KolenPollack(init=lra.inits.Mirror()))
 ALIGNMENT = Entrant("feedback alignment", lra.FeedbackAlignment())
 MAIN = (BACKPROP, NAMED, ONE_SIDED, PUBLISHED)
 ALL = (*MAIN, NORMALIZED, KOLEN_POLLACK, ALIGNMENT)
@@ -71,15 +71,15 @@ def ingredients() -> list[Contest]:
         gamma: float = 1.0,
         two_sided: bool = True,
     ) -> lra.Rule:
-        init = lra.Mirror() if init is None else init
+        init = lra.inits.Mirror() if init is None else init
         return lra.LRAE(
             beta, gamma, init=init, normalized=True, two_sided=two_sided, relative=relative
         )
 
     variants = {
         "mirrored LRA": rule(),
-        "random E": rule(init=lra.LikeWeights()),
-        "random E, beta 10": rule(10.0, init=lra.LikeWeights()),
+        "random E": rule(init=lra.inits.LikeWeights()),
+        "random E, beta 10": rule(10.0, init=lra.inits.LikeWeights()),
         "one-sided": rule(two_sided=False),
         "one-sided, beta 0.1": rule(0.1, two_sided=False),
         "beta N d": rule(relative=None),
@@ -87,7 +87,7 @@ def ingredients() -> list[Contest]:
         "relative to the sample": rule(relative="sample"),
         "relative to the sample, beta 0.1": rule(0.1, relative="sample"),
         **{f"beta {b:g}": rule(b) for b in (0.01, 0.1, 3.0, 10.0, 100.0)},
-        **{f"{n:,} samples": rule(init=lra.Mirror(n)) for n in (100, 1000)},
+        **{f"{n:,} samples": rule(init=lra.inits.Mirror(n)) for n in (100, 1000)},
         "gamma 0": rule(gamma=0.0),
         "gamma 0.1": rule(gamma=0.1),
     }
@@ -146,12 +146,12 @@ UNITS = {
 def units() -> list[Contest]:
     """Units that can only be evaluated."""
     surrogates = {
-        "hardtanh": lra.HardTanhSurrogate(),
-        "sigmoid": lra.SigmoidSurrogate(),
-        "tanh": lra.TanhSurrogate(),
+        "hardtanh": lra.crossing.HardTanhSurrogate(),
+        "sigmoid": lra.crossing.SigmoidSurrogate(),
+        "tanh": lra.crossing.TanhSurrogate(),
     }
     at_slopes = lra.LRAE(
-        1.0, init=lra.Mirror(), normalized=True, two_sided=True, relative="batch"
+        1.0, init=lra.inits.Mirror(), normalized=True, two_sided=True, relative="batch"
     )  # what the named rule does where units have slopes
     found = []
     for layers in (3, 8):
@@ -161,7 +161,7 @@ def units() -> list[Contest]:
             entrants = [NAMED] if unit == "table" else [BACKPROP, NAMED]  # it has no derivative
             if surrogate is not None:
                 through = lra.LRAE(
-                    init=lra.Mirror(), normalized=True, through=surrogates[surrogate]
+                    init=lra.inits.Mirror(), normalized=True, surrogate=surrogates[surrogate]
                 )
                 instead = {"straight_through": surrogate}
                 entrants.append(Entrant("straight-through backprop", lra.Backprop(), instead))
@@ -210,8 +210,8 @@ def beta() -> list[Contest]:
     return [
         Contest("beta", name, settings, (BACKPROP, *betas), rates, SHORT)
         for name, settings, rates in (
-            ("tanh, weights of std 0.5", tanh | {"init": lra.Normal(0.5)}, long),
-            ("tanh, weights of std 1", tanh | {"init": lra.Normal(1.0)}, long),
+            ("tanh, weights of std 0.5", tanh | {"init": lra.inits.Normal(0.5)}, long),
+            ("tanh, weights of std 1", tanh | {"init": lra.inits.Normal(1.0)}, long),
             ("sigmoid, 8 layers",
              plain | {"width": 128, "depth": 8, "activation": "sigmoid", "init": LECUN}, many),
             ("tanh, 8 layers, SGD without momentum",

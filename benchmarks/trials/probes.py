@@ -172,9 +172,13 @@ def distances(
             model = copy.deepcopy(plain)
             moved: list[float] = []
             crossing = _Watched(
-                beta, normalized=True, two_sided=True, relative=lra.Relative.BATCH, moved=moved
+                beta,
+                normalized=True,
+                two_sided=True,
+                relative=lra.crossing.Relative.BATCH,
+                moved=moved,
             )
-            lra.convert(model, lra.Rule(lra.Transpose(), crossing))
+            lra.convert(model, lra.Rule(lra.feedback.Transpose(), crossing))
             found = [layer.angle for layer in lra.diagnose(model, x, t).weights]
             rows.append(
                 {
@@ -185,7 +189,7 @@ def distances(
     return rows
 
 
-class _Watched(lra.TargetDifference):
+class _Watched(lra.crossing.TargetDifference):
     """Notes how far the targets of the unit that moves most are from each other, by sample."""
 
     def __init__(self, beta: float, moved: list[float], **options: Any) -> None:

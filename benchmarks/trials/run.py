@@ -81,7 +81,7 @@ def train(folder: Path, config: TrainConfig) -> dict[str, Any]:
         if folder.exists() and not (folder / "config.json").exists():
             folder.rmdir()
         return training.train(config, folder, overwrite=folder.exists())
-    except lra.Diverged as error:
+    except lra.errors.Diverged as error:
         failed = {"failed": str(error), "validation_accuracy": 0.0, "validation_loss": 1e9}
         (folder / FAILED).write_text(json.dumps(failed))
         return failed

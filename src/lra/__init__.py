@@ -1,63 +1,42 @@
-"""Train neural networks without backpropagation: LRA-E and its relatives."""
+"""Train neural networks without backpropagation: LRA-E and its relatives.
+
+    import lra
+
+    lra.convert(model, lra.MirroredLRA())    # loss.backward() now computes the rule's updates
+    print(lra.coverage(model))               # what follows the rule, and what does not
+    print(lra.diagnose(model, x, t))         # each layer's update beside backprop's gradient
+    lra.restore(model)                       # the plain model again, with its weights as trained
+
+The rules: `LRAE`, `MirroredLRA`, `FeedbackAlignment` and others, all in `lra.RULES`. A rule of your
+own combines `lra.feedback`, `lra.crossing` and `lra.wiring` in an `lra.Rule`; `lra.check_rule`
+tests it. Methods that need several passes are in `lra.methods`, activations that backprop cannot
+train in `lra.activations`, and the paper's algorithm in plain NumPy in `lra.pseudocode`. Keras
+models are converted by `lra.keras`. The command line is `lra --help`.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lra.crossing import (
-    Absolute,
-    Cauchy,
-    Crossing,
-    Derivative,
-    HardTanhSurrogate,
-    IdentitySurrogate,
-    LocalLoss,
-    Mixed,
-    Relative,
-    SigmoidSurrogate,
-    Squared,
-    Surrogate,
-    TanhSurrogate,
-    TargetDifference,
-)
-from lra.errors import (
-    CompileError,
-    ConversionError,
-    DataError,
-    Diverged,
-    LraError,
-    LraWarning,
-    MethodError,
-    OptionError,
-    Refusal,
-    RuleError,
-    RunError,
-    TogetherError,
-)
-from lra.feedback import Feedback, Learned, Magnitude, Random, SignSymmetric, Transpose
-from lra.inits import FanIn, Init, LikeWeights, Mirror, Normal, Orthogonal
-from lra.loss_terms import LossTerms
-from lra.methods import DTP, METHODS, EquilibriumPropagation, Method, PredictiveCoding
+from lra import crossing, errors, feedback, inits, loss_terms, methods, wiring
+from lra.errors import LraError, LraWarning
 from lra.rules import (
     LRAE,
     RULES,
     Backprop,
     DirectFeedbackAlignment,
-    DirectLRA,
     FeedbackAlignment,
     KolenPollack,
     MirroredLRA,
     RecLRA,
     Rule,
     SignSymmetry,
-    name_of,
     named,
 )
-from lra.wiring import Chain, Direct, Skip, Wiring
 
 if TYPE_CHECKING:
-    from lra.torch.audit import Audit, audit
-    from lra.torch.check import RuleReport, check_rule
-    from lra.torch.compiled import CompiledStep, compile_step
+    from lra import activations, ensemble, pseudocode, testing
+    from lra.torch.audit import audit
+    from lra.torch.compiled import compile_step
     from lra.torch.convert import (
         convert,
         feedback_parameters,
@@ -65,157 +44,51 @@ if TYPE_CHECKING:
         restore,
         set_loss_terms,
     )
-    from lra.torch.coverage import Coverage, coverage
-    from lra.torch.diagnose import Diagnosis, LayerReport, UpdateReport, diagnose
-    from lra.torch.layers.activation import unit
-    from lra.torch.layers.product import weights
+    from lra.torch.coverage import coverage
+    from lra.torch.diagnose import diagnose
     from lra.torch.mirror import mirror
-    from lra.torch.opaque import Evaluated
+    from lra.torch.registry import register_activation, register_weight_layer
     from lra.torch.share import share_feedback
-    from lra.torch.together import Together
-    from lra.torch.units import LWTA, Bernoulli, Heaviside, Quantized, Sign
+    from lra.torch.testing import check_rule
 
-_TORCH = {
-    "LWTA": "units",
-    "Audit": "audit",
-    "Bernoulli": "units",
-    "CompiledStep": "compiled",
-    "Coverage": "coverage",
-    "Diagnosis": "diagnose",
-    "Evaluated": "opaque",
-    "Heaviside": "units",
-    "LayerReport": "diagnose",
-    "Quantized": "units",
-    "RuleReport": "check",
-    "Sign": "units",
-    "Together": "together",
-    "UpdateReport": "diagnose",
-    "audit": "audit",
-    "check_rule": "check",
+_LAZY = {
+    **dict.fromkeys(("activations", "ensemble", "keras", "pseudocode", "testing"), ""),
+    **dict.fromkeys(
+        ("convert", "feedback_parameters", "is_converted", "restore", "set_loss_terms"), "convert"
+    ),
+    **dict.fromkeys(("register_activation", "register_weight_layer"), "registry"),
+    **{name: name for name in ("audit", "coverage", "diagnose", "mirror")},
+    "check_rule": "testing",
     "compile_step": "compiled",
-    "convert": "convert",
-    "coverage": "coverage",
-    "diagnose": "diagnose",
-    "feedback_parameters": "convert",
-    "is_converted": "convert",
-    "mirror": "mirror",
-    "restore": "convert",
-    "set_loss_terms": "convert",
     "share_feedback": "share",
-    "unit": "layers.activation",
-    "weights": "layers.product",
 }
-"""The names that need torch, and the module of lra.torch each comes from."""
+"""Names that are loaded when they are first used, with their modules in `lra.torch`."""
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DTP",
-    "LRAE",
-    "LWTA",
-    "METHODS",
-    "RULES",
-    "Absolute",
-    "Audit",
-    "Backprop",
-    "Bernoulli",
-    "Cauchy",
-    "Chain",
-    "CompileError",
-    "CompiledStep",
-    "ConversionError",
-    "Coverage",
-    "Crossing",
-    "DataError",
-    "Derivative",
-    "Diagnosis",
-    "Direct",
-    "DirectFeedbackAlignment",
-    "DirectLRA",
-    "Diverged",
-    "EquilibriumPropagation",
-    "Evaluated",
-    "FanIn",
-    "Feedback",
-    "FeedbackAlignment",
-    "HardTanhSurrogate",
-    "Heaviside",
-    "IdentitySurrogate",
-    "Init",
-    "KolenPollack",
-    "LayerReport",
-    "Learned",
-    "LikeWeights",
-    "LocalLoss",
-    "LossTerms",
-    "LraError",
-    "LraWarning",
-    "Magnitude",
-    "Method",
-    "MethodError",
-    "Mirror",
-    "MirroredLRA",
-    "Mixed",
-    "Normal",
-    "OptionError",
-    "Orthogonal",
-    "PredictiveCoding",
-    "Quantized",
-    "Random",
-    "RecLRA",
-    "Refusal",
-    "Relative",
-    "Rule",
-    "RuleError",
-    "RuleReport",
-    "RunError",
-    "SigmoidSurrogate",
-    "Sign",
-    "SignSymmetric",
-    "SignSymmetry",
-    "Skip",
-    "Squared",
-    "Surrogate",
-    "TanhSurrogate",
-    "TargetDifference",
-    "Together",
-    "TogetherError",
-    "Transpose",
-    "UpdateReport",
-    "Wiring",
-    "audit",
-    "check_rule",
-    "compile_step",
-    "convert",
-    "coverage",
-    "diagnose",
-    "feedback_parameters",
-    "is_converted",
-    "mirror",
-    "name_of",
-    "named",
-    "restore",
-    "set_loss_terms",
-    "share_feedback",
-    "unit",
-    "weights",
+    *("LRAE", "RULES", "Backprop", "DirectFeedbackAlignment", "FeedbackAlignment"),
+    *("KolenPollack", "LraError", "LraWarning", "MirroredLRA", "RecLRA", "Rule", "SignSymmetry"),
+    *("crossing", "errors", "feedback", "inits", "loss_terms", "methods", "named", "wiring"),
+    *_LAZY,
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch when it is first asked for."""
-    if name not in _TORCH:
+    """Load a name that needs torch when it is first used."""
+    if name not in _LAZY:
         raise AttributeError(f"module 'lra' has no attribute {name!r}")
+    home = _LAZY[name]
     try:
-        module = importlib.import_module(f"lra.torch.{_TORCH[name]}")
+        module = importlib.import_module(f"lra.torch.{home}" if home else f"lra.{name}")
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise ImportError(
             f"lra.{name} needs PyTorch, which is not installed: pip install 'lra-e[torch]'. "
-            "For Keras models there is lra.keras, which does without"
+            "For Keras models use lra.keras, which does not need it"
         ) from error
-    value = getattr(module, name)
+    value = getattr(module, name) if home else module
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""What every axis value shares: checked fields, and a way to plain data and back."""
+"""The base of all axis values: checked fields, and conversion to plain data and back."""
 
 import dataclasses
 import difflib
@@ -32,7 +32,7 @@ def finite(owner: object, field: str, *, above: float = -math.inf) -> None:
 
 
 def instance(owner: object, field: str, base: type[Any]) -> None:
-    """Check that a field is a value of a class, and neither a name nor the class itself.
+    """Check that a field is an instance of a class, not a name or the class itself.
 
     Raises:
         OptionError: naming the class, the field, its value and what is allowed.
@@ -71,7 +71,7 @@ def flag(owner: object, field: str) -> None:
 
 
 def choice(owner: object, field: str, kind: type[enum.StrEnum]) -> None:
-    """Check that a field names one of a few, and make it that one.
+    """Check that a field names a member of an enum, and replace it by that member.
 
     Raises:
         OptionError: naming the class, the field, its value and what is allowed.
@@ -85,7 +85,7 @@ def choice(owner: object, field: str, kind: type[enum.StrEnum]) -> None:
 
 
 def _subclasses(cls: type[Any]) -> dict[str, type[Any]]:
-    """All classes below one, by name; the ones users define are found as well."""
+    """Map names to a class and all its subclasses, including those that users define."""
     found = {cls.__name__: cls}
     for child in cls.__subclasses__():
         found |= _subclasses(child)
@@ -100,10 +100,21 @@ def _plain(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Base of the immutable values that make up a rule: they print, compare, hash and pickle."""
+    """Base of the immutable values that make up a rule: they compare, hash, print and pickle."""
+
+    def __str__(self) -> str:
+        """Show the fields that differ from their defaults."""
+        shown = []
+        for f in dataclasses.fields(self):
+            value, default = getattr(self, f.name), f.default
+            if f.default_factory is not dataclasses.MISSING:
+                default = f.default_factory()
+            if f.compare and value != default:
+                shown.append(f"{f.name}={value if isinstance(value, Axis) else repr(value)}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def to_config(self) -> dict[str, Any]:
-        """Turn the value into plain data that JSON can hold: its class's name and its fields."""
+        """Return the value as plain data for JSON: the name of its class and its fields."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"type": type(self).__name__} | {
             name: _plain(value) for name, value in fields.items()
@@ -111,7 +122,7 @@ class Axis:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Build a value of this class, or of one below it, from `to_config`'s plain data.
+        """Build a value of this class or a subclass from the plain data of `to_config`.
 
         Raises:
             OptionError: for an unknown type or field, listing the known ones.

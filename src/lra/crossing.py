@@ -1,4 +1,4 @@
-"""The crossing axis: how an error d passes down a nonlinearity z = phi(h)."""
+"""The crossing axis: how an error d crosses an activation z = phi(h)."""
 
 import dataclasses
 import enum
@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from lra.axis import Axis, choice, finite, flag, instance
 from lra.differences import Phi, known
@@ -18,7 +18,7 @@ class LocalLoss(Axis):
     """The loss L(z, y) between a layer's output and its target, by its derivative in z."""
 
     def derivative(self, difference: Any, xp: Any) -> Any:
-        """Give dL/dz from z - y."""
+        """Compute dL/dz from z - y."""
         raise NotImplementedError
 
 
@@ -27,7 +27,7 @@ class Squared(LocalLoss):
     """L = 1/2 (z - y)^2, so the error is z - y itself."""
 
     def derivative(self, difference: Any, xp: Any) -> Any:
-        """Give z - y."""
+        """Return z - y."""
         return difference
 
 
@@ -36,7 +36,7 @@ class Absolute(LocalLoss):
     """L = |z - y|, so the error is the sign of z - y."""
 
     def derivative(self, difference: Any, xp: Any) -> Any:
-        """Give sign(z - y)."""
+        """Compute sign(z - y)."""
         return xp.sign(difference)
 
 
@@ -45,13 +45,17 @@ class Cauchy(LocalLoss):
     """L = 1/2 log(1 + (z - y)^2), which bounds the error of an outlier."""
 
     def derivative(self, difference: Any, xp: Any) -> Any:
-        """Give (z - y) / (1 + (z - y)^2)."""
+        """Compute (z - y) / (1 + (z - y)^2)."""
         return difference / (1 + difference * difference)
 
 
 @dataclass(frozen=True)
 class Mixed(LocalLoss):
-    """L = alpha 1/2 (z - y)^2 + (1 - alpha) |z - y|: between `Absolute` and `Squared`."""
+    """L = alpha 1/2 (z - y)^2 + (1 - alpha) |z - y|: between `Absolute` and `Squared`.
+
+    Args:
+        alpha: the share of the squared loss, from 0 to 1.
+    """
 
     alpha: float = 0.24
 
@@ -61,59 +65,71 @@ class Mixed(LocalLoss):
             raise OptionError(f"Mixed: alpha must be from 0 to 1, got {self.alpha!r}")
 
     def derivative(self, difference: Any, xp: Any) -> Any:
-        """Give alpha (z - y) + (1 - alpha) sign(z - y)."""
+        """Compute alpha (z - y) + (1 - alpha) sign(z - y)."""
         return self.alpha * difference + (1 - self.alpha) * xp.sign(difference)
 
 
 @dataclass(frozen=True)
 class Surrogate(Axis):
-    """A function s that stands in for phi where phi is flat: targets are taken through s."""
+    """A function s to take targets through instead of phi, where phi is flat."""
+
+    form: ClassVar[str | None] = None
+    """The key of s in `lra.differences.FORMS`, or None to subtract."""
 
     def __call__(self, h: Any, xp: Any) -> Any:
-        """Give s(h)."""
+        """Compute s(h)."""
         raise NotImplementedError
 
     def phi(self, xp: Any) -> Phi:
-        """Return s as an activation on the arrays of a namespace."""
-        return Phi(functools.partial(self, xp=xp))
+        """Return s as an activation of arrays of one namespace."""
+        f = functools.partial(self, xp=xp)
+        return Phi(f) if self.form is None else known(self.form, f)
 
 
 @dataclass(frozen=True)
 class IdentitySurrogate(Surrogate):
     """s(h) = h: the error passes straight through, times beta."""
 
+    form = "identity"
+
     def __call__(self, h: Any, xp: Any) -> Any:
-        """Give h."""
+        """Return h."""
         return h
 
 
 @dataclass(frozen=True)
 class TanhSurrogate(Surrogate):
-    """s(h) = tanh(h): smooth and bounded, for saturating or binary units."""
+    """s(h) = tanh(h): smooth and bounded, for saturating or binary activations."""
+
+    form = "tanh"
 
     def __call__(self, h: Any, xp: Any) -> Any:
-        """Give tanh(h)."""
+        """Compute tanh(h)."""
         return xp.tanh(h)
 
 
 @dataclass(frozen=True)
 class HardTanhSurrogate(Surrogate):
-    """s(h) = h between -1 and 1, constant beyond: the straight-through estimator of binary units.
+    """s(h) = h between -1 and 1, constant beyond: the usual straight-through estimator.
 
     Source: Hubara et al., Binarized neural networks, NeurIPS 2016.
     """
 
+    form = "hardtanh"
+
     def __call__(self, h: Any, xp: Any) -> Any:
-        """Give h, clipped."""
+        """Clip h to [-1, 1]."""
         return xp.clip(h, -1, 1)
 
 
 @dataclass(frozen=True)
 class SigmoidSurrogate(Surrogate):
-    """s(h) = 1 / (1 + exp(-h)): for units of 0 and 1, and the mean of those that draw them."""
+    """s(h) = 1 / (1 + exp(-h)): for activations of 0 and 1, and the mean of sampled ones."""
+
+    form = "sigmoid"
 
     def __call__(self, h: Any, xp: Any) -> Any:
-        """Give the sigmoid of h."""
+        """Compute the sigmoid of h."""
         return (1 + xp.tanh(h / 2)) / 2
 
 
@@ -123,43 +139,45 @@ class Crossing(Axis):
 
     @property
     def needs_terms(self) -> bool:
-        """Whether N, or the scale of the loss, matters to it."""
+        """Whether the error depends on N, and so on the scale of the loss."""
         return True
 
     def at_steps(self) -> "Crossing":
-        """Give the crossing for units that are flat but for steps."""
+        """Return the crossing for step functions, which are flat between their steps."""
         return self
 
     def move(self, d: Any, n: float, xp: Any) -> Any:
-        """Give m, how far the target y = phi(h - m) is from h, for `error`'s d and n; or None."""
+        """Compute the distance m of the target y = phi(h - m); None where there is no target."""
         return None
 
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
-        """Give the error at h from the error d at z.
+        """Compute the error at h from the error d at z.
 
         Args:
-            phi: the elementwise nonlinearity; it may overwrite its argument.
+            phi: the activation, an `lra.differences.Phi`: call it, or use
+                `phi.difference(h, delta, xp)`, which is phi(h) - phi(h - delta) without cancellation
+                wherever a closed form is known.
             h: pre-activations, any shape.
-            z: post-activations phi(h), of h's shape.
+            z: activations phi(h), of h's shape.
             d: the error at z, of h's shape, divided by N as the loss's mean left it.
             n: N, the number of terms of the loss.
-            xp: the namespace of the arrays (numpy, torch, keras.ops).
+            xp: the array namespace: numpy, torch or keras.ops.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Derivative(Crossing):
-    """e = phi'(h) d: backprop's chain rule, left to the framework's own derivative."""
+    """e = phi'(h) d: backprop's chain rule, computed by the framework."""
 
     @property
     def needs_terms(self) -> bool:
-        """Not: it is linear in d."""
+        """False: the error is linear in d."""
         return False
 
 
 class Relative(enum.StrEnum):
-    """What the largest error is taken over, that a target's distance is relative to."""
+    """What the largest error is taken over, for targets at a relative distance."""
 
     UNIT = "unit"
     SAMPLE = "sample"
@@ -177,25 +195,28 @@ _FAR = 0.1
 class TargetDifference(Crossing):
     """e = gain L'(z - y) / N with the target y = phi(h - beta N d): LRA's local alignment.
 
-    No derivative of phi is taken. With gain = 1/beta and beta -> 0 this tends to `Derivative`.
+    It takes no derivative of phi. With gain = 1/beta it tends to `Derivative` as beta goes to 0.
 
-    Two-sided, it compares a target towards which the error points with one away from it,
-    e = gain L'((phi(h + m) - phi(h - m)) / 2) / N with m = beta N d, whose bias falls like beta^2.
-    Relative, beta is a length in units of h: with s the largest |d|, m = beta d / s, and s stands
-    in the place of 1/N; the scale of the loss then is no matter. Where s is taken over each unit by
-    itself, every target is beta away from its h, and e is d times the slope of phi's chord there.
+    Two-sided, it compares one target on each side of h: e = gain L'((phi(h + m) - phi(h - m)) / 2)
+    / N with m = beta N d. The bias then falls like beta^2 instead of beta.
+
+    Relative, m = beta d / s with s the largest |d|, and s replaces 1/N. beta is then a distance in
+    units of h, and the scale of the loss does not matter. With s taken per unit, every target is
+    beta away from its h, and e is d times the slope of a chord of phi.
+
+    Differences are exact where phi has a closed form (`lra.differences`), and targets stay inside
+    the domain of functions such as log and sqrt.
 
     Args:
-        beta: how far the target moves from h, the paper's beta.
+        beta: the distance of the target from h, per unit of error.
         gain: the factor of the local error; 2 where the local loss is the squared distance.
-        local_loss: the L between output and target, or between the two targets.
-        through: a surrogate to take output and target through in phi's stead.
-        normalized: take gain / beta for the factor, so that e keeps d's scale.
-        two_sided: take a target on either side of h.
-        relative: take s over a "unit", a "sample" (all but dimension 0; all of a vector), or the
-            "batch".
-        where_flat: what to take s over, in relative's stead, at units that are flat but for steps:
-            a target that is close to h would hardly ever be on another step.
+        local_loss: the loss between output and target, or between the two targets.
+        surrogate: a function to take outputs and targets through instead of phi.
+        normalized: use gain / beta as the factor, so that e keeps d's scale.
+        two_sided: compare targets on both sides of h.
+        relative: take s over a "unit", a "sample" (all dimensions but the first) or the "batch".
+        relative_if_flat: the value of `relative` at step functions, where a target near h would
+            hardly ever reach another step.
 
     Source: Ororbia and Mali, AAAI 2019, for the one-sided target at beta N d.
     """
@@ -203,37 +224,37 @@ class TargetDifference(Crossing):
     beta: float = 0.1
     gain: float = 1.0
     local_loss: LocalLoss = field(default_factory=Squared)
-    through: Surrogate | None = None
+    surrogate: Surrogate | None = None
     normalized: bool = False
     two_sided: bool = False
     relative: Relative | None = None
-    where_flat: Relative | None = None
+    relative_if_flat: Relative | None = None
 
     def __post_init__(self) -> None:
         finite(self, "beta", above=0.0)
         finite(self, "gain", above=0.0)
         instance(self, "local_loss", LocalLoss)
-        if self.through is not None:
-            instance(self, "through", Surrogate)
+        if self.surrogate is not None:
+            instance(self, "surrogate", Surrogate)
         flag(self, "normalized")
         flag(self, "two_sided")
-        for name in ("relative", "where_flat"):
+        for name in ("relative", "relative_if_flat"):
             if getattr(self, name) is not None:
                 choice(self, name, Relative)
 
     @property
     def needs_terms(self) -> bool:
-        """Whether N, or the scale of the loss, matters."""
+        """Whether the error depends on N: not where targets are relative."""
         return self.relative is None
 
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
         """Compute e = gain L'(z - y) / N, or its two-sided or relative form.
 
-        Differences are taken by `phi.difference` where phi has one; z may be None.
+        phi may be any function here, and z may be None.
         """
         phi = Phi.of(phi)
-        if self.through is not None:
-            phi, z = self.through.phi(xp), None
+        if self.surrogate is not None:
+            phi, z = self.surrogate.phi(xp), None
         step, factor = self._step(d, n, xp)
         m = phi.inside(h, step * d, xp)
         if self.two_sided:
@@ -246,7 +267,7 @@ class TargetDifference(Crossing):
         return e
 
     def move(self, d: Any, n: float, xp: Any) -> Any:
-        """Give beta N d, or beta d / s where it is relative."""
+        """Compute beta N d, or beta d / s where targets are relative."""
         return self._step(d, n, xp)[0] * d
 
     def _step(self, d: Any, n: float, xp: Any) -> tuple[Any, Any]:
@@ -258,13 +279,13 @@ class TargetDifference(Crossing):
         return self.beta / s, gain * s
 
     def at_steps(self) -> Crossing:
-        """Give the crossing with `where_flat` for `relative`, unless there is a surrogate."""
-        if self.where_flat is None or self.through is not None:
+        """Return the crossing with `relative_if_flat` as `relative`, unless it has a surrogate."""
+        if self.relative_if_flat is None or self.surrogate is not None:
             return self
-        return dataclasses.replace(self, relative=self.where_flat)
+        return dataclasses.replace(self, relative=self.relative_if_flat)
 
     def _largest(self, d: Any, xp: Any) -> Any:
-        """Give the largest |d| that `relative` asks for; next to nothing where there is none."""
+        """Compute the largest |d| over what `relative` says, at least `_LEAST`."""
         if 0 in tuple(d.shape):
             return 1.0
         s = xp.abs(d)

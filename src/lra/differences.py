@@ -169,6 +169,11 @@ def logsigmoid(h: Any, delta: Any, xp: Any) -> Any:
 # ------------------------------------------------------------------ piecewise linear
 
 
+def identity(h: Any, delta: Any, xp: Any) -> Any:
+    """Return D."""
+    return delta
+
+
 def relu(h: Any, delta: Any, xp: Any) -> Any:
     """Compute min(D, h) where h > 0, else min(D - h, 0)."""
     low = xp.clip(h, -math.inf, 0.0)
@@ -186,9 +191,7 @@ def absolute(h: Any, delta: Any, xp: Any) -> Any:
     return leaky_relu(h, delta, xp, -1.0)
 
 
-def hardtanh(
-    h: Any, delta: Any, xp: Any, min_val: float = -1.0, max_val: float = 1.0
-) -> Any:
+def hardtanh(h: Any, delta: Any, xp: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
     """Compute the difference of two ReLUs, at h - min_val and at h - max_val."""
     found = delta if min_val == -math.inf else relu(h - min_val, delta, xp)
     return found if max_val == math.inf else found - relu(h - max_val, delta, xp)
@@ -213,9 +216,7 @@ def threshold(h: Any, delta: Any, xp: Any, threshold: float = 0.0, value: float 
     """Compute D where both sides are above the threshold, and the jump where one is."""
     v = h - delta
     here, there = h > threshold, v > threshold
-    return xp.where(
-        here, xp.where(there, delta, h - value), xp.where(there, value - v, 0 * h)
-    )
+    return xp.where(here, xp.where(there, delta, h - value), xp.where(there, value - v, 0 * h))
 
 
 def hardshrink(h: Any, delta: Any, xp: Any, lambd: float = 0.5) -> Any:
@@ -477,7 +478,7 @@ FORMS: dict[str, Difference] = {
     form.__name__: form
     for form in (
         *(exp, exp2, sigmoid, tanh, sinh, cosh, softplus, logsigmoid),
-        *(relu, leaky_relu, absolute, hardtanh, relu6, hardsigmoid, hardswish, threshold),
+        *(identity, relu, leaky_relu, absolute, hardtanh, relu6, hardsigmoid, hardswish, threshold),
         *(hardshrink, softshrink, elu, celu, selu, silu, mish, normal, erf, gelu, softsign),
         *(tanhshrink, log, log2, log10, log1p, logit, square, sqrt, rsqrt, reciprocal, pow),
         *(sin, cos, tan, atan, asin, acos, asinh, acosh, atanh),
@@ -497,7 +498,7 @@ ROOMS: dict[str, Room] = {
 
 CHEAP = frozenset(
     {
-        *("relu", "leaky_relu", "absolute", "hardtanh", "relu6", "hardsigmoid", "hardswish"),
+        *("identity", "relu", "leaky_relu", "absolute", "hardtanh", "relu6", "hardsigmoid", "hardswish"),
         *("threshold", "hardshrink", "softshrink", "softsign", "square", "sqrt", "rsqrt"),
         *("reciprocal", "pow", "sin", "cos", "atan"),
     }

@@ -53,7 +53,7 @@ class CompileError(LraError, RuntimeError):
     """A training step that cannot be compiled, or not as it is called."""
 
 
-class TogetherError(_RefusedError):
+class EnsembleError(_RefusedError):
     """Networks that cannot be trained together, or that are no longer alike."""
 
 

@@ -10,7 +10,7 @@ from lra.inits import Draw, FanIn, Init, LikeWeights
 
 
 class Stored(enum.Enum):
-    """What a layer keeps for its feedback."""
+    """What a layer stores for its feedback."""
 
     NOTHING = "nothing"
     FIXED = "fixed"
@@ -21,25 +21,25 @@ class Stored(enum.Enum):
 class Feedback(Axis):
     """Base of the feedback axis.
 
-    A layer holds what `stored` says, drawn by `init`; each training pass sends errors down
-    through `effective`; learned feedback moves by `update`.
+    A layer stores what `stored` says, drawn by `draw`. In each training pass errors go down through
+    `effective`, and learned feedback moves by `update`.
     """
 
     @property
     def stored(self) -> Stored:
-        """What the layer keeps: nothing, a fixed array, or a learned one."""
+        """What the layer stores: nothing, a fixed array, or a learned one."""
         raise NotImplementedError
 
     def draw(self, draw: Draw) -> Any:
-        """Draw what the layer keeps, of W's shape."""
+        """Draw what the layer stores, of W's shape."""
         raise NotImplementedError
 
     def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
-        """Give the E of one pass, of W's shape; `kept` is what the layer keeps, or None."""
+        """Return the E of one pass, of W's shape; `kept` is what the layer stores, or None."""
         return kept
 
     def update(self, dW: Any) -> Any:
-        """Give dE from the layer's own dW, for learned feedback."""
+        """Compute dE from the layer's own dW, for learned feedback."""
         raise NotImplementedError
 
 
@@ -49,11 +49,11 @@ class Transpose(Feedback):
 
     @property
     def stored(self) -> Stored:
-        """Keep nothing: the forward weights serve."""
+        """Nothing: errors go down through the forward weights."""
         return Stored.NOTHING
 
     def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
-        """Send errors through W itself."""
+        """Return W itself."""
         return W
 
 
@@ -68,7 +68,7 @@ class Random(Feedback):
 
     @property
     def stored(self) -> Stored:
-        """Keep a fixed array."""
+        """A fixed array."""
         return Stored.FIXED
 
     def draw(self, draw: Draw) -> Any:
@@ -80,13 +80,13 @@ class Random(Feedback):
 class Learned(Feedback):
     """E learned beside W by dE = gamma dW: LRA-E, and Kolen and Pollack (1994).
 
-    With gamma = 1 and one optimizer for both, a step moves E as it moves W: E - W stays what it was
-    when E was drawn, and only weight decay shrinks it. E aligns with W as far as W is learned.
-    Adam and its kin divide a step by the size of what they are given, so there gamma makes no
-    difference unless it is 0: give E an optimizer group with a step size of its own instead.
+    With gamma = 1 and one optimizer for both, each step moves E exactly as it moves W. E - W then
+    changes by weight decay alone, and E aligns with W as W is learned. Optimizers of Adam's kind
+    divide each step by the size of the gradients, so gamma has no effect there unless it is 0: give
+    E an optimizer group with its own learning rate instead.
 
     Args:
-        gamma: the step of E relative to W's.
+        gamma: the step of E relative to that of W.
         init: how E is drawn.
     """
 
@@ -99,48 +99,48 @@ class Learned(Feedback):
 
     @property
     def stored(self) -> Stored:
-        """Keep an array that the optimizer moves."""
+        """An array that the optimizer moves."""
         return Stored.LEARNED
 
     def draw(self, draw: Draw) -> Any:
-        """Draw E once; learning moves it from there."""
+        """Draw E once, where learning starts."""
         return self.init.draw(draw)
 
     def update(self, dW: Any) -> Any:
-        """Give dE = gamma dW, as an array of its own."""
+        """Compute dE = gamma dW as a new array."""
         return self.gamma * dW
 
 
 @dataclass(frozen=True)
 class Offset(Feedback):
-    """E = W + D with D as it is: `Learned` by gamma = 1, kept as what it differs from W by.
+    """E = W + D with D fixed: `Learned` with gamma 1, stored as the difference D = E - W.
 
-    It needs no update and no state of an optimizer; whoever moves W sees to it that D shrinks by
-    weight decay as E - W would (`lra.share_feedback`).
+    D needs no update and no optimizer state. `lra.share_feedback` shrinks it by weight decay as
+    E - W would shrink.
 
     Args:
-        init: how E is drawn, when it is drawn anew.
+        init: how E is drawn when it is drawn again.
     """
 
     init: Init
 
     @property
     def stored(self) -> Stored:
-        """Keep D."""
+        """D, a fixed array."""
         return Stored.FIXED
 
     def draw(self, draw: Draw) -> Any:
-        """Draw E; D is what it differs from W by."""
+        """Draw E; the layer stores D = E - W."""
         return self.init.draw(draw)
 
     def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
-        """Give W + D."""
+        """Compute W + D."""
         return W + kept
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Gives the scale of a draw in place of the draw."""
+    """Returns the scale of a draw instead of the draw."""
 
     layer: Draw
 
@@ -153,7 +153,7 @@ class _Scale:
         return self.layer.rms
 
     def __call__(self, kind: str, scale: float) -> Any:
-        return scale / math.sqrt(self.fan_in) if kind == "orthogonal" else scale  # a row's rms
+        return scale / math.sqrt(self.fan_in) if kind == "orthogonal" else scale  # the rms of a row
 
 
 class Magnitude(enum.StrEnum):
@@ -161,12 +161,12 @@ class Magnitude(enum.StrEnum):
 
     UNIFORM = "uniform"  # one constant for the layer: uSF
     FIXED = "fixed"  # drawn once: frSF
-    BATCH = "batch"  # drawn anew for every batch: brSF
+    BATCH = "batch"  # drawn for every batch: brSF
 
 
 @dataclass(frozen=True)
 class SignSymmetric(Feedback):
-    """E = |M| sign(W): the sign travels, the size does not (Liao et al. 2016).
+    """E = |M| sign(W): feedback shares the sign of W, not its size (Liao et al. 2016).
 
     Args:
         magnitude: M constant (uSF), drawn once (frSF), or drawn for every batch (brSF).
@@ -182,7 +182,7 @@ class SignSymmetric(Feedback):
 
     @property
     def stored(self) -> Stored:
-        """Keep magnitudes where they are drawn once, else nothing."""
+        """The magnitudes where they are drawn once, else nothing."""
         return Stored.FIXED if self.magnitude is Magnitude.FIXED else Stored.NOTHING
 
     def draw(self, draw: Draw) -> Any:
@@ -190,7 +190,7 @@ class SignSymmetric(Feedback):
         return self.init.draw(draw)
 
     def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
-        """Give |M| sign(W) for the W of now."""
+        """Compute |M| sign(W) with the current W."""
         if self.magnitude is Magnitude.UNIFORM:
             return self.init.draw(_Scale(draw)) * xp.sign(W)
         M = self.init.draw(draw) if self.magnitude is Magnitude.BATCH else kept

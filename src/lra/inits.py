@@ -1,4 +1,4 @@
-"""How feedback weights are drawn, or what they are made of before the first step."""
+"""Initialisations: how feedback weights are drawn before training."""
 
 import math
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from lra.errors import OptionError
 
 
 class Draw(Protocol):
-    """What an initialisation knows of a weight layer, and how its framework draws for it."""
+    """A weight layer as an initialisation sees it; each framework implements it."""
 
     @property
     def fan_in(self) -> int:
-        """How many inputs each unit of the layer reads."""
+        """The number of inputs that each unit of the layer reads."""
 
     @property
     def rms(self) -> float:
@@ -23,21 +23,21 @@ class Draw(Protocol):
         """Draw an array of W's shape: "normal" (by std), "uniform" (by bound) or "orthogonal"."""
 
 
-class Firing(Draw, Protocol):
-    """A draw for a layer that can be run."""
+class RunnableDraw(Draw, Protocol):
+    """A weight layer that can also be run on noise."""
 
-    def fire(self, samples: int) -> tuple[Any, Any]:
+    def noise_correlation(self, samples: int) -> tuple[Any, Any]:
         """Run the layer without its bias on noise x ~ N(0, 1), y = f(x, W).
 
         Returns:
-            What goes in correlated with what comes out, of W's shape: the layer's own adjoint in W,
-            f*(x; y). And how often each weight was used: f*(1; 1).
+            The correlation f*(x; y) of input and output, of W's shape, where f* is the layer's
+            adjoint in W; and f*(1; 1), how often each weight was used.
         """
 
 
 @dataclass(frozen=True)
 class Init(Axis):
-    """How feedback weights are drawn, with E's shape that of the layer's weight W."""
+    """Base of the initialisations. E has the shape of the layer's weight W."""
 
     def draw(self, draw: Draw) -> Any:
         """Draw E for a layer."""
@@ -48,8 +48,11 @@ class Init(Axis):
 class LikeWeights(Init):
     """E ~ U(-b, b) with b = scale sqrt(3) rms(W): as large as the layer's own weights.
 
-    Where W is all zeros, or its values are not at hand (Keras builds feedback before it loads
-    weights), E is drawn as by `FanIn`.
+    E is drawn as by `FanIn` where W is all zeros or its values are unknown: Keras builds feedback
+    before it loads weights.
+
+    Args:
+        scale: the size of E relative to W.
     """
 
     scale: float = 1.0
@@ -66,7 +69,11 @@ class LikeWeights(Init):
 
 @dataclass(frozen=True)
 class FanIn(Init):
-    """E ~ U(-b, b) with b = scale / sqrt(fan_in): how torch draws W itself, for scale 1."""
+    """E ~ U(-b, b) with b = scale / sqrt(fan_in): with scale 1, how torch draws W itself.
+
+    Args:
+        scale: the factor of the bound.
+    """
 
     scale: float = 1.0
 
@@ -80,7 +87,11 @@ class FanIn(Init):
 
 @dataclass(frozen=True)
 class Normal(Init):
-    """E ~ N(0, std^2), whatever the layer's size."""
+    """E ~ N(0, std^2), whatever the layer's size.
+
+    Args:
+        std: the standard deviation.
+    """
 
     std: float = 0.1
 
@@ -96,7 +107,10 @@ class Normal(Init):
 class Orthogonal(Init):
     """E = gain Q, with Q Q^T = 1, or Q^T Q = 1 where E has more rows than columns.
 
-    A row is what a unit reads. Errors sent down through a square E keep their length, times gain.
+    A row belongs to one unit. Errors sent down through a square E keep their length, times gain.
+
+    Args:
+        gain: the factor of Q.
 
     Source: Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural
     networks, ICLR 2014.
@@ -108,48 +122,40 @@ class Orthogonal(Init):
         finite(self, "gain", above=0.0)
 
     def draw(self, draw: Draw) -> Any:
-        """Draw Q uniformly, and stretch it."""
+        """Draw Q uniformly and multiply it by gain."""
         return draw("orthogonal", self.gain)
 
 
 @dataclass(frozen=True)
 class Mirror(Init):
-    """E = f*(x; f(x, W)) / f*(1; 1) for noise x: what a layer's own firing tells of its weights W.
+    """E = f*(x; f(x, W)) / f*(1; 1) for noise x ~ N(0, 1): a noisy estimate of W without reading it.
 
-    The mean of E is W, though no weight is read: a layer runs on noise, and correlates what goes in
-    with what comes out. The angle between E and W is about atan(sqrt(fan_in / samples)).
+    The layer runs on noise, and E is the correlation of its input and output, divided by how often
+    each weight was used. f* is the layer's own dW. The mean of E is W, and the angle between the two
+    is about atan(sqrt(fan_in / samples)).
 
     Args:
-        samples: how many times a layer fires.
-        angle: in degrees; given instead, it decides how many times.
+        samples: the number of noise samples.
 
     Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
     """
 
     samples: int = 10_000
-    angle: float | None = None
 
     def __post_init__(self) -> None:
         count(self, "samples")
-        if self.angle is not None:
-            finite(self, "angle", above=0.0)
-            if self.angle >= 90:
-                raise OptionError(f"Mirror: angle must be below 90 degrees, got {self.angle!r}")
 
     def draw(self, draw: Draw) -> Any:
-        """Fire, and correlate."""
-        if not hasattr(draw, "fire"):
+        """Correlate noise with the layer's answer to it."""
+        if not hasattr(draw, "noise_correlation"):
             raise OptionError(
                 "Mirror: only layers that can be run mirror their weights; use FanIn()"
             )
-        firing = cast(Firing, draw)
-        wanted = self.samples
-        if self.angle is not None:
-            wanted = max(1, math.ceil(draw.fan_in / math.tan(math.radians(self.angle)) ** 2))
-        told: Any = 0
+        layer = cast(RunnableDraw, draw)
+        total: Any = 0
         uses: Any = 0
         at_once = max(1, 2**22 // max(1, draw.fan_in))  # some megabytes of noise
-        for fired in range(0, wanted, at_once):
-            more, used = firing.fire(min(at_once, wanted - fired))
-            told, uses = told + more, uses + used
-        return told / (uses + (uses == 0))  # what is never used has no error to carry
+        for done in range(0, self.samples, at_once):
+            more, used = layer.noise_correlation(min(at_once, self.samples - done))
+            total, uses = total + more, uses + used
+        return total / (uses + (uses == 0))  # an unused weight carries no error

@@ -36,6 +36,9 @@ class Method(Axis):
     estimates: ClassVar[bool] = False
     """Whether updates are estimates, which meet backprop's in a limit only, of one layer too."""
 
+    name: ClassVar[str] = "custom"
+    """Its name in scripts and reports."""
+
     _home: ClassVar[str]
     """The module of lra.torch.methods that computes it."""
 
@@ -115,7 +118,7 @@ class PredictiveCoding(Method):
 
     x_l stands where a weight layer reads, whatever lies between: f_l may hold units, norms, sums
     and attention, and layers that read one tensor share its state. It is defined on every model
-    whose weights are used by nn.Linear, convolutions and classes named by `lra.weights`. Inside
+    whose weights are used by nn.Linear, convolutions and classes named by `lra.register_weight_layer`. Inside
     f_l derivatives of units are taken and errors cross the one weight by its transpose.
 
     Args:
@@ -128,6 +131,7 @@ class PredictiveCoding(Method):
     the error backpropagation algorithm in a predictive coding network, Neural Computation 2017.
     """
 
+    name = "predictive-coding"
     _home = "predictive_coding"
 
     steps: int = 20
@@ -172,6 +176,7 @@ class EquilibriumPropagation(Method):
     """
 
     estimates = True
+    name = "equilibrium-propagation"
     _home = "equilibrium"
 
     beta: float = 0.1
@@ -221,6 +226,7 @@ class DTP(Method):
     Source: Lee et al., Difference target propagation, ECML 2015.
     """
 
+    name = "dtp"
     _home = "target_propagation"
 
     eta: float = 0.1
@@ -249,8 +255,6 @@ class DTP(Method):
 
 
 METHODS: dict[str, type[Method]] = {
-    "predictive-coding": PredictiveCoding,
-    "equilibrium-propagation": EquilibriumPropagation,
-    "dtp": DTP,
+    cls.name: cls for cls in (PredictiveCoding, EquilibriumPropagation, DTP)
 }
 """The methods by name, for scripts and the command line."""

@@ -1,8 +1,9 @@
-"""A rule: one value on each axis. The named rules, and the table that lists them."""
+"""A rule is one value on each axis. This file has the named rules and their table."""
 
+import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from lra.axis import Axis, instance, unknown
@@ -20,41 +21,43 @@ from lra.errors import OptionError
 from lra.feedback import Feedback, Learned, Magnitude, Random, SignSymmetric, Transpose
 from lra.inits import FanIn, Init, LikeWeights, Mirror
 from lra.methods import METHODS, Method
-from lra.wiring import Chain, Direct, Skip, Wiring
+from lra.wiring import Chain, Direct, Stride, Wiring
 
 
 @dataclass(frozen=True)
 class Rule(Axis):
-    """How errors travel back through a network: across weights, nonlinearities, and the whole.
+    """A learning rule: how errors cross weights, activations, and the network as a whole.
 
-    Any combination is a rule, published or not; the default one is backprop.
+    Any combination is a rule, published or not. The default is backprop.
 
     Args:
         feedback: the tensor that carries an error across a weight layer.
-        crossing: how an error crosses a nonlinearity.
-        wiring: the path through the network.
+        crossing: how an error crosses an activation.
+        wiring: which layer each error comes from.
+        name: its name in scripts and reports. Comparisons ignore it.
     """
 
     feedback: Feedback = field(default_factory=Transpose)
     crossing: Crossing = field(default_factory=Derivative)
     wiring: Wiring = field(default_factory=Chain)
+    name: str = field(default="custom", compare=False)
 
     def __post_init__(self) -> None:
         for name, base in (("feedback", Feedback), ("crossing", Crossing), ("wiring", Wiring)):
             instance(self, name, base)
-        if isinstance(self.wiring, (Direct, Skip)):
+        if isinstance(self.wiring, (Direct, Stride)):
             self._check_between()
 
     def _check_between(self) -> None:
-        """Refuse feedback that only a layer's own weight can give, where layers are skipped."""
+        """Refuse feedback that needs a layer's own weight, where errors skip layers."""
         computed = type(self.feedback).effective is not Feedback.effective
         mirrored = isinstance(getattr(self.feedback, "init", None), Mirror)
         if computed or mirrored:
             what = "Mirror()" if mirrored else f"{type(self.feedback).__name__}()"
             raise OptionError(
-                f"Rule: {what} takes feedback from a layer's own weight, and under "
-                f"{type(self.wiring).__name__} errors skip layers, between which there is none; "
-                "use Random(LikeWeights()) or Learned(), or wiring=Chain()"
+                f"Rule: {what} derives feedback from a layer's own weight, but under "
+                f"{type(self.wiring).__name__} errors skip layers, between which there is no "
+                "weight; use Random(LikeWeights()) or Learned(), or wiring=Chain()"
             )
 
 
@@ -63,35 +66,43 @@ def LRAE(
     gamma: float = 1.0,
     gain: float = 1.0,
     local_loss: LocalLoss = Squared(),
-    through: Surrogate | None = None,
+    surrogate: Surrogate | None = None,
     init: Init = LikeWeights(),
     *,
     normalized: bool = False,
     two_sided: bool = False,
     relative: Relative | str | None = None,
+    wiring: Wiring = Chain(),
 ) -> Rule:
     """Build LRA-E, error-driven local representation alignment.
 
     d = e E, y = phi(h - beta d), e = gain (z - y), dE = gamma dW.
 
+    With `wiring=Direct()`, e is the error at the output layer and E has the shape (outputs, units).
+
     Args:
-        beta: how far a target moves from its pre-activation.
+        beta: the distance of a target from its pre-activation, per unit of error.
         gamma: the step of the feedback weights E relative to that of W.
-        gain: the factor of the local error; 1/beta makes the rule normalised.
+        gain: the factor of the local error.
         local_loss: the loss between a layer's output and its target.
-        through: a surrogate to take the target through where phi is flat.
+        surrogate: a function to take targets through instead of phi, where phi is flat.
         init: how E is drawn.
-        normalized: take gain / beta for the factor, so that errors keep their scale.
-        two_sided: compare a target on either side of h, instead of one with the output.
-        relative: take beta as a length, relative to the largest error of a "unit", a "sample" or
-            the "batch".
+        normalized: use gain / beta as the factor, so that errors keep their scale.
+        two_sided: compare targets on both sides of h, instead of one target with the output.
+        relative: divide by the largest error of each "unit", "sample" or "batch", so that beta is
+            a distance in units of h.
+        wiring: which layer each error comes from.
 
     Source: Ororbia and Mali, Biologically motivated algorithms for propagating local target
-    representations, AAAI 2019.
+    representations, AAAI 2019. For dE with direct wiring: Webster et al., Learning the connections
+    in direct feedback alignment, 2020.
     """
-    sides = {"normalized": normalized, "two_sided": two_sided, "relative": relative}
-    crossing = TargetDifference(beta, gain, local_loss, through, **sides)  # type: ignore[arg-type]
-    return Rule(Learned(gamma, init), crossing)
+    crossing = TargetDifference(
+        beta, gain, local_loss, surrogate,
+        normalized=normalized, two_sided=two_sided, relative=relative,  # type: ignore[arg-type]
+    )  # fmt: skip
+    name = "direct-lra" if isinstance(wiring, Direct) else "lra-e"
+    return Rule(Learned(gamma, init), crossing, wiring, name)
 
 
 def MirroredLRA(
@@ -100,56 +111,62 @@ def MirroredLRA(
     samples: int = 10_000,
     *,
     local_loss: LocalLoss = Squared(),
-    through: Surrogate | None = None,
+    surrogate: Surrogate | None = None,
     relative: Relative | str | None = Relative.BATCH,
 ) -> Rule:
-    """Build LRA-E with feedback that mirrors its weights, and targets on two sides.
+    """Build LRA-E with mirrored feedback and two-sided relative targets.
 
-    d = e E, m = beta d / s, e = (s / 2 beta) (phi(h + m) - phi(h - m)), dE = gamma dW, with s the
-    largest |d| of the batch; at units that are flat but for steps (`lra.Sign`), |d| itself. E
-    starts as what noise sent through a layer tells of its W. A relative of LRA-E, not the published
-    rule: that is `LRAE`.
+    d = e E, m = beta d / s, e = (s / 2 beta) (phi(h + m) - phi(h - m)), dE = gamma dW. s is the
+    largest |d| of the batch; at step functions such as `lra.activations.Sign` it is |d| itself. E
+    starts as the correlation of noise with the layer's answer to it, whose mean is W. This is a
+    relative of LRA-E; the published rule is `LRAE`.
 
     Args:
-        beta: how far targets are from the pre-activation, in its own units.
-        gamma: the step of the feedback weights E relative to that of W; 1 keeps E beside W.
-        samples: how many times each layer fires to mirror its weights.
+        beta: the largest distance of a target from its pre-activation, in units of h.
+        gamma: the step of the feedback weights E relative to that of W. With 1, E stays near W.
+        samples: the number of noise samples per layer.
         local_loss: the loss between the two targets.
-        through: a surrogate to take the targets through.
-        relative: what s is the largest error of, where units have slopes. Over the "batch", samples
-            that are right already take small steps, but a sample's update depends on its batch;
-            over a "sample", or each "unit" by itself, it does not; None takes 1/N for s.
+        surrogate: a function to take targets through instead of phi.
+        relative: what s is the largest error of: the "batch", a "sample" or a "unit". Over the
+            batch, samples that are already right take small steps. None uses 1 / N for s.
     """
     crossing = TargetDifference(
-        beta, 1.0, local_loss, through, normalized=True, two_sided=True,
-        relative=relative, where_flat=Relative.UNIT,  # type: ignore[arg-type]
+        beta, 1.0, local_loss, surrogate, normalized=True, two_sided=True,
+        relative=relative, relative_if_flat=Relative.UNIT,  # type: ignore[arg-type]
     )  # fmt: skip
-    return Rule(Learned(gamma, Mirror(samples)), crossing)
+    return Rule(Learned(gamma, Mirror(samples)), crossing, name="mirrored-lra")
 
 
 def Backprop() -> Rule:
     """Build backpropagation of errors: e = phi'(h) (e W)."""
-    return Rule()
+    return Rule(name="backprop")
 
 
 def FeedbackAlignment(init: Init = LikeWeights()) -> Rule:
     """Build feedback alignment: e = phi'(h) (e E) with E fixed and random.
 
+    Args:
+        init: how E is drawn.
+
     Source: Lillicrap et al., Random synaptic feedback weights support error backpropagation
     for deep learning, Nature Communications 2016.
     """
-    return Rule(Random(init))
+    return Rule(Random(init), name="feedback-alignment")
 
 
 def KolenPollack(gamma: float = 1.0, init: Init = LikeWeights()) -> Rule:
     """Build Kolen and Pollack's rule: e = phi'(h) (e E), dE = gamma dW.
 
-    E and W align when both decay: train with weight decay on both.
+    E and W align when both decay: use weight decay on both.
+
+    Args:
+        gamma: the step of E relative to that of W.
+        init: how E is drawn.
 
     Source: Kolen and Pollack, Backpropagation without weight transport, ICNN 1994; Akrout et
     al., Deep learning without weight transport, NeurIPS 2019.
     """
-    return Rule(Learned(gamma, init))
+    return Rule(Learned(gamma, init), name="kolen-pollack")
 
 
 def SignSymmetry(magnitude: Magnitude = Magnitude.UNIFORM, init: Init = FanIn()) -> Rule:
@@ -162,7 +179,7 @@ def SignSymmetry(magnitude: Magnitude = Magnitude.UNIFORM, init: Init = FanIn())
     Source: Liao, Leibo and Poggio, How important is weight symmetry in backpropagation?, AAAI
     2016; Moskovitz et al., Feedback alignment in deep convolutional networks, 2018.
     """
-    return Rule(SignSymmetric(magnitude, init))
+    return Rule(SignSymmetric(magnitude, init), name="sign-symmetry")
 
 
 def DirectFeedbackAlignment(init: Init = LikeWeights()) -> Rule:
@@ -170,36 +187,13 @@ def DirectFeedbackAlignment(init: Init = LikeWeights()) -> Rule:
 
     e_out is the error at the output layer, and E has the shape (outputs, units).
 
+    Args:
+        init: how E is drawn.
+
     Source: Nøkland, Direct feedback alignment provides learning in deep neural networks, NeurIPS
     2016.
     """
-    return Rule(Random(init), Derivative(), Direct())
-
-
-def DirectLRA(
-    beta: float = 0.1,
-    gamma: float = 1.0,
-    gain: float = 1.0,
-    local_loss: LocalLoss = Squared(),
-    through: Surrogate | None = None,
-    init: Init = LikeWeights(),
-    *,
-    normalized: bool = False,
-    two_sided: bool = False,
-    relative: Relative | str | None = None,
-) -> Rule:
-    """Build LRA-E whose errors come straight from the output layer: d = e_out E.
-
-    Each target is made as LRA-E makes it, y = phi(h - beta d), but hears no layer between. E, of
-    (outputs, units), learns by dE = gamma e_out^T z. A relative of LRA-E; arguments as `LRAE`'s.
-
-    Source of dE: Webster et al., Learning the connections in direct feedback alignment, 2020.
-    """
-    chain = LRAE(
-        *(beta, gamma, gain, local_loss, through, init),
-        normalized=normalized, two_sided=two_sided, relative=relative,
-    )  # fmt: skip
-    return replace(chain, wiring=Direct())
+    return Rule(Random(init), Derivative(), Direct(), "direct-feedback-alignment")
 
 
 def RecLRA(
@@ -212,16 +206,17 @@ def RecLRA(
     """Build LRA-E with errors that skip layers, after recursive local representation alignment.
 
     d = e E from the layer `every` further up, y = phi(h - beta d), e = alpha (z - y) + (1 - alpha)
-    sign(z - y), dE = gamma e^T z. What is known of the published settings is second-hand, from a
-    port by others: beta and gamma as here by default; an alpha of 0.24 for neighbours and 0.19 for
-    skips; updates projected to a ball (`torch.nn.utils.clip_grad_norm_`); noise of 0.1 at the
-    input. So this is not claimed to be the published algorithm in all its parts. alpha is 1 by
-    default since with signs, which are as large for samples that are right already, small networks
-    learned little.
+    sign(z - y), dE = gamma e^T z.
+
+    The published settings are known second-hand, from another group's port: beta and gamma as
+    here, alpha 0.24 for neighbours and 0.19 for skips, updates projected to a ball
+    (`torch.nn.utils.clip_grad_norm_`), input noise of 0.1. This is therefore not claimed to be the
+    published algorithm. alpha is 1 by default: with signs, small networks learned little, since a
+    sign is as large for samples that are already right.
 
     Args:
-        every: how many weight layers an error crosses at once.
-        beta: how far a target moves from its pre-activation.
+        every: the number of weight layers that an error crosses at once.
+        beta: the distance of a target from its pre-activation, per unit of error.
         gamma: the step of E relative to that of W.
         alpha: the share of the difference in the error; the rest is its sign.
         init: how E is drawn.
@@ -230,7 +225,7 @@ def RecLRA(
     with recursive local representation alignment, AAAI 2023.
     """
     crossing = TargetDifference(beta, local_loss=Mixed(alpha))
-    return Rule(Learned(gamma, init), crossing, Skip(every))
+    return Rule(Learned(gamma, init), crossing, Stride(every), "rec-lra")
 
 
 RULES: dict[str, Callable[..., Rule]] = {
@@ -241,17 +236,17 @@ RULES: dict[str, Callable[..., Rule]] = {
     "kolen-pollack": KolenPollack,
     "sign-symmetry": SignSymmetry,
     "direct-feedback-alignment": DirectFeedbackAlignment,
-    "direct-lra": DirectLRA,
+    "direct-lra": functools.partial(LRAE, wiring=Direct()),
     "rec-lra": RecLRA,
 }
 """The named rules, for scripts and the command line."""
 
 
 def named(name: str, **options: Any) -> Rule | Method:
-    """Build a rule of `RULES`, or a method of `METHODS`, by its name.
+    """Build a rule of `RULES`, or a method of `METHODS`, by its name and options.
 
     Raises:
-        OptionError: for an unknown name, or an option that this one does not have.
+        OptionError: for an unknown name or option, listing the known ones.
     """
     table: dict[str, Callable[..., Rule | Method]] = {**RULES, **METHODS}
     if name not in table:
@@ -259,19 +254,6 @@ def named(name: str, **options: Any) -> Rule | Method:
     known = inspect.signature(table[name]).parameters
     for option in options.keys() - known:
         if not known:
-            raise OptionError(f"rule {name!r} has no options, got {option!r}")
+            raise OptionError(f"rule {name!r} has no options; got {option!r}")
         raise unknown(f"option of rule {name!r}", option, known)
     return table[name](**options)
-
-
-def name_of(rule: Rule | Method) -> str:
-    """Give the tables' name for a rule of this kind, or "custom" where it has none."""
-    if isinstance(rule, Method):
-        return next((name for name, cls in METHODS.items() if cls is type(rule)), "custom")
-    kinds = {_kind(build()): name for name, build in RULES.items()}
-    return kinds.get(_kind(rule), "custom")
-
-
-def _kind(rule: Rule) -> tuple[Any, ...]:
-    mirrored = isinstance(getattr(rule.feedback, "init", None), Mirror)
-    return type(rule.feedback), type(rule.crossing), type(rule.wiring), mirrored

@@ -1,4 +1,4 @@
-"""The wiring axis: the path an error takes through the network."""
+"""The wiring axis: which layer an error comes from."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Wiring(Axis):
 
     @property
     def reach(self) -> int | None:
-        """How many weight layers an error crosses at once; None for as many as there are."""
+        """The number of weight layers that an error crosses at once; None for all of them."""
         raise NotImplementedError
 
 
@@ -27,9 +27,9 @@ class Chain(Wiring):
 
 @dataclass(frozen=True)
 class Direct(Wiring):
-    """From the output layer straight to what every other layer reads: d = e E.
+    """From the output layer directly to the input of every other layer: d = e E.
 
-    E has the shape (outputs, units), e is the error at the output layer, and d arrives at the z
+    e is the error at the output layer, E has the shape (outputs, units), and d arrives at the z
     that a layer reads. Errors cross no weight layer but the last.
 
     Source: Nøkland, Direct feedback alignment provides learning in deep neural networks, NeurIPS
@@ -43,14 +43,14 @@ class Direct(Wiring):
 
 
 @dataclass(frozen=True)
-class Skip(Wiring):
-    """From each layer to what is read some layers below: d = e E, with E (its units, units there).
+class Stride(Wiring):
+    """From each layer to the input of a layer further down: d = e E, with E between the two.
 
-    What layer l reads hears layer l + every - 1, or the output layer where that is nearer. So 1 is
-    the chain, and as many as there are layers is `Direct`.
+    The input of layer l receives its error from layer l + every - 1, or from the output layer if
+    that is nearer. 1 is `Chain`, and the number of layers is `Direct`.
 
     Args:
-        every: how many weight layers an error crosses at once.
+        every: the number of weight layers that an error crosses at once.
 
     Source: after Ororbia, Mali, Kohan, Millidge and Salvatori, Backpropagation-free deep learning
     with recursive local representation alignment, AAAI 2023.
@@ -63,5 +63,5 @@ class Skip(Wiring):
 
     @property
     def reach(self) -> int:
-        """As many layers as it says."""
+        """The number of layers given."""
         return self.every

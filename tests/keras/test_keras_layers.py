@@ -10,7 +10,7 @@ from keras_nets import Record, assert_close, exact, numpy, updates
 
 import lra
 import lra.keras
-from lra.keras.layers import NONLINEARITIES, WEIGHTS, crossable
+from lra.keras.layers import ACTIVATIONS, WEIGHT_LAYERS, crossable
 from lra.rules import Rule
 
 CONVOLUTIONS = [  # (layer, size of the input's dimensions)
@@ -213,7 +213,7 @@ def own_square(h):
     ],
 )
 def test_every_activation_layer_is_crossed_by_the_formula(layer, phi):
-    local = NONLINEARITIES[type(layer)].from_config(
+    local = ACTIVATIONS[type(layer)].from_config(
         layer.get_config()
         | {"rule": lra.LRAE(beta=0.3), "loss_terms": 2.0}
         | ({"activation": layer.activation} if hasattr(layer, "activation") else {})
@@ -261,7 +261,7 @@ def test_what_mixes_elements_keeps_its_derivative():
     np.testing.assert_array_equal(local, plain)
 
 
-@pytest.mark.parametrize("local", WEIGHTS.values())
+@pytest.mark.parametrize("local", WEIGHT_LAYERS.values())
 def test_layers_built_by_hand_learn_by_the_rule(local):
     dimensions = 0 if local.plain is layers.Dense else FIRST[local.plain][1]
     units = () if "Depthwise" in local.__name__ else (3,)
@@ -294,8 +294,8 @@ def test_layers_built_by_hand_learn_by_the_rule(local):
         lra.SignSymmetry(),
         lra.SignSymmetry("fixed"),
         lra.SignSymmetry("batch"),
-        Rule(lra.SignSymmetric(), lra.TargetDifference()),
-        lra.LRAE(local_loss=lra.Cauchy(), through=lra.TanhSurrogate()),
+        Rule(lra.feedback.SignSymmetric(), lra.crossing.TargetDifference()),
+        lra.LRAE(local_loss=lra.crossing.Cauchy(), surrogate=lra.crossing.TanhSurrogate()),
         lra.LRAE(1.0, normalized=True, two_sided=True, relative="sample"),
         lra.LRAE(0.3, relative="batch"),
     ],
@@ -336,7 +336,7 @@ def test_every_rule_trains_by_its_own_formula(rule):
     z, logits = (numpy(a) for a in features([x]))
     p = np.exp(logits - logits.max(1, keepdims=True))
     d = (p / p.sum(1, keepdims=True) - y) @ E.T / len(x)
-    if isinstance(rule.crossing, lra.Derivative):
+    if isinstance(rule.crossing, lra.crossing.Derivative):
         e = (1 - z**2) * d
     else:
         e = rule.crossing.error(np.tanh, np.arctanh(z.astype("float64")), z, d, len(x), np)

@@ -83,7 +83,9 @@ def test_weights_alone_are_saved_with_the_feedback(tmp_path):
 
 
 def test_settings_survive_the_round_trip(tmp_path):
-    rule = lra.LRAE(0.2, 0.5, 2.0, lra.Cauchy(), lra.TanhSurrogate(), lra.Normal(1.0))
+    rule = lra.LRAE(
+        0.2, 0.5, 2.0, lra.crossing.Cauchy(), lra.crossing.TanhSurrogate(), lra.inits.Normal(1.0)
+    )
     x = keras.Input((4,))
     h = layers.Dense(5, "tanh", name="one")(x)
     model = keras.Model(x, layers.Dense(2, "sigmoid", name="two")(h))
@@ -288,12 +290,12 @@ SCALED = {
 @pytest.mark.parametrize(("options", "said"), SCALED.values(), ids=SCALED)
 def test_a_loss_of_another_scale_is_refused(options, said):
     model = net()
-    with pytest.raises(lra.OptionError, match=said):
+    with pytest.raises(lra.errors.OptionError, match=said):
         compiled(model, **options())
     assert not model.compiled
     compiled(net(lra.FeedbackAlignment()), **options())  # it is linear in the error
     plain = compiled(lra.keras.restore(net()), **options())
-    with pytest.raises(lra.OptionError, match=said):
+    with pytest.raises(lra.errors.OptionError, match=said):
         lra.keras.convert(plain, RULE)
     if "LossScale" not in said:
         compiled(lra.keras.convert(lra.keras.restore(net()), RULE, loss_terms=1), **options())
@@ -301,7 +303,7 @@ def test_a_loss_of_another_scale_is_refused(options, said):
     lra.keras.set_loss_terms(mended, 1)
     if "LossScale" not in said:
         compiled(mended, **options())
-        with pytest.raises(lra.OptionError, match=said):
+        with pytest.raises(lra.errors.OptionError, match=said):
             lra.keras.set_loss_terms(mended, "batch")
 
 

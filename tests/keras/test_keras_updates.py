@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("precise")
 SIZES = st.tuples(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(2, 9)).map(
     lambda drawn: (*drawn[0], drawn[1])
 )
-ACTIVATIONS = ["tanh", "sigmoid", "relu", "softplus"]
+ACTIVATION_CASES = ["tanh", "sigmoid", "relu", "softplus"]
 
 
 def problem(sizes, batch, activation="tanh", bias=True, output="softmax", seed=0):
@@ -53,7 +53,7 @@ def converted(net, rule, activation="tanh", bias=True, **options):
     beta=st.floats(0.05, 2),
     gamma=st.floats(-2, 2),
     gain=st.floats(0.1, 10),
-    activation=st.sampled_from(ACTIVATIONS),
+    activation=st.sampled_from(ACTIVATION_CASES),
     bias=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -73,7 +73,7 @@ def test_fit_descends_along_the_pseudocodes_updates(
 @given(
     sizes=SIZES,
     batch=st.integers(1, 12),
-    activation=st.sampled_from(ACTIVATIONS),
+    activation=st.sampled_from(ACTIVATION_CASES),
 )
 def test_backprop_is_backprop(sizes, batch, activation):
     net, x, t = problem(sizes, batch, activation)
@@ -120,7 +120,7 @@ def test_loss_terms_say_what_the_loss_divides_by():
     model = converted(net, lra.LRAE(beta=0.4), loss_terms=1)
     assert_equal_updates(model, updates(model, x, t, loss), expected)
     wrong = converted(net, lra.LRAE(beta=0.4))
-    with pytest.raises(lra.OptionError, match="the loss is a sum"):
+    with pytest.raises(lra.errors.OptionError, match="the loss is a sum"):
         updates(wrong, x, t, loss)
     lra.keras.set_loss_terms(wrong, 1)
     assert_equal_updates(wrong, updates(wrong, x, t, loss), expected)

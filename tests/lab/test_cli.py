@@ -15,7 +15,7 @@ import pytest
 from workbench import fork_lra, metrics, read_train, tiny, write_blobs
 
 import lra
-from lra import FanIn, Normal
+from lra.inits import FanIn, Normal
 from lra.lab import cli, data, runs, sources, training
 from lra.lab.compare.grid import Grid, Search
 from lra.lab.config import TrainConfig
@@ -310,15 +310,15 @@ def test_the_recipes_rule_by_name_keeps_its_options() -> None:
     [
         ("", lra.LRAE()),
         ("--beta 0.5 --gamma 0.25 --gain 2", lra.LRAE(0.5, 0.25, 2.0)),
-        ("--local-loss cauchy", lra.LRAE(local_loss=lra.Cauchy())),
+        ("--local-loss cauchy", lra.LRAE(local_loss=lra.crossing.Cauchy())),
         (
             "--local-loss absolute --through tanh",
-            lra.LRAE(0.1, 1, 1, lra.Absolute(), lra.TanhSurrogate()),
+            lra.LRAE(0.1, 1, 1, lra.crossing.Absolute(), lra.crossing.TanhSurrogate()),
         ),
-        ("--through identity", lra.LRAE(through=lra.IdentitySurrogate())),
+        ("--through identity", lra.LRAE(surrogate=lra.crossing.IdentitySurrogate())),
         ("--rule backprop", lra.Backprop()),
         ("--rule kolen-pollack --gamma 0.5", lra.KolenPollack(0.5)),
-        ("--rule sign-symmetry --magnitude batch", lra.SignSymmetry(lra.Magnitude.BATCH)),
+        ("--rule sign-symmetry --magnitude batch", lra.SignSymmetry(lra.feedback.Magnitude.BATCH)),
         (
             "--rule feedback-alignment --feedback-init fan-in:2",
             lra.FeedbackAlignment(FanIn(2.0)),

@@ -53,12 +53,16 @@ def test_options_to_come_change_no_name() -> None:
 def test_a_rule_with_options_of_each_kind() -> None:
     spec = read_rule(
         "lra-e:beta=0.2,init=normal:0.1,relative=batch,local_loss=absolute,two_sided=true,"
-        "through=tanh,lr=0.01,optimizer=sgd"
+        "surrogate=tanh,lr=0.01,optimizer=sgd"
     )
     assert spec.name == "lra-e"
     assert spec.settings == {
-        **{"beta": 0.2, "init": Normal(0.1), "relative": lra.Relative.BATCH},
-        **{"local_loss": lra.Absolute(), "two_sided": True, "through": lra.TanhSurrogate()},
+        **{"beta": 0.2, "init": Normal(0.1), "relative": lra.crossing.Relative.BATCH},
+        **{
+            "local_loss": lra.crossing.Absolute(),
+            "two_sided": True,
+            "through": lra.crossing.TanhSurrogate(),
+        },
         **{"lr": 0.01, "optimizer": "sgd"},
     }
     assert read_rule("mirrored-lra:relative=none,samples=100").settings == {
@@ -95,7 +99,7 @@ def test_a_network_with_settings() -> None:
     ],
 )
 def test_words_that_stand_for_no_rule(text: str, says: str) -> None:
-    with pytest.raises(lra.OptionError, match=says):
+    with pytest.raises(lra.errors.OptionError, match=says):
         grid(rules=(text,))
 
 
@@ -114,7 +118,7 @@ def test_words_that_stand_for_no_rule(text: str, says: str) -> None:
     ],
 )
 def test_grids_that_cannot_be(changes: dict[str, object], says: str) -> None:
-    with pytest.raises(lra.OptionError, match=says):
+    with pytest.raises(lra.errors.OptionError, match=says):
         grid(**changes)
 
 
@@ -158,7 +162,7 @@ def test_what_a_search_chooses_from(text: str, found: object) -> None:
     ["lr", "lr=", "lr=2..1", "lr=0..1:log", "lr=1..2:log10", "lr=a..b", "g=1,1", "lr=1..nan"],
 )
 def test_words_that_stand_for_no_range(text: str) -> None:
-    with pytest.raises(lra.OptionError, match="search"):
+    with pytest.raises(lra.errors.OptionError, match="search"):
         read_dimension(text)
 
 

@@ -119,7 +119,7 @@ def test_a_rule_that_fails_does_not_stop_the_others(
         if config.rule == lra.LRAE():
             raise ZeroDivisionError("of a rule")
         if config.rule == lra.KolenPollack():
-            raise lra.Diverged("the loss became nan")
+            raise lra.errors.Diverged("the loss became nan")
         return train(config, *args, **more)
 
     monkeypatch.setattr(training, "train", failing)
@@ -146,7 +146,7 @@ def test_a_refused_rule_is_tried_once(
     def refusing(config: Any, *args: Any, **more: Any) -> Any:
         tried.append(config.seed)
         if config.rule != lra.Backprop():
-            raise lra.ConversionError("not this network")
+            raise lra.errors.ConversionError("not this network")
         return train(config, *args, **more)
 
     monkeypatch.setattr(training, "train", refusing)
@@ -181,7 +181,7 @@ def test_trouble_that_all_share_ends_the_comparison(blobs: Path, tmp_path: Path)
     data = write_blobs(tmp_path / "gone.npz")
     grid = small(data, rules=("backprop",), seeds=2)
     data.unlink()
-    with pytest.raises(lra.RunError, match=r"gone\.npz"):
+    with pytest.raises(lra.errors.RunError, match=r"gone\.npz"):
         Pool(grid, tmp_path / "out", 2, display()).work()
 
 

@@ -45,7 +45,7 @@ HOW = {False: "never", True: "always"}
 SETTINGS = {
     "schedule": {"rule": lra.MirroredLRA(samples=50), "schedule": "cosine", "feedback_lr": 1e-4},
     "normalised": {"model": "residual-mlp", "width": 6, "depth": 3, "optimizer": "sgd"},
-    "wired": {"rule": lra.DirectLRA()},
+    "wired": {"rule": lra.LRAE(wiring=lra.wiring.Direct())},
 }
 
 
@@ -106,7 +106,7 @@ def test_texts(tmp_path, steps):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"rule": lra.PredictiveCoding()}, "predictive-coding takes several passes"),
+        ({"rule": lra.methods.PredictiveCoding()}, "predictive-coding takes several passes"),
         ({"devices": 2}, "several devices"),
         ({"precision": "bf16-mixed"}, "bf16-mixed"),
         ({"compile": "yes"}, "unknown compile 'yes'; known: always, auto, never"),
@@ -128,7 +128,7 @@ def test_runs_are_compiled_where_it_pays(tmp_path, blobs, steps, monkeypatch):
         monkeypatch.setattr(learning, "_WORTH", worth)
         training.train(config, tmp_path / str(worth))
         assert len(steps) == count
-    for hindered in ({"rule": lra.PredictiveCoding()}, {"precision": "bf16-mixed"}):
+    for hindered in ({"rule": lra.methods.PredictiveCoding()}, {"precision": "bf16-mixed"}):
         training.train(tiny(blobs, compile="auto", epochs=1, **hindered), tmp_path / str(hindered))
     training.train(tiny("digits", compile="auto", model="lenet", epochs=1), tmp_path / "lenet")
     with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):

@@ -13,23 +13,24 @@ from torch import nn
 from workbench import begin, read_train
 
 import lra
-from lra import FanIn, Normal, OptionError
+from lra.errors import OptionError
+from lra.inits import FanIn, Normal
 from lra.lab import options, recipes, runs
 from lra.lab.augment import AUGMENTATIONS
 from lra.lab.config import TrainConfig
 from lra.lab.networks import NETWORKS
-from lra.lab.options import ACTIVATIONS, INITS, NAMED_INITS, OPTIMIZERS, PRECISIONS, SURROGATES
+from lra.lab.options import ACTIVATION_CASES, INITS, NAMED_INITS, OPTIMIZERS, PRECISIONS, SURROGATES
 from lra.lab.recipes import RECIPES, Recipe
 from lra.lab.rule_options import LOCAL_LOSSES, RuleOptions
 from lra.lab.schedule import SCHEDULES
-from lra.torch.layers import NONLINEARITIES
-from lra.torch.units import Unit
+from lra.torch.activations import Unit
+from lra.torch.layers import ACTIVATIONS
 
 RULES = [
-    *(build() for build in (*lra.RULES.values(), *lra.METHODS.values())),
-    lra.LRAE(0.3, 0.5, 2.0, lra.Cauchy(), lra.TanhSurrogate(), Normal(0.2)),
-    lra.SignSymmetry(lra.Magnitude.BATCH, Normal(0.3)),
-    lra.Rule(lra.SignSymmetric(), lra.TargetDifference()),
+    *(build() for build in (*lra.RULES.values(), *lra.methods.METHODS.values())),
+    lra.LRAE(0.3, 0.5, 2.0, lra.crossing.Cauchy(), lra.crossing.TanhSurrogate(), Normal(0.2)),
+    lra.SignSymmetry(lra.feedback.Magnitude.BATCH, Normal(0.3)),
+    lra.Rule(lra.feedback.SignSymmetric(), lra.crossing.TargetDifference()),
 ]
 
 
@@ -99,7 +100,9 @@ def test_every_field_survives_json() -> None:
         assert type(getattr(again, name)) is type(value)
     for others in (
         TrainConfig("digits", optimizer="rmsprop", momentum=0.5, smoothing=0.25),
-        TrainConfig("digits", model="vit", width=32, depth=2, patch=4, init=lra.Orthogonal(0.5)),
+        TrainConfig(
+            "digits", model="vit", width=32, depth=2, patch=4, init=lra.inits.Orthogonal(0.5)
+        ),
         TrainConfig("python", model="gpt", context=16, compile="always"),
     ):
         assert through_json(others) == others
@@ -292,15 +295,18 @@ SEED = {
 }
 EXPECTED = {
     "seed-mnist": (
-        lra.Rule(lra.Learned(1.0, Normal(0.1)), lra.TargetDifference(0.1, 1.0)),
+        lra.Rule(lra.feedback.Learned(1.0, Normal(0.1)), lra.crossing.TargetDifference(0.1, 1.0)),
         {**SEED, "init": Normal(0.1)},
     ),
     "seed-fashion-mnist": (
-        lra.Rule(lra.Learned(1.0, FanIn(1.0)), lra.TargetDifference(0.1, 1.0)),
+        lra.Rule(lra.feedback.Learned(1.0, FanIn(1.0)), lra.crossing.TargetDifference(0.1, 1.0)),
         {**SEED, "init": FanIn(1.0)},
     ),
     "paper": (
-        lra.Rule(lra.Learned(1.0, Normal(math.sqrt(0.05))), lra.TargetDifference(0.1, 1.0)),
+        lra.Rule(
+            lra.feedback.Learned(1.0, Normal(math.sqrt(0.05))),
+            lra.crossing.TargetDifference(0.1, 1.0),
+        ),
         {
             "hidden": (256, 256, 256),
             "activation": "tanh",
@@ -390,24 +396,30 @@ def test_defaults_are_those_of_the_main_job() -> None:
         ("normal", Normal()),
         ("normal:0.1", Normal(0.1)),
         ("normal:1e-9", Normal(1e-9)),
-        ("orthogonal", lra.Orthogonal()),
-        ("orthogonal:1.5", lra.Orthogonal(1.5)),
+        ("orthogonal", lra.inits.Orthogonal()),
+        ("orthogonal:1.5", lra.inits.Orthogonal(1.5)),
         ("lecun", FanIn(math.sqrt(3))),
         ("kaiming", FanIn(math.sqrt(6))),
     ],
 )
-def test_initialisations_are_read(text: str, init: lra.Init) -> None:
+def test_initialisations_are_read(text: str, init: lra.inits.Init) -> None:
     assert options.parse_init(text) == init
 
 
 @pytest.mark.parametrize(
     "init",
     [
-        *(FanIn(), FanIn(2.5), FanIn(math.sqrt(3)), FanIn(math.sqrt(6)), lra.Orthogonal(0.7)),
-        *(Normal(), Normal(0.1), Normal(math.sqrt(0.05)), Normal(1 / 3), lra.LikeWeights(2.0)),
+        *(FanIn(), FanIn(2.5), FanIn(math.sqrt(3)), FanIn(math.sqrt(6)), lra.inits.Orthogonal(0.7)),
+        *(
+            Normal(),
+            Normal(0.1),
+            Normal(math.sqrt(0.05)),
+            Normal(1 / 3),
+            lra.inits.LikeWeights(2.0),
+        ),
     ],
 )
-def test_initialisations_come_back_from_their_text(init: lra.Init) -> None:
+def test_initialisations_come_back_from_their_text(init: lra.inits.Init) -> None:
     assert options.parse_init(options.format_init(init)) == init
 
 
@@ -462,7 +474,7 @@ def test_help_lists_the_tables() -> None:
         assert {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", texts[option])} == having
     rules = field_texts(RuleOptions)
     shown = rules["rule"].removeprefix("By default the recipe's, else ").replace(";", ",")
-    assert listed(shown) == {*lra.RULES, *lra.METHODS}
+    assert listed(shown) == {*lra.RULES, *lra.methods.METHODS}
     assert listed(rules["local_loss"].partition(":")[2]) == set(LOCAL_LOSSES)
     surrogates = rules["through"].rpartition(":")[2]
     assert listed(surrogates) == set(SURROGATES)
@@ -483,7 +495,7 @@ def test_help_says_which_networks_have_a_size(option: str) -> None:
 
 def test_help_says_which_rules_have_an_option() -> None:
     names = {"feedback_init": "init", "one_sided": "symmetric"}
-    table = {**lra.RULES, **lra.METHODS}
+    table = {**lra.RULES, **lra.methods.METHODS}
     texts = field_texts(RuleOptions)
     assert len(texts) == len(fields(RuleOptions))
     offered = set()
@@ -499,11 +511,11 @@ def test_help_says_which_rules_have_an_option() -> None:
 
 
 def test_activations_are_those_that_convert() -> None:
-    others = {cls for cls in ACTIVATIONS.values() if not issubclass(cls, Unit)}
-    torchs = {cls for cls in NONLINEARITIES if cls.__module__.startswith("torch.")}
+    others = {cls for cls in ACTIVATION_CASES.values() if not issubclass(cls, Unit)}
+    torchs = {cls for cls in ACTIVATIONS if cls.__module__.startswith("torch.")}
     assert others == torchs - {nn.Threshold}
-    assert all(name == cls.__name__.lower() for name, cls in ACTIVATIONS.items())
-    assert {"tanh", "relu", "sigmoid", "gelu"} <= set(ACTIVATIONS)
+    assert all(name == cls.__name__.lower() for name, cls in ACTIVATION_CASES.items())
+    assert {"tanh", "relu", "sigmoid", "gelu"} <= set(ACTIVATION_CASES)
 
 
 def test_the_saved_file_is_readable_by_people(tmp_path: Path) -> None:

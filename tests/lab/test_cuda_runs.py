@@ -18,7 +18,10 @@ pytestmark = [
 SETTINGS: dict[str, dict[str, Any]] = {
     "lra-e": {},
     "mirrored-lra, bf16": {"rule": lra.MirroredLRA(samples=100), "precision": "bf16-mixed"},
-    "drawn per batch": {"rule": lra.SignSymmetry(lra.Magnitude.BATCH), "activation": "rrelu"},
+    "drawn per batch": {
+        "rule": lra.SignSymmetry(lra.feedback.Magnitude.BATCH),
+        "activation": "rrelu",
+    },
     "compiled": {"compile": "always"},
 }
 

@@ -40,7 +40,8 @@ def events(folder):
 
 
 @pytest.mark.parametrize(
-    "rule", [lra.LRAE(), lra.SignSymmetry("batch"), lra.MirroredLRA(), lra.PredictiveCoding(5)]
+    "rule",
+    [lra.LRAE(), lra.SignSymmetry("batch"), lra.MirroredLRA(), lra.methods.PredictiveCoding(5)],
 )
 def test_a_run_is_the_same_to_the_bit_with_diagnoses_and_without(tmp_path, rule):
     data = write_blobs(tmp_path / "blobs.npz")
@@ -179,9 +180,9 @@ def test_the_remedy_is_one_that_the_rule_lacks():
     assert "larger --beta than 1" in verdict([row(**tiny_update)], lra.MirroredLRA())
     assert "mirror the weights" in verdict([row(**away)], lra.LRAE())
     assert "smaller --beta than 2" in verdict([row(**away)], lra.MirroredLRA(2.0))
-    mirrored = lra.KolenPollack(init=lra.Mirror())
+    mirrored = lra.KolenPollack(init=lra.inits.Mirror())
     assert "mirror anew" in verdict([row(**away)], mirrored)
-    assert "settings of dtp" in verdict([row(**away)], lra.DTP())
+    assert "settings of dtp" in verdict([row(**away)], lra.methods.DTP())
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,9 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
 
 
 def test_runs_by_a_method_are_drawn_too(tmp_path, capsys):
-    config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10, rule=lra.PredictiveCoding(2))
+    config = tiny(
+        write_blobs(tmp_path / "blobs.npz"), diagnose=10, rule=lra.methods.PredictiveCoding(2)
+    )
     training.train(config, tmp_path / "run")
     cli.main(["diagnose", str(tmp_path / "run")])
     assert str(tmp_path / "run" / runs.DIAGNOSE_CURVES) in capsys.readouterr().out
@@ -249,7 +252,7 @@ def test_tables_that_are_none_are_refused(tmp_path, capsys, content, says):
 def test_options(tmp_path, capsys):
     config, _ = read_train(["digits", "--diagnose", "7"])
     assert config.diagnose == 7
-    with pytest.raises(lra.OptionError, match="diagnose must be a whole number, 1 or more"):
+    with pytest.raises(lra.errors.OptionError, match="diagnose must be a whole number, 1 or more"):
         tiny("digits", diagnose=0)
     training.train(tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10), tmp_path / "run")
     with pytest.raises(SystemExit, match="2"):

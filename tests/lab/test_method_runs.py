@@ -25,9 +25,9 @@ OPTIONS = {
 """So that they take no time."""
 
 
-def method_of(name: str) -> lra.Method:
+def method_of(name: str) -> lra.methods.Method:
     method = lra.named(name, **OPTIONS.get(name, {}))
-    assert isinstance(method, lra.Method)
+    assert isinstance(method, lra.methods.Method)
     return method
 
 
@@ -36,7 +36,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_blobs(tmp_path_factory.mktemp("data") / "blobs.npz")
 
 
-@pytest.mark.parametrize("name", lra.METHODS)
+@pytest.mark.parametrize("name", lra.methods.METHODS)
 def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, blobs: Path, name: str) -> None:
     config = tiny(blobs, rule=method_of(name))
     train(config, tmp_path / "whole")
@@ -44,7 +44,7 @@ def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, blobs: Path, name: st
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("name", lra.METHODS)
+@pytest.mark.parametrize("name", lra.methods.METHODS)
 @pytest.mark.parametrize("precision", ["32", "64"])
 def test_a_run_of_one_batch_is_a_loop_of_the_method(
     tmp_path: Path, blobs: Path, name: str, precision: str
@@ -77,7 +77,7 @@ def test_a_run_of_one_batch_is_a_loop_of_the_method(
     assert result["rule"] == name
 
 
-@pytest.mark.parametrize("name", lra.METHODS)
+@pytest.mark.parametrize("name", lra.methods.METHODS)
 def test_answers_are_the_methods_own(tmp_path: Path, blobs: Path, name: str) -> None:
     method, data = method_of(name), load(str(blobs))
     train(tiny(blobs, rule=method), tmp_path / "run")
@@ -97,30 +97,35 @@ def test_answers_are_the_methods_own(tmp_path: Path, blobs: Path, name: str) -> 
 
 def test_the_command_reads_a_methods_options() -> None:
     config, _ = read_train(["digits", "--rule", "predictive-coding", "--steps", "7"])
-    assert config.rule == lra.PredictiveCoding(steps=7)
+    assert config.rule == lra.methods.PredictiveCoding(steps=7)
     words = ["--beta", "0.5", "--free-steps", "9", "--nudged-steps", "4", "--one-sided"]
     config, _ = read_train(["digits", "--rule", "equilibrium-propagation", *words])
-    assert config.rule == lra.EquilibriumPropagation(0.5, 9, 4, symmetric=False)
+    assert config.rule == lra.methods.EquilibriumPropagation(0.5, 9, 4, symmetric=False)
     config, _ = read_train(["digits", "--rule", "dtp", "--eta", "0.5", "--sigma", "0"])
-    assert config.rule == lra.DTP(0.5, 0.0)
-    with pytest.raises(lra.OptionError, match="unknown option of rule 'dtp' 'beta'"):
+    assert config.rule == lra.methods.DTP(0.5, 0.0)
+    with pytest.raises(lra.errors.OptionError, match="unknown option of rule 'dtp' 'beta'"):
         read_train(["digits", "--rule", "dtp", "--beta", "1"])
 
 
 def test_what_a_method_cannot_do_is_said(tmp_path: Path, blobs: Path) -> None:
-    with pytest.raises(lra.OptionError, match="devices: dtp trains on one; got 2"):
-        tiny(blobs, rule=lra.DTP(), devices=2)
-    with pytest.raises(lra.MethodError, match="EquilibriumPropagation is not defined on this"):
+    with pytest.raises(lra.errors.OptionError, match="devices: dtp trains on one; got 2"):
+        tiny(blobs, rule=lra.methods.DTP(), devices=2)
+    with pytest.raises(
+        lra.errors.MethodError, match="EquilibriumPropagation is not defined on this"
+    ):
         train(
-            tiny(blobs, rule=lra.EquilibriumPropagation(), model="residual-mlp"), tmp_path / "run"
+            tiny(blobs, rule=lra.methods.EquilibriumPropagation(), model="residual-mlp"),
+            tmp_path / "run",
         )
     assert not (tmp_path / "run").exists()
-    with pytest.raises(lra.OptionError, match="predictive-coding learns no feedback weights"):
-        train(tiny(blobs, rule=lra.PredictiveCoding(), feedback_lr=0.1), tmp_path / "run")
-    train(tiny(blobs, rule=lra.DTP(), feedback_lr=0.0), tmp_path / "run")
+    with pytest.raises(
+        lra.errors.OptionError, match="predictive-coding learns no feedback weights"
+    ):
+        train(tiny(blobs, rule=lra.methods.PredictiveCoding(), feedback_lr=0.1), tmp_path / "run")
+    train(tiny(blobs, rule=lra.methods.DTP(), feedback_lr=0.0), tmp_path / "run")
     torch.manual_seed(0)
     network = build_network(tiny(blobs), (2, 3), 3)
-    start = lra.DTP().attach(network, torch.zeros(1, 2, 3)).state_dict()
+    start = lra.methods.DTP().attach(network, torch.zeros(1, 2, 3)).state_dict()
     trained = saved_state(tmp_path / "run")["model"]
     same = {key for key in start if torch.equal(start[key], trained[key])}
     assert same == {"3.inverse.weight", "3.inverse.bias"}

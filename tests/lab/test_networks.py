@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lra
-from lra import FanIn, Normal, OptionError
+from lra.errors import OptionError
+from lra.inits import FanIn, Normal
 from lra.lab.networks import NETWORKS
 from lra.lab.parts import KAIMING, LECUN, Block, ConvBlock, Parts, look_up
 from lra.lab.parts import Table as TableUnit
@@ -33,7 +34,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 CASES = [(name, shape) for name, net in NETWORKS.items() for shape in SHAPES[net.reads]]
 
 
-def parts(unit: Any = nn.Tanh, init: lra.Init = LECUN, bias: bool = True) -> Parts:
+def parts(unit: Any = nn.Tanh, init: lra.inits.Init = LECUN, bias: bool = True) -> Parts:
     return Parts(unit, init, bias)
 
 
@@ -86,7 +87,10 @@ def test_updates_tend_to_backprops(name: str) -> None:
     gradients = []
     for rule in (
         lra.Backprop(),
-        lra.Rule(lra.Transpose(), lra.TargetDifference(1e-4, normalized=True, two_sided=True)),
+        lra.Rule(
+            lra.feedback.Transpose(),
+            lra.crossing.TargetDifference(1e-4, normalized=True, two_sided=True),
+        ),
         lra.LRAE(1e-4, normalized=True, two_sided=True),
     ):
         torch.manual_seed(1)
@@ -110,7 +114,9 @@ def test_copies_by_pickle(name: str, shape: tuple[int, ...]) -> None:
     assert torch.equal(again(x), model(x))
 
 
-@pytest.mark.parametrize("unit", [lra.Sign, lambda: lra.LWTA(2), TableUnit], ids=str)
+@pytest.mark.parametrize(
+    "unit", [lra.activations.Sign, lambda: lra.activations.LWTA(2), TableUnit], ids=str
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_units_that_can_only_be_evaluated(name: str, unit: Any) -> None:
     """Every weight gets an update, though no unit but LWTA has a derivative."""
@@ -379,7 +385,7 @@ def test_no_layer_has_a_bias_unless_told(name: str) -> None:
 
 
 @pytest.mark.parametrize(("init", "variance"), [(LECUN, 1.0), (KAIMING, 2.0)])
-def test_named_draws_have_their_variances(init: lra.Init, variance: float) -> None:
+def test_named_draws_have_their_variances(init: lra.inits.Init, variance: float) -> None:
     weight = parts(init=init).linear(250, 400).weight
     assert weight.var().item() == pytest.approx(variance / 250, rel=0.02)
     weight = parts(init=init).conv(20, 100, 5).weight

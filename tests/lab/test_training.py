@@ -510,10 +510,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mirrored-lra": {"rule": lra.MirroredLRA(samples=100)},
     "one-cycle": {"schedule": "one-cycle", "lr": 0.01},
     "direct feedback alignment": {"rule": lra.DirectFeedbackAlignment()},
-    "direct-lra": {"rule": lra.DirectLRA()},
+    "direct-lra": {"rule": lra.LRAE(wiring=lra.wiring.Direct())},
     "rec-lra": {"rule": lra.RecLRA()},
-    "brSF": {"rule": lra.SignSymmetry(lra.Magnitude.BATCH)},
-    "frSF": {"rule": lra.SignSymmetry(lra.Magnitude.FIXED), "activation": "prelu"},
+    "brSF": {"rule": lra.SignSymmetry(lra.feedback.Magnitude.BATCH)},
+    "frSF": {"rule": lra.SignSymmetry(lra.feedback.Magnitude.FIXED), "activation": "prelu"},
 }
 
 
@@ -1027,7 +1027,10 @@ def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"hidden": (16, 16), "epochs": 8, "validation": 0, "device": "cpu"}
     settings |= {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "bias": False}
     accuracies = []
-    for name, init, rate in (("deaf", lra.Normal(1e-9), 0.0), ("hearing", lra.FanIn(), None)):
+    for name, init, rate in (
+        ("deaf", lra.inits.Normal(1e-9), 0.0),
+        ("hearing", lra.inits.FanIn(), None),
+    ):
         rule = lra.LRAE(beta=1.0, init=init)
         config = TrainConfig("digits", rule, feedback_lr=rate, **settings)
         accuracies.append(train(config, tmp_path / name)["test_accuracy"])

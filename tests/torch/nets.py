@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.layers import NONLINEARITIES
+from lra.torch.layers import ACTIVATIONS
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -106,15 +106,19 @@ SMOOTH = MODELS | {"residual": lambda: Residual(nn.Softplus)}
 
 COMBINATIONS = {
     "sign-symmetric LRA": lra.Rule(
-        lra.SignSymmetric(lra.Magnitude.FIXED), lra.TargetDifference(0.2, local_loss=lra.Cauchy())
+        lra.feedback.SignSymmetric(lra.feedback.Magnitude.FIXED),
+        lra.crossing.TargetDifference(0.2, local_loss=lra.crossing.Cauchy()),
     ),
-    "LRA, weight transport": lra.Rule(lra.Transpose(), lra.TargetDifference(0.3, 2.0)),
+    "LRA, weight transport": lra.Rule(
+        lra.feedback.Transpose(), lra.crossing.TargetDifference(0.3, 2.0)
+    ),
     "LRA, fixed feedback": lra.Rule(
-        lra.Random(lra.Normal(0.2)), lra.TargetDifference(through=lra.TanhSurrogate())
+        lra.feedback.Random(lra.inits.Normal(0.2)),
+        lra.crossing.TargetDifference(surrogate=lra.crossing.TanhSurrogate()),
     ),
-    "sign symmetry, drawn per batch": lra.SignSymmetry(lra.Magnitude.BATCH),
+    "sign symmetry, drawn per batch": lra.SignSymmetry(lra.feedback.Magnitude.BATCH),
     "LRA, absolute": lra.LRAE(
-        local_loss=lra.Absolute(), through=lra.IdentitySurrogate(), gamma=0.5
+        local_loss=lra.crossing.Absolute(), surrogate=lra.crossing.IdentitySurrogate(), gamma=0.5
     ),
     "LRA, two-sided, relative": lra.LRAE(
         1.0, 0.5, normalized=True, two_sided=True, relative="sample"
@@ -143,9 +147,9 @@ def _in_place(cls: type[nn.Module]) -> tuple[bool, ...]:
     return (False, True) if "inplace" in inspect.signature(cls).parameters else (False,)
 
 
-ACTIVATIONS = [
+ACTIVATION_CASES = [
     (cls, settings | ({"inplace": True} if inplace else {}))
-    for cls in NONLINEARITIES
+    for cls in ACTIVATIONS
     for settings in SETTINGS.get(cls, ({},))
     for inplace in _in_place(cls)
 ]
@@ -168,7 +172,7 @@ def images(n: int = 6, dtype=torch.float64) -> tuple[Tensor, Tensor]:
 
 def alone(layer: nn.Module, rule: lra.Rule, **options) -> nn.Module:
     """Convert one layer, as one that does not see the raw input; alone it has no wiring."""
-    rule = dataclasses.replace(rule, wiring=lra.Chain())
+    rule = dataclasses.replace(rule, wiring=lra.wiring.Chain())
     holder = nn.ModuleDict({"other": nn.Linear(1, 1), "layer": layer})
     lra.convert(holder, rule, input_layers=(), **options)
     return layer
@@ -176,7 +180,7 @@ def alone(layer: nn.Module, rule: lra.Rule, **options) -> nn.Module:
 
 def convert(model: M, rule: lra.Rule, **options) -> M:
     """Convert a model of images, with an example where the rule's wiring asks for one."""
-    if rule.wiring != lra.Chain():
+    if rule.wiring != lra.wiring.Chain():
         like = next(model.parameters())
         options.setdefault("example", torch.zeros(2, 3, 8, 8, dtype=like.dtype))
     return lra.convert(model, rule, **options)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import lra
 from lra.pseudocode import MLP
 
-ACTIVATIONS = {
+ACTIVATION_CASES = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
@@ -46,7 +46,7 @@ def twin(net, activation, rule, **options):
     """The same net in torch: as one Sequential, with E where the rule keeps it."""
     layers = []
     for W, b in zip(net.W, net.b, strict=True):
-        layers += [nn.Linear(*W.shape[::-1], bias=b is not None), ACTIVATIONS[activation]()]
+        layers += [nn.Linear(*W.shape[::-1], bias=b is not None), ACTIVATION_CASES[activation]()]
     model = nn.Sequential(*layers[:-1]).double()
     lra.convert(model, rule, **options)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def compare(model, dW, db, dE):
 
 @given(
     sizes=SIZES,
-    activation=st.sampled_from([*ACTIVATIONS]),
+    activation=st.sampled_from([*ACTIVATION_CASES]),
     output=st.sampled_from(["softmax", "linear"]),
     bias=st.booleans(),
     N=st.integers(1, 6),
@@ -111,7 +111,7 @@ def test_lra_e_of_a_loss_over_any_number_of_terms(sizes, N, seed, terms):
 
 @given(
     sizes=SIZES,
-    activation=st.sampled_from([*ACTIVATIONS]),
+    activation=st.sampled_from([*ACTIVATION_CASES]),
     bias=st.booleans(),
     N=st.integers(1, 5),
     seed=st.integers(0, 1000),
@@ -125,14 +125,14 @@ def test_backprop(sizes, activation, bias, N, seed):
 
 
 LOSSES = {
-    "squared": (lra.Squared(), lambda u: u),
-    "absolute": (lra.Absolute(), np.sign),
-    "cauchy": (lra.Cauchy(), lambda u: u / (1 + u**2)),
+    "squared": (lra.crossing.Squared(), lambda u: u),
+    "absolute": (lra.crossing.Absolute(), np.sign),
+    "cauchy": (lra.crossing.Cauchy(), lambda u: u / (1 + u**2)),
 }
 SURROGATES = {
     "phi": (None, None),
-    "tanh": (lra.TanhSurrogate(), np.tanh),
-    "identity": (lra.IdentitySurrogate(), lambda h: h),
+    "tanh": (lra.crossing.TanhSurrogate(), np.tanh),
+    "identity": (lra.crossing.IdentitySurrogate(), lambda h: h),
 }
 
 
@@ -151,7 +151,7 @@ def by_hand(net, x, t, feedback, cross):
 @pytest.mark.parametrize("through", SURROGATES)
 @given(
     sizes=SIZES,
-    activation=st.sampled_from([*ACTIVATIONS]),
+    activation=st.sampled_from([*ACTIVATION_CASES]),
     N=st.integers(1, 4),
     seed=st.integers(0, 1000),
     beta=BETA,
@@ -177,7 +177,7 @@ def test_local_choices(loss, through, sizes, activation, N, seed, beta, gain, ga
 
 @given(
     sizes=SIZES,
-    activation=st.sampled_from([*ACTIVATIONS]),
+    activation=st.sampled_from([*ACTIVATION_CASES]),
     N=st.integers(1, 4),
     seed=st.integers(0, 1000),
     which=st.sampled_from(["random", "learned", "uniform", "fixed"]),
@@ -188,7 +188,7 @@ def test_feedback_with_the_derivative(sizes, activation, N, seed, which):
         "random": (lra.FeedbackAlignment(), net.E),
         "learned": (lra.KolenPollack(0.5), net.E),
         "uniform": (
-            lra.SignSymmetry(init=lra.Normal(0.3)),
+            lra.SignSymmetry(init=lra.inits.Normal(0.3)),
             [0.3 * np.sign(W) for W in net.W],
         ),
         "fixed": (
@@ -205,7 +205,9 @@ def test_feedback_with_the_derivative(sizes, activation, N, seed, which):
 @given(seed=st.integers(0, 1000), beta=BETA, N=st.integers(1, 4))
 def test_lra_with_weight_transport(seed, beta, N):
     net, x, t = problem([4, 5, 3, 3], "sigmoid", "softmax", True, N, seed)
-    model = twin(net, "sigmoid", lra.Rule(lra.Transpose(), lra.TargetDifference(beta)))
+    model = twin(
+        net, "sigmoid", lra.Rule(lra.feedback.Transpose(), lra.crossing.TargetDifference(beta))
+    )
     backward(model, x, t, "softmax")
     dW, db = by_hand(net, x, t, net.W, lambda h, d: net.phi(h) - net.phi(h - beta * d))
     compare(model, dW, db, None)

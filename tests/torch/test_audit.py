@@ -48,7 +48,7 @@ class Outer(nn.Module):
         return self.inner(self.stem(x))
 
 
-def audited(body, rule=None, x=None, **options) -> lra.Audit:
+def audited(body, rule=None, x=None, **options) -> lra.torch.audit.Audit:
     model = lra.convert(Outer(body), rule or lra.LRAE(), **options)
     return lra.audit(model, torch.randn(N, WIDTH) if x is None else x)
 
@@ -58,7 +58,7 @@ def here(body) -> str:
     return f"{__file__}:{body.__code__.co_firstlineno}"
 
 
-NONLINEARITIES = {
+ACTIVATIONS = {
     "F.relu": lambda m, h: F.relu(h),
     "in place": lambda m, h: F.relu(h + 1, inplace=True),
     "method": lambda m, h: h.sigmoid(),
@@ -82,7 +82,7 @@ NONLINEARITIES = {
     "of a buffer": lambda m, h: h + F.relu(F.linear(m.P[:N], m.W)),
 }
 
-WEIGHTS = {
+WEIGHT_LAYERS = {
     "F.linear": (lambda m, h: F.linear(h, m.W), "inner.W"),
     "with bias": (lambda m, h: F.linear(h, m.W, m.gamma), "inner.W"),
     "at": (lambda m, h: h @ m.W, "inner.W"),
@@ -154,7 +154,7 @@ PASSES = {
     "a mask": lambda m, h: h.masked_fill(m.P[:N] > 0, 0.0),
 }
 
-KEEP_WEIGHTS = lra.Rule(lra.Transpose(), lra.TargetDifference())
+KEEP_WEIGHTS = lra.Rule(lra.feedback.Transpose(), lra.crossing.TargetDifference())
 KEEP_NONLINEARITIES = lra.FeedbackAlignment()
 
 
@@ -166,18 +166,18 @@ def fit(h):
 @pytest.fixture
 def unproved(monkeypatch):
     """Convert by class alone, whatever the modules' own code does."""
-    monkeypatch.setattr("lra.torch.plan._unproved", lambda module, rule: "")
+    monkeypatch.setattr("lra.torch.convert.plan._unproved", lambda module, rule: "")
 
 
-@pytest.mark.parametrize("body", NONLINEARITIES.values(), ids=NONLINEARITIES)
+@pytest.mark.parametrize("body", ACTIVATIONS.values(), ids=ACTIVATIONS)
 def test_a_functional_nonlinearity_is_found_once_where_it_stands(body):
     (finding,) = audited(body).findings
-    assert finding.kind is Kind.NONLINEARITY
+    assert finding.kind is Kind.ACTIVATION
     assert (finding.module, finding.where) == ("inner", here(body))
     assert (finding.parameter, finding.calls) == ("", 1)
 
 
-@pytest.mark.parametrize(("body", "parameter"), WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.parametrize(("body", "parameter"), WEIGHT_LAYERS.values(), ids=WEIGHT_LAYERS)
 def test_a_functional_weight_product_is_found_once_where_it_stands(body, parameter):
     (finding,) = audited(lambda m, h: fit(body(m, h))).findings
     assert finding.kind is Kind.WEIGHTS
@@ -196,10 +196,10 @@ def test_what_passes_by_design_is_no_finding(body):
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_converted_models_of_modules_are_clean(build, rule):
     model = convert(build().double(), rule)
-    places = sum(getattr(module, "follows_rule", False) for module in model.modules())
+    ops = sum(getattr(module, "follows_rule", False) for module in model.modules())
     audit = lra.audit(model, images()[0])
     assert audit.clean, audit
-    assert audit.crossings == places
+    assert audit.crossings == ops
 
 
 def test_a_rule_only_asks_for_what_it_changes():
@@ -207,7 +207,7 @@ def test_a_rule_only_asks_for_what_it_changes():
         return F.relu(h) @ m.W
 
     assert {f.kind for f in audited(both).findings} == set(Kind)
-    assert [f.kind for f in audited(both, KEEP_WEIGHTS).findings] == [Kind.NONLINEARITY]
+    assert [f.kind for f in audited(both, KEEP_WEIGHTS).findings] == [Kind.ACTIVATION]
     assert [f.kind for f in audited(both, KEEP_NONLINEARITIES).findings] == [Kind.WEIGHTS]
     backprop = audited(both, lra.Backprop())
     assert backprop.clean
@@ -227,7 +227,7 @@ def test_the_first_product_sends_nothing_down():
     model, x = lra.convert(First(), lra.LRAE(), input_layers=()), torch.randn(N, WIDTH)
     assert lra.audit(model, x).clean
     relu, weights = lra.audit(model, x.requires_grad_()).findings
-    assert (relu.kind, weights.parameter) == (Kind.NONLINEARITY, "W")
+    assert (relu.kind, weights.parameter) == (Kind.ACTIVATION, "W")
 
 
 def test_passes_are_counted():
@@ -301,7 +301,7 @@ def test_skipped_layers_are_findings():
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.GLU(), nn.Linear(3, 6))
     lra.convert(model, lra.LRAE(), skip=["1", "2"])
     relu, linear = lra.audit(model, torch.randn(N, 6)).findings
-    assert (relu.module, relu.kind, relu.where) == ("1", Kind.NONLINEARITY, "")
+    assert (relu.module, relu.kind, relu.where) == ("1", Kind.ACTIVATION, "")
     assert (linear.module, linear.parameter, linear.where) == ("2", "2.weight", "")
     assert relu.remedy == "this ReLU is not converted; take it out of skip="
     assert linear.remedy == "this Linear is not converted; take it out of skip="
@@ -457,7 +457,7 @@ def test_the_caller_s_grad_mode_does_not_matter(mode):
 
 
 def test_reports_can_be_read():
-    body = NONLINEARITIES["F.relu"]
+    body = ACTIVATIONS["F.relu"]
     text = str(audited(body))
     assert text.splitlines()[:4] == [
         "audit: against the rule, errors cross 1 operation as in backprop",
@@ -473,5 +473,5 @@ def test_reports_can_be_read():
 
 
 def test_only_converted_models_are_audited():
-    with pytest.raises(lra.ConversionError, match=r"call lra\.convert\(model, rule\) first"):
+    with pytest.raises(lra.errors.ConversionError, match=r"call lra\.convert\(model, rule\) first"):
         lra.audit(nn.Linear(2, 2), torch.randn(1, 2))

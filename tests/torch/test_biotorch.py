@@ -21,8 +21,8 @@ import lra
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 RULES = {
     "fa": lra.FeedbackAlignment(),
-    "usf": lra.SignSymmetry(init=lra.FanIn(3**-0.5)),
-    "frsf": lra.SignSymmetry(lra.Magnitude.FIXED),
+    "usf": lra.SignSymmetry(init=lra.inits.FanIn(3**-0.5)),
+    "frsf": lra.SignSymmetry(lra.feedback.Magnitude.FIXED),
     "dfa": lra.DirectFeedbackAlignment(),
 }
 OPTIONS = {"constrain_weights": False, "gradient_clip": False, "init": "kaiming"}
@@ -45,8 +45,8 @@ def seen_below(layer: nn.Module, E: Tensor, z: Tensor) -> Tensor:
     """Give DFA's feedback as a matrix: a convolution spreads e over what it gives, and sends it."""
     if not isinstance(layer, nn.Conv2d):
         return E
-    _, _, *places = layer(z).shape
-    each = torch.eye(len(E), dtype=E.dtype)[:, :, None, None].expand(-1, -1, *places)
+    _, _, *ops = layer(z).shape
+    each = torch.eye(len(E), dtype=E.dtype)[:, :, None, None].expand(-1, -1, *ops)
     like = {"stride": layer.stride, "padding": layer.padding}
     return torch.nn.grad.conv2d_input((len(E), *z.shape[1:]), E, each, **like).flatten(1)
 

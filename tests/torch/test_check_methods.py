@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import lra
-from lra.torch.check import check_rule
-from lra.torch.check.methods import IDENTITIES
+from lra.torch.testing import check_rule
+from lra.torch.testing.methods import IDENTITIES
 
 CALLS = itertools.count()
 KNOWN: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Gradient(lra.Method):
+class Gradient(lra.methods.Method):
     """A user's method that keeps every identity: backprop."""
 
     def attach(self, model, example):
@@ -93,7 +93,7 @@ class Loaded(Gradient):
     [({}, "batch"), (SETTINGS, "batch"), (SETTINGS, "tokens")],
     ids=["default", "batch", "tokens"],
 )
-@pytest.mark.parametrize("name", lra.METHODS)
+@pytest.mark.parametrize("name", lra.methods.METHODS)
 def test_methods_keep_every_identity(name, settings, loss_terms):
     report = check_rule(lra.named(name, **settings.get(name, {})), loss_terms=loss_terms)
     assert [outcome.identity for outcome in report.outcomes] == NAMES
@@ -228,7 +228,7 @@ class KnowsItsModel(Gradient):
 
 class NotDefined(Gradient):
     def attach(self, model, example):
-        raise lra.MethodError("not on this model")
+        raise lra.errors.MethodError("not on this model")
 
 
 @dataclass(frozen=True)
@@ -250,15 +250,15 @@ class Askew:
         return value
 
 
-class AskewCoding(Askew, lra.PredictiveCoding):
+class AskewCoding(Askew, lra.methods.PredictiveCoding):
     pass
 
 
-class AskewEquilibrium(Askew, lra.EquilibriumPropagation):
+class AskewEquilibrium(Askew, lra.methods.EquilibriumPropagation):
     pass
 
 
-class AskewTargets(Askew, lra.DTP):
+class AskewTargets(Askew, lra.methods.DTP):
     pass
 
 
@@ -292,8 +292,8 @@ BROKEN = {
 }
 
 
-def broken_by(method: lra.Method) -> tuple[set[str], str]:
-    with pytest.raises(lra.RuleError) as caught:
+def broken_by(method: lra.methods.Method) -> tuple[set[str], str]:
+    with pytest.raises(lra.errors.RuleError) as caught:
         check_rule(method)
     message = str(caught.value)
     return set(re.findall(r"^  - FAILS ([^:]+):", message, re.MULTILINE)), message
@@ -321,7 +321,7 @@ class Narrow(Gradient):
 
     def attach(self, model, example):
         if any(isinstance(m, (nn.BatchNorm1d, nn.Dropout)) for m in model.modules()):
-            raise lra.MethodError("neither a layer nor a unit")
+            raise lra.errors.MethodError("neither a layer nor a unit")
         return model
 
 
@@ -344,7 +344,7 @@ def test_estimates_are_not_held_to_backprop():
 
 def test_the_caller_s_settings_neither_matter_nor_change():
     state = torch.get_rng_state()
-    expected = str(check_rule(lra.DTP()))
+    expected = str(check_rule(lra.methods.DTP()))
     with torch.inference_mode(), torch.device("meta"):
-        assert str(check_rule(lra.DTP())) == expected
+        assert str(check_rule(lra.methods.DTP())) == expected
     assert torch.equal(torch.get_rng_state(), state)

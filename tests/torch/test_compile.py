@@ -17,8 +17,10 @@ RULES = {
     "lra-e": lra.LRAE(),
     "fa": lra.FeedbackAlignment(),
     "usf": lra.SignSymmetry(),
-    "combined": lra.LRAE(local_loss=lra.Cauchy(), through=lra.TanhSurrogate(), gamma=0.5),
-    "direct": lra.DirectLRA(),
+    "combined": lra.LRAE(
+        local_loss=lra.crossing.Cauchy(), surrogate=lra.crossing.TanhSurrogate(), gamma=0.5
+    ),
+    "direct": lra.LRAE(wiring=lra.wiring.Direct()),
     "skip": lra.RecLRA(),
 }
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

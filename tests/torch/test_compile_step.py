@@ -21,8 +21,8 @@ RULES = {
     "lra-e": lra.LRAE(gamma=0.5),
     "mirrored": lra.MirroredLRA(samples=100),
     "fa": lra.FeedbackAlignment(),
-    "drawn per batch": lra.SignSymmetry(lra.Magnitude.BATCH),
-    "direct": lra.DirectLRA(),
+    "drawn per batch": lra.SignSymmetry(lra.feedback.Magnitude.BATCH),
+    "direct": lra.LRAE(wiring=lra.wiring.Direct()),
     "skip": lra.RecLRA(),
 }
 OPTIMIZERS = {
@@ -328,7 +328,7 @@ def made_by_onednn(step, x, t):
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 @pytest.mark.parametrize(
-    "rule", [None, lra.LRAE(), lra.DirectLRA()], ids=("plain", "lra-e", "dlra")
+    "rule", [None, lra.LRAE(), lra.LRAE(wiring=lra.wiring.Direct())], ids=("plain", "lra-e", "dlra")
 )
 def test_products_by_onednn(rule, monkeypatch):
     """Large ones in single precision, forward, down and for the updates; with the same numbers."""
@@ -345,7 +345,7 @@ def test_products_by_onednn(rule, monkeypatch):
     step = lra.compile_step(other, F.cross_entropy, torch.optim.SGD(other.parameters(), lr=0.1))
     step(x, t)
     plain(x, t)
-    large = 4 if rule == lra.DirectLRA() else 5  # of 160 x 144 and 144 x 128: two, two, and one
+    large = 4 if rule == lra.LRAE(wiring=lra.wiring.Direct()) else 5  # of 160 x 144 and 144 x 128: two, two, and one
     assert made_by_onednn(step, x, t) == large
     plain(x, t)
     for ours, eagers in zip(other.parameters(), model.parameters(), strict=True):

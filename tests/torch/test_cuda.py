@@ -67,18 +67,20 @@ def test_feedback_drawn_per_batch_is_drawn_there():
     )
 
 
-@pytest.mark.parametrize("method", [lra.PredictiveCoding(), lra.DTP()], ids=lra.name_of)
+@pytest.mark.parametrize(
+    "method", [lra.methods.PredictiveCoding(), lra.methods.DTP()], ids=lambda rule: rule.name
+)
 def test_methods_are_those_of_the_cpu(method):
     model = nn.Sequential(*list(mlp())).double()
     x, t = images()
-    if isinstance(method, lra.DTP):
+    if isinstance(method, lra.methods.DTP):
         method.attach(model, x)
     other = copy.deepcopy(model).cuda()
     expected = by_method(method, model, x, t)
     value, found = by_method(method, other, *on_cuda(x, t))
     torch.testing.assert_close(value.cpu(), expected[0], **NEAR)
     assert found.keys() == expected[1].keys()
-    if not isinstance(method, lra.DTP):  # which draws noise
+    if not isinstance(method, lra.methods.DTP):  # which draws noise
         assert_same(on_cpu(found), expected[1], **NEAR)
 
 
@@ -151,7 +153,7 @@ def test_a_step_captured_in_a_graph(rule, family):
 
 
 def example(rule):
-    return {} if rule.wiring == lra.Chain() else {"example": torch.zeros(2, 3, 8, 8).cuda()}
+    return {} if rule.wiring == lra.wiring.Chain() else {"example": torch.zeros(2, 3, 8, 8).cuda()}
 
 
 @pytest.mark.parametrize("mode", [None, "reduce-overhead"])
@@ -226,7 +228,7 @@ def test_networks_at_once(rule):
     models = [convert(mlp().double(), ALL_RULES[rule]).cuda() for _ in range(3)]
     copies = copy.deepcopy(models)
     x, t = zip(*(on_cuda(*images()) for _ in models), strict=True)
-    together = lra.Together(copies)
+    together = lra.ensemble.Ensemble(copies)
     torch.vmap(F.cross_entropy)(together(torch.stack(x)), torch.stack(t)).sum().backward()
     for model, twin, rows, labels in zip(models, copies, x, t, strict=True):
         assert_same(taken(twin), updates(model, rows, labels), **NEAR)

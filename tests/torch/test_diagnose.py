@@ -207,7 +207,7 @@ def test_flat_and_dead_units_are_counted():
         assert found["1"].dead == 0
         assert found["3"].saturated == 5 / 8  # two units never above zero, one of them once
         assert found["3"].dead == 2 / 4
-    steps = nn.Sequential(nn.Linear(4, 4), lra.Sign(), nn.Linear(4, 2))
+    steps = nn.Sequential(nn.Linear(4, 4), lra.activations.Sign(), nn.Linear(4, 2))
     steps[0].load_state_dict(model[0].state_dict())
     found = lra.diagnose(lra.convert(steps, lra.MirroredLRA()), x, torch.tensor([0, 1]))
     assert found["1"].saturated == 2 / 8  # out of reach of a target one away
@@ -230,7 +230,7 @@ def test_below_a_unit_that_can_only_be_evaluated_there_is_no_angle():
 
     x, t = data()
     torch.manual_seed(1)
-    act = lra.Evaluated(np.tanh)
+    act = lra.activations.BlackBox(np.tanh)
     model = lra.convert(Around(act).double(), lra.MirroredLRA(), example=x)
     found = lra.diagnose(model, x, t)
     assert found["below"].angle is None
@@ -242,7 +242,7 @@ def test_below_a_unit_that_can_only_be_evaluated_there_is_no_angle():
     assert "can only be evaluated: below.weight, below.bias" in str(found)
 
     torch.manual_seed(1)
-    act = lra.Evaluated(np.tanh, straight_through=lra.TanhSurrogate())
+    act = lra.activations.BlackBox(np.tanh, straight_through=lra.crossing.TanhSurrogate())
     with_surrogate = lra.convert(Around(act).double(), lra.MirroredLRA(), example=x)
     torch.manual_seed(1)
     smooth = lra.convert(Around(nn.Tanh()).double(), lra.MirroredLRA(), example=x)
@@ -261,7 +261,7 @@ def test_weights_that_can_only_be_run_have_no_gradient():
         def forward(self, z):
             return torch.from_numpy(z.detach().numpy() @ self.weight.detach().numpy().T)
 
-    lra.weights(Device, opaque=True)
+    lra.register_weight_layer(Device, opaque=True)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), Device(5, 8), nn.Tanh(), nn.Linear(8, 4))
     found = lra.diagnose(lra.convert(model.double(), lra.MirroredLRA()), *data())
     assert set(found.undefined) == {"0.weight", "0.bias", "2.weight"}
@@ -270,11 +270,13 @@ def test_weights_that_can_only_be_run_have_no_gradient():
 
 
 def test_flat_units_leave_backprop_with_zero():
-    found = lra.diagnose(lra.convert(stack(6, 5, 4, act=lra.Sign), lra.MirroredLRA()), *data())
+    found = lra.diagnose(
+        lra.convert(stack(6, 5, 4, act=lra.activations.Sign), lra.MirroredLRA()), *data()
+    )
     assert found["0"].update.gradient == 0
     assert found["0"].angle is None
     assert found.flat == ("0.weight", "0.bias")
-    through = lambda: lra.Sign(straight_through=lra.HardTanhSurrogate())  # noqa: E731
+    through = lambda: lra.activations.Sign(straight_through=lra.crossing.HardTanhSurrogate())  # noqa: E731
     found = lra.diagnose(lra.convert(stack(6, 5, 4, act=through), lra.MirroredLRA()), *data())
     assert found["0"].angle < 60
     assert not found.flat
@@ -319,7 +321,10 @@ class Busy(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.norm = nn.Linear(6, 12), nn.BatchNorm1d(12)
-        self.drawn, self.drop = lra.Bernoulli(lra.SigmoidSurrogate()), nn.Dropout(0.3)
+        self.drawn, self.drop = (
+            lra.activations.Bernoulli(lra.crossing.SigmoidSurrogate()),
+            nn.Dropout(0.3),
+        )
         self.second, self.rrelu = nn.Linear(12, 12), nn.RReLU(inplace=True)
         self.head = nn.Linear(12, 4)
         self.passes, self.history, self.lock = 0, [], threading.Lock()  # which has no deepcopy
@@ -549,7 +554,9 @@ def test_plain_data():
         found["nowhere"]
 
 
-@pytest.mark.parametrize("method", [build() for build in lra.METHODS.values()], ids=lra.METHODS)
+@pytest.mark.parametrize(
+    "method", [build() for build in lra.methods.METHODS.values()], ids=lra.methods.METHODS
+)
 def test_methods_are_held_against_backprop_by_what_they_leave_in_grad(method):
     model = method.attach(stack(6, 9, 8, 4), data()[0])
     x, t = data()
@@ -569,7 +576,7 @@ def test_methods_are_held_against_backprop_by_what_they_leave_in_grad(method):
         torch.testing.assert_close(layer.angle, angle, rtol=1e-5, atol=1e-5)
         assert layer.arrival is Arrival.USABLE
     assert found["1"].saturated is not None
-    with pytest.raises(lra.OptionError, match="a method takes a tensor"):
+    with pytest.raises(lra.errors.OptionError, match="a method takes a tensor"):
         lra.diagnose(model, (x,), t, method=method)
 
 
@@ -579,20 +586,20 @@ def test_methods_are_held_against_backprop_by_what_they_leave_in_grad(method):
 def test_refusals():
     x, t = data()
     model = stack(6, 5, 4)
-    with pytest.raises(lra.ConversionError, match=r"call lra\.convert"):
+    with pytest.raises(lra.errors.ConversionError, match=r"call lra\.convert"):
         lra.diagnose(model, x, t)
     lra.convert(model, lra.LRAE())
-    with pytest.raises(lra.OptionError, match="give targets t"):
+    with pytest.raises(lra.errors.OptionError, match="give targets t"):
         lra.diagnose(model, x)
-    with pytest.raises(lra.OptionError, match="give a batch x"):
+    with pytest.raises(lra.errors.OptionError, match="give a batch x"):
         lra.diagnose(model, loss=F.cross_entropy, t=t)
-    with pytest.raises(lra.OptionError, match="must be a function"):
+    with pytest.raises(lra.errors.OptionError, match="must be a function"):
         lra.diagnose(model, x, t, loss="cross-entropy")
-    with pytest.raises(lra.OptionError, match="must be one number"):
+    with pytest.raises(lra.errors.OptionError, match="must be one number"):
         lra.diagnose(model, x, loss=lambda output: output)
-    with pytest.raises(lra.OptionError, match="must be one number"):
+    with pytest.raises(lra.errors.OptionError, match="must be one number"):
         lra.diagnose(model, x, loss=lambda output: output.sum().detach())
-    with pytest.raises(lra.OptionError, match="name another loss"):
+    with pytest.raises(lra.errors.OptionError, match="name another loss"):
         lra.diagnose(model, x, 3)
 
 

@@ -74,7 +74,7 @@ def test_a_perceptron_is_the_loop_written_out(symmetric):
     free = settle([z1, z2, z2 @ W[2].T + b[2]], free_steps, 0)
     plus = settle(free, nudged_steps, beta)
     other, span = (settle(free, nudged_steps, -beta), 2 * beta) if symmetric else (free, beta)
-    method = lra.EquilibriumPropagation(beta, free_steps, nudged_steps, rate, symmetric)
+    method = lra.methods.EquilibriumPropagation(beta, free_steps, nudged_steps, rate, symmetric)
     value, found = by_method(method, model, x, t)
     for k in range(3):
         low, high = [other[k - 1] if k else X, other[k]], [plus[k - 1] if k else X, plus[k]]
@@ -100,7 +100,7 @@ def test_the_numbers_of_laborieux():
         p.data = values.reshape(p.shape)
         count += p.numel()
     x, t = torch.cos(torch.arange(20).double() * 0.9).reshape(5, 4), torch.arange(5) % 3
-    _, found = by_method(lra.EquilibriumPropagation(0.25, 200, 8, 1.0), model, x, t)
+    _, found = by_method(lra.methods.EquilibriumPropagation(0.25, 200, 8, 1.0), model, x, t)
     expected = [0.2140998701, 0.0937362087, 0.2030795762, 0.2445152615, 0.4627335377, 0.4845100508]
     norms = torch.stack([g.norm() for g in found.values()])
     torch.testing.assert_close(norms, torch.tensor(expected).to(norms), rtol=3e-7, atol=0)
@@ -138,7 +138,7 @@ def equilibrium(kind, model, x):
 def test_the_output_is_the_free_equilibriums(kind):
     model, (x, _) = small(NETS[kind][0]()), batch(kind)
     expected = equilibrium(kind, model, x).detach()
-    found = lra.EquilibriumPropagation(free_steps=250).output(model, x)
+    found = lra.methods.EquilibriumPropagation(free_steps=250).output(model, x)
     torch.testing.assert_close(found, expected, **CLOSE)
     assert (found - model(x)).abs().max() > 1e-3
 
@@ -153,7 +153,7 @@ def test_it_estimates_the_gradient_at_the_free_equilibrium(kind, symmetric, orde
     exact = taken(model)
 
     def distance(beta):
-        method = lra.EquilibriumPropagation(beta, 250, 250, symmetric=symmetric)
+        method = lra.methods.EquilibriumPropagation(beta, 250, 250, symmetric=symmetric)
         _, found = by_method(method, model, x, t)
         assert found.keys() == exact.keys()
         return max(float((found[k] - exact[k]).norm() / exact[k].norm()) for k in exact)
@@ -174,7 +174,7 @@ def test_one_layer_on_paper():
     loss(model(x)).backward()
     expected = {k: g / (1 - 0.3**2) for k, g in taken(model).items()}
     model.zero_grad()
-    lra.EquilibriumPropagation(0.3, 1, 200)(model, loss, x)
+    lra.methods.EquilibriumPropagation(0.3, 1, 200)(model, loss, x)
     assert_same(taken(model), expected, **CLOSE)
 
 
@@ -183,7 +183,7 @@ def test_one_layer_on_paper():
 
 def test_gradients_add_up_in_the_losss_own_scale():
     model, (x, t) = convnet(), batch("conv")
-    method = lra.EquilibriumPropagation()
+    method = lra.methods.EquilibriumPropagation()
     _, mean = by_method(method, model, x, t)
     _, summed = by_method(method, model, x, t, "sum", loss_terms=1)
     assert_same({k: 9 * g for k, g in mean.items()}, summed, **CLOSE)
@@ -196,25 +196,25 @@ def test_one_unit_may_stand_in_many_places():
     layers = nn.Conv1d(1, 3, 2), nn.Sigmoid(), nn.MaxPool1d(2), nn.Conv1d(3, 4, 2), nn.Sigmoid()
     model = nn.Sequential(nn.Unflatten(1, (1, 6)), *layers, nn.Flatten(), nn.Linear(4, 3)).double()
     x, t = batch("mlp")
-    expected = by_method(lra.EquilibriumPropagation(), model, x, t)[1]
+    expected = by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1]
     model[5] = model[2]
-    assert_same(by_method(lra.EquilibriumPropagation(), model, x, t)[1], expected)
+    assert_same(by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1], expected)
 
 
 def test_a_unit_may_work_in_place():
     model, (x, t) = mlp(lambda: nn.LeakyReLU(0.2)), batch("mlp")
-    expected = by_method(lra.EquilibriumPropagation(), model, x, t)[1]
+    expected = by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1]
     model[1].inplace = model[3].inplace = True
-    assert_same(by_method(lra.EquilibriumPropagation(), model, x, t)[1], expected)
+    assert_same(by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1], expected)
 
 
 def test_a_max_pool_may_stand_on_either_side_of_a_unit():
     layers = nn.Conv1d(1, 3, 2), nn.Sigmoid(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(6, 3)
     model = nn.Sequential(nn.Unflatten(1, (1, 6)), *layers).double()
     x, t = batch("mlp")
-    expected = by_method(lra.EquilibriumPropagation(), model, x, t)[1]
+    expected = by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1]
     model[2], model[3] = model[3], model[2]
-    assert_same(by_method(lra.EquilibriumPropagation(), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1], expected, **CLOSE)
 
 
 class Residual(nn.Module):
@@ -242,11 +242,11 @@ class Residual(nn.Module):
 def test_other_networks_are_refused(layers, message):
     model = nn.Sequential(*layers)
     for call in (
-        lambda m: lra.EquilibriumPropagation()(m, torch.sum, torch.randn(9, 6)),
-        lambda m: lra.EquilibriumPropagation().attach(m, torch.randn(2, 6)),
-        lambda m: lra.EquilibriumPropagation().output(m, torch.randn(2, 6)),
+        lambda m: lra.methods.EquilibriumPropagation()(m, torch.sum, torch.randn(9, 6)),
+        lambda m: lra.methods.EquilibriumPropagation().attach(m, torch.randn(2, 6)),
+        lambda m: lra.methods.EquilibriumPropagation().output(m, torch.randn(2, 6)),
     ):
-        with pytest.raises(lra.MethodError, match=message):
+        with pytest.raises(lra.errors.MethodError, match=message):
             call(model)
 
 
@@ -254,6 +254,6 @@ def test_16_bits_are_refused():
     model = mlp().float()
     with (
         torch.autocast("cpu", torch.bfloat16),
-        pytest.raises(lra.MethodError, match=r"outside torch\.autocast"),
+        pytest.raises(lra.errors.MethodError, match=r"outside torch\.autocast"),
     ):
-        lra.EquilibriumPropagation()(model, torch.sum, torch.randn(9, 6))
+        lra.methods.EquilibriumPropagation()(model, torch.sum, torch.randn(9, 6))

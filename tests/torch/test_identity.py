@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from nets import (
-    ACTIVATIONS,
+    ACTIVATION_CASES,
     ALL_RULES,
     MODELS,
     SMOOTH,
@@ -22,12 +22,12 @@ from nets import (
 from torch import nn
 
 import lra
-from lra.torch.layers import NONLINEARITIES, WEIGHTS
+from lra.torch.layers import ACTIVATIONS, WEIGHT_LAYERS
 
 every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 every_model = pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 
-WEIGHT_LAYERS = {
+WEIGHT_LAYER_SHAPES = {
     nn.Linear: [((5, 3), {}, (4, 5)), ((5, 3), {"bias": False}, (2, 4, 5)), ((1, 1), {}, (1,))],
     nn.Conv1d: [((4, 6, 3), {"groups": 2, "padding": "same"}, (2, 4, 9))],
     nn.Conv2d: [
@@ -36,7 +36,7 @@ WEIGHT_LAYERS = {
     ],
     nn.Conv3d: [((1, 2, 2), {"dilation": 2, "bias": False}, (2, 1, 5, 4, 4))],
 }
-CASES = [(cls, *case) for cls in WEIGHTS for case in WEIGHT_LAYERS[cls]]
+CASES = [(cls, *case) for cls in WEIGHT_LAYERS for case in WEIGHT_LAYER_SHAPES[cls]]
 
 
 @every_rule
@@ -51,11 +51,11 @@ def test_forward_of_a_weight_layer_is_bit_equal(cls, args, options, shape, rule)
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize(("cls", "options"), ACTIVATIONS, ids=name_of)
+@pytest.mark.parametrize(("cls", "options"), ACTIVATION_CASES, ids=name_of)
 def test_forward_of_an_activation_is_bit_equal(cls, options, train):
     plain = cls(**options).train(train)
     converted = alone(copy.deepcopy(plain), lra.LRAE())
-    assert type(converted) is NONLINEARITIES[cls]
+    assert type(converted) is ACTIVATIONS[cls]
     for h in (torch.randn(4, 3, 5), torch.randn(2, 3), 1e4 * torch.randn(2, 3), torch.zeros(1, 3)):
         torch.manual_seed(1)
         expected = plain(h.clone())

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from nets import ACTIVATIONS, alone, name_of
+from nets import ACTIVATION_CASES, alone, name_of
 from torch import nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.layers import WEIGHTS
-from lra.torch.layers.product import PRODUCTS
+from lra.torch.layers import WEIGHT_LAYERS
+from lra.torch.layers.custom import PRODUCTS
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 FA = lra.FeedbackAlignment()
@@ -123,7 +123,7 @@ def pre_activations(*shape: int) -> torch.Tensor:
     return torch.randn(*shape).double() * torch.logspace(-1, 0.7, shape[-1]).double()
 
 
-@pytest.mark.parametrize(("cls", "options"), ACTIVATIONS, ids=name_of)
+@pytest.mark.parametrize(("cls", "options"), ACTIVATION_CASES, ids=name_of)
 @pytest.mark.parametrize("gain", [1.0, 2.5])
 def test_target_difference_of_an_activation(cls, options, gain):
     beta, N = 0.3, 4
@@ -148,9 +148,9 @@ def test_target_difference_of_an_activation(cls, options, gain):
 @pytest.mark.parametrize(
     ("loss", "derivative"),
     [
-        (lra.Squared(), lambda u: u),
-        (lra.Absolute(), torch.sign),
-        (lra.Cauchy(), lambda u: u / (1 + u**2)),
+        (lra.crossing.Squared(), lambda u: u),
+        (lra.crossing.Absolute(), torch.sign),
+        (lra.crossing.Cauchy(), lambda u: u / (1 + u**2)),
     ],
     ids=["squared", "absolute", "cauchy"],
 )
@@ -158,14 +158,14 @@ def test_target_difference_of_an_activation(cls, options, gain):
     ("through", "s"),
     [
         (None, torch.sigmoid),
-        (lra.TanhSurrogate(), torch.tanh),
-        (lra.IdentitySurrogate(), lambda v: v),
+        (lra.crossing.TanhSurrogate(), torch.tanh),
+        (lra.crossing.IdentitySurrogate(), lambda v: v),
     ],
     ids=["phi", "tanh", "identity"],
 )
 def test_local_losses_and_surrogates(loss, derivative, through, s):
     beta, gain, N = 0.4, 1.7, 3
-    layer = alone(nn.Sigmoid(), lra.LRAE(beta, gain=gain, local_loss=loss, through=through))
+    layer = alone(nn.Sigmoid(), lra.LRAE(beta, gain=gain, local_loss=loss, surrogate=through))
     h, d = torch.randn(N, 4).double().requires_grad_(), torch.randn(N, 4).double()
     layer(h).backward(d)
     with torch.no_grad():
@@ -174,7 +174,8 @@ def test_local_losses_and_surrogates(loss, derivative, through, s):
 
 
 @pytest.mark.parametrize(
-    ("terms", "N"), [("batch", 2), ("tokens", 6), (lra.LossTerms.TOKENS, 6), (1, 1), (7.5, 7.5)]
+    ("terms", "N"),
+    [("batch", 2), ("tokens", 6), (lra.loss_terms.LossTerms.TOKENS, 6), (1, 1), (7.5, 7.5)],
 )
 def test_terms_of_the_loss(terms, N):
     layer = alone(nn.Tanh(), lra.LRAE(beta=0.2), loss_terms=terms)
@@ -222,7 +223,7 @@ def test_slopes_of_prelu_take_autograds_gradient(slopes, shape):
     torch.testing.assert_close(layer.weight.grad, plain.weight.grad, **CLOSE)
 
 
-@pytest.mark.parametrize("magnitude", list(lra.Magnitude))
+@pytest.mark.parametrize("magnitude", list(lra.feedback.Magnitude))
 def test_sign_symmetric_feedback_of_a_layer(magnitude):
     layer = alone(nn.Linear(4, 5).double(), lra.SignSymmetry(magnitude))
     with torch.no_grad():
@@ -254,10 +255,10 @@ def test_sign_symmetric_feedback_of_a_layer(magnitude):
 @pytest.mark.parametrize(
     ("init", "bound", "std"),
     [
-        (lra.FanIn(), 1 / 20, 1 / 20 / 3**0.5),
-        (lra.FanIn(scale=3.0), 3 / 20, 3 / 20 / 3**0.5),
-        (lra.Normal(), 1.0, 0.1),
-        (lra.Normal(std=0.5), 5.0, 0.5),
+        (lra.inits.FanIn(), 1 / 20, 1 / 20 / 3**0.5),
+        (lra.inits.FanIn(scale=3.0), 3 / 20, 3 / 20 / 3**0.5),
+        (lra.inits.Normal(), 1.0, 0.1),
+        (lra.inits.Normal(std=0.5), 5.0, 0.5),
     ],
     ids=str,
 )
@@ -330,11 +331,11 @@ def multiply(layer, z, W, b):
 
 @pytest.fixture
 def named():
-    known = dict(WEIGHTS)
-    lra.weights(Turned, multiply)
+    known = dict(WEIGHT_LAYERS)
+    lra.register_weight_layer(Turned, multiply)
     yield
-    for cls in WEIGHTS.keys() - known.keys():
-        del WEIGHTS[cls], PRODUCTS[cls]
+    for cls in WEIGHT_LAYERS.keys() - known.keys():
+        del WEIGHT_LAYERS[cls], PRODUCTS[cls]
 
 
 @pytest.mark.usefixtures("named")
@@ -371,9 +372,11 @@ def test_a_layer_by_its_product_is_a_linear_one(bias):
 
 @pytest.mark.usefixtures("named")
 def test_a_wrong_product_is_refused():
-    lra.weights(Turned, lambda layer, z, W, b: z @ W)
+    lra.register_weight_layer(Turned, lambda layer, z, W, b: z @ W)
     model = lra.convert(nn.Sequential(Turned(4, 6), nn.Tanh(), Turned(6, 3)), lra.LRAE())
-    with pytest.raises(lra.RuleError, match=r"'0': the product named in lra.weights\(Turned"):
+    with pytest.raises(
+        lra.errors.RuleError, match=r"'0': the product named in lra.register_weight_layer\(Turned"
+    ):
         model(torch.randn(5, 4))
 
     class Scaled(Turned):
@@ -381,9 +384,9 @@ def test_a_wrong_product_is_refused():
             super().__init__(4, 4)
             self.scale = nn.Parameter(torch.ones(4))
 
-    lra.weights(Scaled, multiply)
-    with pytest.raises(lra.ConversionError, match="has scale beside weight and bias"):
+    lra.register_weight_layer(Scaled, multiply)
+    with pytest.raises(lra.errors.ConversionError, match="has scale beside weight and bias"):
         lra.convert(nn.Sequential(Scaled()), lra.LRAE())
     for cls, product in ((nn.Linear, multiply), (3, multiply), (Turned, 3)):
-        with pytest.raises(lra.OptionError, match="weights: "):
-            lra.weights(cls, product)
+        with pytest.raises(lra.errors.OptionError, match="weights: "):
+            lra.register_weight_layer(cls, product)

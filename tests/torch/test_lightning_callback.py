@@ -89,9 +89,9 @@ def test_a_loss_of_ones_own_and_what_is_refused():
     callback = Diagnose(loss=lambda module, batch: module(batch[0]).square().mean())
     fit(callback)
     assert callback.last.loss > 0
-    with pytest.raises(lra.OptionError, match="every must be"):
+    with pytest.raises(lra.errors.OptionError, match="every must be"):
         Diagnose(every=0)
-    with pytest.raises(lra.OptionError, match="not \\(x, t\\)"):
+    with pytest.raises(lra.errors.OptionError, match="not \\(x, t\\)"):
         Diagnose().on_train_batch_start(_Trainer(), Module(), torch.zeros(2), 0)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.backward import Origin
+from lra.torch.ops.autograd import Recompute
 
 
 class Net(nn.Module):
@@ -80,7 +80,7 @@ def test_a_unit_that_overwrites_its_input_is_the_plain_one(before):
 @pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
 def test_what_is_kept_once_gives_the_same_updates(between, inplace, twice, monkeypatch):
     found = gradients(between, inplace, twice)
-    monkeypatch.setattr(Origin, "of", staticmethod(lambda z: None))
+    monkeypatch.setattr(Recompute, "of", staticmethod(lambda z: None))
     expected = gradients(between, inplace, twice)
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):

@@ -11,40 +11,55 @@ import lra
 from lra.lab.data import load
 
 
-@pytest.mark.parametrize("name", lra.METHODS)
+@pytest.mark.parametrize("name", lra.methods.METHODS)
 def test_options_are_values(name):
     method = lra.named(name)
-    assert lra.name_of(method) == name
+    assert method.name == name
     assert pickle.loads(pickle.dumps(method)) == method
-    assert lra.Method.from_config(method.to_config()) == method
+    assert lra.methods.Method.from_config(method.to_config()) == method
     assert method.to_config()["type"] == type(method).__name__
-    with pytest.raises(lra.OptionError, match=r"unknown option of rule .* 'betta'"):
+    with pytest.raises(lra.errors.OptionError, match=r"unknown option of rule .* 'betta'"):
         lra.named(name, betta=1)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: lra.PredictiveCoding(steps=0), "steps must be a whole number above 0, got 0"),
-        (lambda: lra.PredictiveCoding(step=0.0), "step must be a finite number above 0"),
-        (lambda: lra.EquilibriumPropagation(beta=-1), "beta must be a finite number above 0"),
-        (lambda: lra.EquilibriumPropagation(step=1.5), "step must be at most 1, got 1.5"),
-        (lambda: lra.EquilibriumPropagation(free_steps=2.5), "free_steps must be a whole number"),
-        (lambda: lra.EquilibriumPropagation(nudged_steps=0), "nudged_steps must be a whole"),
-        (lambda: lra.EquilibriumPropagation(symmetric=1), "symmetric must be True or False"),
-        (lambda: lra.DTP(eta=0), "eta must be a finite number above 0"),
-        (lambda: lra.DTP(sigma=-0.1), "sigma must be 0 or more"),
+        (
+            lambda: lra.methods.PredictiveCoding(steps=0),
+            "steps must be a whole number above 0, got 0",
+        ),
+        (lambda: lra.methods.PredictiveCoding(step=0.0), "step must be a finite number above 0"),
+        (
+            lambda: lra.methods.EquilibriumPropagation(beta=-1),
+            "beta must be a finite number above 0",
+        ),
+        (lambda: lra.methods.EquilibriumPropagation(step=1.5), "step must be at most 1, got 1.5"),
+        (
+            lambda: lra.methods.EquilibriumPropagation(free_steps=2.5),
+            "free_steps must be a whole number",
+        ),
+        (
+            lambda: lra.methods.EquilibriumPropagation(nudged_steps=0),
+            "nudged_steps must be a whole",
+        ),
+        (
+            lambda: lra.methods.EquilibriumPropagation(symmetric=1),
+            "symmetric must be True or False",
+        ),
+        (lambda: lra.methods.DTP(eta=0), "eta must be a finite number above 0"),
+        (lambda: lra.methods.DTP(sigma=-0.1), "sigma must be 0 or more"),
         (lambda: lra.named("dtb"), "unknown rule 'dtb'.*Did you mean 'dtp'"),
     ],
 )
 def test_options_out_of_range_are_refused(build, message):
-    with pytest.raises(lra.OptionError, match=message):
+    with pytest.raises(lra.errors.OptionError, match=message):
         build()
 
 
 def test_a_method_is_no_rule():
-    with pytest.raises(lra.ConversionError, match="PredictiveCoding is a method"):
-        lra.convert(nn.Sequential(nn.Linear(2, 2)), lra.PredictiveCoding())
+    with pytest.raises(lra.errors.ConversionError, match="PredictiveCoding is a method"):
+        lra.convert(nn.Sequential(nn.Linear(2, 2)), lra.methods.PredictiveCoding())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +73,7 @@ SETTINGS = {"predictive-coding": {"steps": 10, "step": 0.2}}
 """Options other than the defaults, where those would take too long."""
 
 
-@pytest.mark.parametrize("name", lra.METHODS)
+@pytest.mark.parametrize("name", lra.methods.METHODS)
 def test_every_method_learns(name, digits):
     x, t, x_test, t_test = digits
     method = lra.named(name, **SETTINGS.get(name, {}))

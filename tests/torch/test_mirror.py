@@ -13,11 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.layers import WEIGHTS, LocalForward, LocalWeights
-from lra.torch.layers.product import PRODUCTS
+from lra.torch.layers import WEIGHT_LAYERS, InterceptedModule, LocalWeights
+from lra.torch.layers.custom import PRODUCTS
 
 SAMPLES = 3000
-RULE = lra.Rule(lra.Learned(1.0, lra.Mirror(SAMPLES)), lra.TargetDifference())
+RULE = lra.Rule(
+    lra.feedback.Learned(1.0, lra.inits.Mirror(SAMPLES)), lra.crossing.TargetDifference()
+)
 
 
 class Own(nn.Module):
@@ -65,7 +67,7 @@ def pairs(model):
     for module in model.modules():
         if isinstance(module, LocalWeights) and module.feedback is not None:
             yield module.feedback.detach(), module.weight.detach()
-        elif isinstance(module, LocalForward):
+        elif isinstance(module, InterceptedModule):
             for key, name in module.table.feedback.items():
                 if name in module.table.added:
                     yield getattr(module, name).detach(), module.weight_of(key).detach()
@@ -94,7 +96,7 @@ def test_the_angle_to_the_weights_is_the_laws(build, shape):
 def test_an_angle_may_be_asked_for():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(50, 100), nn.Tanh(), nn.Linear(100, 100))
-    lra.convert(net, lra.LRAE(init=lra.Mirror(angle=5.0)), input_layers=())
+    lra.convert(net, lra.LRAE(init=lra.inits.Mirror(angle=5.0)), input_layers=())
     for E, W in pairs(net):
         assert angle(E, W) == pytest.approx(5.0, rel=0.1)
     lra.mirror(net, angle=15.0)
@@ -147,7 +149,7 @@ def test_a_layer_that_can_only_be_run_is_mirrored_as_it_is():
         def forward(self, z):
             return z @ (self.weight * self.gain)
 
-    lra.weights(Device, lambda layer, z, W, b: z @ (W * layer.gain))
+    lra.register_weight_layer(Device, lambda layer, z, W, b: z @ (W * layer.gain))
     try:
         torch.manual_seed(0)
         model = lra.convert(nn.Sequential(nn.Linear(6, 50), nn.Tanh(), Device()), RULE)
@@ -157,7 +159,7 @@ def test_a_layer_that_can_only_be_run_is_mirrored_as_it_is():
         F.cross_entropy(model(torch.randn(5, 6)), torch.arange(5)).backward()
         lra.mirror(model)
     finally:
-        del WEIGHTS[Device], PRODUCTS[Device]
+        del WEIGHT_LAYERS[Device], PRODUCTS[Device]
 
 
 def test_the_named_rule_is_near_backprop_where_it_starts():
@@ -208,5 +210,5 @@ def test_weights_that_each_forward_computes_are_refused():
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), layer)
     lra.convert(model, RULE, example=torch.randn(3, 6))
-    with pytest.raises(lra.ConversionError, match="what each forward computes"):
+    with pytest.raises(lra.errors.ConversionError, match="what each forward computes"):
         lra.mirror(model)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 RULES = {
     "lra-e": lra.LRAE(0.3),
     "feedback alignment": lra.FeedbackAlignment(),
-    "direct": lra.DirectLRA(0.3),
+    "direct": lra.LRAE(wiring=lra.wiring.Direct(), 0.3),
 }
 
 
@@ -113,7 +113,7 @@ def part_of_ddp(rank):
             # Another draw on each process: DDP takes the first one's weights, and its feedback.
             shared = DistributedDataParallel(build(kind, rule, seed=rank))
             assert_same(learn(shared, x[half], t[half]).module.state_dict(), whole.state_dict())
-            with pytest.raises(lra.ConversionError, match="convert first, then wrap"):
+            with pytest.raises(lra.errors.ConversionError, match="convert first, then wrap"):
                 lra.convert(DistributedDataParallel(MODELS[kind]()), RULES[rule])
 
 
@@ -137,14 +137,14 @@ def part_of_sharing(rank):
         steps(whole, optimizers[0], x, t)
         steps(wrapped, optimizers[1], x[half], t[half])
         assert_same(part.state_dict(), whole.state_dict())
-        with pytest.raises(lra.ConversionError, match="share first, then wrap"):
+        with pytest.raises(lra.errors.ConversionError, match="share first, then wrap"):
             lra.share_feedback(wrapped, optimizers[1])
 
 
 METHODS = {
-    "pc": lra.PredictiveCoding(5),
-    "ep": lra.EquilibriumPropagation(0.3, 10, 5),
-    "dtp": lra.DTP(sigma=0.0),  # noise is each process's own
+    "pc": lra.methods.PredictiveCoding(5),
+    "ep": lra.methods.EquilibriumPropagation(0.3, 10, 5),
+    "dtp": lra.methods.DTP(sigma=0.0),  # noise is each process's own
 }
 
 
@@ -212,7 +212,7 @@ def part_of_sharding(rank):
                 fully_shard(child, mesh=mesh)
             fully_shard(model, mesh=mesh)
             if rule == "direct":
-                with pytest.raises(lra.RuleError, match="when FSDP holds them no more"):
+                with pytest.raises(lra.errors.RuleError, match="when FSDP holds them no more"):
                     model(x[half])
                 continue
             learn(model, x[half], t[half])
@@ -221,11 +221,11 @@ def part_of_sharding(rank):
                 for name, v in model.state_dict().items()
             }
             assert_same(found, whole.state_dict())
-            with pytest.raises(lra.ConversionError, match="mirror it first, then shard"):
+            with pytest.raises(lra.errors.ConversionError, match="mirror it first, then shard"):
                 lra.mirror(model)
-            with pytest.raises(lra.ConversionError, match="a sharding"):
+            with pytest.raises(lra.errors.ConversionError, match="a sharding"):
                 lra.restore(model)
-            with pytest.raises(lra.ConversionError, match="convert first, then shard"):
+            with pytest.raises(lra.errors.ConversionError, match="convert first, then shard"):
                 lra.convert(fully_shard(MODELS[kind](), mesh=mesh), RULES[rule])
 
 

@@ -47,7 +47,7 @@ def test_five_steps_of_the_published_algorithm():
     model = nn.Sequential(*layers[:-1]).to(dtype)
     for layer in model[::2]:
         nn.init.normal_(layer.weight, std=0.1)
-    lra.convert(model, lra.LRAE(BETA, GAMMA, init=lra.Normal(0.1)))
+    lra.convert(model, lra.LRAE(BETA, GAMMA, init=lra.inits.Normal(0.1)))
     peer = ByHand(
         [layer.weight.detach().clone() for layer in model[::2]],
         [layer.feedback.detach().clone() for layer in model[2::2]],

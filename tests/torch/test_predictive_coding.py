@@ -74,7 +74,7 @@ def test_a_perceptron_is_the_loop_written_out():
             states[layer] = states[layer] - rate * (e[layer] + down[layer - 1])
     e, top = errors()
     rows = [*(sent(layer, e[layer + 1]) for layer in range(3)), top]
-    _, found = by_method(lra.PredictiveCoding(steps, rate), model, x, t)
+    _, found = by_method(lra.methods.PredictiveCoding(steps, rate), model, x, t)
     for layer in range(4):
         expected = torch.from_numpy(rows[layer].T @ states[layer] / N)
         torch.testing.assert_close(found[f"{2 * layer}.weight"], expected, **CLOSE)
@@ -112,7 +112,7 @@ def test_a_convolutional_network_is_the_loop_by_heart():
         lambda x, s: model[6](s[1]),
     ]
     expected = settled(parts, model, x, t, 6, 0.2)
-    assert_same(by_method(lra.PredictiveCoding(6, 0.2), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.methods.PredictiveCoding(6, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 def test_layers_that_read_one_tensor_share_its_state():
@@ -128,7 +128,7 @@ def test_layers_that_read_one_tensor_share_its_state():
         lambda x, s: model.head(s[2]),
     ]
     expected = settled(parts, model, x, t, 5, 0.2)
-    assert_same(by_method(lra.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.methods.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 class InPlace(nn.Module):
@@ -155,7 +155,7 @@ def test_what_is_changed_in_place_is_another_state():
         lambda x, s: model.head(s[2]),
     ]
     expected = settled(parts, model, x, t, 5, 0.2)
-    assert_same(by_method(lra.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.methods.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 def test_the_numbers_of_torch2pc():
@@ -170,7 +170,7 @@ def test_the_numbers_of_torch2pc():
         p.data = values.reshape(p.shape)
         count += p.numel()
     x, t = torch.cos(torch.arange(20).double() * 0.9).reshape(5, 4), torch.arange(5) % 3
-    _, found = by_method(lra.PredictiveCoding(300, 0.5), model, x, t, "sum", loss_terms=1)
+    _, found = by_method(lra.methods.PredictiveCoding(300, 0.5), model, x, t, "sum", loss_terms=1)
     expected = [1.1528404398, 0.5596842001, 1.715916609, 1.2941831999, 2.4236696917, 1.6311569329]
     norms = torch.stack([g.norm() for g in found.values()])
     torch.testing.assert_close(
@@ -184,7 +184,7 @@ def test_the_numbers_of_torch2pc():
 @pytest.mark.parametrize("steps", [1, 20])
 def test_one_weight_layer_learns_as_by_backprop_to_the_bit(steps):
     model, (x, t) = nn.Sequential(nn.Linear(6, 3), nn.Softplus()).double(), batch("mlp")
-    value, found = by_method(lra.PredictiveCoding(steps), model, x, t)
+    value, found = by_method(lra.methods.PredictiveCoding(steps), model, x, t)
     assert_same(found, updates(model, x, t))
     assert torch.equal(value, F.cross_entropy(model(x), t).detach())
 
@@ -196,7 +196,7 @@ def test_zero_divergence(kind):
     expected = updates(model, x, t)
     layers = [name for name, m in model.named_children() if hasattr(m, "weight")]
     for k, layer in enumerate(reversed(layers)):
-        _, found = by_method(lra.PredictiveCoding(max(k, 1), 1.0), model, x, t)
+        _, found = by_method(lra.methods.PredictiveCoding(max(k, 1), 1.0), model, x, t)
         for name in (f"{layer}.weight", f"{layer}.bias"):
             if k:
                 torch.testing.assert_close(found[name], expected[name], **CLOSE)
@@ -219,7 +219,7 @@ def test_small_errors_are_backprops(kind):
     expected = updates(model, x, t)
 
     def distance(pull):
-        method = lra.PredictiveCoding(steps, rate)
+        method = lra.methods.PredictiveCoding(steps, rate)
         _, found = by_method(method, model, x, t, loss_terms=pull * len(x))
         assert found.keys() == expected.keys()
         a, b = (torch.cat([g.flatten() for g in each.values()]) for each in (found, expected))
@@ -243,7 +243,7 @@ def test_the_model_is_as_after_one_forward_pass(kind):
     expected = F.cross_entropy(plain(x), t).detach()
     after = torch.rand(3)
     torch.manual_seed(3)
-    value, _ = by_method(lra.PredictiveCoding(5), model, x, t)
+    value, _ = by_method(lra.methods.PredictiveCoding(5), model, x, t)
     assert torch.equal(torch.rand(3), after)
     assert torch.equal(value, expected)
     assert not value.requires_grad
@@ -264,12 +264,12 @@ def test_a_step_draws_the_same_dropout_in_every_pass():
     parts = [lambda x, s: torch.tanh(model[0](x)) * mask, lambda x, s: model[3](s[0])]
     expected = settled(parts, model, x, t, 4, 0.2)
     torch.manual_seed(1)
-    assert_same(by_method(lra.PredictiveCoding(4, 0.2), model, x, t)[1], expected, **CLOSE)
+    assert_same(by_method(lra.methods.PredictiveCoding(4, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 def test_gradients_add_up_in_the_losss_own_scale():
     model, (x, t) = mlp(), batch("mlp")
-    method = lra.PredictiveCoding(5)
+    method = lra.methods.PredictiveCoding(5)
     _, mean = by_method(method, model, x, t)
     _, summed = by_method(method, model, x, t, "sum", loss_terms=1)
     assert_same({k: 9 * g for k, g in mean.items()}, summed, **CLOSE)
@@ -288,9 +288,9 @@ def test_gradients_add_up_in_the_losss_own_scale():
 def test_tokens_are_counted():
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     x, t = torch.randn(4, 7, 6).double(), torch.randint(3, (4, 7))
-    _, flat = by_method(lra.PredictiveCoding(5), model, x.flatten(0, 1), t.flatten())
+    _, flat = by_method(lra.methods.PredictiveCoding(5), model, x.flatten(0, 1), t.flatten())
     model.zero_grad()
-    lra.PredictiveCoding(5)(
+    lra.methods.PredictiveCoding(5)(
         model, lambda o: F.cross_entropy(o.flatten(0, 1), t.flatten()), x, loss_terms="tokens"
     )
     assert_same(taken(model), flat, **CLOSE)
@@ -298,14 +298,14 @@ def test_tokens_are_counted():
 
 def test_frozen_layers_keep_still_and_are_crossed():
     model, (x, t) = mlp(), batch("mlp")
-    whole = by_method(lra.PredictiveCoding(5), model, x, t)[1]
+    whole = by_method(lra.methods.PredictiveCoding(5), model, x, t)[1]
     model[4].requires_grad_(False)
-    found = by_method(lra.PredictiveCoding(5), model, x, t)[1]
+    found = by_method(lra.methods.PredictiveCoding(5), model, x, t)[1]
     assert_same(found, {k: g for k, g in whole.items() if not k.startswith("4.")})
     model[0].requires_grad_(False)  # nothing trains below the state that it made: it is input now
     head = nn.Sequential(*model[2:])
-    expected = by_method(lra.PredictiveCoding(5), head, model[:2](x).detach(), t)[1]
-    found = by_method(lra.PredictiveCoding(5), model, x, t)[1]
+    expected = by_method(lra.methods.PredictiveCoding(5), head, model[:2](x).detach(), t)[1]
+    found = by_method(lra.methods.PredictiveCoding(5), model, x, t)[1]
     assert list(found) == ["2.weight", "2.bias", "6.weight", "6.bias"]
     for g, e in zip(found.values(), expected.values(), strict=True):
         assert torch.equal(g, e)
@@ -313,10 +313,10 @@ def test_frozen_layers_keep_still_and_are_crossed():
 
 def test_autocast_keeps_states_and_gradients_in_32_bits():
     model, (x, t) = mlp().float(), batch("mlp")
-    exact = by_method(lra.PredictiveCoding(), model, x.float(), t)[1]
+    exact = by_method(lra.methods.PredictiveCoding(), model, x.float(), t)[1]
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        lra.PredictiveCoding()(model, lambda o: F.cross_entropy(o, t), x.float())
+        lra.methods.PredictiveCoding()(model, lambda o: F.cross_entropy(o, t), x.float())
     for name, g in taken(model).items():
         assert g.dtype is torch.float32
         assert (g - exact[name]).norm() < 0.1 * exact[name].norm()
@@ -345,8 +345,8 @@ class Checkpointed(nn.Module):
 
 def refused(model, message, x=None):
     x = torch.randn(9, 6) if x is None else x
-    with pytest.raises(lra.MethodError, match=message) as caught:
-        lra.PredictiveCoding()(model, lambda o: o.sum(), x)
+    with pytest.raises(lra.errors.MethodError, match=message) as caught:
+        lra.methods.PredictiveCoding()(model, lambda o: o.sum(), x)
     return caught.value
 
 
@@ -376,6 +376,8 @@ def test_situations_in_which_it_would_go_wrong_are_refused():
         def forward(self, x):
             return {"out": super().forward(x)}
 
-    with pytest.raises(lra.MethodError, match="output is a dict"):
-        lra.PredictiveCoding()(Two(6, 3), lambda o: o["out"].sum(), torch.randn(9, 6))
-    lra.PredictiveCoding()(Two(6, 3), lambda o: o["out"].sum(), torch.randn(9, 6), loss_terms=1)
+    with pytest.raises(lra.errors.MethodError, match="output is a dict"):
+        lra.methods.PredictiveCoding()(Two(6, 3), lambda o: o["out"].sum(), torch.randn(9, 6))
+    lra.methods.PredictiveCoding()(
+        Two(6, 3), lambda o: o["out"].sum(), torch.randn(9, 6), loss_terms=1
+    )

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 import lra
 from lra.feedback import Stored
-from lra.torch.layers import NONLINEARITIES, WEIGHTS
+from lra.torch.layers import ACTIVATIONS, WEIGHT_LAYERS
 
 LRA = lra.LRAE()
 
@@ -118,7 +118,7 @@ def test_a_layer_that_would_stay_on_backprop_is_refused(build, why):
     model = nn.Module()
     model.body = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), build())
     before, kind = snapshot(model), type(model.body[2])
-    with pytest.raises(lra.ConversionError, match=why) as refusal:
+    with pytest.raises(lra.errors.ConversionError, match=why) as refusal:
         lra.convert(model, LRA)
     message = str(refusal.value)
     assert f"body.2 ({kind.__name__}): " in message
@@ -126,7 +126,7 @@ def test_a_layer_that_would_stay_on_backprop_is_refused(build, why):
     assert "skip=" in message
     assert_unchanged(model, before)
     lra.convert(model, LRA, skip=["body.2"])
-    assert type(model.body[0]) is WEIGHTS[nn.Linear]
+    assert type(model.body[0]) is WEIGHT_LAYERS[nn.Linear]
     assert type(model.body[2]) is kind
     lra.restore(model)
     assert_unchanged(model, before)
@@ -136,7 +136,7 @@ def test_a_layer_that_would_stay_on_backprop_is_refused(build, why):
 def test_the_model_itself_may_be_what_is_refused(build, why):
     model = build()
     before = snapshot(model)
-    with pytest.raises(lra.ConversionError, match=why) as refusal:
+    with pytest.raises(lra.errors.ConversionError, match=why) as refusal:
         lra.convert(model, LRA)
     assert "(the model itself)" in str(refusal.value)
     assert_unchanged(model, before)
@@ -146,7 +146,7 @@ def test_all_troubles_are_told_at_once():
     model = nn.ModuleDict({name: build() for name, (build, _) in REFUSED_LAYERS.items()})
     model["fine"] = nn.Linear(2, 2)
     kinds = [type(m) for m in model.modules()]
-    with pytest.raises(lra.ConversionError) as refusal:
+    with pytest.raises(lra.errors.ConversionError) as refusal:
         lra.convert(model, LRA)
     message = str(refusal.value)
     for name in REFUSED_LAYERS:
@@ -160,7 +160,7 @@ def test_all_troubles_are_told_at_once():
 @pytest.mark.parametrize("rule", [lra.FeedbackAlignment(), lra.KolenPollack(), lra.SignSymmetry()])
 def test_every_rule_but_backprop_refuses(rule):
     model = nn.Sequential(nn.Linear(2, 2), Multiplies())
-    with pytest.raises(lra.ConversionError, match="Multiplies"):
+    with pytest.raises(lra.errors.ConversionError, match="Multiplies"):
         lra.convert(model, rule)
     lra.convert(model, lra.Backprop())
     assert type(model[1]) is Multiplies
@@ -173,7 +173,7 @@ def test_a_rule_with_the_derivative_asks_nothing_of_nonlinear_functions():
 
 def test_refusals_are_data():
     model = nn.Sequential(nn.Linear(2, 2), Bends(), Multiplies())
-    with pytest.raises(lra.ConversionError) as refusal:
+    with pytest.raises(lra.errors.ConversionError) as refusal:
         lra.convert(model, LRA)
     assert [(r.name, r.type) for r in refusal.value.refused] == [
         ("1", "Bends"),
@@ -189,12 +189,12 @@ def test_skip_takes_names_patterns_and_classes():
         if whole:
             assert lra.is_converted(lra.convert(model, LRA, skip=skip))
         elif skip in (["?"], nn.Module):
-            with pytest.raises(lra.ConversionError, match="no layer to convert"):
+            with pytest.raises(lra.errors.ConversionError, match="no layer to convert"):
                 lra.convert(model, LRA, skip=skip)
         else:
-            with pytest.raises(lra.ConversionError, match="Multiplies"):
+            with pytest.raises(lra.errors.ConversionError, match="Multiplies"):
                 lra.convert(model, LRA, skip=skip)
-    with pytest.raises(lra.OptionError, match="unknown class in skip 'GELU'"):
+    with pytest.raises(lra.errors.OptionError, match="unknown class in skip 'GELU'"):
         lra.convert(model, LRA, skip=nn.GELU)
 
 
@@ -206,7 +206,7 @@ def test_what_a_rule_does_not_touch_stays_plain():
     assert [type(m) for m in model[1:4]] == [nn.LayerNorm, nn.Softmax, nn.ReLU]
     lra.convert(lra.restore(model), LRA)
     assert type(model[2]) is nn.Softmax
-    assert type(model[3]) is NONLINEARITIES[nn.ReLU]
+    assert type(model[3]) is ACTIVATIONS[nn.ReLU]
 
 
 # Calls that make no sense
@@ -215,7 +215,9 @@ def test_what_a_rule_does_not_touch_stays_plain():
 @pytest.mark.parametrize("model", [nn.Sequential(), nn.ReLU(), nn.Embedding(3, 2)], ids=str)
 @pytest.mark.parametrize("rule", [LRA, lra.Backprop()], ids=["lra-e", "backprop"])
 def test_nothing_to_convert(model, rule):
-    with pytest.raises(lra.ConversionError, match=r"has no layer to convert; .* Conv1d, .* Linear"):
+    with pytest.raises(
+        lra.errors.ConversionError, match=r"has no layer to convert; .* Conv1d, .* Linear"
+    ):
         lra.convert(model, rule)
 
 
@@ -223,7 +225,9 @@ def test_nothing_to_convert(model, rule):
 def test_converted_twice(rule):
     model = lra.convert(mlp(), LRA)
     state = copy.deepcopy(model.state_dict())
-    with pytest.raises(lra.ConversionError, match=r"already converted: '1', '2'.*lra\.restore"):
+    with pytest.raises(
+        lra.errors.ConversionError, match=r"already converted: '1', '2'.*lra\.restore"
+    ):
         lra.convert(model, rule)
     assert model[1].rule == LRA
     assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
@@ -232,7 +236,7 @@ def test_converted_twice(rule):
 def test_half_converted():
     model = nn.Sequential(mlp(), nn.Linear(4, 2))
     lra.convert(model[0], LRA)
-    with pytest.raises(lra.ConversionError, match=r"already converted: '0\.1'"):
+    with pytest.raises(lra.errors.ConversionError, match=r"already converted: '0\.1'"):
         lra.convert(model, LRA)
     assert type(model[1]) is nn.Linear
     lra.convert(lra.restore(model), LRA)
@@ -240,21 +244,23 @@ def test_half_converted():
 
 def test_many_converted_layers_are_not_all_listed():
     model = lra.convert(nn.Sequential(*(nn.Linear(2, 2) for _ in range(20))), LRA)
-    with pytest.raises(lra.ConversionError, match="'7' and 12 more"):
+    with pytest.raises(lra.errors.ConversionError, match="'7' and 12 more"):
         lra.convert(model, LRA)
 
 
 @pytest.mark.parametrize("model", [None, [nn.Linear(2, 2)], nn.Linear, torch.ones(2)], ids=repr)
 def test_not_a_module(model):
-    with pytest.raises(lra.ConversionError, match=r"expected a torch\.nn\.Module, got "):
+    with pytest.raises(lra.errors.ConversionError, match=r"expected a torch\.nn\.Module, got "):
         lra.convert(model, LRA)
 
 
-@pytest.mark.parametrize("rule", [None, "lra-e", lra.LRAE, lra.Learned()], ids=repr)
+@pytest.mark.parametrize("rule", [None, "lra-e", lra.LRAE, lra.feedback.Learned()], ids=repr)
 def test_not_a_rule(rule):
     model = mlp()
     before = snapshot(model)
-    with pytest.raises(lra.ConversionError, match=r"expected a rule such as lra\.LRAE\(\), got "):
+    with pytest.raises(
+        lra.errors.ConversionError, match=r"expected a rule such as lra\.LRAE\(\), got "
+    ):
         lra.convert(model, rule)
     assert_unchanged(model, before)
 
@@ -263,18 +269,18 @@ def test_not_a_rule(rule):
     "verb", [lra.restore, lra.feedback_parameters, lambda m: lra.set_loss_terms(m, 1)]
 )
 def test_verbs_that_need_a_converted_model(verb):
-    with pytest.raises(lra.ConversionError, match=r"call lra\.convert\(model, rule\) first"):
+    with pytest.raises(lra.errors.ConversionError, match=r"call lra\.convert\(model, rule\) first"):
         verb(mlp())
 
 
 def test_loss_terms_that_do_not_exist():
     model = mlp()
     before = snapshot(model)
-    with pytest.raises(lra.OptionError, match="loss_terms must be one of"):
+    with pytest.raises(lra.errors.OptionError, match="loss_terms must be one of"):
         lra.convert(model, LRA, loss_terms="samples")
     assert_unchanged(model, before)
     lra.convert(model, LRA)
-    with pytest.raises(lra.OptionError, match="loss_terms must be one of"):
+    with pytest.raises(lra.errors.OptionError, match="loss_terms must be one of"):
         lra.set_loss_terms(model, 0)
     assert {m.loss_terms for m in model.modules() if hasattr(m, "loss_terms")} == {"batch"}
 
@@ -304,7 +310,7 @@ def nested() -> nn.Module:
 def test_names_to_skip_that_do_not_exist(skip, said):
     model = nested()
     before = snapshot(model)
-    with pytest.raises(lra.OptionError, match=said):
+    with pytest.raises(lra.errors.OptionError, match=said):
         lra.convert(model, LRA, skip=skip)
     assert_unchanged(model, before)
 
@@ -324,7 +330,7 @@ def test_names_to_skip_that_do_not_exist(skip, said):
 def test_input_layers_that_do_not_exist(names, said):
     model = nested()
     before = snapshot(model)
-    with pytest.raises(lra.OptionError, match=said):
+    with pytest.raises(lra.errors.OptionError, match=said):
         lra.convert(model, LRA, skip=["decoder"], input_layers=names)
     assert_unchanged(model, before)
 
@@ -334,8 +340,8 @@ def test_a_skipped_module_keeps_all_it_holds(skip):
     model = lra.convert(nested(), LRA, skip=skip)
     assert type(model.decoder) is nn.Sequential
     assert [type(m) for m in model.decoder] == [nn.Linear, nn.Tanh, nn.Linear]
-    assert type(model.encoder[2]) is WEIGHTS[nn.Linear]
-    assert type(model.decoder2) is WEIGHTS[nn.Linear]  # only its name begins alike
+    assert type(model.encoder[2]) is WEIGHT_LAYERS[nn.Linear]
+    assert type(model.decoder2) is WEIGHT_LAYERS[nn.Linear]  # only its name begins alike
 
 
 @pytest.mark.parametrize("name", ["first", "second"])
@@ -345,19 +351,19 @@ def test_a_shared_module_can_be_skipped_by_any_of_its_names(name):
     model.first = model.second = nn.Linear(2, 2)
     lra.convert(model, LRA, skip=[name])
     assert type(model.first) is nn.Linear
-    assert type(model.below) is WEIGHTS[nn.Linear]
+    assert type(model.below) is WEIGHT_LAYERS[nn.Linear]
 
 
 def test_lazy_layers_convert_after_a_forward_pass():
     model = nn.Sequential(nn.LazyLinear(3), nn.Tanh(), nn.LazyLinear(2))
     model(torch.randn(2, 4))
     lra.convert(model, LRA)
-    assert type(model[2]) is WEIGHTS[nn.Linear]
+    assert type(model[2]) is WEIGHT_LAYERS[nn.Linear]
     model(torch.randn(2, 4)).sum().backward()
     assert model[2].feedback.grad is not None
 
 
-class _Breaks(lra.Feedback):
+class _Breaks(lra.feedback.Feedback):
     """Cannot be drawn."""
 
     stored = Stored.LEARNED
@@ -376,12 +382,12 @@ def test_feedback_that_cannot_be_drawn_leaves_the_model_as_it_was() -> None:
 
 def test_a_wiring_that_torch_does_not_know_is_refused() -> None:
     @dataclass(frozen=True)
-    class Elsewhere(lra.Wiring):
+    class Elsewhere(lra.wiring.Wiring):
         """Another path."""
 
     model = mlp()
     before = snapshot(model)
-    with pytest.raises(lra.ConversionError, match=r"Elsewhere.*use lra\.Chain\(\)"):
+    with pytest.raises(lra.errors.ConversionError, match=r"Elsewhere.*use lra\.Chain\(\)"):
         lra.convert(model, lra.Rule(wiring=Elsewhere()))
     assert_unchanged(model, before)
 
@@ -410,7 +416,7 @@ def test_names_that_a_converted_module_uses(name, as_method, parametrized):
     if name in (("phi",) if parametrized else ("table", "units")):
         lra.convert(model, lra.LRAE(), example=x)  # this kind of module has no use for it
     else:
-        with pytest.raises(lra.ConversionError, match=f"Own has '{name}' of its own"):
+        with pytest.raises(lra.errors.ConversionError, match=f"Own has '{name}' of its own"):
             lra.convert(model, lra.LRAE(), example=x)
         assert [type(m) for m in model.modules()] == classes
     torch.testing.assert_close(model(x), before, rtol=0, atol=0)

@@ -82,7 +82,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def converted(name: str = "perceptron", rule: lra.Rule | None = None) -> nn.Module:
     torch.manual_seed(3)
-    rule = rule or lra.LRAE(init=lra.LikeWeights(0.7))
+    rule = rule or lra.LRAE(init=lra.inits.LikeWeights(0.7))
     model = NETWORKS[name]().double()
     return lra.convert(model, rule, example=torch.randn(5, 6, dtype=torch.float64))
 
@@ -328,7 +328,7 @@ REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
         "no layer has feedback weights that it could share",
     ),
     "wired": (
-        lambda: _with(converted(rule=lra.DirectLRA()), torch.optim.SGD),
+        lambda: _with(converted(rule=lra.LRAE(wiring=lra.wiring.Direct())), torch.optim.SGD),
         "leads from another layer",
     ),
     "another step size": (lambda: _grouped(), "other settings than their weights, of lr"),
@@ -370,7 +370,7 @@ def test_what_cannot_share_is_refused_and_left_as_it_was(case: str) -> None:
     build, match = REFUSED[case]
     model, optimizer = build()
     names = [name for name, _ in model.named_parameters()]
-    with pytest.raises(lra.ConversionError, match=match):
+    with pytest.raises(lra.errors.ConversionError, match=match):
         lra.share_feedback(model, optimizer)
     assert [name for name, _ in model.named_parameters()] == names
 
@@ -380,7 +380,7 @@ def test_decay_that_comes_later_is_refused_where_it_is_no_scale() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     lra.share_feedback(model, optimizer)
     optimizer.param_groups[0]["weight_decay"] = 0.1
-    with pytest.raises(lra.ConversionError, match="use AdamW"):
+    with pytest.raises(lra.errors.ConversionError, match="use AdamW"):
         train(model, optimizer, 1)
 
 
@@ -393,7 +393,7 @@ def test_networks_that_share_train_together() -> None:
         return model, optimizer
 
     apart, joint = [start(seed) for seed in range(3)], [start(seed) for seed in range(3)]
-    together = lra.Together([model for model, _ in joint])
+    together = lra.ensemble.Ensemble([model for model, _ in joint])
     for step in range(5):
         x = torch.randn(3, 9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
         t = torch.arange(9).expand(3, 9) % 4

@@ -51,7 +51,7 @@ def without_inverses(found):
 def test_a_perceptron_is_the_loop_written_out():
     """Lee et al.'s algorithm in NumPy, its local loss over 2 eta."""
     model, (x, t) = chain((6, 8, 7, 5, 3)), batch()
-    method, N = lra.DTP(eta=0.3, sigma=0.2), 9
+    method, N = lra.methods.DTP(eta=0.3, sigma=0.2), 9
     method.attach(model, x[:1])
     layers = model[::2]
     W = [layer.weight.detach().numpy() for layer in layers]
@@ -90,7 +90,7 @@ def test_a_perceptron_is_the_loop_written_out():
 
 def test_a_convolutional_network_is_the_loop_by_heart():
     model, (x, t) = convnet(), batch(24)
-    method, N = lra.DTP(eta=0.3, sigma=0.2), 9
+    method, N = lra.methods.DTP(eta=0.3, sigma=0.2), 9
     method.attach(model, x)
     conv, linear = model[3], model[7]
 
@@ -140,7 +140,7 @@ def test_a_convolutional_network_is_the_loop_by_heart():
 def test_two_weight_layers_learn_as_by_backprop(sizes):
     """No inverse, and each layer's local loss has backprop's own derivative."""
     model, (x, t) = chain(sizes), batch()
-    method = lra.DTP(eta=0.7)
+    method = lra.methods.DTP(eta=0.7)
     method.attach(model, x)
     assert list(model.state_dict()) == list(chain(sizes).state_dict())
     value, found = by_method(method, model, x, t)
@@ -150,7 +150,7 @@ def test_two_weight_layers_learn_as_by_backprop(sizes):
 
 def test_transposed_inverses_of_linear_layers_give_backprop():
     model, (x, t) = chain((6, 8, 7, 5, 3), nn.Identity), batch()
-    method = lra.DTP(eta=0.4)
+    method = lra.methods.DTP(eta=0.4)
     method.attach(model, x)
     with torch.no_grad():
         for layer in model[2:6:2]:
@@ -162,7 +162,7 @@ def test_transposed_inverses_of_linear_layers_give_backprop():
 def test_exact_inverses_have_nothing_to_learn_and_solve_for_the_targets():
     """A target is what moves the last hidden layer to its own: d W^-1, layer by layer."""
     model, (x, t) = chain((6, 5, 5, 5, 3), nn.Identity), batch()
-    method = lra.DTP(eta=0.4)
+    method = lra.methods.DTP(eta=0.4)
     method.attach(model, x)
     with torch.no_grad():
         for layer in model[2:6:2]:
@@ -181,7 +181,7 @@ def test_exact_inverses_have_nothing_to_learn_and_solve_for_the_targets():
 
 def test_inverses_learn_to_invert():
     model, (x, t) = convnet(), batch(24)
-    method = lra.DTP(sigma=0.1)
+    method = lra.methods.DTP(sigma=0.1)
     method.attach(model, x)
     inverses = [p for name, p in model.named_parameters() if ".inverse." in name]
     assert len(inverses) == 4
@@ -209,7 +209,7 @@ def test_inverses_learn_to_invert():
 
 def test_inverses_are_parameters_and_the_forward_pass_is_as_it_was():
     plain, (x, t) = chain((6, 8, 7, 3)), batch()
-    model, method = copy.deepcopy(plain), lra.DTP()
+    model, method = copy.deepcopy(plain), lra.methods.DTP()
     expected = model(x)
     assert method.attach(model, x) is model
     assert torch.equal(model(x), expected)
@@ -222,7 +222,7 @@ def test_inverses_are_parameters_and_the_forward_pass_is_as_it_was():
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.manual_seed(1)
         assert_same(by_method(method, other, x, t)[1], found)
-    again = lra.DTP().attach(copy.deepcopy(plain), x)
+    again = lra.methods.DTP().attach(copy.deepcopy(plain), x)
     again.load_state_dict(model.state_dict())
     torch.manual_seed(1)
     assert_same(by_method(method, again, x, t)[1], found)
@@ -232,7 +232,7 @@ def test_inverses_are_parameters_and_the_forward_pass_is_as_it_was():
 
 def test_gradients_add_up_in_the_losss_own_scale():
     model, (x, t) = convnet(), batch(24)
-    method = lra.DTP(sigma=0.0)
+    method = lra.methods.DTP(sigma=0.0)
     method.attach(model, x)
     _, mean = by_method(method, model, x, t)
     _, summed = by_method(method, model, x, t, "sum", loss_terms=1)
@@ -244,7 +244,7 @@ def test_gradients_add_up_in_the_losss_own_scale():
 
 def test_autocast_keeps_targets_and_gradients_in_32_bits():
     model, (x, t) = chain((6, 8, 7, 5, 3)).float(), batch()
-    method = lra.DTP(sigma=0.0)
+    method = lra.methods.DTP(sigma=0.0)
     method.attach(model, x.float())
     exact = by_method(method, model, x.float(), t)[1]
     model.zero_grad()
@@ -259,7 +259,7 @@ def test_autocast_keeps_targets_and_gradients_in_32_bits():
 
 
 def test_other_networks_are_refused_and_left_as_they_are():
-    method, (x, _) = lra.DTP(), batch()
+    method, (x, _) = lra.methods.DTP(), batch()
     for layer, message in (
         (nn.Dropout(), r"1 \(Dropout\): it has no place"),
         (nn.PReLU(), r"1 \(PReLU\): it has no place"),
@@ -267,19 +267,21 @@ def test_other_networks_are_refused_and_left_as_they_are():
         (nn.Bilinear(6, 6, 6), "Bilinear"),
     ):
         model = nn.Sequential(nn.Linear(6, 6), layer, nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
-        with pytest.raises(lra.MethodError, match=message):
+        with pytest.raises(lra.errors.MethodError, match=message):
             method.attach(model.double(), x)
         assert not hasattr(model[2], "inverse")
     layers = nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 3, padding="same"), nn.Conv1d(4, 2, 3)
-    with pytest.raises(lra.MethodError, match=r"1 .Conv1d.: of its padding no inverse"):
+    with pytest.raises(lra.errors.MethodError, match=r"1 .Conv1d.: of its padding no inverse"):
         method.attach(nn.Sequential(*layers), torch.randn(3, 2, 9))
 
 
 def test_inverses_are_asked_for():
-    method, (x, t) = lra.DTP(), batch()
+    method, (x, t) = lra.methods.DTP(), batch()
     model = chain((6, 8, 7, 3))
-    with pytest.raises(lra.MethodError, match=r"2: without an inverse; call method.attach"):
+    with pytest.raises(lra.errors.MethodError, match=r"2: without an inverse; call method.attach"):
         by_method(method, model, x, t)
     method.attach(model, x)
-    with pytest.raises(lra.MethodError, match=r"2: the attribute 'inverse' is taken.*detach"):
+    with pytest.raises(
+        lra.errors.MethodError, match=r"2: the attribute 'inverse' is taken.*detach"
+    ):
         method.attach(model, x)

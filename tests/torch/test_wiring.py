@@ -16,7 +16,7 @@ from lra.torch import wire
 
 SIZES = (5, 7, 6, 4, 3)
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
-LRA = lra.DirectLRA(0.3, 0.5)
+LRA = lra.LRAE(wiring=lra.wiring.Direct(), 0.3, 0.5)
 
 
 def mlp() -> nn.Sequential:
@@ -64,9 +64,16 @@ def difference(beta, n):
     [
         (lra.DirectFeedbackAlignment(), 9, derivative, None),
         (LRA, 9, difference(0.3, 6), 0.5),
-        (lra.Rule(lra.Learned(), lra.Derivative(), lra.Skip(2)), 2, derivative, 1.0),
         (
-            lra.Rule(lra.Random(), lra.TargetDifference(0.2), lra.Skip(3)),
+            lra.Rule(lra.feedback.Learned(), lra.crossing.Derivative(), lra.wiring.Stride(2)),
+            2,
+            derivative,
+            1.0,
+        ),
+        (
+            lra.Rule(
+                lra.feedback.Random(), lra.crossing.TargetDifference(0.2), lra.wiring.Stride(3)
+            ),
             3,
             difference(0.2, 6),
             None,
@@ -97,12 +104,15 @@ def test_a_mix_of_difference_and_sign():
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_the_ends_of_the_axis_are_the_chain_and_direct(build):
     x, y = images()
-    for other, wiring in ((lra.Chain(), lra.Skip(1)), (lra.Direct(), lra.Skip(99))):
+    for other, wiring in (
+        (lra.wiring.Chain(), lra.wiring.Stride(1)),
+        (lra.wiring.Direct(), lra.wiring.Stride(99)),
+    ):
         plain = build().double()
         found = []
         for each in (other, wiring):
             torch.manual_seed(1)
-            rule = lra.Rule(lra.Learned(), lra.TargetDifference(), each)
+            rule = lra.Rule(lra.feedback.Learned(), lra.crossing.TargetDifference(), each)
             model = lra.convert(copy.deepcopy(plain), rule, example=x[:2])
             found.append(updates(model, x, y))
         assert_same(*found)
@@ -252,7 +262,7 @@ def test_reentrant_checkpoints_are_refused():
     lra.convert(model, LRA, example=x)
     updates(model, x, t)
     model.again = True
-    with pytest.raises(lra.RuleError, match="use_reentrant=False"):
+    with pytest.raises(lra.errors.RuleError, match="use_reentrant=False"):
         F.cross_entropy(model(x), t).backward()
 
 
@@ -310,7 +320,9 @@ def test_a_pass_in_which_a_layer_would_hear_nothing():
     lra.convert(model, LRA, example=x)
     expected = updates(model, x, t)
     model.mood = "ends"
-    with pytest.raises(lra.RuleError, match=r"b would learn nothing .* hears head, which did not"):
+    with pytest.raises(
+        lra.errors.RuleError, match=r"b would learn nothing .* hears head, which did not"
+    ):
         model(x)
     with torch.no_grad():
         assert model(x).shape == (6, 4)
@@ -364,34 +376,34 @@ class TwoHeads(nn.Module):
 
 def test_refusals():
     x, _ = data()
-    with pytest.raises(lra.ConversionError, match=r"Direct.* needs an example="):
+    with pytest.raises(lra.errors.ConversionError, match=r"Direct.* needs an example="):
         lra.convert(mlp(), LRA)
     model = TwoHeads().double()
     kinds = [type(m) for m in model.modules()]
-    with pytest.raises(lra.ConversionError, match=r"several layers here .'policy', 'value'"):
+    with pytest.raises(lra.errors.ConversionError, match=r"several layers here .'policy', 'value'"):
         lra.convert(model, LRA, example=x)
     assert [type(m) for m in model.modules()] == kinds
     assert not model._forward_hooks
     lra.convert(model, LRA, example=x, skip="value")
-    with pytest.raises(lra.ConversionError, match=r"mirror: errors skip layers"):
+    with pytest.raises(lra.errors.ConversionError, match=r"mirror: errors skip layers"):
         lra.mirror(lra.convert(mlp(), LRA, example=x))
 
 
 @pytest.mark.parametrize(
     ("feedback", "named"),
-    [(lra.Transpose(), "Transpose"), (lra.SignSymmetric(), "SignSymmetric"),
-     (lra.Learned(init=lra.Mirror()), "Mirror")],
+    [(lra.feedback.Transpose(), "Transpose"), (lra.feedback.SignSymmetric(), "SignSymmetric"),
+     (lra.feedback.Learned(init=lra.inits.Mirror()), "Mirror")],
     ids=str,
 )  # fmt: skip
 def test_feedback_that_only_a_weight_can_give(feedback, named):
-    with pytest.raises(lra.OptionError, match=rf"{named}\(\) takes feedback .*use Random"):
-        lra.Rule(feedback, lra.Derivative(), lra.Direct())
+    with pytest.raises(lra.errors.OptionError, match=rf"{named}\(\) takes feedback .*use Random"):
+        lra.Rule(feedback, lra.crossing.Derivative(), lra.wiring.Direct())
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, None, "2"])
 def test_a_skip_is_of_whole_layers(every):
-    with pytest.raises(lra.OptionError, match="every must be a whole number above 0"):
-        lra.Skip(every)
+    with pytest.raises(lra.errors.OptionError, match="every must be a whole number above 0"):
+        lra.wiring.Stride(every)
 
 
 def test_an_example_that_does_not_tell_where_the_batch_stands():
@@ -399,7 +411,9 @@ def test_an_example_that_does_not_tell_where_the_batch_stands():
     silent = nn.Sequential(nn.Linear(5, 3), nn.Unflatten(1, (3, 1)), nn.Linear(1, 1), nn.ReLU())
     silent.extend([nn.Linear(1, 1), nn.Flatten(), nn.Linear(3, 2)])
     nn.init.constant_(silent[2].bias, -9.0)  # units that are never above zero
-    with pytest.raises(lra.ConversionError, match=r"does not tell which part .*\(two at least\)"):
+    with pytest.raises(
+        lra.errors.ConversionError, match=r"does not tell which part .*\(two at least\)"
+    ):
         lra.convert(silent, lra.DirectFeedbackAlignment(), example=torch.zeros(3, 5))
     lra.convert(silent, lra.DirectFeedbackAlignment(), example=torch.zeros(4, 5))
 
@@ -407,7 +421,9 @@ def test_an_example_that_does_not_tell_where_the_batch_stands():
 def test_too_many_feedback_weights(monkeypatch):
     monkeypatch.setattr(wire, "_MOST", 20)
     x, _ = data()
-    with pytest.raises(lra.ConversionError, match="through 21 feedback weights, more than 20"):
+    with pytest.raises(
+        lra.errors.ConversionError, match="through 21 feedback weights, more than 20"
+    ):
         lra.convert(mlp(), LRA, example=x)
 
 
@@ -423,5 +439,7 @@ def test_an_input_of_another_shape_than_the_examples():
 
     model = lra.convert(Pooled(), LRA, example=torch.randn(2, 1, 9))
     model(torch.randn(3, 1, 9))
-    with pytest.raises(lra.RuleError, match=r"layer 'b' reads \(3, 2, 10\) and hears 'head'"):
+    with pytest.raises(
+        lra.errors.RuleError, match=r"layer 'b' reads \(3, 2, 10\) and hears 'head'"
+    ):
         model(torch.randn(3, 1, 12))

@@ -38,7 +38,7 @@ def send(forward: Forward, backward: Backward, *inputs: Any) -> Any:
         inputs: tensors, never variables: their values have to be read outside.
     """
     if keras.backend.backend() == "torch":
-        from lra.keras.function import Send
+        from lra.keras.torch_backend import Send
 
         return Send.apply(forward, backward, *inputs)  # type: ignore[no-untyped-call]
 
@@ -125,6 +125,6 @@ def adjoint(
             h = operation(z, W)
         d, dW = tape.gradient(h, (z, W), output_gradients=e)
         return d, dW
-    from lra.keras.function import adjoint as torch_adjoint
+    from lra.keras.torch_backend import adjoint as torch_adjoint
 
     return torch_adjoint(operation, z, W, e, needs)

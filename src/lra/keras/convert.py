@@ -11,7 +11,7 @@ import numpy as np
 from lra.errors import ConversionError
 from lra.keras.compiled import check_compiled, watch_compile
 from lra.keras.graph import is_model
-from lra.keras.layers import NONLINEARITIES, WEIGHTS, Local, LocalWeights
+from lra.keras.layers import ACTIVATIONS, WEIGHT_LAYERS, Local, LocalWeights
 from lra.keras.plan import Plan, check_model, plan
 from lra.loss_terms import LossTerms, check_terms
 from lra.rules import Rule
@@ -141,9 +141,9 @@ def _local(layer: Any, what: Plan, rule: Rule, terms: LossTerms | float) -> Any:
         added["sees_input"] = id(layer) in what.input_layers
         added["crosses_activation"] = id(layer) not in what.output_layers
         added["activation"] = layer.activation
-        return WEIGHTS[type(layer)].from_config(layer.get_config() | added)
+        return WEIGHT_LAYERS[type(layer)].from_config(layer.get_config() | added)
     if id(layer) in what.nonlinearities:
-        return NONLINEARITIES[type(layer)].from_config(layer.get_config() | added)
+        return ACTIVATIONS[type(layer)].from_config(layer.get_config() | added)
     return _plain(layer)
 
 

@@ -12,7 +12,7 @@ from lra.feedback import Transpose
 from lra.inits import Mirror
 from lra.keras.backend import BACKENDS
 from lra.keras.graph import Graph, is_model, trace
-from lra.keras.layers import KEPT, NONLINEARITIES, REFUSED, WEIGHTS, Local, bends, crossable
+from lra.keras.layers import ACTIVATIONS, KEPT, REFUSED, WEIGHT_LAYERS, Local, bends, crossable
 from lra.rules import Rule
 from lra.wiring import Chain
 
@@ -104,11 +104,11 @@ def plan(
     cut = [f"{name}/" for name in skip]
     taken = {path: layer for path, layer in paths.items() if not f"{path}/".startswith(tuple(cut))}
     _refuse(model, rule, taken)
-    weights = {path: layer for path, layer in taken.items() if type(layer) in WEIGHTS}
+    weights = {path: layer for path, layer in taken.items() if type(layer) in WEIGHT_LAYERS}
     if not weights:
         raise ConversionError(
             f"convert: this {type(model).__name__} has no layer to convert; a rule needs at least "
-            f"one of {', '.join(sorted(cls.__name__ for cls in WEIGHTS))}"
+            f"one of {', '.join(sorted(cls.__name__ for cls in WEIGHT_LAYERS))}"
         )
     last = _output_layers(graph)
     return Plan(
@@ -116,7 +116,7 @@ def plan(
         nonlinearities=frozenset(
             id(layer)
             for layer in taken.values()
-            if type(layer) in NONLINEARITIES and _nonlinear(layer, rule) and id(layer) not in last
+            if type(layer) in ACTIVATIONS and _nonlinear(layer, rule) and id(layer) not in last
         ),
         input_layers=_input_layers(graph, rule, weights, input_layers),
         output_layers=last,
@@ -155,10 +155,10 @@ def _trouble(layer: Any, rule: Rule) -> str:
             return why
     if _reversed(layer):
         return "called in reverse it multiplies by its embeddings; write that as a Dense layer"
-    known = type(layer) in WEIGHTS or type(layer) in NONLINEARITIES
+    known = type(layer) in WEIGHT_LAYERS or type(layer) in ACTIVATIONS
     if known:
         return _setting_trouble(layer)
-    for base in (*WEIGHTS, *NONLINEARITIES):
+    for base in (*WEIGHT_LAYERS, *ACTIVATIONS):
         if isinstance(layer, base):
             return f"a subclass of keras.layers.{base.__name__}, whose call may differ from it"
     if not type(layer).__module__.startswith("keras."):
@@ -212,7 +212,7 @@ def _output_layers(graph: Graph) -> frozenset[int]:
         return name in _MOVING or (name == "Activation" and linear)
 
     last = graph.last(transparent)
-    inner = graph.downstream(lambda layer: type(layer) in WEIGHTS)
+    inner = graph.downstream(lambda layer: type(layer) in WEIGHT_LAYERS)
     calls = list(enumerate(graph.calls))
     hidden = {id(call.layer) for i, call in calls if i not in last or inner[i]}
     return frozenset(id(call.layer) for _, call in calls) - hidden
@@ -238,5 +238,5 @@ def _learns(layer: Any) -> bool:
     """Tell whether a layer has weights that training moves, or will have when it is built."""
     if getattr(layer, "trainable_weights", ()):
         return True
-    weighty = type(layer) in WEIGHTS or isinstance(layer, KEPT)
+    weighty = type(layer) in WEIGHT_LAYERS or isinstance(layer, KEPT)
     return weighty and not layer.built and layer.trainable

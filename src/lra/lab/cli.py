@@ -140,7 +140,7 @@ def _exit_code(error: BaseException) -> int:
             return 128 + error.signal
         case KeyboardInterrupt():
             return 130
-        case lra.OptionError():
+        case lra.errors.OptionError():
             return 2
         case _:
             return 1

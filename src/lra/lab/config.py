@@ -26,7 +26,7 @@ from lra.lab.options import (
 )
 from lra.lab.schedule import SCHEDULES
 from lra.methods import Method
-from lra.rules import LRAE, Rule, name_of
+from lra.rules import LRAE, Rule
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class TrainConfig(Axis):
         self._whole("batch_size", 1)
         self._whole("devices", 1)
         if self.devices > 1 and isinstance(self.rule, Method):
-            raise OptionError(f"devices: {name_of(self.rule)} trains on one; got {self.devices}")
+            raise OptionError(f"devices: {self.rule.name} trains on one; got {self.devices}")
         if self.compile == "always" and self.uncompiled:
             raise OptionError(f"compile is always, but {self.uncompiled}; leave --compile out")
         self._whole("seed", 0)
@@ -208,7 +208,7 @@ class TrainConfig(Axis):
     def uncompiled(self) -> str:
         """Why a run like this cannot be compiled; "" if it can, as far as settings tell."""
         if isinstance(self.rule, Method):
-            return f"{name_of(self.rule)} takes several passes a step"
+            return f"{self.rule.name} takes several passes a step"
         if self.devices > 1:
             return "several devices gather updates by hooks"
         return "bf16-mixed reaches the way back too" if self.precision == "bf16-mixed" else ""

@@ -11,7 +11,7 @@ from lra.errors import ConversionError, OptionError
 from lra.lab.config import TrainConfig
 from lra.lab.measure import Answer, count_right, cross_entropy
 from lra.methods import Method
-from lra.rules import Rule, name_of
+from lra.rules import Rule
 
 
 def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool) -> list[str]:
@@ -31,7 +31,9 @@ def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool
         return []
     if samples.is_floating_point():  # those of a run in double precision, which the network is not
         samples = samples.to(next(network.parameters()).dtype)
-    example = None if rule.wiring == lra.Chain() else samples  # others ask who comes after whom
+    example = (
+        None if rule.wiring == lra.wiring.Chain() else samples
+    )  # others ask who comes after whom
     lra.convert(network, rule, example=example, loss_terms="tokens" if text else "batch")
     covered = lra.coverage(network)
     if not covered.left:
@@ -58,7 +60,7 @@ def share(config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimi
     try:
         if isinstance(config.rule, Method):
             raise ConversionError(
-                f"{name_of(config.rule)} has no feedback weights beside its weights"
+                f"{config.rule.name} has no feedback weights beside its weights"
             )
         lra.share_feedback(network, optimizer)
     except ConversionError as error:
@@ -76,7 +78,7 @@ def compiled(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
-) -> lra.CompiledStep | None:
+) -> lra.torch.compiled.CompiledStep | None:
     """Give a run's compiled step, whose loss has the number of right predictions beside it.
 
     Whether a run has one depends on its settings and on torch alone, so that it comes to the same

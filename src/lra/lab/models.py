@@ -16,7 +16,6 @@ from lra.lab.learning import feedback
 from lra.lab.networks import NETWORKS, hidden_sizes
 from lra.lab.options import make_activation
 from lra.lab.parts import Parts
-from lra.rules import name_of
 
 _DECAY = {"adamw": 0.01}
 """Weight decay by default; none where it would be added to the gradient."""
@@ -91,7 +90,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         own = feedback(config.rule, model)
         if not own:
             raise OptionError(
-                f"feedback_lr is given, but {name_of(config.rule)} learns no feedback weights "
+                f"feedback_lr is given, but {config.rule.name} learns no feedback weights "
                 "here; leave it out"
             )
         learned = {id(E) for E in own}

@@ -22,7 +22,14 @@ from lra.inits import FanIn, Init, LikeWeights, Normal, Orthogonal
 from lra.lab.parts import KAIMING, LECUN, Table
 from lra.torch.layers import KNOWN
 
-UNITS = (lra.Sign, lra.Heaviside, lra.Bernoulli, lra.Quantized, lra.LWTA, Table)
+UNITS = (
+    lra.activations.Sign,
+    lra.activations.Heaviside,
+    lra.activations.Bernoulli,
+    lra.activations.Quantized,
+    lra.activations.LWTA,
+    Table,
+)
 """The library's own units, most of which have no useful derivative."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -16,7 +16,7 @@ from lra.crossing import Surrogate
 from lra.errors import DataError, OptionError
 from lra.inits import FanIn, Init
 from lra.lab.images import channels_first
-from lra.torch.layers.record import DrawLike
+from lra.torch.layers.state import FeedbackSampler
 
 Shape = tuple[int, ...]
 LECUN, KAIMING = FanIn(math.sqrt(3)), FanIn(math.sqrt(6))
@@ -54,7 +54,7 @@ class Parts:
         return nn.LayerNorm(width, bias=self.bias)
 
     def _draw(self, weight: Tensor) -> None:
-        drawn: Tensor = self.init.draw(DrawLike(weight))
+        drawn: Tensor = self.init.draw(FeedbackSampler(weight))
         with torch.no_grad():
             weight.copy_(drawn)
 
@@ -69,7 +69,7 @@ def look_up(h: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return z
 
 
-class Table(lra.Evaluated):
+class Table(lra.activations.BlackBox):
     """z by `look_up`: a unit that NumPy evaluates, and that autograd knows nothing of."""
 
     def __init__(self, straight_through: Surrogate | None = None) -> None:

@@ -22,10 +22,10 @@ from lra.lab.options import (
 from lra.rules import named
 
 LOCAL_LOSSES = {
-    "squared": lra.Squared,
-    "absolute": lra.Absolute,
-    "cauchy": lra.Cauchy,
-    "mixed": lra.Mixed,
+    "squared": lra.crossing.Squared,
+    "absolute": lra.crossing.Absolute,
+    "cauchy": lra.crossing.Cauchy,
+    "mixed": lra.crossing.Mixed,
 }
 """The local losses by name."""
 
@@ -91,7 +91,7 @@ class RuleOptions:
     sigma: MaybeFloat = None
     """dtp: standard deviation of the noise that inverses learn with; by default 0.1."""
 
-    def build(self, base: str, options: dict[str, Any]) -> lra.Rule | lra.Method:
+    def build(self, base: str, options: dict[str, Any]) -> lra.Rule | lra.methods.Method:
         """Build the rule or method, over a recipe's options where it is the recipe's rule.
 
         Raises:
@@ -120,8 +120,8 @@ class RuleOptions:
         }
         if self.local_loss is not None:
             given["local_loss"] = _lookup("local loss", self.local_loss, LOCAL_LOSSES)
-        if self.through is not None:
-            given["through"] = _lookup("surrogate", self.through, SURROGATES)
+        if self.surrogate is not None:
+            given["through"] = _lookup("surrogate", self.surrogate, SURROGATES)
         given = {key: value for key, value in given.items() if value is not None}
         return named(name, **(options if name == base else {}) | given)
 

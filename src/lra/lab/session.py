@@ -19,7 +19,6 @@ from lra.lab.finite import weight_not_finite
 from lra.lab.learning import compiled, feedback, prepare, share
 from lra.lab.models import build_network, build_optimizer, check_reads, describe
 from lra.lab.state import State
-from lra.rules import name_of
 
 
 class Session:
@@ -59,7 +58,7 @@ class Session:
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
         self.last_save = time.monotonic()
 
-    def _compiled(self) -> lra.CompiledStep | None:
+    def _compiled(self) -> lra.torch.compiled.CompiledStep | None:
         """Give the run's compiled step, if it is to have one."""
         steps = self.batches.steps * self.config.epochs_of(self.batches.steps)
         return compiled(self.config, steps, self.network, self.optimizer, self.device)
@@ -153,7 +152,7 @@ class Session:
         shared = self._moving() < self.learned
         kept = " (kept as their difference to the weights)" if shared else ""
         return (
-            f"{name_of(self.config.rule)} on {self.data.name}: {describe(self.config, self.data)}; "
+            f"{self.config.rule.name} on {self.data.name}: {describe(self.config, self.data)}; "
             f"{weights:,} weights, {learned:,} learned feedback weights{kept}; "
             f"{len(self.batches.y):,} samples; {self.device}; run in {self.folder}"
         )

@@ -20,7 +20,6 @@ from lra.lab.display import ConsoleReporter
 from lra.lab.options import optional
 from lra.lab.recipes import RECIPES, Recipe, recipe
 from lra.lab.rule_options import RuleOptions
-from lra.rules import name_of
 
 
 def _recipe_option() -> Any:
@@ -117,7 +116,7 @@ def _value_of(option: str, words: list[str]) -> str | None:
 
 
 def _new_folder(config: TrainConfig) -> Path:
-    stem = f"{Path(config.dataset).stem}-{name_of(config.rule)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{Path(config.dataset).stem}-{config.rule.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, again = Path("runs") / stem, 2
     while folder.exists():
         folder, again = Path("runs") / f"{stem}-{again}", again + 1

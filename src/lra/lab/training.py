@@ -28,7 +28,6 @@ from lra.lab.state import State
 from lra.lab.stop import Stop
 from lra.lab.verdict import verdict
 from lra.methods import Method
-from lra.rules import name_of
 
 CHECK_EVERY = 20
 """Steps between reports, and between looks at the losses where a look waits for a device."""
@@ -132,7 +131,7 @@ class _Run(Session):
             return Reporter()
         shape, classes = list(self.data.sample_shape), list(self.data.classes)
         about = {"sample_shape": shape, "classes": classes}
-        rule = name_of(self.config.rule)
+        rule = self.config.rule.name
         title = f"{self.data.name}, {self.config.model}, {rule}, seed {self.config.seed}"
         files = FilesReporter(self.folder, state, about, title)
         if not self.config.diagnose:
@@ -277,7 +276,7 @@ class _Run(Session):
         test, last = (self._measure(n, self.test_set) for n in (best, self.network))
         return {
             "dataset": self.data.name,
-            "rule": name_of(config.rule),
+            "rule": config.rule.name,
             "model": config.model,
             "epochs": state.epoch,
             "steps": state.epoch * self.batches.steps,

@@ -8,7 +8,7 @@ from lra.crossing import TargetDifference
 from lra.inits import Mirror
 from lra.lab.diagnoses import Row
 from lra.methods import Method
-from lra.rules import Rule, name_of
+from lra.rules import Rule
 from lra.torch.diagnose import Arrival, LayerKind
 from lra.wiring import Chain
 
@@ -106,7 +106,7 @@ def _throughout(rows: list[Row], is_so: Callable[[Row], bool]) -> tuple[list[str
 
 def _remedy(trouble: str, rule: Rule | Method) -> str:
     if isinstance(rule, Method):
-        return f"try other settings of {name_of(rule)}, or another rule"
+        return f"try other settings of {rule.name}, or another rule"
     crossing, mirrors = rule.crossing, isinstance(getattr(rule.feedback, "init", None), Mirror)
     targets = crossing if isinstance(crossing, TargetDifference) else None
     if trouble == "vanish" and targets and not targets.normalized:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lra.errors import ConversionError
-from lra.torch.layers import Local, LocalForward, LocalNonlinearity, LocalWeights
+from lra.torch.layers import InterceptedModule, Local, LocalActivation, LocalWeights
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def coverage(model: nn.Module) -> Coverage:
     Raises:
         ConversionError: for a model in which nothing is converted.
     """
-    layers = [m for m in model.modules() if isinstance(m, (LocalWeights, LocalForward))]
+    layers = [m for m in model.modules() if isinstance(m, (LocalWeights, InterceptedModule))]
     if not layers:
         raise ConversionError(
             f"coverage: no layer of this {type(model).__name__} is converted; "
@@ -97,7 +97,7 @@ def coverage(model: nn.Module) -> Coverage:
     for path, module in model.named_modules():
         kind = (module.plain if isinstance(module, Local) else type(module)).__name__
         apart = any(f"{path}.".startswith(f"{top}.") for top in skipped)
-        units[kind] += isinstance(module, LocalNonlinearity)
+        units[kind] += isinstance(module, LocalActivation)
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in seen and id(parameter) not in added:
                 seen.add(id(parameter))
@@ -113,5 +113,5 @@ def coverage(model: nn.Module) -> Coverage:
     )
 
 
-def _names(module: LocalWeights | LocalForward) -> list[str]:
-    return module.table.added if isinstance(module, LocalForward) else [module.kept_as]
+def _names(module: LocalWeights | InterceptedModule) -> list[str]:
+    return module.table.added if isinstance(module, InterceptedModule) else [module.kept_as]

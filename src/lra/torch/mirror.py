@@ -12,8 +12,8 @@ from lra.feedback import Learned, Offset, Random
 from lra.inits import Mirror
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import Local, LocalForward, LocalWeights
-from lra.torch.layers.record import DrawLike
+from lra.torch.layers import InterceptedModule, Local, LocalWeights
+from lra.torch.layers.state import FeedbackSampler
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -65,15 +65,15 @@ def mirror(
         )
     if any(is_sharded(module) for module in model.modules()):
         raise ConversionError("mirror: the model is sharded; mirror it first, then shard")
-    if any(isinstance(m, Local) and m._lra.conversion.hub is not None for m in model.modules()):
+    if any(isinstance(m, Local) and m._lra.conversion.router is not None for m in model.modules()):
         raise ConversionError(
             "mirror: errors skip layers in this model, and the feedback weights between two layers "
-            "have no weights to mirror; rules with wiring=lra.Chain() do"
+            "have no weights to mirror; rules with wiring=lra.wiring.Chain() do"
         )
-    pairs: list[tuple[Tensor, DrawLike, bool]] = []
+    pairs: list[tuple[Tensor, FeedbackSampler, bool]] = []
     computed: list[str] = []
     for path, module in model.named_modules():
-        if not isinstance(module, (LocalWeights, LocalForward)):
+        if not isinstance(module, (LocalWeights, InterceptedModule)):
             continue
         feedback = module._lra.feedback
         if not isinstance(feedback, (Learned, Random, Offset)):
@@ -83,7 +83,7 @@ def mirror(
             kept = getattr(module, module.kept_as)
             if kept is not None:
                 run = module.product_of(module)
-                draw = DrawLike(module.weight, run=run, generator=generator)
+                draw = FeedbackSampler(module.weight, run=run, generator=generator)
                 pairs.append((kept, draw, offset))
             continue
         for key, name in module.table.feedback.items():
@@ -93,18 +93,18 @@ def mirror(
             if W is None:
                 computed.append(f"{path}.{key.partition(':')[0]}".strip("."))
             else:
-                draw = DrawLike(W, generator=generator)
+                draw = FeedbackSampler(W, generator=generator)
                 pairs.append((getattr(module, name), draw, offset))
     if computed:
         raise ConversionError(
             f"mirror: {', '.join(computed)}: the layers multiply with what each forward computes "
             "from these, which only an example shows: lra.restore(model), and lra.convert(model, "
-            "rule, example=...) anew with init=lra.Mirror()"
+            "rule, example=...) anew with init=lra.inits.Mirror()"
         )
     if not pairs:
         raise ConversionError(
             f"mirror: this {type(model).__name__} keeps no feedback weights that could mirror W; "
-            "rules with lra.Learned or lra.Random feedback do"
+            "rules with lra.feedback.Learned or lra.feedback.Random feedback do"
         )
     for kept, draw, offset in pairs:
         E = init.draw(draw)

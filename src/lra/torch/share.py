@@ -13,8 +13,8 @@ from lra.errors import ConversionError
 from lra.feedback import Learned, Offset
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import Local, LocalForward, LocalWeights
-from lra.torch.watch import offsets_of, pair
+from lra.torch.layers import InterceptedModule, Local, LocalWeights
+from lra.torch.user_warnings import link_feedback, offsets_of
 
 MOMENTUM = "offset_momentum"
 """The key, in an optimizer's state of W, of the momentum that decay gives D, as a share of D."""
@@ -61,7 +61,9 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """
     _check(model, optimizer)
     layers = _layers(model)
-    pairs = [(layer, *pair) for layer in layers.values() for pair in _pairs(layer)]
+    pairs = [
+        (layer, *link_feedback) for layer in layers.values() for link_feedback in _pairs(layer)
+    ]
     _check_moves([(W, E) for layer, W, E in pairs if not _shares(layer)], optimizer)
     for layer, _, E in pairs:
         if not _shares(layer):
@@ -69,11 +71,15 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
     for layer in layers.values():
         if not _shares(layer):
             _turn(layer)
-    shared = [pair for layer in layers.values() for pair in _pairs(layer)]
+    shared = [link_feedback for layer in layers.values() for link_feedback in _pairs(layer)]
     if optimizer not in offsets_of:
         optimizer.register_step_post_hook(_shrink)
     own = {id(W) for W, _ in shared}
-    others = [pair for pair in offsets_of.get(optimizer, ()) if id(pair[0]()) not in own]
+    others = [
+        link_feedback
+        for link_feedback in offsets_of.get(optimizer, ())
+        if id(link_feedback[0]()) not in own
+    ]
     offsets_of[optimizer] = others + [(weakref.ref(W), weakref.ref(D)) for W, D in shared]
     return list(layers)
 
@@ -122,28 +128,31 @@ def _shares(layer: Local) -> bool:
     return isinstance(layer._lra.feedback, Offset)
 
 
-def _layers(model: nn.Module) -> dict[str, LocalWeights | LocalForward]:
+def _layers(model: nn.Module) -> dict[str, LocalWeights | InterceptedModule]:
     """Give the layers that can share, or do, by name."""
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     reasons: list[str] = []
-    found: dict[str, LocalWeights | LocalForward] = {}
+    found: dict[str, LocalWeights | InterceptedModule] = {}
     lent: list[tuple[str, str]] = []  # E of layers that a followed one multiplies with
     for path, module in model.named_modules():
-        if not isinstance(module, (LocalWeights, LocalForward)):
+        if not isinstance(module, (LocalWeights, InterceptedModule)):
             continue
         own = _names(module)
         trouble = _trouble(module, own, uses)
-        if isinstance(module, LocalForward):
+        if isinstance(module, InterceptedModule):
             others = [n for n in module.table.feedback.values() if n and n not in own.values()]
             lent += [(path, f"{path}.{n.rpartition('.')[0]}".strip(".")) for n in others]
-        if not own and not (isinstance(module, LocalForward) and module.table.feedback):
+        if not own and not (isinstance(module, InterceptedModule) and module.table.feedback):
             continue
         if trouble:
             reasons.append(f"{path!r}: {trouble}")
         else:
             found[path] = module
     while torn := {
-        name for pair in lent for name in pair if (pair[0] in found) != (pair[1] in found)
+        name
+        for link_feedback in lent
+        for name in link_feedback
+        if (link_feedback[0] in found) != (link_feedback[1] in found)
     }:
         found = {path: layer for path, layer in found.items() if path not in torn}
     if not any(_names(layer) for layer in found.values()):
@@ -155,7 +164,7 @@ def _layers(model: nn.Module) -> dict[str, LocalWeights | LocalForward]:
     return found
 
 
-def _names(layer: LocalWeights | LocalForward) -> dict[str, str]:
+def _names(layer: LocalWeights | InterceptedModule) -> dict[str, str]:
     """Give the names of a layer's weights, with what it keeps beside each."""
     if isinstance(layer, LocalWeights):
         kept = getattr(layer, layer.kept_as)
@@ -163,14 +172,16 @@ def _names(layer: LocalWeights | LocalForward) -> dict[str, str]:
     return {key: name for key, name in layer.table.feedback.items() if name in layer.table.added}
 
 
-def _trouble(layer: LocalWeights | LocalForward, names: dict[str, str], uses: Counter[int]) -> str:
+def _trouble(
+    layer: LocalWeights | InterceptedModule, names: dict[str, str], uses: Counter[int]
+) -> str:
     """Say why a layer cannot share; "" if it can."""
     feedback = layer._lra.feedback
     if _shares(layer):
         return ""
     if type(feedback) is not Learned or feedback.gamma != 1:
         return f"E is that of {feedback}, and moves as W by gamma = 1 alone"
-    if layer._lra.conversion.hub is not None:
+    if layer._lra.conversion.router is not None:
         return "E leads from another layer"
     if not layer._lra.drawn:
         return "E is on a meta device still"
@@ -183,7 +194,7 @@ def _trouble(layer: LocalWeights | LocalForward, names: dict[str, str], uses: Co
     return ""
 
 
-def _pairs(layer: LocalWeights | LocalForward) -> list[tuple[nn.Parameter, nn.Parameter]]:
+def _pairs(layer: LocalWeights | InterceptedModule) -> list[tuple[nn.Parameter, nn.Parameter]]:
     """Give a layer's weights, with what it keeps for each."""
     names = _names(layer)
     if isinstance(layer, LocalWeights):
@@ -232,18 +243,18 @@ def _drop(optimizer: Optimizer, E: Tensor) -> None:
 
 
 @torch.no_grad()
-def _turn(layer: LocalWeights | LocalForward) -> None:
+def _turn(layer: LocalWeights | InterceptedModule) -> None:
     """Have a layer keep D = E - W in the place of each E."""
     for name, (W, E) in zip(_names(layer).values(), _pairs(layer), strict=True):
         D = nn.Parameter(E - W, requires_grad=False)
-        if isinstance(layer, LocalForward):
+        if isinstance(layer, InterceptedModule):
             delattr(layer, name)
             layer.table.added[layer.table.added.index(name)] = f"{name}_offset"
         else:
             layer.register_parameter(name, None)
         layer.register_parameter(f"{name}_offset", D)
-        pair(W, D)
-    if isinstance(layer, LocalForward):  # of its own, and of layers that it multiplies with
+        link_feedback(W, D)
+    if isinstance(layer, InterceptedModule):  # of its own, and of layers that it multiplies with
         table = layer.table.feedback
         table.update({key: f"{name}_offset" for key, name in table.items() if name})
     learned = layer.rule.feedback

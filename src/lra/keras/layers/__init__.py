@@ -8,7 +8,6 @@ from lra.keras.layers.activation import (
     LocalActivation,
     LocalELU,
     LocalLeakyReLU,
-    LocalNonlinearity,
     LocalPReLU,
     LocalReLU,
 )
@@ -23,7 +22,7 @@ from lra.keras.layers.conv import (
 from lra.keras.layers.dense import LocalDense
 from lra.keras.layers.elementwise import bends, crossable
 
-WEIGHTS: dict[type[Any], type[LocalWeights]] = {
+WEIGHT_LAYERS: dict[type[Any], type[LocalWeights]] = {
     local.plain: local
     for local in (
         LocalDense,
@@ -33,7 +32,7 @@ WEIGHTS: dict[type[Any], type[LocalWeights]] = {
 }
 """Weight layers: errors go down through the rule's feedback."""
 
-NONLINEARITIES: dict[type[Any], type[LocalNonlinearity]] = {
+ACTIVATIONS: dict[type[Any], type[LocalActivation]] = {
     local.plain: local
     for local in (LocalActivation, LocalReLU, LocalLeakyReLU, LocalELU, LocalPReLU)
 }
@@ -90,7 +89,6 @@ __all__ = [
     "LocalDepthwiseConv2D",
     "LocalELU",
     "LocalLeakyReLU",
-    "LocalNonlinearity",
     "LocalPReLU",
     "LocalReLU",
     "LocalWeights",

@@ -8,12 +8,12 @@ from keras import ops
 
 from lra.crossing import Derivative
 from lra.keras.backend import after, send, value_of
-from lra.keras.backward import Phi, send_nonlinearity
+from lra.keras.gradients import Phi, send_nonlinearity
 from lra.keras.layers.base import Local
 from lra.keras.layers.elementwise import crossable
 
 
-class LocalNonlinearity(Local):
+class LocalActivation(Local):
     """An elementwise activation layer that errors cross by the rule's crossing axis."""
 
     @property
@@ -34,7 +34,7 @@ class LocalNonlinearity(Local):
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalActivation(LocalNonlinearity, keras.layers.Activation):
+class LocalActivation(LocalActivation, keras.layers.Activation):
     """keras.layers.Activation under a rule; what is not elementwise keeps its derivative."""
 
     plain = keras.layers.Activation
@@ -50,28 +50,28 @@ class LocalActivation(LocalNonlinearity, keras.layers.Activation):
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalReLU(LocalNonlinearity, keras.layers.ReLU):
+class LocalReLU(LocalActivation, keras.layers.ReLU):
     """keras.layers.ReLU under a rule."""
 
     plain = keras.layers.ReLU
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalLeakyReLU(LocalNonlinearity, keras.layers.LeakyReLU):
+class LocalLeakyReLU(LocalActivation, keras.layers.LeakyReLU):
     """keras.layers.LeakyReLU under a rule."""
 
     plain = keras.layers.LeakyReLU
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalELU(LocalNonlinearity, keras.layers.ELU):
+class LocalELU(LocalActivation, keras.layers.ELU):
     """keras.layers.ELU under a rule."""
 
     plain = keras.layers.ELU
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalPReLU(LocalNonlinearity, keras.layers.PReLU):
+class LocalPReLU(LocalActivation, keras.layers.PReLU):
     """keras.layers.PReLU under a rule: the slopes a learn by the error d, as in backprop."""
 
     plain = keras.layers.PReLU
@@ -88,8 +88,8 @@ class LocalPReLU(LocalNonlinearity, keras.layers.PReLU):
         def backward(kept: tuple[Any, ...], d: Any, needs: tuple[bool, ...]) -> tuple[Any, Any]:
             h, z, a = kept
             d = after(d, [a])
-            place = self.nonlinearity(lambda v: _prelu(v, ops.cast(a, v.dtype)))
-            e = place.error(h, z, d) if needs[0] else None
+            op = self.nonlinearity(lambda v: _prelu(v, ops.cast(a, v.dtype)))
+            e = op.error(h, z, d) if needs[0] else None
             return e, self._slopes_update(d * -ops.relu(-h), a) if needs[1] else None
 
         return send(forward, backward, inputs, value_of(self.alpha))

@@ -10,7 +10,7 @@ from keras import ops
 
 from lra.feedback import Magnitude, SignSymmetric, Stored, Transpose
 from lra.keras.backend import value_of
-from lra.keras.backward import Nonlinearity, Operation, Phi, send_weights
+from lra.keras.gradients import ActivationOp, BilinearMap, Phi, send_weights
 from lra.keras.layers.elementwise import crossable
 from lra.loss_terms import LossTerms, check_terms
 from lra.rules import Rule
@@ -54,9 +54,9 @@ class Local(keras.layers.Layer):
         """Give the settings of the plain layer."""
         return {name: v for name, v in self.get_config().items() if name not in self.added}
 
-    def nonlinearity(self, phi: Phi) -> Nonlinearity:
+    def nonlinearity(self, phi: Phi) -> ActivationOp:
         """Give phi as a place that errors cross by the rule."""
-        return Nonlinearity(phi, self.rule.crossing, self.loss_terms)
+        return ActivationOp(phi, self.rule.crossing, self.loss_terms)
 
 
 class LocalWeights(Local):
@@ -115,9 +115,9 @@ class LocalWeights(Local):
         W = value_of(self.kernel)
         b = None if self.bias is None else value_of(self.bias)
         x = inputs if keras.backend.is_float_dtype(_dtype(inputs)) else ops.cast(inputs, W.dtype)
-        place = self.nonlinearity(self.activation) if crosses else None
+        op = self.nonlinearity(self.activation) if crosses else None
         E = self._pass_feedback(W) if self.carries else None
-        out = send_weights(self.operation(), self.rule.feedback, place, x, W, b, E)
+        out = send_weights(self.operation(), self.rule.feedback, op, x, W, b, E)
         return out if crosses or self.activation is None else self.activation(out)
 
     @property
@@ -125,7 +125,7 @@ class LocalWeights(Local):
         """Whether errors go down by feedback other than the kernel itself."""
         return not (self.sees_input or isinstance(self.rule.feedback, Transpose))
 
-    def operation(self) -> Operation:
+    def operation(self) -> BilinearMap:
         """Give the layer's arithmetic."""
         raise NotImplementedError
 

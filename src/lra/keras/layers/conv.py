@@ -9,12 +9,12 @@ import keras
 from keras import ops
 
 from lra.keras.backend import adjoint
-from lra.keras.backward import Operation
+from lra.keras.gradients import BilinearMap
 from lra.keras.layers.base import FEEDBACK, LocalWeights
 
 
 @dataclass(frozen=True)
-class ConvOperation:
+class ConvMap:
     """h = z * W + b, with all of a layer's settings.
 
     Args:
@@ -48,9 +48,9 @@ class ConvOperation:
 class _LocalConv(LocalWeights):
     """What all convolutions share."""
 
-    def operation(self) -> Operation:
+    def operation(self) -> BilinearMap:
         """Give the convolution, padding included."""
-        return ConvOperation(self._convolve, -1 if self.data_format == "channels_last" else 1)
+        return ConvMap(self._convolve, -1 if self.data_format == "channels_last" else 1)
 
     def _convolve(self, z: Any, W: Any) -> Any:
         padding = self.padding

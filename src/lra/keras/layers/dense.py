@@ -6,12 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from lra.keras.backward import Operation
+from lra.keras.gradients import BilinearMap
 from lra.keras.layers.base import LocalWeights
 
 
 @dataclass(frozen=True)
-class DenseOperation:
+class DenseMap:
     """h = z W + b for z of shape (..., in) and W of shape (in, out)."""
 
     def forward(self, z: Any, W: Any) -> Any:
@@ -43,6 +43,6 @@ class LocalDense(LocalWeights, keras.layers.Dense):
 
     plain = keras.layers.Dense
 
-    def operation(self) -> Operation:
+    def operation(self) -> BilinearMap:
         """Give h = z W + b."""
-        return DenseOperation()
+        return DenseMap()

@@ -18,10 +18,10 @@ from lra.crossing import Derivative
 from lra.errors import ConversionError
 from lra.feedback import Transpose
 from lra.rules import Rule
-from lra.torch.audit.judge import Finding, Judge, Kind
+from lra.torch.audit.classify import Classifier, Finding, Kind
 from lra.torch.audit.recorder import Call, Recorder, tensors_in
 from lra.torch.layers import Local
-from lra.torch.untouched import copied, untouched, unwrapped
+from lra.torch.model_state import copied, preserve_state, unwrapped
 
 __all__ = ["Audit", "Finding", "Kind", "audit", "examine"]
 
@@ -96,23 +96,23 @@ def examine(
     rules = rules or [m.rule for m in model.modules() if isinstance(m, Local)]
     kinds = set()
     if any(not isinstance(rule.crossing, Derivative) for rule in rules):
-        kinds.add(Kind.NONLINEARITY)
+        kinds.add(Kind.ACTIVATION)
     if any(not isinstance(rule.feedback, Transpose) for rule in rules):
         kinds.add(Kind.WEIGHTS)
     model = unwrapped(model)
 
-    with untouched(model), torch.inference_mode(False):  # which enables gradients too
+    with preserve_state(model), torch.inference_mode(False):  # which enables gradients too
         example, kwargs = copied((example, kwargs))
         recorder = Recorder(model, tensors_in((example, kwargs)), examine.__code__)
         with recorder.hooks(), recorder:
             outputs = tensors_in(model(*example, **kwargs))  # kept: with them go the graph's nodes
             recorder.reach(outputs)
-    judge = Judge(recorder)
+    classifier = Classifier(recorder)
     found: Counter[Finding] = Counter()
     where: list[tuple[Call, Finding]] = []
     passes: Counter[str] = Counter()
     for call in recorder.calls:
-        findings = [f for f in judge.findings(call) if f.kind in kinds]
+        findings = [f for f in classifier.findings(call) if f.kind in kinds]
         found.update(findings)
         where += [(call, finding) for finding in findings]
         passes[call.operation] += not findings

@@ -15,7 +15,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
-from lra.torch.backward import NODES
+from lra.torch.ops.autograd import NODES
 
 # Graph nodes that multiply, by their names without "Backward0"; after "|", kernels that do more.
 PRODUCT = re.compile(r".*([mM][mv]|[dD]ot|Matmul|Conv.*|[lL]inear)|Addr|.*(Rnn.*|Lstm.*|Gru.*)")

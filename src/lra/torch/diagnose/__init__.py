@@ -11,8 +11,8 @@ from torch.autograd import Function
 from lra.errors import ConversionError, OptionError
 from lra.loss_terms import LossTerms
 from lra.methods import Loss, Method
-from lra.rules import name_of
-from lra.torch import observe
+from lra.torch.ops import observer
+from lra.torch.black_box import BlackBox
 from lra.torch.convert import is_converted, restore
 from lra.torch.diagnose.measures import angle_between, compare
 from lra.torch.diagnose.report import (
@@ -27,9 +27,8 @@ from lra.torch.diagnose.report import (
 )
 from lra.torch.diagnose.watcher import Watch, kind_of, row_of
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import Local, LocalForward, LocalLeft, LocalWeights
-from lra.torch.opaque import Evaluated
-from lra.torch.untouched import arguments, as_found, copied, untouched, unwrapped
+from lra.torch.layers import InterceptedModule, Local, LocalWeights, SkippedModule
+from lra.torch.model_state import arguments, copied, preserve_modules, preserve_state, unwrapped
 
 __all__ = [
     "COLUMNS",
@@ -69,7 +68,7 @@ def diagnose(
         loss: gives the loss from (output, t), by default the cross-entropy of classes; from the
             output alone, where no t is given, as for models that compute their loss themselves; or
             from nothing, where no x is given either: it then calls the model itself.
-        method: a method that computes the updates, such as `lra.PredictiveCoding()`, of a model
+        method: a method that computes the updates, such as `lra.methods.PredictiveCoding()`, of a model
             that is not converted. Its passes are its own: there are no errors, targets and feedback
             to tell of, and the arrival is told by the updates.
         loss_terms: for a method, what the loss is a mean over.
@@ -103,21 +102,21 @@ def diagnose(
     if method is not None and not isinstance(x, Tensor):
         raise OptionError(f"diagnose: a method takes a tensor x, got a {type(x).__name__}")
     for module in model.modules():
-        if isinstance(module, (LocalWeights, LocalForward)) and not module._lra.drawn:
+        if isinstance(module, (LocalWeights, InterceptedModule)) and not module._lra.drawn:
             module.draw_again()  # as the first pass would
     # Gradients are enabled, whatever the caller has set.
     with torch.inference_mode(False), torch.enable_grad():
-        with as_found(model), untouched(model):
+        with preserve_modules(model), preserve_state(model):
             kinds = {module: kind_of(module, method is None) for module in model.modules()}
-        with as_found(model), untouched(model):
+        with preserve_modules(model), preserve_state(model):
             watch = Watch(model, kinds, deaf=method is not None)
             if method is None:
                 watch.hook()
-                with observe.watching(watch):
+                with observer.watching(watch):
                     value, updates = _updates(model, step)
             else:
                 value, updates = _updates_by(method, model, x, _loss_of(t, loss), loss_terms)
-        with as_found(model), untouched(model):
+        with preserve_modules(model), preserve_state(model):
             if method is None:
                 restore(model)
             else:
@@ -137,9 +136,11 @@ def diagnose(
 def _name(model: nn.Module, method: Method | None) -> str:
     """Name the method, or the rules that the model was converted to."""
     if method is not None:
-        return name_of(method)
-    local = (m for m in model.modules() if isinstance(m, Local) and not isinstance(m, LocalLeft))
-    return " and ".join(sorted({name_of(m.rule) for m in local}))
+        return method.name
+    local = (
+        m for m in model.modules() if isinstance(m, Local) and not isinstance(m, SkippedModule)
+    )
+    return " and ".join(sorted({m.rule.name for m in local}))
 
 
 def _closure(
@@ -248,7 +249,7 @@ class _Blind:
 
 
 def _refuses(module: nn.Module) -> bool:
-    return isinstance(module, Evaluated) and module.straight_through is None
+    return isinstance(module, BlackBox) and module.straight_through is None
 
 
 def _assign(
@@ -279,7 +280,7 @@ def _rows_of_feedback(model: nn.Module) -> dict[str, str]:
     """Name for each of the feedback weights the row of the weights that they stand beside."""
     found = {}
     for path, module in model.named_modules():
-        if isinstance(module, LocalForward):
+        if isinstance(module, InterceptedModule):
             for key, name in module.table.feedback.items():
                 found[f"{path}.{name}".strip(".")] = row_of(path, key)
     return found

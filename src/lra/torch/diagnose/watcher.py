@@ -15,26 +15,26 @@ from lra.loss_terms import count_terms
 from lra.torch.diagnose.measures import Seen, angle_between
 from lra.torch.diagnose.report import LayerKind, UpdateReport
 from lra.torch.layers import (
-    NONLINEARITIES,
-    WEIGHTS,
+    ACTIVATIONS,
+    WEIGHT_LAYERS,
+    InterceptedModule,
     Local,
-    LocalForward,
-    LocalNonlinearity,
+    LocalActivation,
     LocalWeights,
-    is_flat,
-    is_unit,
+    is_activation,
+    is_step_function,
 )
-from lra.torch.places import Gradients, Place, Product, Weights
-from lra.torch.untouched import RandomStates
+from lra.torch.ops.ops import BilinearOp, Gradients, Op, WeightOp
+from lra.torch.model_state import RandomStates
 
 
 def kind_of(module: nn.Module, converted: bool = True) -> LayerKind | None:
     """Tell what a module is to a rule; None for one that only holds or passes on."""
-    if isinstance(module, LocalWeights) or (not converted and type(module) in WEIGHTS):
+    if isinstance(module, LocalWeights) or (not converted and type(module) in WEIGHT_LAYERS):
         return LayerKind.WEIGHTS
-    if isinstance(module, LocalNonlinearity):
+    if isinstance(module, LocalActivation):
         return LayerKind.UNIT
-    if not isinstance(module, Local) and (type(module) in NONLINEARITIES or is_unit(module)):
+    if not isinstance(module, Local) and (type(module) in ACTIVATIONS or is_activation(module)):
         return LayerKind.UNIT
     own = next(module.parameters(recurse=False), None)
     return None if own is None else LayerKind.OTHER
@@ -73,7 +73,7 @@ class Watch:
         self._kinds = kinds
         self._running: list[_Running] = []
         self._next: tuple[Any, str] | None = None
-        self._places: dict[int, tuple[Place, Seen]] = {}
+        self._places: dict[int, tuple[Op, Seen]] = {}
 
     @property
     def _elsewhere(self) -> bool:
@@ -94,18 +94,18 @@ class Watch:
             self._running.append(_Running(module, seen))
             if self._elsewhere or seen is None:
                 return
-            seen.calls += not isinstance(module, LocalForward)  # whose places are counted
+            seen.calls += not isinstance(module, InterceptedModule)  # whose places are counted
             plain = not isinstance(module, Local)
             if kind is LayerKind.UNIT and plain and inputs and isinstance(inputs[0], Tensor):
                 with self.apart():  # as it would run, but for its hooks
-                    steps = is_flat(module)
+                    steps = is_step_function(module)
                     seen.unit(lambda v: type(module).forward(module, v), inputs[0].clone(), steps)
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         running = self._running[-1]
         deaf = self._deaf or running.is_place
         if not self._elsewhere and running.seen is not None and not deaf:
-            running.seen.calls += isinstance(module, LocalForward)
+            running.seen.calls += isinstance(module, InterceptedModule)
             with torch._C.DisableTorchFunction():
                 for t in pytree.tree_leaves(output):
                     if isinstance(t, Tensor) and t.requires_grad:
@@ -131,35 +131,35 @@ class Watch:
         """Say what the next place is, in a layer's own forward."""
         self._next = layer, name
 
-    def forward(self, place: Place, x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
+    def forward(self, op: Op, x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
         """See a place with what it is given."""
         named, self._next = self._next, None
         if self._elsewhere:
             return
         with _quiet():
-            if isinstance(place, Weights):
+            if isinstance(op, WeightOp):
                 W, _, E = parameters
-                if place.offset:
+                if op.offset:
                     assert W is not None
                     assert E is not None
                     E = W + E
-            elif isinstance(place, Product):
-                W, E = (x, *parameters)[place.at], parameters[-1]
-            elif hasattr(place, "crossing"):
+            elif isinstance(op, BilinearOp):
+                W, E = (x, *parameters)[op.at], parameters[-1]
+            elif hasattr(op, "crossing"):
                 W = E = None
             else:
                 return
-            is_unit = W is None
+            is_activation = W is None
             module = self._running[-1].module
-            seen = self._row_of(*named, is_unit) if named else self._running[-1].seen
+            seen = self._row_of(*named, is_activation) if named else self._running[-1].seen
             if seen is None:
                 return
             self._running[-1].is_place |= seen is self._running[-1].seen
-            self._places[id(place)] = place, seen
-            steps = isinstance(module, LocalNonlinearity) and module._lra.flat
-            if is_unit:
+            self._places[id(op)] = op, seen
+            steps = isinstance(module, LocalActivation) and module._lra.flat
+            if is_activation:
                 with self.apart():
-                    seen.unit(place.phi, x.detach(), named is None and steps)  # type: ignore[attr-defined]
+                    seen.unit(op.phi, x.detach(), named is None and steps)  # type: ignore[attr-defined]
             elif _hears(*named) if named else _hears(module):
                 return  # no error crosses the layer
             elif isinstance(W, Tensor) and isinstance(E, Tensor) and W.shape == E.shape:
@@ -169,12 +169,12 @@ class Watch:
                 ):
                     seen.feedback.append(angle)
 
-    def _row_of(self, layer: Any, name: str, is_unit: bool) -> Seen | None:
+    def _row_of(self, layer: Any, name: str, is_activation: bool) -> Seen | None:
         """Give the row of a function, or of a weight, in a layer's forward."""
         path = self._paths.get(layer)
         if path is None:
             return None
-        if is_unit:
+        if is_activation:
             seen = self._row(_join(path, f"{name}()"), LayerKind.UNIT, name)
         else:
             kind = _type(layer.get_submodule(name.partition(":")[0].rpartition(".")[0]))
@@ -183,11 +183,9 @@ class Watch:
         seen.calls += 1
         return seen
 
-    def backward(
-        self, place: Place, kept: tuple[Tensor, ...], error: Tensor, sent: Gradients
-    ) -> None:
+    def backward(self, op: Op, kept: tuple[Tensor, ...], error: Tensor, sent: Gradients) -> None:
         """See an error that crossed a place."""
-        known = self._places.get(id(place))
+        known = self._places.get(id(op))
         if known is None:
             return
         seen = known[1]
@@ -197,8 +195,8 @@ class Watch:
                 h, d = kept[0], error
                 if h.dtype in (torch.float16, torch.bfloat16):
                     h, d = h.float(), d.float()
-                n = count_terms(place.terms, h.shape)  # type: ignore[attr-defined]
-                m = place.crossing.move(d, n, torch)  # type: ignore[attr-defined]
+                n = count_terms(op.terms, h.shape)  # type: ignore[attr-defined]
+                m = op.crossing.move(d, n, torch)  # type: ignore[attr-defined]
                 if m is not None:
                     seen.move(m, h)
 

@@ -3,23 +3,23 @@
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from lra.torch.functions.interceptor import FunctionInterceptor
+from lra.torch.functions.module import InterceptedModule, SkippedModule, Table
 from lra.torch.layers.activation import (
+    ACTIVATIONS,
     KNOWN,
-    NONLINEARITIES,
-    LocalNonlinearity,
-    is_flat,
-    is_unit,
+    LocalActivation,
+    is_activation,
+    is_step_function,
     unit,
 )
 from lra.torch.layers.base import Local, LocalWeights, local_class
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
-from lra.torch.layers.follow import Follow
-from lra.torch.layers.function import LocalForward, LocalLeft, Table
 from lra.torch.layers.linear import LocalLinear
-from lra.torch.layers.record import Record
 from lra.torch.layers.sequential import LocalSequential
+from lra.torch.layers.state import RuleState
 
-WEIGHTS: dict[type[nn.Module], type[LocalWeights]] = {
+WEIGHT_LAYERS: dict[type[nn.Module], type[LocalWeights]] = {
     local.plain: local for local in (LocalLinear, LocalConv1d, LocalConv2d, LocalConv3d)
 }
 """Weight layers: errors go down through the rule's feedback."""
@@ -36,13 +36,13 @@ __all__ = [
     "NONLINEARITIES",
     "WEIGHTS",
     "Follow",
+    "InterceptedModule",
     "Local",
-    "LocalForward",
-    "LocalLeft",
-    "LocalNonlinearity",
+    "LocalActivation",
     "LocalSequential",
     "LocalWeights",
     "Record",
+    "SkippedModule",
     "Table",
     "is_flat",
     "is_unit",

@@ -12,12 +12,19 @@ from torch import Tensor, nn
 from lra.crossing import Crossing, Surrogate, TargetDifference
 from lra.errors import OptionError
 from lra.loss_terms import LossTerms
-from lra.torch.backward import bend, run_places
+from lra.torch.activations import Bernoulli, Unit
+from lra.torch.black_box import BlackBox
 from lra.torch.layers.base import Local, local_class
-from lra.torch.opaque import Evaluated
-from lra.torch.places import Gradients, Measured, Nonlinearity, Place, Taught, cross
+from lra.torch.ops.ops import (
+    ActivationOp,
+    Gradients,
+    Op,
+    ParametricActivationOp,
+    SavedActivationOp,
+    activation_error,
+)
+from lra.torch.ops.autograd import apply_activation, apply_ops
 from lra.torch.swift import quick
-from lra.torch.units import Bernoulli, Unit
 
 KNOWN: tuple[type[nn.Module], ...] = (
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
@@ -27,7 +34,7 @@ KNOWN: tuple[type[nn.Module], ...] = (
 """The activations of torch.nn that are functions of h alone."""
 
 
-class LocalNonlinearity(Local):
+class LocalActivation(Local):
     """A unit z = phi(h) of h's shape, which errors cross by the rule's crossing axis.
 
     phi is the plain class's own forward. Parameters of the unit's own take the gradient of the
@@ -42,7 +49,7 @@ class LocalNonlinearity(Local):
             return crossing.at_steps()
         if through is None or not isinstance(crossing, TargetDifference):
             return crossing
-        return replace(crossing, through=through)
+        return replace(crossing, surrogate=through)
 
     @property
     def loss_terms(self) -> LossTerms | float:
@@ -64,9 +71,9 @@ class LocalNonlinearity(Local):
         z: Tensor = self.plain.forward(self, h.clone() if self.in_place else h)
         return z
 
-    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
+    def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
         """Give z = phi(h)."""
-        kind = Measured if isinstance(self, Evaluated) else Nonlinearity
+        kind = SavedActivationOp if isinstance(self, BlackBox) else ActivationOp
         forms = quick(self.plain, self)
         return kind(self.phi, self.crossing, self.loss_terms, None, *forms), ()
 
@@ -74,19 +81,21 @@ class LocalNonlinearity(Local):
         """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
         if not torch.is_grad_enabled():
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
-        if isinstance(self, Evaluated):
-            return run_places((self.place()[0],), input)
+        if isinstance(self, BlackBox):
+            return apply_ops((self.op()[0],), input)
         if isinstance(self, Bernoulli):
-            mean = Taught(torch.sigmoid, self.crossing, self.loss_terms)
-            return run_places((mean,), input, self.evaluate(input.detach()))
+            mean = ParametricActivationOp(torch.sigmoid, self.crossing, self.loss_terms)
+            return apply_ops((mean,), input, self.evaluate(input.detach()))
         if self.fuses:
             phi = functools.partial(self.plain.forward, self)
             forms = quick(self.plain, self)
-            return bend(phi, self.crossing, self.loss_terms, input, self.in_place, *forms)
+            return apply_activation(
+                phi, self.crossing, self.loss_terms, input, self.in_place, *forms
+            )
         # Autograd finds the parameters' gradients; the error at h is the rule's.
         h = input.clone() if self.in_place else input
-        taught = Taught(self.phi, self.crossing, self.loss_terms)
-        z = run_places((taught,), h, self.plain.forward(self, h.detach()))
+        taught = ParametricActivationOp(self.phi, self.crossing, self.loss_terms)
+        z = apply_ops((taught,), h, self.plain.forward(self, h.detach()))
         return input.copy_(z) if self.in_place else z
 
     def _describe(self) -> str:
@@ -107,7 +116,9 @@ class _DrawnSlopes:
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
         return F.rrelu(x, self.lower, self.upper, self.training)
 
-    def keep(self, x: Tensor, out: Tensor, seen: bool, *parameters: Any) -> tuple[Tensor, ...]:
+    def save(
+        self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
+    ) -> tuple[Tensor, ...]:
         return x, torch.where(
             x < 0, out / x, (self.lower + self.upper) / 2
         )  # others may change out
@@ -117,34 +128,34 @@ class _DrawnSlopes:
         return F.rrelu(h, self.lower, self.upper, False)
 
     def backward(
-        self, kept: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
+        self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        h, slope = kept
+        h, slope = saved
 
         def phi(v: Tensor) -> Tensor:
             return torch.where(v < 0, slope.to(v.dtype) * v, v)
 
-        return (cross(Nonlinearity(phi, self.crossing, self.terms), error, h),)
+        return (activation_error(ActivationOp(phi, self.crossing, self.terms), error, h),)
 
 
-class LocalRReLU(LocalNonlinearity, nn.RReLU):
+class LocalRReLU(LocalActivation, nn.RReLU):
     """torch.nn.RReLU under a rule."""
 
     plain = nn.RReLU
 
-    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
+    def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
         """Give z = h above zero, and a random slope times h below."""
         drawn = self.training, self.crossing, self.loss_terms
         return _DrawnSlopes(self.lower, self.upper, *drawn), ()
 
     def forward(self, input: Tensor) -> Tensor:
         """Give z = h above zero, and a random slope times h below."""
-        z = run_places((self.place()[0],), input.clone() if self.inplace else input)
+        z = apply_ops((self.op()[0],), input.clone() if self.inplace else input)
         return input.copy_(z) if self.inplace else z
 
 
-NONLINEARITIES: dict[type[nn.Module], type[Local]] = {
-    **{plain: local_class(LocalNonlinearity, plain) for plain in KNOWN},
+ACTIVATIONS: dict[type[nn.Module], type[Local]] = {
+    **{plain: local_class(LocalActivation, plain) for plain in KNOWN},
     nn.RReLU: LocalRReLU,
 }
 """The units by class, and what each becomes."""
@@ -174,16 +185,16 @@ def unit(*classes: type[nn.Module], through: Surrogate | None = None) -> None:
             raise OptionError(f"unit: expected subclasses of torch.nn.Module, got {cls!r}")
     if through is not None and not isinstance(through, Surrogate):
         raise OptionError(
-            f"unit: through must be a surrogate such as lra.TanhSurrogate(), got {through!r}"
+            f"unit: through must be a surrogate such as lra.crossing.TanhSurrogate(), got {through!r}"
         )
     for cls in classes:
         _THROUGH.pop(cls, None)
         if through is not None:
             _THROUGH[cls] = through
-        NONLINEARITIES.setdefault(cls, local_class(LocalNonlinearity, cls))
+        ACTIVATIONS.setdefault(cls, local_class(LocalActivation, cls))
 
 
-def is_unit(module: nn.Module) -> bool:
+def is_activation(module: nn.Module) -> bool:
     """Tell by trying whether a module without weights treats each number by itself, and bends it.
 
     It is run on a few numbers, in other orders and added up: what is elementwise commutes with the
@@ -202,7 +213,7 @@ def is_unit(module: nn.Module) -> bool:
         return False
 
 
-def is_flat(module: nn.Module) -> bool:
+def is_step_function(module: nn.Module) -> bool:
     """Tell by trying whether a unit is flat but for steps: sign, a quantiser, a staircase."""
     if isinstance(module, Unit):
         return module.flat

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from lra.errors import RuleError
 from lra.feedback import Feedback, Offset, Stored, Transpose
 from lra.rules import Rule
-from lra.torch.backward import multiply
-from lra.torch.layers.record import (
-    DrawLike,
-    Record,
+from lra.torch.layers.state import (
+    FeedbackSampler,
+    RuleState,
     as_weights,
     draw_between,
     draw_feedback,
     effective_feedback,
     translate,
 )
-from lra.torch.places import Operation, Place, Weights, learns
-from lra.torch.watch import look_at_errors, pair, warn_of_mirrored
+from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
+from lra.torch.ops.autograd import apply_weights
+from lra.torch.user_warnings import link_feedback, look_at_errors, warn_of_mirrored
 
 
 class Local(nn.Module):
@@ -30,7 +30,7 @@ class Local(nn.Module):
     plain: ClassVar[type[Any]]
     fuses: ClassVar[bool] = False
     """Whether a Sequential may run it with its neighbours in one autograd Function."""
-    _lra: Record
+    _lra: RuleState
 
     @classmethod
     def wrap(cls, plain: type[nn.Module]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Local(nn.Module):
         """Whether errors cross this layer by the rule's own backward, not by torch's."""
         return True
 
-    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
+    def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
         """Give this layer as a place that errors cross, with the tensors that it takes."""
         raise NotImplementedError
 
@@ -111,7 +111,7 @@ class LocalWeights(Local):
         """Whether the layer sees the raw input only, so that no error has to cross it."""
         return self._lra.sees_input
 
-    def adopt(self, record: Record, E: Tensor | None) -> None:
+    def adopt(self, record: RuleState, E: Tensor | None) -> None:
         """Take a rule, and what it keeps as feedback weights."""
         self._lra, rule = record, record.rule
         record.drawn = E is None or not E.is_meta
@@ -120,7 +120,7 @@ class LocalWeights(Local):
             return
         learned = None if E is None else nn.Parameter(E, requires_grad=self.weight.requires_grad)
         self.register_parameter("feedback", learned)
-        pair(self.weight, learned)
+        link_feedback(self.weight, learned)
 
     @property
     def kept_as(self) -> str:
@@ -153,15 +153,15 @@ class LocalWeights(Local):
         """Whether errors cross by feedback other than W itself."""
         return not (self.sees_input or isinstance(self._lra.feedback, Transpose))
 
-    def place(self) -> tuple[Place, tuple[Tensor | None, ...]]:
+    def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
         """Give h = z W^T + b with the E of this pass."""
         feedback, E, W = self._lra.feedback, self._kept(), self.weight
         if self.sees_input or self._lra.link_of() is not None:  # no error crosses the layer itself
-            return Weights(self.operation(), Transpose()), (W, self.bias, W.detach())
+            return WeightOp(self.operation(), Transpose()), (W, self.bias, W.detach())
         offset = isinstance(feedback, Offset)
         if not offset and type(feedback).effective is not Feedback.effective:
-            E = effective_feedback(feedback, W, E, DrawLike(W))  # what is kept is not yet E
-        return Weights(self.operation(), feedback, offset=offset), (W, self.bias, E)
+            E = effective_feedback(feedback, W, E, FeedbackSampler(W))  # what is kept is not yet E
+        return WeightOp(self.operation(), feedback, offset=offset), (W, self.bias, E)
 
     @torch.no_grad()
     def draw_again(self) -> None:
@@ -187,21 +187,21 @@ class LocalWeights(Local):
         if "_lra" in vars(self):
             self.draw_again()
 
-    def operation(self) -> Operation:
+    def operation(self) -> BilinearMap:
         """Give the layer's arithmetic."""
         raise NotImplementedError
 
     def run(self, x: Tensor) -> Tensor:
         """Run the layer on x, with errors coming back through E."""
-        hub = self._lra.conversion.hub
-        if hub is not None:
-            x = hub.cut(self._lra.path, x, self._kept(), self.units_last)
-        place, tensors = self.place()
-        assert isinstance(place, Weights)
-        if hub is None:
-            h = multiply(place, x, *tensors)
+        router = self._lra.conversion.router
+        if router is not None:
+            x = router.detach_input(self._lra.path, x, self._kept(), self.units_last)
+        op, tensors = self.op()
+        assert isinstance(op, WeightOp)
+        if router is None:
+            h = apply_weights(op, x, *tensors)
         else:
-            h = hub.run(self._lra.path, place, x, *tensors)
+            h = router.run(self._lra.path, op, x, *tensors)
         look_at_errors(self._lra, h)
         return h
 
@@ -223,7 +223,7 @@ class LocalWeights(Local):
                 f"{x.shape[0]} there. Say what it is: lra.set_loss_terms(model, 1) for the loss of "
                 "one sample"
             )
-        if self.sees_input and learns(x) and torch.is_grad_enabled():
+        if self.sees_input and needs_error(x) and torch.is_grad_enabled():
             raise RuleError(
                 f"layer {self._lra.path!r} was converted as one that sees the raw input, so it has "
                 "no feedback weights; but its input requires a gradient, so an error must cross "

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.torch.layers.base import LocalWeights
-from lra.torch.places import Gradients, Operation
+from lra.torch.ops.ops import BilinearMap, Gradients
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @dataclass(frozen=True)
-class ConvOperation:
+class ConvMap:
     """h = z * W + b over 1, 2 or 3 dimensions; all settings are tuples of that length."""
 
     stride: tuple[int, ...]
@@ -56,9 +56,9 @@ class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
     dimensions: ClassVar[int]
     units_last = False
 
-    def operation(self) -> Operation:
+    def operation(self) -> BilinearMap:
         """Give the convolution, with the padding that torch's kernel does itself."""
-        return ConvOperation(self.stride, self._padding()[0], self.dilation, self.groups)
+        return ConvMap(self.stride, self._padding()[0], self.dilation, self.groups)
 
     def _padding(self) -> tuple[tuple[int, ...], list[int]]:
         """Split the padding in what the kernel does, and what must be done before, as for F.pad."""

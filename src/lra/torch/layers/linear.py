@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.torch.layers.base import LocalWeights
-from lra.torch.places import Gradients, Operation
+from lra.torch.ops.ops import BilinearMap, Gradients
 from lra.torch.products import multiply
 
 
 @dataclass(frozen=True)
-class LinearOperation:
+class LinearMap:
     """h = z W^T + b for z of shape (..., in)."""
 
     def forward(self, z: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
@@ -30,7 +30,7 @@ class LinearOperation:
 
 
 @dataclass(frozen=True)
-class MatmulOperation:
+class MatmulMap:
     """h = z W + b for z of shape (..., in) and W of (in, out).
 
     Attributes:
@@ -64,9 +64,9 @@ class LocalLinear(LocalWeights, nn.Linear):  # type: ignore[misc]
     plain = nn.Linear
     fuses = True
 
-    def operation(self) -> Operation:
+    def operation(self) -> BilinearMap:
         """Give h = z W^T + b."""
-        return LinearOperation()
+        return LinearMap()
 
     def forward(self, input: Tensor) -> Tensor:
         """Give h = z W^T + b."""

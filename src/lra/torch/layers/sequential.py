@@ -5,11 +5,11 @@ from typing import Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from lra.torch import across
-from lra.torch.backward import run_places
+from lra.torch.ensemble import across
 from lra.torch.layers.base import Local, LocalWeights
-from lra.torch.places import Place, transforming
-from lra.torch.watch import look_at_errors
+from lra.torch.ops.ops import Op, transforming
+from lra.torch.ops.autograd import apply_ops
+from lra.torch.user_warnings import look_at_errors
 
 _GLOBAL_HOOKS = [
     vars(nn.modules.module)[f"_global_{kind}"]
@@ -48,13 +48,13 @@ def _cross(run: list[Local], x: Tensor) -> Tensor:
         return run[0](x)  # type: ignore[no-any-return]
     if _sees_input(run[0]):
         run[0].check_input(x, 1)
-    places: list[Place] = []
+    ops: list[Op] = []
     tensors: list[Tensor | None] = []
     for layer in run:
-        place, own = layer.place()
-        places.append(place)
+        op, own = layer.op()
+        ops.append(op)
         tensors += own
-    return run_places(tuple(places), x, *tensors)
+    return apply_ops(tuple(ops), x, *tensors)
 
 
 class LocalSequential(nn.Sequential):

@@ -55,11 +55,11 @@ def places(method: EquilibriumPropagation, model: nn.Module) -> tuple[list[Place
         MethodError: for anything but a chain with a weight layer between each two states.
     """
     kinds = ", ".join(cls.__name__ for cls in MONOTONE)
-    chain = take_apart(method, model, _is_unit, f"units ({kinds})").segments
+    chain = take_apart(method, model, _is_activation, f"units ({kinds})").segments
     found: list[Place] = []
     refused: list[Refusal] = []
     for segment in chain:
-        here = [at for at, module in enumerate(segment.rest) if _is_unit(module)]
+        here = [at for at, module in enumerate(segment.rest) if _is_activation(module)]
         kind, last = type(segment.layer).__name__, segment is chain[-1]
         if len(here) != 1 and not (last and not here):
             reason = f"{len(here)} units follow it before the next weight layer"
@@ -76,7 +76,7 @@ def places(method: EquilibriumPropagation, model: nn.Module) -> tuple[list[Place
     return found, len(found) == len(chain)
 
 
-def _is_unit(module: nn.Module) -> bool:
+def _is_activation(module: nn.Module) -> bool:
     return type(module) in MONOTONE
 
 

@@ -7,10 +7,10 @@ from torch.nn.modules.conv import _ConvNd
 from lra.errors import Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import Loss, PredictiveCoding
-from lra.torch.layers import FOLLOWED, WEIGHTS
-from lra.torch.layers.functions import PRODUCTS
+from lra.torch.convert.forward_scan import escapes
+from lra.torch.functions.tables import PRODUCTS
+from lra.torch.layers import FOLLOWED, WEIGHT_LAYERS
 from lra.torch.methods.runs import Runs, check_model, exact, inside, refuse, terms_of
-from lra.torch.scan import escapes
 
 _PRODUCTS = {"@", *(f.__name__ for f in PRODUCTS if hasattr(f, "__name__"))}
 
@@ -27,7 +27,7 @@ def readers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
     refused: list[Refusal] = []
     for path, module in inside(model).named_modules():
         kind = type(module)
-        if isinstance(module, (nn.Linear, _ConvNd)) or kind in WEIGHTS:
+        if isinstance(module, (nn.Linear, _ConvNd)) or kind in WEIGHT_LAYERS:
             found.append(module)
         elif isinstance(module, FOLLOWED) and kind.__module__.startswith("torch."):
             if any(p.dim() > 1 for p in module.parameters(recurse=False)):
@@ -38,7 +38,7 @@ def readers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
             if calls:
                 reason = (
                     f"its forward calls {', '.join(calls)}; write it with nn.Linear or a "
-                    f"convolution, or name it as a weight layer: lra.weights({kind.__name__}, ...)"
+                    f"convolution, or name it as a weight layer: lra.register_weight_layer({kind.__name__}, ...)"
                 )
                 refused.append(Refusal(path, kind.__name__, reason))
     refuse(method, refused, "states stand where weight layers read")

@@ -13,10 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 from lra.errors import MethodError, Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import DTP, Loss
-from lra.torch.layers import KNOWN, is_unit
+from lra.torch.layers import KNOWN, is_activation
 from lra.torch.methods.chain import Chain, Segment, take_apart
 from lra.torch.methods.runs import Runs, exact, refuse, terms_of
-from lra.torch.untouched import untouched
+from lra.torch.model_state import preserve_state
 
 _BACK: list[Any] = [F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d]
 
@@ -85,9 +85,9 @@ def _left_over(layer: _ConvNd, read: Size, given: Size) -> list[int]:
     return [n - ((m - 1) * s - 2 * int(p) + d * (k - 1) + 1) for n, m, s, p, d, k in sizes]
 
 
-def _is_unit(module: nn.Module) -> bool:
+def _is_activation(module: nn.Module) -> bool:
     known = type(module) in KNOWN and next(module.parameters(), None) is None
-    return known or is_unit(module)
+    return known or is_activation(module)
 
 
 def chain_of(method: DTP, model: nn.Module) -> Chain:
@@ -96,7 +96,7 @@ def chain_of(method: DTP, model: nn.Module) -> Chain:
     Raises:
         MethodError: for anything but a chain whose weight layers have inverses.
     """
-    found = take_apart(method, model, _is_unit, "elementwise units without parameters")
+    found = take_apart(method, model, _is_activation, "elementwise units without parameters")
     refused = [
         Refusal(s.path, type(s.layer).__name__, "of its padding no inverse is known; use zeros")
         for s in found.segments[1:-1]
@@ -116,10 +116,10 @@ def attach(method: DTP, model: nn.Module, example: Tensor) -> nn.Module:
         raise MethodError(
             f"DTP: {', '.join(taken)}: the attribute 'inverse' is taken; call detach(model) first"
         )
-    with untouched(model):
+    with preserve_state(model):
         shapes = _shapes(chain, example)
     for below, segment, along in zip(chain.segments, inner, shapes[1:], strict=False):
-        unit = next((m for m in reversed(below.rest) if _is_unit(m)), None)
+        unit = next((m for m in reversed(below.rest) if _is_activation(m)), None)
         segment.layer.add_module("inverse", Inverse(segment.layer, along, unit))
     return model
 

@@ -1,0 +1,5 @@
+"""Test a rule or a method of your own against the identities that each must keep."""
+
+from lra.torch.testing import Identity, Outcome, RuleReport, check_rule
+
+__all__ = ["Identity", "Outcome", "RuleReport", "check_rule"]

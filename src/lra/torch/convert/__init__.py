@@ -1,0 +1,203 @@
+"""Convert a model to a rule and back: plan the whole, check the whole, then swap classes."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from lra.errors import ConversionError
+from lra.feedback import Offset
+from lra.loss_terms import LossTerms, check_terms
+from lra.methods import Method
+from lra.rules import Rule
+from lra.torch.convert.discover import prove
+from lra.torch.convert.plan import Skip, find_skipped, listing, make_plan
+from lra.torch.convert.swap import swap, undo
+from lra.torch.convert.wiring import wire
+from lra.torch.distributed import is_sharded
+from lra.torch.layers import (
+    WEIGHT_LAYERS,
+    InterceptedModule,
+    Local,
+    LocalSequential,
+    LocalWeights,
+    SkippedModule,
+)
+from lra.torch.layers.state import Conversion
+from lra.torch.model_state import arguments
+from lra.wiring import Chain, Direct
+from lra.wiring import Skip as SkipWiring
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def convert(
+    model: M,
+    rule: Rule,
+    *,
+    example: Any = None,
+    skip: Skip | Sequence[Skip] = (),
+    input_layers: Sequence[str] | None = None,
+    loss_terms: LossTerms | str | float = LossTerms.BATCH,
+) -> M:
+    """Swap a learning rule into a model, in place: `loss.backward()` then gives its updates.
+
+    Across weights d = e E instead of e W; across a nonlinearity e = gain (z - phi(h - beta d))
+    instead of phi'(h) d; what lies between keeps autograd's derivative. The forward pass stays
+    as it is to the bit, except where a kernel must be taken apart (nn.MultiheadAttention, the
+    recurrent layers, GLU): there it may differ by rounding. Parameters keep their names and
+    identity; feedback weights are added as `feedback` beside `weight`. Give an optimizer built
+    earlier the learned ones with
+    `optimizer.add_param_group({"params": lra.feedback_parameters(model)})`.
+
+    Modules of known classes are converted by class. What a module's own code does with weights and
+    nonlinear functions (`F.relu(x)`, `x @ self.w`) is found by running it once on an example.
+
+    Args:
+        model: any module.
+        rule: how errors travel, such as `lra.LRAE(beta=0.1)`.
+        example: arguments of one forward pass: a tensor, a tuple as for `model(*example)`, or a
+            mapping as for `model(**example)`. With it the conversion is proved: what escapes the
+            rule in that pass is refused. Buffers, random states and the model's mode are kept.
+        skip: submodules to leave, with all they hold, on backprop: qualified names, patterns of
+            names such as "*.attention", or classes.
+        input_layers: qualified names of the weight layers that see only the raw input, which no
+            error has to cross and which get no feedback weights. By default those the example
+            shows; without one, the first weight layer in order of registration, unless something
+            trainable comes before it.
+        loss_terms: the number N of terms that the loss is a mean over. "batch": dimension 0
+            of each nonlinearity's input; "tokens": all but its last dimension; or a number: 1 for
+            a summed loss, k times the batch for a mean over k accumulated batches, N / S for a
+            loss scaled by S.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConversionError: naming everything that cannot be converted, with the remedy, and as data
+            in `refused`; or for a model that is converted already or has nothing to convert.
+            Nothing is changed then.
+        OptionError: for a name in `skip` or `input_layers` that the model does not have.
+
+    Source: Ororbia and Mali, AAAI 2019.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConversionError(
+            f"convert: expected a torch.nn.Module, got {type(model).__name__}; for a Keras model "
+            "there is lra.keras.convert"
+        )
+    if isinstance(rule, Method):
+        raise ConversionError(
+            f"convert: {type(rule).__name__} is a method, which changes no layer; call it in the "
+            "place of backward: method(model, loss, x)"
+        )
+    if not isinstance(rule, Rule):
+        raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
+    if not isinstance(rule.wiring, (Chain, Direct, SkipWiring)):
+        raise ConversionError(
+            f"convert: {rule.wiring} has no form in torch; use lra.wiring.Chain()"
+        )
+    terms = check_terms(loss_terms)
+    skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
+    named = (input_layers,) if isinstance(input_layers, str) else input_layers
+    plan = make_plan(model, rule, skipped, named, proved=example is not None)
+    if example is None and not isinstance(rule.wiring, Chain):
+        raise ConversionError(
+            f"convert: {rule.wiring} needs an example=, arguments of one forward pass, to learn in "
+            "which order layers run, and how large they are"
+        )
+    plan.shared = Conversion(tuple(skipped))
+    if example is None:
+        if not (plan.weights or plan.followed):
+            raise _nothing(model)
+        swap(model, plan, rule, terms)
+        return model
+    try:
+        swap(model, plan, rule, terms, discovering=True)
+        prove(model, rule, terms, example, plan, exact_inputs=named is None)
+        if not any(isinstance(m, (LocalWeights, InterceptedModule)) for m in model.modules()):
+            raise _nothing(model)
+        if not isinstance(rule.wiring, Chain):
+            wire(model, rule, plan.shared, *arguments(example))
+    except BaseException:
+        undo(model)
+        raise
+    return model
+
+
+def _nothing(model: nn.Module) -> ConversionError:
+    return ConversionError(
+        f"convert: this {type(model).__name__} has no layer to convert; a rule needs at least "
+        f"one of {', '.join(sorted(cls.__name__ for cls in WEIGHT_LAYERS))}, or another product with "
+        "weights, which example= lets it find"
+    )
+
+
+def restore(model: M) -> M:
+    """Undo `convert` in place: the plain classes again, without feedback weights.
+
+    Returns:
+        The same model, with its weights as trained.
+
+    Raises:
+        ConversionError: for a model in which nothing is converted.
+    """
+    _require_converted(model, "restore")
+    covered = [
+        name
+        for name, m in model.named_modules()
+        if is_sharded(m)
+        or (isinstance(m, (Local, LocalSequential)) and "plain" not in vars(type(m)))
+    ]
+    if covered:
+        raise ConversionError(
+            f"restore: something was put on {listing(covered)} after convert (a parametrization, "
+            "a sharding); take that off first"
+        )
+    undo(model)
+    return model
+
+
+def is_converted(model: nn.Module) -> bool:
+    """Tell whether any layer of the model follows a rule that `convert` swapped in."""
+    return any(isinstance(m, Local) and not isinstance(m, SkippedModule) for m in model.modules())
+
+
+def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """List the feedback weights that the rule learns, to give them an optimizer group of their own.
+
+    Those that are shared (`lra.share_feedback`) are not among them: no optimizer moves them.
+
+    Raises:
+        ConversionError: for a model in which nothing is converted.
+    """
+    _require_converted(model, "feedback_parameters")
+    found: list[Any] = []
+    for module in model.modules():
+        if isinstance(module, LocalWeights):
+            found.append(module.feedback)
+        elif isinstance(module, InterceptedModule) and not isinstance(module._lra.feedback, Offset):
+            found += [getattr(module, name) for name in module.table.added]
+    return list(dict.fromkeys(E for E in found if isinstance(E, nn.Parameter)))
+
+
+def set_loss_terms(model: nn.Module, loss_terms: LossTerms | str | float) -> None:
+    """Say anew what the loss is a mean over, as `convert`'s argument of this name.
+
+    Raises:
+        ConversionError: for a model in which nothing is converted.
+        OptionError: for anything but "batch", "tokens" or a positive number.
+    """
+    _require_converted(model, "set_loss_terms")
+    terms = check_terms(loss_terms)
+    for module in model.modules():
+        if isinstance(module, Local):
+            module._lra.terms = terms
+
+
+def _require_converted(model: nn.Module, verb: str) -> None:
+    if not is_converted(model):
+        raise ConversionError(
+            f"{verb}: no layer of this {type(model).__name__} is converted; "
+            "call lra.convert(model, rule) first"
+        )

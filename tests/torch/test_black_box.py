@@ -1,0 +1,387 @@
+"""Parts that can only be run: functions without autograd as units, devices as weight layers.
+
+The oracles are NumPy's own results, sums written by hand, counts of how often a part is run, and
+for the mirror of a device the weights as they act on it.
+"""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from nets import alone, assert_same, taken
+from torch import nn
+from torch.nn import functional as F
+
+import lra
+from lra.lab.data import load
+from lra.torch.layers import WEIGHT_LAYERS
+from lra.torch.layers.custom import PRODUCTS
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+
+
+# Functions
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("unit", "phi"),
+    [
+        (lra.activations.BlackBox(np.tanh), torch.tanh),
+        (lra.activations.BlackBox(np.sign, numpy=True), torch.sign),
+        (lra.activations.BlackBox(lambda h: h.round()), torch.round),
+        (lra.activations.BlackBox(lambda h: (h > 0).astype(int), numpy=True), lambda h: (h > 0).to(h.dtype)),
+        (lra.activations.BlackBox(lambda h: h[::-1, ::-1], numpy=True), lambda h: h.flip(0, 1)),
+        (lra.activations.BlackBox(lambda h: np.broadcast_to(1.0, h.shape), numpy=True), torch.ones_like),
+        (lra.activations.BlackBox(lambda h: h), lambda h: h),
+    ],
+    ids=["ufunc", "arrays", "tensors", "integers", "turned", "read only", "nothing"],
+)
+def test_what_a_function_gives_comes_back_as_a_tensor_of_hs_kind(unit, phi, dtype):
+    h = torch.randn(5, 3).to(dtype)
+    before = h.clone()
+    z = unit(h)
+    torch.testing.assert_close(z, phi(h), rtol=2e-3, atol=1e-3)
+    z += 1
+    assert torch.equal(h, before)
+
+
+def test_a_function_may_write_over_what_it_is_given():
+    def driver(h):
+        np.clip(h, 0, 1, out=h)
+        return h
+
+    h = torch.randn(5, 3, requires_grad=True)
+    unit = alone(lra.activations.BlackBox(driver, numpy=True), lra.MirroredLRA())
+    before = h.detach().clone()
+    unit(h).sum().backward()
+    assert torch.equal(h.detach(), before)
+    assert h.grad.any()
+
+
+def test_backprop_through_a_function_is_an_error_that_tells_what_to_do():
+    model = nn.Sequential(nn.Linear(3, 4), lra.activations.BlackBox(np.sign), nn.Linear(4, 2))
+    x = torch.randn(5, 3)
+    loss = model(x).sum()
+    with pytest.raises(
+        lra.errors.RuleError, match=r"sign can only be evaluated.*MirroredLRA.*straight_"
+    ):
+        loss.backward()
+    lra.convert(model, lra.FeedbackAlignment())
+    with pytest.raises(lra.errors.RuleError, match="autograd knows no derivative"):
+        model(x).sum().backward()
+    lra.convert(lra.restore(model), lra.MirroredLRA())
+    model(x).sum().backward()
+    assert model[0].weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("rule", "runs"), [(lra.MirroredLRA(), 3), (lra.LRAE(), 2), (lra.LRAE(two_sided=True), 3)]
+)
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_function_runs_no_oftener_than_the_rule_needs(rule, runs, fused):
+    """Once forward, and once for each target; what came of it is kept for the layer above."""
+    given = []
+
+    def device(h):
+        given.append(h)
+        return np.sign(h)
+
+    model = nn.Sequential(nn.Linear(3, 4), lra.activations.BlackBox(device, numpy=True), nn.Linear(4, 2))
+    lra.convert(model, rule)
+    z = torch.randn(5, 3)
+    if fused:
+        z = model(z)
+    else:
+        for layer in model:
+            z = layer(z)
+    z.sum().backward()
+    assert len(given) == runs
+
+
+def test_a_noisy_function_teaches_what_it_gave():
+    """dW above it is e^T z with the very z that went up."""
+    rng = np.random.default_rng(0)
+    seen = []
+    model = nn.Sequential(
+        nn.Linear(3, 4),
+        lra.activations.BlackBox(lambda h: h + rng.normal(size=h.shape), numpy=True),
+        nn.Linear(4, 2),
+    ).double()
+    lra.convert(model, lra.MirroredLRA())
+    handle = model[2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    model(torch.randn(5, 3).double()).sum().backward()
+    handle.remove()
+    expected = torch.ones(2, 5).double() @ seen[0]
+    torch.testing.assert_close(model[2].weight.grad, expected, **CLOSE)
+
+
+# Devices
+
+
+class Device(nn.Module):
+    """A crossbar in NumPy: a gain for each cell, some dead, an offset for each line, noise."""
+
+    def __init__(self, inputs, outputs, noise=0.0, bias=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs).double() / inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs).double()) if bias else None
+        rng = np.random.default_rng(1)
+        self.gain = (rng.random((outputs, inputs)) + 0.5) * (rng.random((outputs, inputs)) > 0.2)
+        self.offset = 0.3 * rng.normal(size=outputs)
+        self.noise, self.rng = noise, rng
+
+    def effective(self):
+        return self.weight.detach().numpy() * self.gain
+
+    def forward(self, z):
+        h = z.numpy() @ self.effective().T + self.offset
+        h = torch.from_numpy(h + self.noise * self.rng.normal(size=h.shape))
+        return h if self.bias is None else h + self.bias.detach()
+
+
+@pytest.fixture(autouse=True)
+def _named():
+    lra.register_weight_layer(Device, opaque=True)
+    yield
+    WEIGHT_LAYERS.pop(Device, None)
+    PRODUCTS.pop(Device, None)
+
+
+def network(noise=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        Device(6, 8, noise),
+        lra.activations.Quantized(4),
+        Device(8, 8, noise),
+        lra.activations.Quantized(4),
+        Device(8, 3),
+    ).double()
+
+
+def batch():
+    return torch.randn(7, 6).double(), torch.arange(7) % 3
+
+
+def updates(model, x, t, run=None):
+    model.zero_grad()
+    F.cross_entropy((run or model)(x), t).backward()
+    return taken(model)
+
+
+def angle(E, W):
+    return math.degrees(math.acos(float((E * W).sum() / E.norm() / W.norm())))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("leading", [(7,), (2, 7)], ids=str)
+def test_a_device_learns_by_the_sums_of_any_linear_layer(bias, leading):
+    gamma = 0.7
+    layer = alone(Device(6, 4, noise=0.1, bias=bias), lra.KolenPollack(gamma))
+    z, e = torch.randn(*leading, 6).double().requires_grad_(), torch.randn(*leading, 4).double()
+    layer(z).backward(e)
+    rows, inputs = e.reshape(-1, 4), z.detach().reshape(-1, 6)
+    torch.testing.assert_close(z.grad, e @ layer.feedback, **CLOSE)
+    torch.testing.assert_close(layer.weight.grad, rows.T @ inputs, **CLOSE)
+    torch.testing.assert_close(layer.feedback.grad, gamma * rows.T @ inputs, **CLOSE)
+    if bias:
+        torch.testing.assert_close(layer.bias.grad, rows.sum(0), **CLOSE)
+
+
+def test_backprop_on_a_device_takes_the_parameter_for_what_it_does():
+    """The digital twin: d = e W, though the device multiplies by other weights."""
+    x, t = batch()
+    model = lra.convert(network(), lra.Backprop())
+    e = torch.randn(7, 8).double()
+    z = torch.randn(7, 8).double().requires_grad_()
+    model[2](z).backward(e)
+    torch.testing.assert_close(z.grad, e @ model[2].weight.detach(), **CLOSE)
+    found = updates(lra.convert(lra.restore(model), lra.Backprop()), x, t)
+    p = torch.softmax(network()(x), 1)
+    error = (p - F.one_hot(t, 3)) / 7
+    torch.testing.assert_close(found["4.bias"], error.sum(0).detach(), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "rule", [lra.MirroredLRA(), lra.SignSymmetry(), lra.SignSymmetry("fixed"), lra.LRAE()]
+)
+def test_the_layer_that_sees_the_input_learns_too(rule):
+    x, t = batch()
+    model = lra.convert(network(), rule)
+    assert model[0].feedback is None
+    errors = {}
+
+    def look(module, inputs, h):
+        h.register_hook(lambda e: errors.update(e=e))
+
+    model[0].register_forward_hook(look)
+    found = updates(model, x, t)
+    torch.testing.assert_close(found["0.weight"], errors["e"].T @ x, **CLOSE)
+    with pytest.raises(lra.errors.RuleError, match="sees the raw input"):
+        model(x.requires_grad_())
+
+
+def test_the_mirror_of_a_device_tells_of_its_weights_as_they_act():
+    """The law of the angle, with the noise of a reading beside what a line gives of itself."""
+    samples, noise = 4000, 0.5
+    torch.manual_seed(0)
+    model = nn.Sequential(Device(20, 40), nn.Tanh(), Device(40, 60, noise)).double()
+    layer = model[2]
+    layer.offset *= 10
+    lra.convert(model, lra.LRAE(init=lra.inits.Mirror(samples)))
+    W = torch.from_numpy(layer.effective())
+    signal = float((W * W).sum()) / 60
+    expected = math.degrees(math.atan(math.sqrt(40 / samples * (1 + noise**2 / signal))))
+    assert angle(layer.feedback.detach(), W) == pytest.approx(expected, rel=0.15)
+    assert float((layer.feedback.detach() * W).sum() / (W * W).sum()) == pytest.approx(1, abs=0.02)
+    assert angle(layer.feedback.detach(), layer.weight.detach()) > 3 * expected
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(60, 40))
+    W = torch.from_numpy(layer.effective())
+    assert angle(layer.feedback.detach(), W) > 80
+    lra.mirror(model, samples)
+    assert angle(layer.feedback.detach(), W) == pytest.approx(expected, rel=0.3)  # less noise
+
+
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.Backprop(), lra.SignSymmetry()], ids=lambda rule: rule.name)
+def test_forward_is_the_devices_own(rule):
+    x, _ = batch()
+    plain, model = network(0.3), lra.convert(network(0.3), rule)
+    expected = plain(x)
+    assert torch.equal(model(x), expected)  # its noise comes from a generator of its own
+    with torch.no_grad():
+        assert torch.equal(model(x.requires_grad_()), plain(x.detach()))
+    assert [type(m) for m in lra.restore(model)] == [type(m) for m in plain]
+
+
+def test_devices_are_found_and_proved():
+    x, _ = batch()
+    model = lra.convert(network(), lra.MirroredLRA(), example=x)
+    report = lra.coverage(model)
+    assert report.full
+    assert report.weights == {"Device": sum(p.numel() for p in network().parameters())}
+    assert lra.audit(model, x).clean
+
+
+def test_copies_and_pickles_give_the_same_updates():
+    x, t = batch()
+    model = lra.convert(network(), lra.MirroredLRA())
+    expected = updates(model, x, t)
+    assert_same(updates(copy.deepcopy(model), x, t), expected)
+    stored = pickle.dumps(model)
+    WEIGHT_LAYERS.pop(Device)  # another process, where nobody named it
+    PRODUCTS.pop(Device)
+    assert_same(updates(pickle.loads(stored), x, t), expected)
+
+
+def test_a_stored_state_gives_the_same_updates():
+    x, t = batch()
+    model = lra.convert(network(), lra.MirroredLRA())
+    expected = updates(model, x, t)
+    other = lra.convert(network(), lra.MirroredLRA(samples=10))
+    with torch.no_grad():
+        for p in other.parameters():
+            p.normal_()
+    other.load_state_dict(model.state_dict())
+    assert_same(updates(other, x, t), expected)
+    plain = network()
+    lra.restore(other)
+    assert other.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the same, where it breaks a graph
+def test_compiled_is_eager():
+    x, t = batch()
+    model = lra.convert(network(), lra.MirroredLRA())
+    expected = updates(model, x, t)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    assert_same(updates(model, x, t, compiled), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_everything_opaque_learns():
+    data = load("digits")
+    arrays = (data.x_train, data.y_train, data.x_test, data.y_test)
+    x, t, x_test, t_test = (torch.from_numpy(a) for a in arrays)
+    x, x_test = x.flatten(1).double(), x_test.flatten(1).double()
+
+    def accuracy(rule):
+        torch.manual_seed(0)
+        layers = Device(64, 64, 0.05), lra.activations.BlackBox(np.sign), Device(64, 64, 0.05)
+        model = nn.Sequential(*layers, lra.activations.BlackBox(np.sign), Device(64, 10, 0.05))
+        lra.convert(model, rule)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        for _ in range(8):
+            for rows in torch.randperm(len(x)).split(50):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x[rows]), t[rows]).backward()
+                optimizer.step()
+        with torch.no_grad():
+            return float((model(x_test).argmax(1) == t_test).double().mean())
+
+    assert accuracy(lra.MirroredLRA()) > 0.9
+
+
+# Refusals
+
+
+class Kernels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 2, 3, 3)), None
+
+    def forward(self, z):
+        return F.conv2d(z, self.weight)
+
+
+class Shortened(Device):
+    def forward(self, z):
+        return super().forward(z)[:, 1:]
+
+
+class Untold(Device):
+    def forward(self, z):
+        return super().forward(z).numpy()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((Device,), {}, "expected a function of .*say opaque=True"),
+        ((Device, lambda layer, z, W, b: z), {"opaque": True}, "give it no product, or leave out"),
+        ((nn.Linear,), {"opaque": True}, "Linear is known already"),
+        ((3,), {"opaque": True}, "expected a subclass of torch.nn.Module, got 3"),
+    ],
+)
+def test_what_cannot_be_named_is_refused(arguments, options, message):
+    with pytest.raises(lra.errors.OptionError, match=message):
+        lra.register_weight_layer(*arguments, **options)
+
+
+def test_layers_that_give_something_else_are_refused():
+    for cls in (Kernels, Shortened, Untold):
+        lra.register_weight_layer(cls, opaque=True)
+    try:
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), Kernels())
+        with pytest.raises(
+            lra.errors.ConversionError, match=r"weight of a Kernels is \(4, 2, 3, 3\)"
+        ):
+            lra.convert(model, lra.MirroredLRA())
+        assert not lra.is_converted(model)
+        model = lra.convert(nn.Sequential(Shortened(6, 4), nn.Tanh(), Device(3, 2)), lra.LRAE())
+        with pytest.raises(
+            lra.errors.RuleError, match=r"made \(7, 3\) of \(7, 6\) with a weight of"
+        ):
+            model(torch.randn(7, 6).double())
+        model = lra.convert(nn.Sequential(Untold(6, 4), nn.Tanh(), Device(4, 2)), lra.LRAE())
+        with pytest.raises(
+            lra.errors.RuleError, match="forward of a Untold gave ndarray, no tensor"
+        ):
+            model(torch.randn(7, 6).double())
+    finally:
+        for cls in (Kernels, Shortened, Untold):
+            del WEIGHT_LAYERS[cls], PRODUCTS[cls]

@@ -1,0 +1,399 @@
+"""Layers by function: a forward of one's own gives the updates of the same network of layers."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from nets import ALL_RULES
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+
+import lra
+from lra.feedback import Stored
+
+WIDTH = 6
+
+
+class Layers(nn.Module):
+    """The network with layers: what the others must equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.phi = nn.Tanh()
+
+    def forward(self, x):
+        return self.c(self.phi(self.b(self.phi(self.a(x)))))
+
+
+class Own(nn.Module):
+    """The same, with one product and one nonlinear function in a forward of its own."""
+
+    def __init__(self, product, apply_activation=torch.tanh) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.weight = nn.Parameter(torch.empty(WIDTH, WIDTH))
+        self.bias = nn.Parameter(torch.empty(WIDTH))
+        self.product, self.apply_activation = product, apply_activation
+
+    def forward(self, x):
+        return self.c(self.apply_activation(self.product(self, self.apply_activation(self.a(x)))))
+
+
+PRODUCTS = {
+    "linear": lambda m, z: F.linear(z, m.weight, m.bias),
+    "linear, named": lambda m, z: F.linear(input=z, weight=m.weight, bias=m.bias),
+    "@": lambda m, z: z @ m.weight.t() + m.bias,
+    "matmul": lambda m, z: torch.matmul(z, m.weight.mT) + m.bias,
+    "addmm": lambda m, z: torch.addmm(m.bias, z, m.weight.transpose(0, 1)),
+    "addmm, a bias each": lambda m, z: torch.addmm(
+        m.bias.expand(len(z), WIDTH), z, m.weight.transpose(0, 1)
+    ),
+    "mm": lambda m, z: torch.mm(z, m.weight.t()) + m.bias,
+    "tokens": lambda m, z: (z.view(len(z), 1, WIDTH) @ m.weight.t())[:, 0] + m.bias,
+    "one by one": lambda m, z: torch.stack([row @ m.weight.t() for row in z]) + m.bias,
+    "weight first": lambda m, z: (m.weight @ z.t()).t() + m.bias,
+    "reflected": lambda m, z: torch.Tensor.__rmatmul__(z.t(), m.weight).t() + m.bias,
+    "einsum": lambda m, z: torch.einsum("oi,bi->bo", m.weight, z) + m.bias,
+    "parts": lambda m, z: torch.cat([F.linear(z, w) for w in m.weight.chunk(2)], 1) + m.bias,
+    "rows": lambda m, z: torch.stack([z @ m.weight[i] for i in range(WIDTH)], 1) + m.bias,
+    "looked up": lambda m, z: (
+        z @ F.embedding((torch.arange(WIDTH) - 1).view(-1, 1)[:, 0] + 1, m.weight).T + m.bias
+    ),
+    "reshaped": lambda m, z: z @ m.weight.reshape(-1).view(WIDTH, WIDTH).T + m.bias,
+    "convolution": lambda m, z: F.conv1d(z[:, :, None], m.weight[:, :, None], m.bias)[:, :, 0],
+    "transposed convolution": lambda m, z: F.conv_transpose1d(
+        z[:, :, None], m.weight.t()[:, :, None], m.bias
+    )[:, :, 0],
+    "twice": lambda m, z: 2 * F.linear(z / 4, m.weight, m.bias / 2) + F.linear(z / 2, m.weight),
+}
+
+
+def pair(product, rule, apply_activation=torch.tanh):
+    """Both networks in float64, with equal weights and feedback."""
+    torch.manual_seed(1)
+    x = torch.randn(5, WIDTH, dtype=torch.float64)
+    layers, own = Layers().double(), Own(product, apply_activation).double()
+    own.load_state_dict({key.replace("b.", ""): v for key, v in layers.state_dict().items()})
+    lra.convert(layers, rule, example=None if rule.wiring == lra.wiring.Chain() else x)
+    lra.convert(own, rule, example=x)
+    if rule.feedback.stored is not Stored.NOTHING:
+        with torch.no_grad():
+            own.feedback.copy_(layers.b.feedback)
+            own.c.feedback.copy_(layers.c.feedback)
+    return layers, own, x
+
+
+def updates(model, x):
+    model.zero_grad()
+    torch.manual_seed(2)
+    F.cross_entropy(model(x), torch.arange(len(x))).backward()
+    return {
+        name.replace("b.", ""): p.grad for name, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+@pytest.mark.parametrize("rule", [lra.LRAE(0.3, 0.5), lra.FeedbackAlignment()], ids=lambda rule: rule.name)
+def test_products_by_function(product, rule):
+    layers, own, x = pair(product, rule)
+    torch.testing.assert_close(own(x), layers(x), rtol=1e-12, atol=1e-12)
+    assert_same(updates(own, x), updates(layers, x))
+
+
+@pytest.mark.parametrize("rule", [r for n, r in ALL_RULES.items() if "batch" not in n], ids=str)
+def test_every_rule_by_function(rule):
+    layers, own, x = pair(PRODUCTS["@"], rule)
+    assert_same(updates(own, x), updates(layers, x))
+
+
+BENDS = {
+    "torch": torch.tanh,
+    "functional": F.tanh,
+    "method": torch.Tensor.tanh,
+    "in place": lambda h: (h * 1).tanh_(),
+    "written out": lambda h: 1 - 2 / (torch.exp(2 * h) + 1),
+}
+
+
+@pytest.mark.parametrize("bend", [v for k, v in BENDS.items() if k != "written out"])
+def test_nonlinear_functions(apply_activation):
+    layers, own, x = pair(PRODUCTS["linear"], lra.LRAE(0.3), apply_activation)
+    assert_same(updates(own, x), updates(layers, x))
+
+
+def test_uncommon_functions_are_found_by_the_example():
+    model = Own(PRODUCTS["linear"], BENDS["written out"]).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(WIDTH)), model.bias.zero_()
+    x = torch.randn(5, WIDTH).double()
+    lra.convert(model, lra.LRAE(), example=x)
+    assert torch.exp in model.units
+    assert lra.audit(model, x).clean
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        nn.utils.weight_norm,
+        lambda layer: prune.random_unstructured(layer, "weight", 0.3),
+    ],
+    ids=["weight_norm", "spectral_norm", "old weight_norm", "pruned"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_weights_that_are_computed(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), norm(nn.Linear(6, 6)), nn.Tanh())
+    model = nn.Sequential(model, nn.Linear(6, 6)).double().eval()
+    x = torch.randn(5, 6).double()
+    expected = model(x).detach()
+    lra.convert(model, lra.LRAE(), example=x)
+    assert torch.equal(model(x), expected)
+    (E,) = (p for name, p in model[0][2].named_parameters() if "feedback" in name)
+    seen = {}
+    model[0][1].register_full_backward_hook(lambda m, i, o: seen.update(d=o[0]))
+    model[0][2].register_full_backward_hook(lambda m, i, o: seen.update(e=o[0]))
+    updates(model, x)
+    torch.testing.assert_close(seen["d"], seen["e"] @ E)
+
+
+class Norm(nn.Module):
+    """A normalisation, written out: not for the rule."""
+
+    def forward(self, x):
+        return x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
+def test_normalisation_softmax_and_attention_pass():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Linear(6, 18), Norm()
+            self.w = nn.Parameter(torch.randn(6, 6))
+
+        def forward(self, x):
+            q, k, v = self.norm(self.a(x)).chunk(3, -1)
+            return torch.softmax(q @ k.mT, -1) @ v @ self.w
+
+    model, x = Net(), torch.randn(2, 3, 6)
+    lra.convert(model, lra.LRAE(), example=x)
+    covered = lra.coverage(model)
+    assert covered.full
+    assert {"softmax", "sqrt", "matmul"} <= {name.rpartition(".")[2] for name in covered.passes}
+    assert type(model.norm) is Norm
+
+
+@pytest.mark.parametrize("by", ["deepcopy", "pickle"])
+def test_copies_train_alike(by):
+    layers, own, x = pair(_linear, lra.LRAE(0.3))
+    twin = copy.deepcopy(own) if by == "deepcopy" else pickle.loads(pickle.dumps(own))
+    assert type(twin) is type(own)
+    assert_same(updates(twin, x), updates(layers, x))
+    assert type(lra.restore(twin)) is Own
+
+
+def _linear(m, z):
+    return F.linear(z, m.weight, m.bias)
+
+
+def test_restore_leaves_nothing():
+    model = Own(_linear).double()
+    plain, x = copy.deepcopy(model), torch.randn(5, WIDTH).double()
+    nn.init.normal_(model.weight), nn.init.normal_(model.bias)
+    plain.load_state_dict(model.state_dict())
+    lra.restore(lra.convert(model, lra.LRAE(), example=x))
+    assert vars(model).keys() == vars(plain).keys()
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert_same(updates(model, x), updates(plain, x))
+
+
+def test_feedback_parameters_and_states():
+    _, own, _ = pair(_linear, lra.LRAE())
+    assert {id(E) for E in lra.feedback_parameters(own)} == {id(own.feedback), id(own.c.feedback)}
+    plain = Own(_linear).double().state_dict()
+    own.load_state_dict(plain)  # the feedback stays as drawn
+    own.load_state_dict(own.state_dict())
+
+
+def test_what_the_example_did_not_show_is_an_error():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.wide = nn.Linear(6, 6), False
+            self.w = nn.Parameter(torch.randn(6, 6))
+
+        def forward(self, x):
+            h = self.a(x)
+            return h @ (self.w * 2)[:, :3] if self.wide else h @ self.w
+
+    model, x = Two(), torch.randn(2, 6)
+    lra.convert(model, lra.LRAE(), example=x)
+    model(x).sum().backward()
+    model.wide = True
+    with pytest.raises(lra.errors.RuleError, match=r"no feedback weights.*example="):
+        model(x)
+
+
+def test_a_skipped_module_inside_a_followed_one_stays_on_autograd():
+    class Inside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return torch.tanh(self.layer(x))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.inside, self.c = nn.Linear(6, 6), Inside(), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.c(self.inside(torch.tanh(self.a(x))))
+
+    x = torch.randn(5, 6).double()
+    model = lra.convert(Net().double(), lra.LRAE(beta=3.0), example=x, skip="inside")
+    h = torch.randn(5, 6).double().requires_grad_()
+    with lra.torch.layers.FunctionInterceptor(model):
+        model.inside(h).sum().backward()
+    found = h.grad.clone()
+    h.grad = None
+    torch.tanh(F.linear(h, model.inside.layer.weight, model.inside.layer.bias)).sum().backward()
+    torch.testing.assert_close(found, h.grad)
+    covered = lra.coverage(model)
+    assert not covered.full
+    assert covered.left == {"Linear": 42}
+    lra.restore(model)
+    assert type(model.inside) is Inside
+
+
+def test_an_example_that_fails_leaves_the_model_as_it_was():
+    model = Own(_linear)
+    before = [type(m) for m in model.modules()], list(model.state_dict())
+    with pytest.raises(RuntimeError):
+        lra.convert(model, lra.LRAE(), example=torch.randn(2, WIDTH + 1))
+    assert before == ([type(m) for m in model.modules()], list(model.state_dict()))
+
+
+def test_layers_that_see_the_input_are_those_the_example_shows():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.a, self.b = (nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x, y):
+            return self.head(self.a(x) + self.b(y))
+
+    x = torch.randn(2, 4)
+    model = lra.convert(Net(), lra.LRAE(), example={"x": x, "y": x})
+    assert (model.a.feedback, model.b.feedback) == (None, None)
+    assert model.head.feedback is not None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+@pytest.mark.parametrize("rule", [lra.LRAE(0.3), lra.FeedbackAlignment()], ids=lambda rule: rule.name)
+def test_compiled(rule):
+    _, own, x = pair(_linear, rule)
+    expected = {k: v.clone() for k, v in updates(own, x).items()}
+    torch._dynamo.reset()
+    compiled = torch.compile(own, backend="aot_eager", fullgraph=True)
+    own.zero_grad()
+    F.cross_entropy(compiled(x), torch.arange(5)).backward()
+    assert_same({n: p.grad for n, p in own.named_parameters() if p.grad is not None}, expected)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+def test_recurrent_layers_step_by_step(kind, double):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = kind(4, 6, 2, bidirectional=True), nn.Linear(12, 3)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    torch.manual_seed(0)
+    dtype = torch.float64 if double else torch.float32
+    model, x = Net().to(dtype), torch.randn(5, 2, 4, dtype=dtype)
+    expected = model(x).detach()
+    with torch.no_grad():
+        kernel = model(x)  # on some processors another one than with gradients
+    lra.convert(model, lra.LRAE(), example=x)
+    assert lra.coverage(model).full
+    torch.testing.assert_close(model(x).detach(), expected)
+    with torch.no_grad():
+        assert torch.equal(model(x), kernel)
+    names = [name for name, _ in model.named_parameters() if "feedback" in name]
+    assert "rnn.feedback_hh_l1_reverse" in names
+    assert "rnn.feedback_ih_l0" not in names  # it sees the raw input
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_units_of_other_libraries_are_found_and_named():
+    class Hat(nn.Module):
+        def forward(self, x):
+            return (1 - x.abs()).clamp(min=0)
+
+    class Winners(nn.Module):  # of each pair the larger; not elementwise
+        def forward(self, x):
+            pairs = x.unflatten(-1, (-1, 2))
+            return torch.where(pairs == pairs.amax(-1, keepdim=True), pairs, 0).flatten(-2)
+
+    class Twice(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    layers = nn.Linear(6, 6), Hat(), Twice(), nn.Linear(6, 6), Winners(), nn.Linear(6, 2)
+    model = nn.Sequential(*layers).double()
+    x = torch.randn(5, 6).double()
+    lra.register_activation(Winners)
+    lra.convert(model, lra.LRAE(0.4))
+    kinds = [type(m).__name__ for m in model]
+    assert kinds[1:5] == ["LocalHat", "Twice", "LocalLinear", "LocalWinners"]
+    h = torch.randn(5, 6).double().requires_grad_()
+    d = torch.randn(5, 6).double()
+    model[4](h).backward(d)
+    expected = Winners()(h) - Winners()(h - 0.4 * 5 * d)
+    torch.testing.assert_close(h.grad, (expected / 5).detach())
+    model(x).sum().backward()
+    with pytest.raises(
+        lra.errors.OptionError, match=r"subclasses of torch\.nn\.Module, got 'relu'"
+    ):
+        lra.register_activation("relu")
+
+
+def test_a_unit_may_have_a_surrogate_of_its_own():
+    class Step(nn.Module):
+        def forward(self, x):
+            return x.sign()
+
+    def net():
+        torch.manual_seed(0)
+        layers = nn.Linear(6, 6), Step(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)
+        return nn.Sequential(*layers).double()
+
+    x = torch.randn(5, 6).double()
+    # The tanh's own surrogate is what it computes, so that the rule's changes nothing there.
+    expected = updates(lra.convert(net(), lra.LRAE(0.4, surrogate=lra.crossing.TanhSurrogate())), x)
+    lra.register_activation(Step, surrogate=lra.crossing.TanhSurrogate())
+    model = lra.convert(net(), lra.LRAE(0.4))
+    assert_same(updates(model, x), expected)
+    assert "surrogate=TanhSurrogate()" in str(model[1])
+    assert "surrogate=None" in str(model[3])
+    lra.register_activation(Step)
+    assert "surrogate=None" in str(model[1])
+    lra.convert(net(), lra.FeedbackAlignment())
+    with pytest.raises(lra.errors.OptionError, match="through must be a surrogate"):
+        lra.register_activation(Step, surrogate=torch.tanh)
