@@ -12,6 +12,7 @@ from lra.lab.config import TrainConfig
 from lra.lab.measure import Answer, count_right, cross_entropy
 from lra.methods import Method
 from lra.rules import Rule
+from lra.torch.compiled import CompiledStep
 
 
 def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool) -> list[str]:
@@ -76,7 +77,7 @@ def compiled(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
-) -> lra.torch.compiled.CompiledStep | None:
+) -> CompiledStep | None:
     """Give a run's compiled step, whose loss has the number of right predictions beside it.
 
     Whether a run has one depends on its settings and on torch alone, so that it comes to the same

@@ -19,6 +19,7 @@ from lra.lab.finite import weight_not_finite
 from lra.lab.learning import compiled, feedback, prepare, share
 from lra.lab.models import build_network, build_optimizer, check_reads, describe
 from lra.lab.state import State
+from lra.torch.compiled import CompiledStep
 
 
 class Session:
@@ -58,7 +59,7 @@ class Session:
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
         self.last_save = time.monotonic()
 
-    def _compiled(self) -> lra.torch.compiled.CompiledStep | None:
+    def _compiled(self) -> CompiledStep | None:
         """Give the run's compiled step, if it is to have one."""
         steps = self.batches.steps * self.config.epochs_of(self.batches.steps)
         return compiled(self.config, steps, self.network, self.optimizer, self.device)
