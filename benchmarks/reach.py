@@ -1,15 +1,15 @@
-"""How far `lra.convert` reaches: every model of the zoo, converted and compared with backprop.
+"""Convert every model of the zoo with `lra.convert`, and compare its updates with backprop.
 
     python benchmarks/reach.py [--only timm|hf|pyg|torch] [--model NAME] [--markdown docs/reach.md]
 
-Every model is built four times from one seed, in float64, without dropout. Plain, its gradients are
-backprop's. Converted with E = W and the normalised target difference, its updates must come to
-backprop's as beta falls: their distance at 1e-4 is about a tenth of that at 1e-3, or rounding.
+Every model is built several times from one seed, in float64, without dropout. The plain model gives
+backprop's gradients. Converted with E = W and normalized target differences, its updates must
+approach them as beta falls: the distance at 1e-4 is about a tenth of that at 1e-3, or rounding.
 Converted with random E, the update of every parameter below a weight must differ from backprop's.
 
-A distance is a parameter's largest difference over its largest gradient, and a row gives the
-largest over all parameters; `zoo.measure.FLOOR` says what becomes of gradients near zero. Each
-model runs in a process of its own, under a time limit.
+A parameter's distance is its largest difference over its largest gradient; a row has the maximum
+over all parameters. `zoo.measure.FLOOR` explains how gradients near zero are treated. Each model
+runs in a separate process with a time limit.
 """
 
 import argparse
@@ -24,31 +24,31 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo import apart
+from zoo import isolated
 
 BETAS = (1e-3, 1e-4)
 
 ROUNDING = 1e-6
-"""A distance below this is rounding, and two updates within it are the same."""
+"""Largest distance that counts as rounding."""
 
 FALL = 0.3
-"""The most that a tenth of beta may leave of a distance: 0.1, and room for kinks."""
+"""Largest ratio of the distances at the two betas: 0.1, with a margin for kinks."""
 
 NEAR = 0.02
-"""The largest distance at the smaller beta that counts as near to backprop."""
+"""Largest distance at the smaller beta that counts as close to backprop."""
 
 TITLES = {
     "timm": "timm: a small model of every family",
     "hf": "transformers: architectures from tiny configs",
     "pyg": "PyTorch Geometric: two layers on a graph",
-    "torch": "torch.nn: its own layers, between others",
+    "torch": "torch.nn: layers between other layers",
 }
 
 COLUMNS = (
     "model",
     "converted",
     "weights",
-    "units",
+    "activations",
     "beta 1e-3",
     "beta 1e-4",
     "ratio",
@@ -59,12 +59,12 @@ COLUMNS = (
 
 
 def same() -> Any:
-    """Build the feedback E = W, by a class that `lra` does not know."""
+    """Return the feedback E = W, as a class that `lra` does not treat specially."""
     import lra
 
     @dataclasses.dataclass(frozen=True)
     class Same(lra.feedback.Feedback):
-        """E = W, used as any other E is."""
+        """E = W, used like any other E."""
 
         @property
         def stored(self) -> Any:
@@ -77,7 +77,7 @@ def same() -> Any:
 
 
 def refusals(error: Exception) -> list[dict[str, str]]:
-    """Give what a ConversionError says of each module it refuses."""
+    """Return the refused modules of a ConversionError with the reasons."""
     refused = getattr(error, "refused", ())
     return [
         {key: str(getattr(each, key, "")) for key in ("name", "type", "reason")} for each in refused
@@ -88,10 +88,10 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
     """Measure one model, in this process.
 
     Args:
-        which: the list that holds it.
-        name: its name there.
+        which: the list of the model.
+        name: the name of the model in the list.
         scale: the length of the loss's gradient.
-        partial: convert what can be, where something is refused.
+        partial: whether to skip refused modules and convert the rest.
     """
     import lra
     from zoo import graph
@@ -117,78 +117,78 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
     def converted(rule: Any) -> tuple[float, dict[str, Any], Any]:
         model, example = build(entry)
         lra.convert(model, rule, skip=skip, example=example)
-        found, got = gradients(model, example, scale)
-        return found, got, model
+        loss, got = gradients(model, example, scale)
+        return loss, got, model
 
     exact = lra.Rule(same(), lra.crossing.Derivative())
     try:
-        found, got, model = converted(exact)
+        loss, got, model = converted(exact)
     except lra.errors.ConversionError as error:
         row["refused"] = refusals(error)
         row["converted"] = False
         skip = tuple(each["name"] for each in row["refused"] if each["name"])
         if not (partial and skip):
             return row | {"seconds": time.perf_counter() - started}
-        found, got, model = converted(exact)
+        loss, got, model = converted(exact)
     coverage = lra.coverage(model)
     row |= {
         "table": str(coverage),
         "share": float(coverage.share),
         "units": float(coverage.unit_share),
         "full": bool(coverage.full),
-        "forward": math.isclose(found, value, rel_tol=1e-12),  # recurrent kernels, taken apart
+        "forward": math.isclose(loss, value, rel_tol=1e-12),  # recurrent kernels differ by rounding
         "exact": max(distances(got, wanted).values()),
     }
     del model
     for beta in BETAS:
         rule = lra.Rule(same(), lra.crossing.TargetDifference(beta, gain=1 / beta))
         _, got, _ = converted(rule)
-        far = distances(got, wanted)
-        row[f"{beta:g}"] = max(far.values())
-        row[f"worst {beta:g}"] = max(far, key=lambda k: far[k])
+        distance = distances(got, wanted)
+        row[f"{beta:g}"] = max(distance.values())
+        row[f"worst {beta:g}"] = max(distance, key=lambda k: distance[k])
     torch_seed()
     _, got, _ = converted(lra.Rule(lra.feedback.Random(), lra.crossing.Derivative()))
-    far = distances(got, wanted)
-    judged = sorted(k for k in below if k in far and k not in faint)
+    distance = distances(got, wanted)
+    checked = sorted(k for k in below if k in distance and k not in faint)
     row |= {
-        "below": len(judged),
-        "stay": [k for k in judged if not far[k] > ROUNDING],
+        "below": len(checked),
+        "stay": [k for k in checked if not distance[k] > ROUNDING],
         "seconds": time.perf_counter() - started,
     }
     return row
 
 
 def scaled(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]:
-    """Measure with other lengths of the gradient too, where one hides how the distance falls.
+    """Measure one model, with other lengths of the gradient if the distance does not fall.
 
-    A target moves by beta times the error. Where errors are faint (a bias of attention's keys,
-    whose gradient is zero but for rounding), the move drowns in rounding, and a longer gradient
-    stands out from it; where they grow on their way down a deep network, the move is no small one
-    at either beta, and a shorter gradient makes it so.
+    A target moves by beta times the error. If errors are tiny (as for the bias of attention's keys,
+    whose gradient is zero except for rounding), the move is lost in rounding; a longer gradient
+    fixes this. If errors grow in a deep network's backward pass, the move is large for both betas;
+    a shorter gradient fixes this.
     """
     rows = []
-    for longer in (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3):
-        rows.append(measure(which, name, longer * scale, partial) | {"scale": longer * scale})
+    for factor in (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3):
+        rows.append(measure(which, name, factor * scale, partial) | {"scale": factor * scale})
         if "share" not in rows[-1] or falls(rows[-1]):
             return rows[-1]
     return rows[0]
 
 
 def torch_seed() -> None:
-    """Draw the random E of every model from one seed."""
+    """Seed torch for the random E of a model."""
     import torch
 
     torch.manual_seed(3)
 
 
 def falls(row: dict[str, Any]) -> bool:
-    """Tell whether the distance to backprop falls like beta, down to rounding."""
+    """Return whether the distance to backprop falls like beta, or is rounding."""
     high, low = (row[f"{beta:g}"] for beta in BETAS)
     return math.isfinite(high) and low <= max(min(FALL * high, NEAR), ROUNDING)
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Say in a few words what is wrong with a row, or that nothing is."""
+    """Return the problems of a row in a few words, or "reached"."""
     if "error" in row:
         return f"fails: {row['error']}"
     wrong = []
@@ -205,19 +205,19 @@ def verdict(row: dict[str, Any]) -> str:
         if not row["full"]:
             wrong.append("not all errors follow the rule")
         if not row["forward"]:
-            wrong.append("the forward changes")
+            wrong.append("the forward pass changes")
         if not row["exact"] <= ROUNDING:
-            wrong.append(f"not backprop with E = W and derivatives: {row['exact']:.1e}")
+            wrong.append(f"differs from backprop with E = W and derivatives: {row['exact']:.1e}")
         if not falls(row):
-            wrong.append(f"does not fall: {row[f'worst {BETAS[-1]:g}']}")
+            wrong.append(f"distance does not fall: {row[f'worst {BETAS[-1]:g}']}")
         if row["stay"]:
-            wrong.append(f"random E leaves {row['stay'][0]}")
-    longer = row.get("scale", 1.0)
-    return "; ".join(wrong) or "reached" + (f" (gradient x {longer:g})" if longer != 1 else "")
+            wrong.append(f"random E does not change {row['stay'][0]}")
+    scale = row.get("scale", 1.0)
+    return "; ".join(wrong) or "reached" + (f" (gradient x {scale:g})" if scale != 1 else "")
 
 
 def cells(name: str, row: dict[str, Any]) -> list[str]:
-    """Give a row of the table."""
+    """Return a row of the table."""
     if "share" not in row:
         return [name, "no", *[""] * (len(COLUMNS) - 3), verdict(row)]
     high, low = (row[f"{beta:g}"] for beta in BETAS)
@@ -236,42 +236,42 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
 
 
 def summary(rows: dict[str, dict[str, Any]]) -> str:
-    """Say in a sentence how a list did."""
+    """Return the results of a list in a few sentences."""
     done = [row for row in rows.values() if row.get("converted") and "share" in row]
     reached = [row for row in rows.values() if verdict(row).startswith("reached")]
     full = sum(row["full"] for row in done)
     return (
-        f"{len(done)} of {len(rows)} convert, {full} with every weight's error by the rule; "
-        f"{sum(map(falls, done))} fall like beta to backprop with E = W, and in "
-        f"{sum(not row['stay'] for row in done)} random E moves every parameter below a weight. "
-        f"{len(reached)} of {len(rows)} pass all of it."
+        f"{len(done)} of {len(rows)} models convert, {full} of them with full coverage. With E = W "
+        f"{sum(map(falls, done))} approach backprop like beta. Random E changes every parameter "
+        f"below a weight in {sum(not row['stay'] for row in done)}. "
+        f"{len(reached)} of {len(rows)} pass all checks."
     )
 
 
 def markdown(results: dict[str, dict[str, dict[str, Any]]], command: str) -> str:
-    """Write all lists as a page."""
+    """Return the page with all lists."""
     lines = [
-        "# How far convert reaches",
+        "# Which models convert",
         "",
         f"Written by `{command}`.",
         "",
-        "A row is one model in float64, its distances to backprop relative, and the largest over",
-        "its parameters. **weights** and **units** are the shares whose errors follow the rule.",
-        "**beta** is the distance with E = W and the normalised target difference: it must fall",
-        "like beta. **stay** of **below** parameters below a weight do not notice a random E: it",
-        "must be none.",
+        "Each row is one model in float64. **weights** and **activations** are the shares that",
+        "follow the rule. **beta** is the largest relative distance of a parameter's update to",
+        "backprop's with E = W and normalized target differences. It must fall like beta.",
+        "**below** is the number of parameters below a weight, and **stay** the number of those",
+        "that a random E does not change. It must be 0.",
     ]
     for which, rows in results.items():
         lines += ["", f"## {TITLES[which]}", "", summary(rows), ""]
         lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
         for name, row in rows.items():
-            inside = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells(name, row)]
-            lines.append(f"| {' | '.join(inside)} |")
+            escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells(name, row)]
+            lines.append(f"| {' | '.join(escaped)} |")
     return "\n".join(lines) + "\n"
 
 
 def versions() -> str:
-    """Name the versions that the figures depend on."""
+    """Return the versions of the libraries that the figures depend on."""
     from importlib import metadata
 
     names = ("torch", "timm", "transformers", "torch_geometric")
@@ -281,13 +281,13 @@ def versions() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=list(zoo.LISTS), help="only this list")
-    parser.add_argument("--model", action="append", help="only the models of this name")
-    parser.add_argument("--markdown", type=Path, help="write the tables to this page too")
-    parser.add_argument("--jobs", type=int, default=2, help="models at a time")
-    parser.add_argument("--seconds", type=float, default=300, help="time limit for a model")
+    parser.add_argument("--model", action="append", help="only models of this name")
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
+    parser.add_argument("--seconds", type=float, default=300, help="time limit of a model")
     parser.add_argument("--scale", type=float, default=1.0, help="length of the loss's gradient")
     parser.add_argument(
-        "--partial", action="store_true", help="skip what is refused, and convert the rest"
+        "--partial", action="store_true", help="skip refused modules and convert the rest"
     )
     parser.add_argument("--table", action="store_true", help="print each model's coverage")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
@@ -297,9 +297,9 @@ def main() -> None:
         try:
             row = scaled(options.only[0], options.model[0], options.scale, options.partial)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            frame = traceback.extract_tb(error.__traceback__)[-1]
             reason = " ".join(str(error).split())[:300]
-            where = f"{Path(place.filename).name}:{place.lineno}"
+            where = f"{Path(frame.filename).name}:{frame.lineno}"
             row = {"error": f"{type(error).__name__}: {reason} ({where})"}
         print(json.dumps(row))
         return
@@ -314,7 +314,7 @@ def main() -> None:
         print(f"\n{TITLES[which]}\n{COLUMNS[0]:<{width}}", *[f"{c:<9}" for c in COLUMNS[1:]])
         rows = results.setdefault(which, {})
         command = ["reach.py", *common, "--json", "--only", which, "--model"]
-        for name, row in apart.each(
+        for name, row in isolated.measure_all(
             names, lambda n, c=command: [*c, n], options.jobs, options.seconds
         ):
             rows[name] = row
@@ -328,8 +328,8 @@ def main() -> None:
         sys.exit(f"no such model: {', '.join(sorted(missing))}")
     if options.markdown:
         only = [word for which in options.only or () for word in ("--only", which)]
-        told = " ".join(["python benchmarks/reach.py", *only, "--markdown", str(options.markdown)])
-        options.markdown.write_text(markdown(results, told) + f"\n{versions()}.\n")
+        words = ["python benchmarks/reach.py", *only, "--markdown", str(options.markdown)]
+        options.markdown.write_text(markdown(results, " ".join(words)) + f"\n{versions()}.\n")
 
 
 if __name__ == "__main__":

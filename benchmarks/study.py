@@ -1,15 +1,16 @@
-"""The study behind docs/study.md: does one rule, with one setting, train every network?
+"""Run the study of docs/study.md: does one rule, with one setting, train every network?
 
     python benchmarks/study.py                       # all parts, hours on two cores
-    python benchmarks/study.py depth units           # some of them
-    python benchmarks/study.py --report              # tables and pictures of what is there
+    python benchmarks/study.py depth units           # only these parts
+    python benchmarks/study.py --report              # only tables and plots of existing runs
 
-Each entrant of a contest tries the same number of step sizes, each in a short run judged on the
-validation split, then trains all seeds with the best of them, from the same weights, on the same
-batches, as the others. The test split is touched once, by those last runs. Every run is a folder
-of `lra train` under OUT; none is repeated, and one that was stopped goes on. The rows go to
-docs/study/rows.csv, pictures beside it, tables into docs/study.md. A probe (angles, distances,
-locality, finetune) measures once: its .csv there is its memory.
+Each entrant of a contest tries the same number of learning rates, each in a short run judged on the
+validation split. With the best one it trains all seeds, from the same weights and on the same
+batches as the other entrants. The test split is used once, by these last runs.
+
+Every run is a folder of `lra train` under OUT. Finished runs are not repeated, and interrupted ones
+are resumed. Rows go to docs/study/rows.csv, plots beside it, and tables into docs/study.md. A probe
+(angles, distances, locality, finetune) is skipped if its .csv file exists there.
 """
 
 import argparse
@@ -28,7 +29,7 @@ PROBES = {
     "locality": probes.locality,
     "finetune": probes.finetune,
 }
-"""Parts that measure something else than a contest."""
+"""Parts that are not contests."""
 
 PAGE = Path(__file__).parent.parent / "docs" / "study.md"
 DOCS = PAGE.with_suffix("")
@@ -44,14 +45,16 @@ def main() -> None:
         "beta": lambda _: contests.beta(),
     }
     names = [*parts, *PROBES]
-    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(names)}; by default all")
-    parser.add_argument("--only", default="", help="contests whose name holds this")
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(names)} (default: all)")
+    parser.add_argument("--only", default="", help="run only contests whose name contains this")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel runs, one thread each")
     parser.add_argument(
         "--cifar", type=Path, default=Path("cifar-jpeg.npz"), help="see cifar_jpeg.py"
     )
-    parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="train nothing, only write the report"
+    )
     options = parser.parse_args()
     if unknown := set(options.parts) - set(names):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known: {', '.join(names)}")
@@ -88,7 +91,7 @@ def main() -> None:
 
 
 def _filled(text: str, tables: dict[str, str]) -> str:
-    """Put tables where a page marks their places."""
+    """Replace the marked tables of a page."""
     for name, table in tables.items():
         block = f"<!-- table: {name} -->\n{table}\n<!-- end -->"
         text = re.sub(
@@ -102,16 +105,16 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _ordered(rows: list[dict[str, Any]], contests: list[Contest]) -> list[dict[str, Any]]:
-    """Put rows into the order of their contests; those of contests that are no more are dropped."""
-    places = {
+    """Sort rows in the order of their contests, and drop those of unknown contests."""
+    positions = {
         (c.name, e.name): (i, j) for i, c in enumerate(contests) for j, e in enumerate(c.entrants)
     }
-    known = [row for row in rows if (row["network"], row["rule"]) in places]
-    return sorted(known, key=lambda r: (*places[r["network"], r["rule"]], r["seed"]))
+    known = [row for row in rows if (row["network"], row["rule"]) in positions]
+    return sorted(known, key=lambda r: (*positions[r["network"], r["rule"]], r["seed"]))
 
 
 def draw(part: str, rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> None:
-    """Draw a part's picture."""
+    """Draw the plot of a part, if it has one."""
     if part == "depth":
         report.plot_depth(rows, DOCS / "depth.png")
     if part == "ingredients":
@@ -121,7 +124,7 @@ def draw(part: str, rows: list[dict[str, Any]], contests: list[Contest], out: Pa
 
 
 def _curves(rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> dict[str, Any]:
-    """Read validation losses from the runs' folders, where they are."""
+    """Return validation losses by contest and entrant, or nothing if a run's folder is missing."""
     panels: dict[str, Any] = {}
     for contest in contests:
         for entrant in contest.entrants:
