@@ -1,15 +1,16 @@
-"""Convert every model of the zoo with `lra.convert`, and compare its updates with backprop.
+"""How distance `lra.convert` reaches: convert every model of the zoo and compare it with backprop.
 
     python benchmarks/reach.py [--only timm|hf|pyg|torch] [--model NAME] [--markdown docs/reach.md]
 
-Every model is built several times from one seed, in float64, without dropout. The plain model gives
-backprop's gradients. Converted with E = W and normalized target differences, its updates must
-approach them as beta falls: the distance at 1e-4 is about a tenth of that at 1e-3, or rounding.
-Converted with random E, the update of every parameter below a weight must differ from backprop's.
+Every model is built four times from one seed, in float64, without dropout. The plain model has
+backprop's gradients. Converted with E = W and the normalised target difference, its updates must
+approach backprop's as beta falls: the distance at 1e-4 is about a tenth of that at 1e-3, or
+rounding. Converted with random E, the update of every parameter below a weight layer must differ
+from backprop's.
 
-A parameter's distance is its largest difference over its largest gradient; a row has the maximum
-over all parameters. `zoo.measure.FLOOR` explains how gradients near zero are treated. Each model
-runs in a separate process with a time limit.
+A parameter's distance is its largest difference over its largest gradient, and a row shows the
+largest distance of all parameters. `zoo.measure.FLOOR` states how gradients near zero are treated.
+Each model runs in its own process, under a time limit.
 """
 
 import argparse
@@ -29,19 +30,19 @@ from zoo import isolated
 BETAS = (1e-3, 1e-4)
 
 ROUNDING = 1e-6
-"""Largest distance that counts as rounding."""
+"""A distance below this is rounding: two updates this close are equal."""
 
 FALL = 0.3
-"""Largest ratio of the distances at the two betas: 0.1, with a margin for kinks."""
+"""The largest ratio of the distances at beta / 10 and beta: 0.1 and a margin for kinks."""
 
 NEAR = 0.02
-"""Largest distance at the smaller beta that counts as close to backprop."""
+"""The largest distance at the smaller beta that counts as close to backprop."""
 
 TITLES = {
     "timm": "timm: a small model of every family",
     "hf": "transformers: architectures from tiny configs",
     "pyg": "PyTorch Geometric: two layers on a graph",
-    "torch": "torch.nn: layers between other layers",
+    "torch": "torch.nn: its own layers, between others",
 }
 
 COLUMNS = (
@@ -52,14 +53,14 @@ COLUMNS = (
     "beta 1e-3",
     "beta 1e-4",
     "ratio",
-    "stay",
+    "unchanged",
     "below",
     "verdict",
 )
 
 
 def same() -> Any:
-    """Return the feedback E = W, as a class that `lra` does not treat specially."""
+    """Build the feedback E = W as a class that is not part of `lra`."""
     import lra
 
     @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def same() -> Any:
 
 
 def refusals(error: Exception) -> list[dict[str, str]]:
-    """Return the refused modules of a ConversionError with the reasons."""
+    """List the modules that a ConversionError refuses, with the reasons."""
     refused = getattr(error, "refused", ())
     return [
         {key: str(getattr(each, key, "")) for key in ("name", "type", "reason")} for each in refused
@@ -85,13 +86,13 @@ def refusals(error: Exception) -> list[dict[str, str]]:
 
 
 def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]:
-    """Measure one model, in this process.
+    """Measure one model in this process.
 
     Args:
-        which: the list of the model.
-        name: the name of the model in the list.
+        which: the list that contains it.
+        name: its name in that list.
         scale: the length of the loss's gradient.
-        partial: whether to skip refused modules and convert the rest.
+        partial: skip refused modules and convert the rest.
     """
     import lra
     from zoo import graph
@@ -117,26 +118,26 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
     def converted(rule: Any) -> tuple[float, dict[str, Any], Any]:
         model, example = build(entry)
         lra.convert(model, rule, skip=skip, example=example)
-        loss, got = gradients(model, example, scale)
-        return loss, got, model
+        found, got = gradients(model, example, scale)
+        return found, got, model
 
     exact = lra.Rule(same(), lra.crossing.Derivative())
     try:
-        loss, got, model = converted(exact)
+        found, got, model = converted(exact)
     except lra.errors.ConversionError as error:
         row["refused"] = refusals(error)
         row["converted"] = False
         skip = tuple(each["name"] for each in row["refused"] if each["name"])
         if not (partial and skip):
             return row | {"seconds": time.perf_counter() - started}
-        loss, got, model = converted(exact)
+        found, got, model = converted(exact)
     coverage = lra.coverage(model)
     row |= {
         "table": str(coverage),
         "share": float(coverage.share),
-        "units": float(coverage.unit_share),
+        "activations": float(coverage.unit_share),
         "full": bool(coverage.full),
-        "forward": math.isclose(loss, value, rel_tol=1e-12),  # recurrent kernels differ by rounding
+        "forward": math.isclose(found, value, rel_tol=1e-12),  # recurrent kernels run step by step
         "exact": max(distances(got, wanted).values()),
     }
     del model
@@ -159,36 +160,36 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
 
 
 def scaled(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]:
-    """Measure one model, with other lengths of the gradient if the distance does not fall.
+    """Measure one model, and try other lengths of the gradient if the distance does not fall.
 
-    A target moves by beta times the error. If errors are tiny (as for the bias of attention's keys,
-    whose gradient is zero except for rounding), the move is lost in rounding; a longer gradient
-    fixes this. If errors grow in a deep network's backward pass, the move is large for both betas;
-    a shorter gradient fixes this.
+    A target moves by beta times the error. Where errors are tiny (the bias of attention's keys has
+    a gradient of zero except for rounding), rounding hides the move, and a longer gradient makes it
+    visible. Where errors grow on their way down a deep network, the move is large at both betas,
+    and a shorter gradient makes it small.
     """
     rows = []
-    for factor in (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3):
-        rows.append(measure(which, name, factor * scale, partial) | {"scale": factor * scale})
+    for longer in (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3):
+        rows.append(measure(which, name, longer * scale, partial) | {"scale": longer * scale})
         if "share" not in rows[-1] or falls(rows[-1]):
             return rows[-1]
     return rows[0]
 
 
 def torch_seed() -> None:
-    """Seed torch for the random E of a model."""
+    """Set the seed from which the random E of every model is drawn."""
     import torch
 
     torch.manual_seed(3)
 
 
 def falls(row: dict[str, Any]) -> bool:
-    """Return whether the distance to backprop falls like beta, or is rounding."""
+    """Return whether the distance to backprop falls like beta, down to rounding."""
     high, low = (row[f"{beta:g}"] for beta in BETAS)
     return math.isfinite(high) and low <= max(min(FALL * high, NEAR), ROUNDING)
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Return the problems of a row in a few words, or "reached"."""
+    """Describe in a few words what is wrong with a row, or return "reached"."""
     if "error" in row:
         return f"fails: {row['error']}"
     wrong = []
@@ -207,17 +208,17 @@ def verdict(row: dict[str, Any]) -> str:
         if not row["forward"]:
             wrong.append("the forward pass changes")
         if not row["exact"] <= ROUNDING:
-            wrong.append(f"differs from backprop with E = W and derivatives: {row['exact']:.1e}")
+            wrong.append(f"not backprop with E = W and derivatives: {row['exact']:.1e}")
         if not falls(row):
-            wrong.append(f"distance does not fall: {row[f'worst {BETAS[-1]:g}']}")
+            wrong.append(f"does not fall: {row[f'worst {BETAS[-1]:g}']}")
         if row["stay"]:
             wrong.append(f"random E does not change {row['stay'][0]}")
-    scale = row.get("scale", 1.0)
-    return "; ".join(wrong) or "reached" + (f" (gradient x {scale:g})" if scale != 1 else "")
+    longer = row.get("scale", 1.0)
+    return "; ".join(wrong) or "reached" + (f" (gradient x {longer:g})" if longer != 1 else "")
 
 
 def cells(name: str, row: dict[str, Any]) -> list[str]:
-    """Return a row of the table."""
+    """Build one row of the table."""
     if "share" not in row:
         return [name, "no", *[""] * (len(COLUMNS) - 3), verdict(row)]
     high, low = (row[f"{beta:g}"] for beta in BETAS)
@@ -225,7 +226,7 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
         name,
         "yes" if row["converted"] else "in part",
         f"{100 * row['share']:.1f}%",
-        f"{100 * row['units']:.1f}%",
+        f"{100 * row['activations']:.1f}%",
         f"{high:.1e}",
         f"{low:.1e}",
         f"{high / low:.1f}" if low else "",
@@ -236,42 +237,45 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
 
 
 def summary(rows: dict[str, dict[str, Any]]) -> str:
-    """Return the results of a list in a few sentences."""
+    """Summarise the results of one list."""
     done = [row for row in rows.values() if row.get("converted") and "share" in row]
     reached = [row for row in rows.values() if verdict(row).startswith("reached")]
     full = sum(row["full"] for row in done)
     return (
-        f"{len(done)} of {len(rows)} models convert, {full} of them with full coverage. With E = W "
-        f"{sum(map(falls, done))} approach backprop like beta. Random E changes every parameter "
-        f"below a weight in {sum(not row['stay'] for row in done)}. "
+        f"{len(done)} of {len(rows)} models convert, {full} with full coverage. With E = W, the "
+        f"distance to backprop falls like beta in {sum(map(falls, done))}. Random E changes every "
+        f"parameter below a weight layer in {sum(not row['stay'] for row in done)}. "
         f"{len(reached)} of {len(rows)} pass all checks."
     )
 
 
 def markdown(results: dict[str, dict[str, dict[str, Any]]], command: str) -> str:
-    """Return the page with all lists."""
+    """Write all lists as a Markdown page."""
     lines = [
-        "# Which models convert",
+        "# How distance convert reaches",
         "",
         f"Written by `{command}`.",
         "",
-        "Each row is one model in float64. **weights** and **activations** are the shares that",
-        "follow the rule. **beta** is the largest relative distance of a parameter's update to",
-        "backprop's with E = W and normalized target differences. It must fall like beta.",
-        "**below** is the number of parameters below a weight, and **stay** the number of those",
-        "that a random E does not change. It must be 0.",
+        "Each row is one model in float64. A distance is relative to backprop's gradient, and the",
+        "row shows the largest over the parameters.",
+        "",
+        "- **weights**, **activations**: the share whose errors follow the rule.",
+        "- **beta**: the distance with E = W and the normalised target difference. It must fall",
+        "  like beta, down to rounding.",
+        "- **unchanged**, **below**: of the parameters below a weight layer, how many have the",
+        "  same update with random E. It must be none.",
     ]
     for which, rows in results.items():
         lines += ["", f"## {TITLES[which]}", "", summary(rows), ""]
         lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
         for name, row in rows.items():
-            escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells(name, row)]
-            lines.append(f"| {' | '.join(escaped)} |")
+            inside = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells(name, row)]
+            lines.append(f"| {' | '.join(inside)} |")
     return "\n".join(lines) + "\n"
 
 
 def versions() -> str:
-    """Return the versions of the libraries that the figures depend on."""
+    """List the versions that the figures depend on."""
     from importlib import metadata
 
     names = ("torch", "timm", "transformers", "torch_geometric")
@@ -281,10 +285,10 @@ def versions() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=list(zoo.LISTS), help="only this list")
-    parser.add_argument("--model", action="append", help="only models of this name")
-    parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
-    parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
-    parser.add_argument("--seconds", type=float, default=300, help="time limit of a model")
+    parser.add_argument("--model", action="append", help="only the models of this name")
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this page")
+    parser.add_argument("--jobs", type=int, default=2, help="models to run at a time")
+    parser.add_argument("--seconds", type=float, default=300, help="time limit for a model")
     parser.add_argument("--scale", type=float, default=1.0, help="length of the loss's gradient")
     parser.add_argument(
         "--partial", action="store_true", help="skip refused modules and convert the rest"
@@ -311,7 +315,7 @@ def main() -> None:
         if not names:
             continue
         width = max(map(len, names)) + 2
-        print(f"\n{TITLES[which]}\n{COLUMNS[0]:<{width}}", *[f"{c:<9}" for c in COLUMNS[1:]])
+        print(f"\n{TITLES[which]}\n{COLUMNS[0]:<{width}}", *[f"{c:<11}" for c in COLUMNS[1:]])
         rows = results.setdefault(which, {})
         command = ["reach.py", *common, "--json", "--only", which, "--model"]
         for name, row in isolated.measure_all(
@@ -319,7 +323,7 @@ def main() -> None:
         ):
             rows[name] = row
             first, *rest = cells(name, row)
-            print(f"{first:<{width}}", *[f"{cell:<9}" for cell in rest], flush=True)
+            print(f"{first:<{width}}", *[f"{cell:<11}" for cell in rest], flush=True)
             if options.table and "table" in row:
                 print(row["table"])
         print(summary(rows))

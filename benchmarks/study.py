@@ -1,16 +1,15 @@
-"""Run the study of docs/study.md: does one rule, with one setting, train every network?
+"""The study behind docs/study.md: does one rule, with one setting, train every network?
 
-    python benchmarks/study.py                       # all parts, hours on two cores
-    python benchmarks/study.py depth units           # only these parts
-    python benchmarks/study.py --report              # only tables and plots of existing runs
+    python benchmarks/study.py                       # all parts: hours on two cores
+    python benchmarks/study.py depth units           # some parts
+    python benchmarks/study.py --report              # only tables and plots, from the .csv files
 
-Each entrant of a contest tries the same number of learning rates, each in a short run judged on the
-validation split. With the best one it trains all seeds, from the same weights and on the same
-batches as the other entrants. The test split is used once, by these last runs.
-
-Every run is a folder of `lra train` under OUT. Finished runs are not repeated, and interrupted ones
-are resumed. Rows go to docs/study/rows.csv, plots beside it, and tables into docs/study.md. A probe
-(angles, distances, locality, finetune) is skipped if its .csv file exists there.
+Each rule of a contest tries the same number of learning rates, each in a short run judged on the
+validation split. The best one then trains all seeds, from the same weights and on the same batches
+as the other rules. Only these last runs use the test split. Every run is a folder of `lra train`
+under OUT: finished runs are not repeated, and stopped runs are resumed. Results go to
+docs/study/rows.csv, plots beside it, and tables into docs/study.md. A probe (angles, distances,
+locality, finetune) is skipped if its .csv is there; delete the file to measure again.
 """
 
 import argparse
@@ -29,7 +28,7 @@ PROBES = {
     "locality": probes.locality,
     "finetune": probes.finetune,
 }
-"""Parts that are not contests."""
+"""The parts that are not contests."""
 
 PAGE = Path(__file__).parent.parent / "docs" / "study.md"
 DOCS = PAGE.with_suffix("")
@@ -45,15 +44,17 @@ def main() -> None:
         "beta": lambda _: contests.beta(),
     }
     names = [*parts, *PROBES]
-    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(names)} (default: all)")
+    parser.add_argument(
+        "parts", nargs="*", help=f"parts to run, from {', '.join(names)}; default: all"
+    )
     parser.add_argument("--only", default="", help="run only contests whose name contains this")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--jobs", type=int, default=2, help="parallel runs, one thread each")
     parser.add_argument(
-        "--cifar", type=Path, default=Path("cifar-jpeg.npz"), help="see cifar_jpeg.py"
+        "--cifar", type=Path, default=Path("cifar-jpeg.npz"), help="file written by cifar_jpeg.py"
     )
     parser.add_argument(
-        "--report", action="store_true", help="train nothing, only write the report"
+        "--report", action="store_true", help="train nothing, only rebuild tables and plots"
     )
     options = parser.parse_args()
     if unknown := set(options.parts) - set(names):
@@ -105,7 +106,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _ordered(rows: list[dict[str, Any]], contests: list[Contest]) -> list[dict[str, Any]]:
-    """Sort rows in the order of their contests, and drop those of unknown contests."""
+    """Sort rows in the order of the contests, and drop rows of contests that no longer exist."""
     positions = {
         (c.name, e.name): (i, j) for i, c in enumerate(contests) for j, e in enumerate(c.entrants)
     }
@@ -114,7 +115,7 @@ def _ordered(rows: list[dict[str, Any]], contests: list[Contest]) -> list[dict[s
 
 
 def draw(part: str, rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> None:
-    """Draw the plot of a part, if it has one."""
+    """Plot a part, if it has a plot."""
     if part == "depth":
         report.plot_depth(rows, DOCS / "depth.png")
     if part == "ingredients":
@@ -124,7 +125,7 @@ def draw(part: str, rows: list[dict[str, Any]], contests: list[Contest], out: Pa
 
 
 def _curves(rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> dict[str, Any]:
-    """Return validation losses by contest and entrant, or nothing if a run's folder is missing."""
+    """Read validation losses from the runs' folders; empty if any file is missing."""
     panels: dict[str, Any] = {}
     for contest in contests:
         for entrant in contest.entrants:

@@ -59,9 +59,7 @@ def share(config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimi
         return
     try:
         if isinstance(config.rule, Method):
-            raise ConversionError(
-                f"{config.rule.name} has no feedback weights beside its weights"
-            )
+            raise ConversionError(f"{config.rule.name} has no feedback weights beside its weights")
         lra.share_feedback(network, optimizer)
     except ConversionError as error:
         if config.share_feedback == "always":

@@ -20,7 +20,7 @@ from lra.crossing import (
 from lra.errors import OptionError
 from lra.inits import FanIn, Init, LikeWeights, Normal, Orthogonal
 from lra.lab.parts import KAIMING, LECUN, Table
-from lra.torch.layers import KNOWN
+from lra.torch.registry import TORCH_ACTIVATIONS
 
 UNITS = (
     lra.activations.Sign,
@@ -33,7 +33,7 @@ UNITS = (
 """The library's own units, most of which have no useful derivative."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
-    cls.__name__.lower(): cls for cls in (*KNOWN, nn.RReLU, *UNITS) if cls is not nn.Threshold
+    cls.__name__.lower(): cls for cls in (*TORCH_ACTIVATIONS, *UNITS) if cls is not nn.Threshold
 }
 """The activations by name; each with its class's own settings, but for a number after a colon."""
 

@@ -64,7 +64,7 @@ class RuleOptions:
     """mirrored-lra: how often each layer fires to mirror its weights; by default 10,000."""
     local_loss: MaybeName = None
     """lra-e, mirrored-lra, direct-lra: squared, absolute, cauchy or mixed."""
-    through: MaybeName = None
+    surrogate: MaybeName = None
     """lra-e, mirrored-lra, direct-lra: surrogate for targets: identity, tanh, hardtanh or
     sigmoid."""
     magnitude: MaybeMagnitude = None
@@ -121,7 +121,7 @@ class RuleOptions:
         if self.local_loss is not None:
             given["local_loss"] = _lookup("local loss", self.local_loss, LOCAL_LOSSES)
         if self.surrogate is not None:
-            given["through"] = _lookup("surrogate", self.surrogate, SURROGATES)
+            given["surrogate"] = _lookup("surrogate", self.surrogate, SURROGATES)
         given = {key: value for key, value in given.items() if value is not None}
         return named(name, **(options if name == base else {}) | given)
 

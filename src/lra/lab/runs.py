@@ -29,7 +29,7 @@ from lra.lab.npz import read_samples
 from lra.lab.state import COLUMNS
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
-WEIGHT_LAYERS, CURVES = "model.safetensors", "curves.png"
+WEIGHTS, CURVES = "model.safetensors", "curves.png"
 DIAGNOSES = "diagnose.csv"
 HEAT_MAP, DIAGNOSE_CURVES = "diagnose.png", "diagnose-curves.png"
 EVENTS = "events.out.tfevents.*"
@@ -81,7 +81,7 @@ def create(folder: Path, config: TrainConfig) -> None:
 
 
 _NAMES = (
-    *(CONFIG, METRICS, RESULT, WEIGHT_LAYERS, CURVES, *checkpoint.NAMES),
+    *(CONFIG, METRICS, RESULT, WEIGHTS, CURVES, *checkpoint.NAMES),
     *(DIAGNOSES, HEAT_MAP, DIAGNOSE_CURVES),
 )
 
@@ -136,7 +136,7 @@ def write_weights(folder: Path, weights: dict[str, Tensor], about: dict[str, Any
     """Write the plain network's weights, with how to rebuild it in the file's own header."""
     header = {"network": json.dumps(about)}
     content = safetensors.torch.save(weights, metadata=header)
-    write_atomically(folder / WEIGHT_LAYERS, content)
+    write_atomically(folder / WEIGHTS, content)
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ def load(folder: Path) -> Trained:
         RunError: where the folder has none yet, or they do not fit its configuration.
     """
     config = read_config(folder)
-    path = folder / WEIGHT_LAYERS
+    path = folder / WEIGHTS
     if not path.is_file():
-        raise RunError(f"{folder} has no {WEIGHT_LAYERS} yet: its first epoch has not ended")
+        raise RunError(f"{folder} has no {WEIGHTS} yet: its first epoch has not ended")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["network"])
