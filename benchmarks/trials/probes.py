@@ -201,9 +201,10 @@ def distances(
 
 
 class _RecordedTargets(lra.crossing.TargetDifference):
-    """Records half the largest distance between the two targets of a unit, averaged over samples.
+    """Records the distance of the target from the output, for the unit with the largest move.
 
-    The result is a share of the range -1 to 1.
+    It is half the gap between the two targets, averaged over samples, as a share of the range -1
+    to 1.
     """
 
     def __init__(self, beta: float, moved: list[float], **options: Any) -> None:

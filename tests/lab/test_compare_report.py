@@ -68,7 +68,7 @@ def report(grid: Grid, table: Table) -> Report:
 def test_the_verdict_states_which_differences_are_significant(table: Table) -> None:
     assert verdict(table) == [
         "backprop: 97.00 ± 1.00.",
-        "Indistinguishable from backprop with these 3 seeds: lra-e.",
+        "No significant difference from backprop with these 3 seeds: lra-e.",
         "Better than backprop: mirrored-lra.",
         "Worse than backprop: kolen-pollack.",
         "Not compared, since results are missing: sign-symmetry, feedback-alignment.",

@@ -89,7 +89,7 @@ def test_a_comparison_from_its_command(blobs: Path, tmp_path: Path) -> None:
     assert re.search(r"gpt: backprop, a trial: refused \(gpt reads text", text), text
     assert re.search(r"8/\d+  blobs, mlp.*seed \d: validation", text), text
     assert "; about " in text
-    assert "Indistinguishable from backprop with these 2 seeds" in text
+    assert "No significant difference from backprop with these 2 seeds" in text
     rows = list(csv.DictReader((tmp_path / "out" / "runs.csv").read_text().splitlines()))
     assert [(row["rule"], row["seed"], row["state"]) for row in rows] == [
         (rule, str(seed), "done") for rule in RULES[:2] for seed in range(2)

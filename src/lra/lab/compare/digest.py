@@ -14,13 +14,16 @@ def digest(value: Axis) -> str:
 
 
 def _plain_data(value: Any) -> Any:
-    """Return a value as plain data without defaults, so that new options change no name."""
+    """Return a value as plain data without defaults, so that new options change no name.
+
+    Fields that comparisons ignore, such as a rule's name, are left out.
+    """
     if not isinstance(value, Axis):
         return str(value)
     plain = {
         f.name: _plain_data(getattr(value, f.name))
         for f in sorted(dataclasses.fields(value), key=lambda f: f.name)
-        if f.default is dataclasses.MISSING or getattr(value, f.name) != f.default
+        if f.compare and (f.default is dataclasses.MISSING or getattr(value, f.name) != f.default)
     }
     return {"type": type(value).__name__} | plain
 

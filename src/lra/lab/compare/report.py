@@ -139,7 +139,7 @@ def _method_notes(grid: Grid, found: Sequence[Table]) -> Iterable[str]:
         f"Seeds 0 to {grid.seeds - 1} determine the split, the initial weights and the order of "
         "the batches. They are the same for every rule."
     )
-    epochs = f"{grid.epochs} epochs" if grid.epochs else "10 epochs, or 1,000 steps if more"
+    epochs = _count(grid.epochs, "epoch") if grid.epochs else "10 epochs, or 1,000 steps if more"
     decay = "the optimizer's default" if grid.weight_decay is None else f"{grid.weight_decay:g}"
     held_out = "2,000 samples or a tenth" if grid.validation is None else f"{grid.validation:,}"
     yield (
@@ -148,7 +148,8 @@ def _method_notes(grid: Grid, found: Sequence[Table]) -> Iterable[str]:
     )
     if grid.trials:
         options = grid.options
-        trial = f"{options.trial_epochs} epochs" if options.trial_epochs else "the length of a run"
+        length = options.trial_epochs
+        trial = _count(length, "epoch") if length else "the length of a run"
         how = {"even": "points that cover the space evenly", "random": "points drawn at random"}
         yield (
             f"Settings: the best of {grid.trials} trials for each rule on each network, judged by "

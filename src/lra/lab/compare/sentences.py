@@ -31,9 +31,8 @@ def verdict(table: Table) -> list[str]:
     down = [label for label, gap in known.items() if gap.significant and gap.mean < 0]
     better, worse = (down, up) if table.text else (up, down)
     if similar:
-        sentences.append(
-            f"Indistinguishable from {name} with these {base.count} seeds: {_list(similar)}."
-        )
+        seeds = f"these {base.count} seeds"
+        sentences.append(f"No significant difference from {name} with {seeds}: {_list(similar)}.")
     for labels, what in ((better, "Better"), (worse, "Worse")):
         if labels:
             sentences.append(f"{what} than {name}: {_list(labels)}.")

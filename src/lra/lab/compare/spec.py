@@ -1,6 +1,7 @@
 """Rules and networks on the command line: NAME, or NAME:OPTION=VALUE,OPTION=VALUE."""
 
 import enum
+import functools
 import inspect
 import types
 import typing
@@ -68,10 +69,15 @@ def read_model(text: str) -> Spec:
 
 
 def rule_option_types(name: str) -> dict[str, Any]:
-    """Return the options of a rule and the types of their values."""
-    hints = typing.get_type_hints(RULES_AND_METHODS[name])
-    options = inspect.signature(RULES_AND_METHODS[name]).parameters
-    return {option: hints.get(option, str) for option in options}
+    """Return the options of a rule and the types of their values.
+
+    The wiring is not an option, since each wiring has a named rule.
+    """
+    factory = RULES_AND_METHODS[name]
+    function = factory.func if isinstance(factory, functools.partial) else factory
+    hints = typing.get_type_hints(function)
+    options = inspect.signature(factory).parameters
+    return {option: hints.get(option, str) for option in options if option != "wiring"}
 
 
 def _config_option_types() -> dict[str, Any]:
