@@ -25,7 +25,7 @@ TRIAL_SEED = 1000
 
 @dataclass(frozen=True)
 class Entrant:
-    """A rule in a contest, with its name in the study and settings of its own."""
+    """A rule in a contest, with its name in the study and its own settings."""
 
     name: str
     rule: lra.Rule
