@@ -1,6 +1,6 @@
-"""Helpers of the lab's tests: tiny data and runs, bitwise comparison, commands in child processes.
+"""What the workbench's tests share: tiny data and runs, comparison to the bit, forked commands.
 
-Children are forked from a server that has already loaded torch, so that they start quickly. A few
+A child is forked from a server that has loaded torch already, so that it starts at once; a few
 tests start `python -m lra` in full.
 """
 
@@ -36,7 +36,7 @@ SHAPE, CLASSES = (2, 3), 3
 
 
 def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0) -> Path:
-    """Write an .npz of three overlapping clusters of samples of shape (2, 3)."""
+    """Write an .npz of three overlapping clouds of samples of shape (2, 3)."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(CLASSES, *SHAPE)) * 1.5
 
@@ -53,7 +53,7 @@ def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0
 
 
 def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
-    """Return the configuration of a run of 3 epochs of 8 steps, with a smaller last batch."""
+    """Configure a run of 3 epochs with 8 steps each, the last batch smaller than the others."""
     settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "device": "cpu"}
     if changes.get("model", "mlp") == "mlp":
         settings["hidden"] = (7, 5)
@@ -61,14 +61,14 @@ def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
 
 
 def read_train(words: Sequence[str]) -> tuple[TrainConfig, Train]:
-    """Parse the options of `lra train`; return their configuration and the options."""
+    """Read the options of `lra train`: the configuration that they make, and the options."""
     options = cli.parse(["train", *words])
     assert isinstance(options, Train)
     return options.full_config, options
 
 
 class Watcher(Reporter):
-    """Records the calls of a reporter, and calls `do` at the given calls of `step`."""
+    """Writes down what it hears; does something at the given calls of `step`."""
 
     def __init__(self, at: Sequence[int] = (), do: Callable[[], None] | None = None) -> None:
         self.heard: list[tuple[str, Any]] = []
@@ -97,12 +97,12 @@ class Watcher(Reporter):
 
 
 def interrupt_at(*calls: int, number: int = signal.SIGINT) -> Watcher:
-    """Return a reporter that sends this process a signal at the given calls of `step`."""
+    """Send this process a signal at the given calls of the reporter's `step`."""
     return Watcher(calls, lambda: os.kill(os.getpid(), number))
 
 
 def begin(folder: Path, config: TrainConfig) -> None:
-    """Create the folder of a run that ended before its first checkpoint."""
+    """Leave what a run leaves that ended before its first checkpoint."""
     runs.make_folder(folder, overwrite=False)
     runs.create(folder, config)
 
@@ -119,7 +119,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Return where two states differ in any bit, ignoring measured times."""
+    """Say where two states differ in any bit; measured times are left out."""
     if type(a) is not type(b):
         return [f"{where}: {type(a).__name__} and {type(b).__name__}"]
     if isinstance(a, Tensor):
@@ -140,9 +140,9 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Assert that two finished runs have bitwise equal states, weights, metrics and results."""
-    different = differences(saved_state(one), saved_state(other))
-    assert not different, different
+    """Hold two finished runs to the same bits: state, weights' file, figures, result."""
+    found = differences(saved_state(one), saved_state(other))
+    assert not found, found
     assert (one / runs.WEIGHTS).read_bytes() == (other / runs.WEIGHTS).read_bytes()
     assert not differences(metrics(one), metrics(other))
     results = [json.loads((folder / runs.RESULT).read_text()) for folder in (one, other)]
@@ -150,7 +150,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def packed(state: Any) -> bytes:
-    """Return the content of a checkpoint file with a state."""
+    """Give a checkpoint file's content for a state."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return checkpoint.seal(buffer.getvalue())
@@ -159,27 +159,19 @@ def packed(state: Any) -> bytes:
 def train_with_stops(
     config: TrainConfig, folder: Path, stops: Sequence[int], steps: int, seed: str
 ) -> None:
-    """Train, stopping by a signal after each of the given steps and resuming.
-
-    Args:
-        config: the configuration.
-        folder: the folder of the run.
-        stops: the steps after which a signal is sent, ascending.
-        steps: the number of steps in an epoch.
-        seed: the seed of the kinds of signal.
-    """
+    """Train with a signal after each of the given steps, of which an epoch has so many."""
     draw = random.Random(seed)
     done = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHECK_EVERY", 1)  # check for signals at every step
+        patch.setattr(training, "CHECK_EVERY", 1)  # so that it can be stopped at every step
         for stop in stops:
             torch.manual_seed(draw.randrange(1000))
             number = draw.choice((signal.SIGINT, signal.SIGTERM))
-            reporter = interrupt_at(stop - done, number=number)
-            message = f"go on with: lra train --resume {re.escape(str(folder))}"
-            run = training.resume if done else functools.partial(training.train, config)
-            with pytest.raises(training.Interrupted, match=message):
-                run(folder, reporter=reporter)
+            watcher = interrupt_at(stop - done, number=number)
+            says = f"go on with: lra train --resume {re.escape(str(folder))}"
+            go = training.resume if done else functools.partial(training.train, config)
+            with pytest.raises(training.Interrupted, match=says):
+                go(folder, reporter=watcher)
             done = stop
             state = saved_state(folder)["state"]
             assert state["epoch"] * steps + state["step"] == stop
@@ -188,10 +180,10 @@ def train_with_stops(
         training.resume(folder)
 
 
-# commands in child processes
+# commands in processes of their own
 
 PATIENCE = 200.0
-"""Time limit of a process, in seconds; a busy machine loads torch slowly."""
+"""Seconds that a process may take: it loads torch, and the machine may have other work."""
 
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")},
@@ -228,7 +220,7 @@ def _command(words: list[str], output: str, file_limit: int | None) -> None:
 def fork_lra(
     words: Sequence[object], output: Path | str, file_limit: int | None = None
 ) -> multiprocessing.process.BaseProcess:
-    """Start the command in a forked child whose output goes to a file or a terminal."""
+    """Start the command in a forked child; its output goes to a file or a terminal."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lra.lab.cli"])
@@ -237,10 +229,10 @@ def fork_lra(
     return child
 
 
-def wait_for(condition: Callable[[], bool], alive: Callable[[], bool]) -> bool:
-    """Wait until a condition holds; return False if the process ends first."""
+def wait_for(what: Callable[[], bool], alive: Callable[[], bool]) -> bool:
+    """Wait until something is so; False where the process ended before."""
     end = time.monotonic() + PATIENCE
-    while not condition():
+    while not what():
         if not alive():
             return False
         assert time.monotonic() < end, "waited too long"
@@ -249,7 +241,7 @@ def wait_for(condition: Callable[[], bool], alive: Callable[[], bool]) -> bool:
 
 
 def saved_weight(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Return a parameter from a saved state, including feedback shared with its weights."""
+    """Give a parameter from a saved state, feedback that is shared with its weights too."""
     if name in state:
         return state[name]
     return state[f"{name}_offset"] + state[name.replace("feedback", "weight")]

@@ -46,7 +46,7 @@ class EpochReporter(Reporter):
     ) -> None:
         self.on_progress, self.on_epoch, self.before = on_progress, on_epoch, epochs
 
-    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
+    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
         """Record the length of the run."""
         self.steps, self.total, self.text = steps, epochs * steps, text
         self.done = self.before * steps
