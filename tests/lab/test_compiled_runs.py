@@ -125,7 +125,7 @@ def test_runs_are_compiled_where_it_pays(tmp_path, blobs, steps, monkeypatch):
     (_, epochs, each), *_ = (what for kind, what in watcher.heard if kind == "start")
     all_steps = epochs * each
     for worth, count in ((all_steps + 1, 0), (all_steps, 1)):
-        monkeypatch.setattr(learning, "_WORTH", worth)
+        monkeypatch.setattr(learning, "_MIN_STEPS", worth)
         training.train(config, tmp_path / str(worth))
         assert len(steps) == count
     for hindered in ({"rule": lra.methods.PredictiveCoding()}, {"precision": "bf16-mixed"}):

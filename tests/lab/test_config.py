@@ -19,7 +19,7 @@ from lra.lab import options, recipes, runs
 from lra.lab.augment import AUGMENTATIONS
 from lra.lab.config import TrainConfig
 from lra.lab.networks import NETWORKS
-from lra.lab.options import ACTIVATION_CASES, INITS, NAMED_INITS, OPTIMIZERS, PRECISIONS, SURROGATES
+from lra.lab.options import ACTIVATIONS, INITS, NAMED_INITS, OPTIMIZERS, PRECISIONS, SURROGATES
 from lra.lab.recipes import RECIPES, Recipe
 from lra.lab.rule_options import LOCAL_LOSSES, RuleOptions
 from lra.lab.schedule import SCHEDULES
@@ -468,7 +468,7 @@ def test_help_lists_the_tables() -> None:
         assert re.search(rf"\b{name}\b", texts["schedule"])
     for name in AUGMENTATIONS:
         assert f"{name} (" in texts["augment"]
-    assert listed(texts["straight_through"].partition(":")[0]) == set(options.STRAIGHT)
+    assert listed(texts["straight_through"].partition(":")[0]) == set(options.STRAIGHT_THROUGH)
     for option in ("momentum", "betas", "smoothing"):
         having = {name for name, own in OPTIMIZERS.items() if option in own}
         assert {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", texts[option])} == having
@@ -511,11 +511,11 @@ def test_help_says_which_rules_have_an_option() -> None:
 
 
 def test_activations_are_those_that_convert() -> None:
-    others = {cls for cls in ACTIVATION_CASES.values() if not issubclass(cls, Unit)}
+    others = {cls for cls in ACTIVATIONS.values() if not issubclass(cls, Unit)}
     torchs = {cls for cls in ACTIVATIONS if cls.__module__.startswith("torch.")}
     assert others == torchs - {nn.Threshold}
-    assert all(name == cls.__name__.lower() for name, cls in ACTIVATION_CASES.items())
-    assert {"tanh", "relu", "sigmoid", "gelu"} <= set(ACTIVATION_CASES)
+    assert all(name == cls.__name__.lower() for name, cls in ACTIVATIONS.items())
+    assert {"tanh", "relu", "sigmoid", "gelu"} <= set(ACTIVATIONS)
 
 
 def test_the_saved_file_is_readable_by_people(tmp_path: Path) -> None:

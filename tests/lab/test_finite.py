@@ -9,7 +9,7 @@ import torch
 from workbench import tiny
 
 import lra
-from lra.lab.finite import weight_not_finite, where_not_finite
+from lra.lab.finite import find_nonfinite_weight, locate_nonfinite
 from lra.lab.models import build_network
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -45,12 +45,12 @@ def samples(name: str) -> torch.Tensor:
 def test_a_weight(name: str, weight: str, what: str, converted: bool) -> None:
     model = network(name, converted)
     parameters = dict(model.named_parameters())
-    assert weight_not_finite(model) is None
+    assert find_nonfinite_weight(model) is None
     with torch.no_grad():
         parameters[weight].view(-1)[1] = math.nan
         parameters["head.bias" if "head.bias" in parameters else "9.bias"][0] = math.inf  # later
-    assert weight_not_finite(model) == weight
-    said = where_not_finite(model, samples(name))
+    assert find_nonfinite_weight(model) == weight
+    said = locate_nonfinite(model, samples(name))
     assert re.match(rf"in {what}", said), said
     assert said.endswith("is no longer finite")
 
@@ -65,7 +65,7 @@ def test_an_output(name: str) -> None:
         head.bias.fill_(3e38)
         if hasattr(model, "norm"):
             model.norm.bias.fill_(1.0)
-    said = where_not_finite(model, samples(name))
+    said = locate_nonfinite(model, samples(name))
     path = next(path for path, module in model.named_modules() if module is head)
     assert said == f"in layer {path} (Linear): its output is no longer finite"
 
@@ -74,7 +74,7 @@ def test_an_output(name: str) -> None:
 def test_nothing(name: str) -> None:
     """All is finite, so the outputs must be too large; and the network is left as it was."""
     model = network(name, True)
-    said = where_not_finite(model, samples(name))
+    said = locate_nonfinite(model, samples(name))
     assert re.fullmatch(
         r"in layer \S+ \(Linear\): its outputs, up to \d\.\de[+-]\d\d, are too large for the loss",
         said,

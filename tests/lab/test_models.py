@@ -13,7 +13,7 @@ from lra.errors import OptionError
 from lra.inits import FanIn, Normal
 from lra.lab.config import TrainConfig
 from lra.lab.models import build_network, build_optimizer, plain_state
-from lra.lab.options import ACTIVATION_CASES, OPTIMIZERS
+from lra.lab.options import ACTIVATIONS, OPTIMIZERS
 
 
 def network(sample_shape: tuple[int, ...] = (2, 3), classes: int = 4, **changes: Any):
@@ -42,13 +42,13 @@ def test_samples_without_axes_of_their_own() -> None:
     assert network(sample_shape=(1, 3, 3))(torch.randn(2, 1, 3, 3)).shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", ACTIVATION_CASES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_builds_converts_and_learns(name: str) -> None:
     number = {"lwta": ":2", "quantized": ":3"}.get(name, "")
     model = network(hidden=(8, 8), activation=name + number, init=Normal(1.0))
-    assert [type(m) for m in model][2::2] == [ACTIVATION_CASES[name]] * 2
+    assert [type(m) for m in model][2::2] == [ACTIVATIONS[name]] * 2
     lra.convert(model, lra.LRAE(beta=1.0, two_sided=True, relative="sample"))
-    assert isinstance(model[2], ACTIVATION_CASES[name])
+    assert isinstance(model[2], ACTIVATIONS[name])
     x, y = torch.randn(64, 2, 3), torch.arange(64) % 4
     nn.functional.cross_entropy(model(x), y).backward()
     layers = linears(model)

@@ -15,7 +15,7 @@ from lra.errors import OptionError
 from lra.inits import FanIn, Normal
 from lra.lab.networks import NETWORKS
 from lra.lab.parts import KAIMING, LECUN, Block, ConvBlock, Parts, look_up
-from lra.lab.parts import Table as TableUnit
+from lra.lab.parts import Table as TableActivation
 
 CLASSES = 7
 SMALL: dict[str, dict[str, int]] = {
@@ -115,7 +115,7 @@ def test_copies_by_pickle(name: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", [lra.activations.Sign, lambda: lra.activations.LWTA(2), TableUnit], ids=str
+    "unit", [lra.activations.Sign, lambda: lra.activations.LWTA(2), TableActivation], ids=str
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_units_that_can_only_be_evaluated(name: str, unit: Any) -> None:
@@ -131,7 +131,7 @@ def test_units_that_can_only_be_evaluated(name: str, unit: Any) -> None:
 
 
 def test_a_table_is_looked_up() -> None:
-    unit = TableUnit()
+    unit = TableActivation()
     h = torch.linspace(-5, 5, 997)
     z = unit(h)
     assert z.dtype == h.dtype

@@ -58,14 +58,14 @@ def test_sample_figure_of_text(tmp_path: Path) -> None:
 
 def test_the_drawn_samples_take_the_classes_in_turn() -> None:
     y = np.array([2, 0, 0, 0, 2, 0, 1])
-    chosen, columns = pictures._in_turn(y, 6, seed=0)
+    chosen, columns = pictures._choose_by_class(y, 6, seed=0)
     assert y[chosen].tolist() == [0, 1, 2, 0, 2, 0]
     assert columns == 6
-    assert len(pictures._in_turn(y, 40, seed=0)[0]) == 7
-    assert pictures._in_turn(np.arange(40) % 10, 40, 0)[1] == 10
-    assert pictures._in_turn(np.arange(36) % 12, 36, 0)[1] == 12
-    assert pictures._in_turn(np.arange(39) % 13, 39, 0)[1] == 10
-    assert pictures._in_turn(np.arange(40) % 3, 40, 0)[1] == 9
+    assert len(pictures._choose_by_class(y, 40, seed=0)[0]) == 7
+    assert pictures._choose_by_class(np.arange(40) % 10, 40, 0)[1] == 10
+    assert pictures._choose_by_class(np.arange(36) % 12, 36, 0)[1] == 12
+    assert pictures._choose_by_class(np.arange(39) % 13, 39, 0)[1] == 10
+    assert pictures._choose_by_class(np.arange(40) % 3, 40, 0)[1] == 9
 
 
 def test_sample_figure_of_constant_and_few_samples(tmp_path: Path) -> None:

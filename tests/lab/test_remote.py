@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lra.lab import remote
-from lra.lab.archives import Failure
+from lra.lab.archives import SourceError
 
 FILES = ("one", "two", "three")
 CONTENT = {file: file.encode() * 100 for file in FILES}
@@ -53,7 +53,7 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
             found = dict(remote.mirror(f"{base}/good/").read(FILES, heard.append))
             archive = remote.archive(f"{base}/good/all.tar.gz", "inside")
             unpacked = dict(archive.read(FILES[:2], heard.append))
-            with pytest.raises(Failure, match=r"^404"):
+            with pytest.raises(SourceError, match=r"^404"):
                 list(remote.mirror(f"{base}/gone/").read(FILES, heard.append))
         finally:
             server.shutdown()
@@ -66,7 +66,7 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert heard == [f"fetching {base}{url}" for url in (*urls, "/gone/one.gz")]
     assert len([line for line in asked if "/gone/" in line]) == 2  # a mirror that failed is left
-    with pytest.raises(Failure, match=r"refused|Connection"):
+    with pytest.raises(SourceError, match=r"refused|Connection"):
         list(remote.mirror(f"{base}/good/").read(FILES, heard.append))
 
 
@@ -86,7 +86,7 @@ def test_a_host_that_never_answers_is_passed_over(monkeypatch: pytest.MonkeyPatc
         remote.mirror("http://host.invalid/"),
         remote.archive("http://host.invalid/all.tar.gz", "inside"),
     ):
-        with pytest.raises(Failure, match=r"no answer within 0\.05 s"):
+        with pytest.raises(SourceError, match=r"no answer within 0\.05 s"):
             list(source.read(FILES, print))
     release.set()
 
@@ -131,13 +131,13 @@ def test_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.rglob("*evil*"))
     del members["package/data/three"]  # only the symbolic link of that name is left
     fake_programs(monkeypatch, "m.tgz", tar(members))
-    with pytest.raises(Failure, match="lacks three"):
+    with pytest.raises(SourceError, match="lacks three"):
         source.read(FILES, print)
     fake_programs(monkeypatch, "m.tgz", tar(members)[:-40])
-    with pytest.raises(Failure, match="archive cannot be read"):
+    with pytest.raises(SourceError, match="archive cannot be read"):
         source.read(FILES, print)
     fake_programs(monkeypatch, "m.zip", b"")
-    with pytest.raises(Failure, match=r"gave 0 files \*\.tgz"):
+    with pytest.raises(SourceError, match=r"gave 0 files \*\.tgz"):
         source.read(FILES, print)
 
 
@@ -155,16 +155,16 @@ def test_programs_that_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     script.write_text("#!/bin/sh\necho 'E: Unable to locate package' >&2\nexit 100\n")
     script.chmod(0o755)
     monkeypatch.setattr(remote.shutil, "which", lambda name: str(tmp_path / name))
-    with pytest.raises(Failure, match=r"status 100: E: Unable to locate.*`apt-get update` as root"):
+    with pytest.raises(SourceError, match=r"status 100: E: Unable to locate.*`apt-get update` as root"):
         remote.debian("p", "usr").read(FILES, print)
-    with pytest.raises(Failure, match="npm did not run to its end"):
+    with pytest.raises(SourceError, match="npm did not run to its end"):
         remote.npm("p").read(FILES, print)
     script.write_text("#!/bin/sh\nexec sleep 20\n")
     monkeypatch.setattr(remote, "COMMAND_SECONDS", 0.1)
-    with pytest.raises(Failure, match="did not run to its end"):
+    with pytest.raises(SourceError, match="did not run to its end"):
         remote.debian("p", "usr").read(FILES, print)
     monkeypatch.setattr(remote.shutil, "which", lambda name: None)
-    with pytest.raises(Failure, match="npm is not on PATH"):
+    with pytest.raises(SourceError, match="npm is not on PATH"):
         remote.npm("p").read(FILES, print)
-    with pytest.raises(Failure, match="apt-get is not on PATH"):
+    with pytest.raises(SourceError, match="apt-get is not on PATH"):
         remote.debian("p", "usr").read(FILES, print)

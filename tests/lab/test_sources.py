@@ -18,7 +18,7 @@ import pytest
 
 from lra.errors import DataError
 from lra.lab import archives, data, origins, sources
-from lra.lab.archives import Failure
+from lra.lab.archives import SourceError
 from lra.lab.remote import Event, Source
 
 IDX = TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = tuple(origins.CHECKSUMS["mnist"])
@@ -65,7 +65,7 @@ def source(label: str, content: Content, calls: list[Sequence[str]]) -> Source:
         calls.append(list(files))
         for file in files:
             if file not in content:
-                raise Failure(f"has no {file}")
+                raise SourceError(f"has no {file}")
             tell(f"fetching {file}")
             yield file, content[file]
 
@@ -391,14 +391,14 @@ def test_a_good_file_that_came_meanwhile_is_not_removed(
     data.fetch("mnist")
     path = house.cache / TRAIN_Y
     path.write_bytes(b"bad")
-    checked = sources._checked
+    checked = sources._verify
 
     def checked_while_another_process_repairs(name: str, file: str, content: bytes) -> bytes:
         if content == b"bad":
-            sources._store(path, house.content[TRAIN_Y])
+            sources._write_to_cache(path, house.content[TRAIN_Y])
         return checked(name, file, content)
 
-    monkeypatch.setattr(sources, "_checked", checked_while_another_process_repairs)
+    monkeypatch.setattr(sources, "_verify", checked_while_another_process_repairs)
     monkeypatch.setattr(sources, "REMOTE", {"mnist": ()})
     with pytest.warns(UserWarning, match="removed"), pytest.raises(DataError):
         data.load("mnist")
@@ -477,13 +477,13 @@ def test_a_kill_while_writing_leaves_no_file_under_the_final_name(tmp_path: Path
 import os, pathlib, sys
 from lra.lab import sources
 os.fsync = lambda handle: os._exit(9)
-sources._store(pathlib.Path(sys.argv[1]), b"content" * 100_000)
+sources._write_to_cache(pathlib.Path(sys.argv[1]), b"content" * 100_000)
 """
     path = tmp_path / "cache" / "file"
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert done.returncode == 9
     assert not path.exists()
-    assert sources._store(path, b"content").read_bytes() == b"content"
+    assert sources._write_to_cache(path, b"content").read_bytes() == b"content"
 
 
 def test_two_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_vocabulary_is_of_the_training_part_alone(tmp_path: Path) -> None:
     heard: list[str] = []
     path = write(tmp_path, "abca" * 450 + "abcz" * 50)
     dataset = data.load(path, on_event=heard.append, context=9)
-    assert dataset.classes == ("a", "b", "c", text.STAND_IN)
+    assert dataset.classes == ("a", "b", "c", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_test)[:2] == ["abc�abc�a", "bc�abc�ab"]
     # of 50: the last one is in no window
     assert heard == ["prose.txt: 49 characters are not in the vocabulary of 3 and become �"]
@@ -80,9 +80,9 @@ def test_vocabulary_is_of_the_training_part_alone(tmp_path: Path) -> None:
 def test_no_more_than_the_most_frequent_kinds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "MAX_KINDS", 3)
+    monkeypatch.setattr(text, "MAX_VOCABULARY", 3)
     dataset = data.load(write(tmp_path, "aaabbcddde" * 100), context=10)
-    assert dataset.classes == ("a", "b", "d", text.STAND_IN)
+    assert dataset.classes == ("a", "b", "d", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_train[:2]) == ["aaabb�ddd�"] * 2
 
 
@@ -94,12 +94,12 @@ def test_a_text_that_has_the_stand_in_itself(tmp_path: Path) -> None:
 
 def test_characters_of_every_size(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, "aé漢😀" * 100), context=8)
-    assert dataset.classes == ("a", "é", "漢", "😀", text.STAND_IN)
+    assert dataset.classes == ("a", "é", "漢", "😀", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_train[:1]) == ["aé漢😀aé漢😀"]
 
 
 def test_prompts() -> None:
-    classes = ("\n", " ", "a", "b", text.STAND_IN)
+    classes = ("\n", " ", "a", "b", text.UNKNOWN_CHARACTER)
     assert text.encode("ab\nba", classes) == [2, 3, 0, 3, 2]
     assert text.encode("", classes) == []
     assert text.decode([2, 3, 0, 3, 2], classes) == "ab\nba"
@@ -211,7 +211,7 @@ def test_library_is_cut(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_library_has_one_vocabulary_whatever_is_in_it(library: Path) -> None:
     (library / IN_ORDER[0]).write_bytes("a\r\nb\tc\x0c\x00é\n".encode() + b"\xff" + b"x" * 90)
     dataset = data.load("python", context=10)
-    assert dataset.classes == ("\t", "\n", *map(chr, range(32, 127)), text.STAND_IN)
+    assert dataset.classes == ("\t", "\n", *map(chr, range(32, 127)), text.UNKNOWN_CHARACTER)
     assert dataset.num_classes == 98
     assert read(dataset, dataset.x_train[:1]) == ["a\nb\tc���\n�"]
 
@@ -231,6 +231,6 @@ def test_the_real_library() -> None:
     assert dataset.x_train.shape == (28_124, 128)
     assert dataset.x_test.shape == (3_124, 128)
     assert "import " in "".join(read(dataset, dataset.x_test[:200]))
-    assert text.count_stand_ins(dataset) < 4_000  # one in a thousand
+    assert text.count_unknown(dataset) < 4_000  # one in a thousand
     again = data.load("python")
     np.testing.assert_array_equal(again.x_train, dataset.x_train)

@@ -14,7 +14,7 @@ from workbench import metrics, saved_state, saved_weight, tiny
 
 import lra
 from lra.lab import cli, data, runs, training
-from lra.lab.measure import Measured, measure
+from lra.lab.measure import Metrics, measure
 from lra.lab.models import build_network
 from lra.lab.state import State
 from lra.lab.training import train
@@ -80,7 +80,7 @@ def test_measuring_in_parts(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     config = tiny("x.txt", **SIZES)
     network = build_network(config, (12,), 9)
     x, y = torch.randint(0, 9, (7, 12)), torch.randint(0, 9, (7, 12))
-    monkeypatch.setattr("lra.lab.measure.AT_ONCE", n * 12)
+    monkeypatch.setattr("lra.lab.measure.CHUNK_SIZE", n * 12)
     sizes: list[int] = []
     hook = network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     found = measure(network, x, y)
@@ -114,7 +114,7 @@ def test_one_step_counts_every_character(tmp_path: Path, home: Path) -> None:
 
 def test_the_best_epoch_of_text_has_the_least_loss() -> None:
     """Of classes it has the best accuracy; without validation samples it is the last."""
-    found = [Measured(2.0, 50.0), Measured(1.0, 40.0), Measured(1.5, 60.0), Measured(1.0, 60.0)]
+    found = [Metrics(2.0, 50.0), Metrics(1.0, 40.0), Metrics(1.5, 60.0), Metrics(1.0, 60.0)]
     for text, better in ((True, [1, 2, 2, 2]), (False, [1, 1, 3, 3])):
         state = State()
         for measured, best in zip(found, better, strict=True):

@@ -45,7 +45,7 @@ from lra.errors import OptionError, RunError
 from lra.lab import checkpoint, cli, data, lock, runs, session, training
 from lra.lab.batches import draw_order
 from lra.lab.config import TrainConfig
-from lra.lab.finite import where_not_finite
+from lra.lab.finite import locate_nonfinite
 from lra.lab.models import build_network
 from lra.lab.training import Interrupted, resume, train
 
@@ -449,7 +449,7 @@ def test_a_run_in_use_is_left_alone(tmp_path: Path, blobs: Path) -> None:
     folder = tmp_path / "run"
     train(tiny(blobs, epochs=1), folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with lock.held(folder):
+    with lock.hold(folder):
         for command in (
             lambda: resume(folder),
             lambda: train(tiny(blobs), folder),
@@ -794,12 +794,12 @@ def test_the_first_layer_that_is_not_finite_is_named(
     with torch.no_grad():
         getattr(network[layer], kind)[0] = value
         network[3].bias.fill_(5.0)
-    found = where_not_finite(network, torch.ones(4, 2, 3))
+    found = locate_nonfinite(network, torch.ones(4, 2, 3))
     assert re.match(rf"in {what} is no longer finite", found)
 
 
 def test_a_network_that_is_finite() -> None:
-    said = where_not_finite(build_network(tiny("digits"), (2, 3), 3), torch.ones(4, 2, 3))
+    said = locate_nonfinite(build_network(tiny("digits"), (2, 3), 3), torch.ones(4, 2, 3))
     assert re.fullmatch(
         r"in layer 5 \(Linear\): its outputs, up to .* too large for the loss", said
     )
