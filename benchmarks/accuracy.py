@@ -1,10 +1,11 @@
-"""LRA-E and backprop side by side: the seed's recipes, several seeds, test reported once.
+"""Compare LRA-E with backprop on the recipes of the authors' scripts, over several seeds.
 
     python benchmarks/accuracy.py --epochs 20 --seeds 0 1 2 --out runs/accuracy
 
 Every run is `lra train DATASET --recipe RECIPE --rule RULE --epochs E --seed S`; runs that are
-there already are not repeated. The weights are those of the best validation accuracy. Prints a
-Markdown table, and writes it with all figures to OUT/accuracy.md and OUT/accuracy.json.
+there already are not repeated. Test accuracy is that of the weights with the best validation
+accuracy. Prints a Markdown table, and writes it and all results to OUT/accuracy.md and
+OUT/accuracy.json.
 """
 
 import argparse
@@ -22,7 +23,7 @@ RULES = ("lra-e", "backprop")
 
 
 def train(recipe: str, rule: str, seed: int, epochs: int, out: Path) -> dict:
-    """Train one network, in a process of its own with one thread, and give its result."""
+    """Train one network in a separate process with one thread, and return its result."""
     folder = out / f"{recipe}-{rule}-{seed}"
     result = folder / "result.json"
     if not result.exists():
@@ -36,7 +37,7 @@ def train(recipe: str, rule: str, seed: int, epochs: int, out: Path) -> dict:
 
 
 def spread(values: list[float]) -> str:
-    """Write a mean and a sample standard deviation."""
+    """Format the mean and the sample standard deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
 
@@ -71,7 +72,7 @@ def main() -> None:
             b["test_accuracy"] - a["test_accuracy"]
             for a, b in zip(table[recipe, "lra-e"], table[recipe, "backprop"], strict=True)
         ]
-        lines.append(f"| `{recipe}` | backprop ahead by | | {spread(gaps)} points | |")
+        lines.append(f"| `{recipe}` | backprop minus lra-e | | {spread(gaps)} points | |")
     text = "\n".join(lines) + "\n"
     (options.out / "accuracy.md").write_text(text)
     plain = [{"recipe": c[0], "seed": s} | r for (c, s), r in results.items()]

@@ -1,15 +1,16 @@
-"""How far `lra.convert` reaches: every model of the zoo, converted and compared with backprop.
+"""How far `lra.convert` reaches: convert every model of the zoo and compare it with backprop.
 
     python benchmarks/reach.py [--only timm|hf|pyg|torch] [--model NAME] [--markdown docs/reach.md]
 
-Every model is built four times from one seed, in float64, without dropout. Plain, its gradients are
-backprop's. Converted with E = W and the normalised target difference, its updates must come to
-backprop's as beta falls: their distance at 1e-4 is about a tenth of that at 1e-3, or rounding.
-Converted with random E, the update of every parameter below a weight must differ from backprop's.
+Every model is built four times from one seed, in float64, without dropout. The plain model has
+backprop's gradients. Converted with E = W and the normalised target difference, its updates must
+approach backprop's as beta falls: the distance at 1e-4 is about a tenth of that at 1e-3, or
+rounding. Converted with random E, the update of every parameter below a weight layer must differ
+from backprop's.
 
-A distance is a parameter's largest difference over its largest gradient, and a row gives the
-largest over all parameters; `zoo.measure.FLOOR` says what becomes of gradients near zero. Each
-model runs in a process of its own, under a time limit.
+A parameter's distance is its largest difference over its largest gradient, and a row shows the
+largest distance of all parameters. `zoo.measure.FLOOR` states how gradients near zero are treated.
+Each model runs in its own process, under a time limit.
 """
 
 import argparse
@@ -29,13 +30,13 @@ from zoo import apart
 BETAS = (1e-3, 1e-4)
 
 ROUNDING = 1e-6
-"""A distance below this is rounding, and two updates within it are the same."""
+"""A distance below this is rounding: two updates this close are equal."""
 
 FALL = 0.3
-"""The most that a tenth of beta may leave of a distance: 0.1, and room for kinks."""
+"""The largest ratio of the distances at beta / 10 and beta: 0.1 and a margin for kinks."""
 
 NEAR = 0.02
-"""The largest distance at the smaller beta that counts as near to backprop."""
+"""The largest distance at the smaller beta that counts as close to backprop."""
 
 TITLES = {
     "timm": "timm: a small model of every family",
@@ -48,23 +49,23 @@ COLUMNS = (
     "model",
     "converted",
     "weights",
-    "units",
+    "activations",
     "beta 1e-3",
     "beta 1e-4",
     "ratio",
-    "stay",
+    "unchanged",
     "below",
     "verdict",
 )
 
 
 def same() -> Any:
-    """Build the feedback E = W, by a class that `lra` does not know."""
+    """Build the feedback E = W as a class that is not part of `lra`."""
     import lra
 
     @dataclasses.dataclass(frozen=True)
     class Same(lra.feedback.Feedback):
-        """E = W, used as any other E is."""
+        """E = W, used like any other E."""
 
         @property
         def stored(self) -> Any:
@@ -77,7 +78,7 @@ def same() -> Any:
 
 
 def refusals(error: Exception) -> list[dict[str, str]]:
-    """Give what a ConversionError says of each module it refuses."""
+    """List the modules that a ConversionError refuses, with the reasons."""
     refused = getattr(error, "refused", ())
     return [
         {key: str(getattr(each, key, "")) for key in ("name", "type", "reason")} for each in refused
@@ -85,13 +86,13 @@ def refusals(error: Exception) -> list[dict[str, str]]:
 
 
 def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]:
-    """Measure one model, in this process.
+    """Measure one model in this process.
 
     Args:
-        which: the list that holds it.
-        name: its name there.
+        which: the list that contains it.
+        name: its name in that list.
         scale: the length of the loss's gradient.
-        partial: convert what can be, where something is refused.
+        partial: skip refused modules and convert the rest.
     """
     import lra
     from zoo import graph
@@ -134,9 +135,9 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
     row |= {
         "table": str(coverage),
         "share": float(coverage.share),
-        "units": float(coverage.unit_share),
+        "activations": float(coverage.unit_share),
         "full": bool(coverage.full),
-        "forward": math.isclose(found, value, rel_tol=1e-12),  # recurrent kernels, taken apart
+        "forward": math.isclose(found, value, rel_tol=1e-12),  # recurrent kernels run step by step
         "exact": max(distances(got, wanted).values()),
     }
     del model
@@ -159,12 +160,12 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
 
 
 def scaled(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]:
-    """Measure with other lengths of the gradient too, where one hides how the distance falls.
+    """Measure one model, and try other lengths of the gradient if the distance does not fall.
 
-    A target moves by beta times the error. Where errors are faint (a bias of attention's keys,
-    whose gradient is zero but for rounding), the move drowns in rounding, and a longer gradient
-    stands out from it; where they grow on their way down a deep network, the move is no small one
-    at either beta, and a shorter gradient makes it so.
+    A target moves by beta times the error. Where errors are tiny (the bias of attention's keys has
+    a gradient of zero except for rounding), rounding hides the move, and a longer gradient makes it
+    visible. Where errors grow on their way down a deep network, the move is large at both betas,
+    and a shorter gradient makes it small.
     """
     rows = []
     for longer in (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3):
@@ -175,20 +176,20 @@ def scaled(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]
 
 
 def torch_seed() -> None:
-    """Draw the random E of every model from one seed."""
+    """Set the seed from which the random E of every model is drawn."""
     import torch
 
     torch.manual_seed(3)
 
 
 def falls(row: dict[str, Any]) -> bool:
-    """Tell whether the distance to backprop falls like beta, down to rounding."""
+    """Return whether the distance to backprop falls like beta, down to rounding."""
     high, low = (row[f"{beta:g}"] for beta in BETAS)
     return math.isfinite(high) and low <= max(min(FALL * high, NEAR), ROUNDING)
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Say in a few words what is wrong with a row, or that nothing is."""
+    """Describe in a few words what is wrong with a row, or return "reached"."""
     if "error" in row:
         return f"fails: {row['error']}"
     wrong = []
@@ -205,19 +206,19 @@ def verdict(row: dict[str, Any]) -> str:
         if not row["full"]:
             wrong.append("not all errors follow the rule")
         if not row["forward"]:
-            wrong.append("the forward changes")
+            wrong.append("the forward pass changes")
         if not row["exact"] <= ROUNDING:
             wrong.append(f"not backprop with E = W and derivatives: {row['exact']:.1e}")
         if not falls(row):
             wrong.append(f"does not fall: {row[f'worst {BETAS[-1]:g}']}")
         if row["stay"]:
-            wrong.append(f"random E leaves {row['stay'][0]}")
+            wrong.append(f"random E does not change {row['stay'][0]}")
     longer = row.get("scale", 1.0)
     return "; ".join(wrong) or "reached" + (f" (gradient x {longer:g})" if longer != 1 else "")
 
 
 def cells(name: str, row: dict[str, Any]) -> list[str]:
-    """Give a row of the table."""
+    """Build one row of the table."""
     if "share" not in row:
         return [name, "no", *[""] * (len(COLUMNS) - 3), verdict(row)]
     high, low = (row[f"{beta:g}"] for beta in BETAS)
@@ -225,7 +226,7 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
         name,
         "yes" if row["converted"] else "in part",
         f"{100 * row['share']:.1f}%",
-        f"{100 * row['units']:.1f}%",
+        f"{100 * row['activations']:.1f}%",
         f"{high:.1e}",
         f"{low:.1e}",
         f"{high / low:.1f}" if low else "",
@@ -236,30 +237,33 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
 
 
 def summary(rows: dict[str, dict[str, Any]]) -> str:
-    """Say in a sentence how a list did."""
+    """Summarise the results of one list."""
     done = [row for row in rows.values() if row.get("converted") and "share" in row]
     reached = [row for row in rows.values() if verdict(row).startswith("reached")]
     full = sum(row["full"] for row in done)
     return (
-        f"{len(done)} of {len(rows)} convert, {full} with every weight's error by the rule; "
-        f"{sum(map(falls, done))} fall like beta to backprop with E = W, and in "
-        f"{sum(not row['stay'] for row in done)} random E moves every parameter below a weight. "
-        f"{len(reached)} of {len(rows)} pass all of it."
+        f"{len(done)} of {len(rows)} models convert, {full} with full coverage. With E = W, the "
+        f"distance to backprop falls like beta in {sum(map(falls, done))}. Random E changes every "
+        f"parameter below a weight layer in {sum(not row['stay'] for row in done)}. "
+        f"{len(reached)} of {len(rows)} pass all checks."
     )
 
 
 def markdown(results: dict[str, dict[str, dict[str, Any]]], command: str) -> str:
-    """Write all lists as a page."""
+    """Write all lists as a Markdown page."""
     lines = [
         "# How far convert reaches",
         "",
         f"Written by `{command}`.",
         "",
-        "A row is one model in float64, its distances to backprop relative, and the largest over",
-        "its parameters. **weights** and **units** are the shares whose errors follow the rule.",
-        "**beta** is the distance with E = W and the normalised target difference: it must fall",
-        "like beta. **stay** of **below** parameters below a weight do not notice a random E: it",
-        "must be none.",
+        "Each row is one model in float64. A distance is relative to backprop's gradient, and the",
+        "row shows the largest over the parameters.",
+        "",
+        "- **weights**, **activations**: the share whose errors follow the rule.",
+        "- **beta**: the distance with E = W and the normalised target difference. It must fall",
+        "  like beta, down to rounding.",
+        "- **unchanged**, **below**: of the parameters below a weight layer, how many have the",
+        "  same update with random E. It must be none.",
     ]
     for which, rows in results.items():
         lines += ["", f"## {TITLES[which]}", "", summary(rows), ""]
@@ -271,7 +275,7 @@ def markdown(results: dict[str, dict[str, dict[str, Any]]], command: str) -> str
 
 
 def versions() -> str:
-    """Name the versions that the figures depend on."""
+    """List the versions that the figures depend on."""
     from importlib import metadata
 
     names = ("torch", "timm", "transformers", "torch_geometric")
@@ -282,12 +286,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=list(zoo.LISTS), help="only this list")
     parser.add_argument("--model", action="append", help="only the models of this name")
-    parser.add_argument("--markdown", type=Path, help="write the tables to this page too")
-    parser.add_argument("--jobs", type=int, default=2, help="models at a time")
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this page")
+    parser.add_argument("--jobs", type=int, default=2, help="models to run at a time")
     parser.add_argument("--seconds", type=float, default=300, help="time limit for a model")
     parser.add_argument("--scale", type=float, default=1.0, help="length of the loss's gradient")
     parser.add_argument(
-        "--partial", action="store_true", help="skip what is refused, and convert the rest"
+        "--partial", action="store_true", help="skip refused modules and convert the rest"
     )
     parser.add_argument("--table", action="store_true", help="print each model's coverage")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
@@ -297,9 +301,9 @@ def main() -> None:
         try:
             row = scaled(options.only[0], options.model[0], options.scale, options.partial)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            frame = traceback.extract_tb(error.__traceback__)[-1]
             reason = " ".join(str(error).split())[:300]
-            where = f"{Path(place.filename).name}:{place.lineno}"
+            where = f"{Path(frame.filename).name}:{frame.lineno}"
             row = {"error": f"{type(error).__name__}: {reason} ({where})"}
         print(json.dumps(row))
         return
@@ -311,7 +315,7 @@ def main() -> None:
         if not names:
             continue
         width = max(map(len, names)) + 2
-        print(f"\n{TITLES[which]}\n{COLUMNS[0]:<{width}}", *[f"{c:<9}" for c in COLUMNS[1:]])
+        print(f"\n{TITLES[which]}\n{COLUMNS[0]:<{width}}", *[f"{c:<11}" for c in COLUMNS[1:]])
         rows = results.setdefault(which, {})
         command = ["reach.py", *common, "--json", "--only", which, "--model"]
         for name, row in apart.each(
@@ -319,7 +323,7 @@ def main() -> None:
         ):
             rows[name] = row
             first, *rest = cells(name, row)
-            print(f"{first:<{width}}", *[f"{cell:<9}" for cell in rest], flush=True)
+            print(f"{first:<{width}}", *[f"{cell:<11}" for cell in rest], flush=True)
             if options.table and "table" in row:
                 print(row["table"])
         print(summary(rows))
@@ -328,8 +332,8 @@ def main() -> None:
         sys.exit(f"no such model: {', '.join(sorted(missing))}")
     if options.markdown:
         only = [word for which in options.only or () for word in ("--only", which)]
-        told = " ".join(["python benchmarks/reach.py", *only, "--markdown", str(options.markdown)])
-        options.markdown.write_text(markdown(results, told) + f"\n{versions()}.\n")
+        words = ["python benchmarks/reach.py", *only, "--markdown", str(options.markdown)]
+        options.markdown.write_text(markdown(results, " ".join(words)) + f"\n{versions()}.\n")
 
 
 if __name__ == "__main__":

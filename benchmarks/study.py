@@ -1,15 +1,15 @@
 """The study behind docs/study.md: does one rule, with one setting, train every network?
 
-    python benchmarks/study.py                       # all parts, hours on two cores
-    python benchmarks/study.py depth units           # some of them
-    python benchmarks/study.py --report              # tables and pictures of what is there
+    python benchmarks/study.py                       # all parts: hours on two cores
+    python benchmarks/study.py depth units           # some parts
+    python benchmarks/study.py --report              # only tables and plots, from the .csv files
 
-Each entrant of a contest tries the same number of step sizes, each in a short run judged on the
-validation split, then trains all seeds with the best of them, from the same weights, on the same
-batches, as the others. The test split is touched once, by those last runs. Every run is a folder
-of `lra train` under OUT; none is repeated, and one that was stopped goes on. The rows go to
-docs/study/rows.csv, pictures beside it, tables into docs/study.md. A probe (angles, distances,
-locality, finetune) measures once: its .csv there is its memory.
+Each rule of a contest tries the same number of learning rates, each in a short run judged on the
+validation split. The best one then trains all seeds, from the same weights and on the same batches
+as the other rules. Only these last runs use the test split. Every run is a folder of `lra train`
+under OUT: finished runs are not repeated, and stopped runs are resumed. Results go to
+docs/study/rows.csv, plots beside it, and tables into docs/study.md. A probe (angles, distances,
+locality, finetune) is skipped if its .csv is there; delete the file to measure again.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PROBES = {
     "locality": probes.locality,
     "finetune": probes.finetune,
 }
-"""Parts that measure something else than a contest."""
+"""The parts that are not contests."""
 
 PAGE = Path(__file__).parent.parent / "docs" / "study.md"
 DOCS = PAGE.with_suffix("")
@@ -44,14 +44,18 @@ def main() -> None:
         "beta": lambda _: contests.beta(),
     }
     names = [*parts, *PROBES]
-    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(names)}; by default all")
-    parser.add_argument("--only", default="", help="contests whose name holds this")
-    parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
     parser.add_argument(
-        "--cifar", type=Path, default=Path("cifar-jpeg.npz"), help="see cifar_jpeg.py"
+        "parts", nargs="*", help=f"parts to run, from {', '.join(names)}; default: all"
     )
-    parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--only", default="", help="run only contests whose name contains this")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--jobs", type=int, default=2, help="parallel runs, one thread each")
+    parser.add_argument(
+        "--cifar", type=Path, default=Path("cifar-jpeg.npz"), help="file written by cifar_jpeg.py"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="train nothing, only rebuild tables and plots"
+    )
     options = parser.parse_args()
     if unknown := set(options.parts) - set(names):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known: {', '.join(names)}")
@@ -88,7 +92,7 @@ def main() -> None:
 
 
 def _filled(text: str, tables: dict[str, str]) -> str:
-    """Put tables where a page marks their places."""
+    """Replace the marked tables of a page."""
     for name, table in tables.items():
         block = f"<!-- table: {name} -->\n{table}\n<!-- end -->"
         text = re.sub(
@@ -102,16 +106,16 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _ordered(rows: list[dict[str, Any]], contests: list[Contest]) -> list[dict[str, Any]]:
-    """Put rows into the order of their contests; those of contests that are no more are dropped."""
-    places = {
+    """Sort rows in the order of the contests, and drop rows of contests that no longer exist."""
+    positions = {
         (c.name, e.name): (i, j) for i, c in enumerate(contests) for j, e in enumerate(c.entrants)
     }
-    known = [row for row in rows if (row["network"], row["rule"]) in places]
-    return sorted(known, key=lambda r: (*places[r["network"], r["rule"]], r["seed"]))
+    known = [row for row in rows if (row["network"], row["rule"]) in positions]
+    return sorted(known, key=lambda r: (*positions[r["network"], r["rule"]], r["seed"]))
 
 
 def draw(part: str, rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> None:
-    """Draw a part's picture."""
+    """Plot a part, if it has a plot."""
     if part == "depth":
         report.plot_depth(rows, DOCS / "depth.png")
     if part == "ingredients":
@@ -121,7 +125,7 @@ def draw(part: str, rows: list[dict[str, Any]], contests: list[Contest], out: Pa
 
 
 def _curves(rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> dict[str, Any]:
-    """Read validation losses from the runs' folders, where they are."""
+    """Read validation losses from the runs' folders; empty if any file is missing."""
     panels: dict[str, Any] = {}
     for contest in contests:
         for entrant in contest.entrants:

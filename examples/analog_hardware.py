@@ -84,7 +84,9 @@ def network(sizes: list[int], quality: Quality, seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        unit = lra.activations.BlackBox(staircase, numpy=True, straight_through=lra.crossing.TanhSurrogate())
+        unit = lra.activations.BlackBox(
+            staircase, numpy=True, straight_through=lra.crossing.TanhSurrogate()
+        )
         layers += [Crossbar(inputs, outputs, quality, seed=10 * seed + i), unit]
     return nn.Sequential(*layers[:-1])
 

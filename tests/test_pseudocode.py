@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from lra import pseudocode
 from lra.errors import OptionError
-from lra.pseudocode import ACTIVATION_CASES, MLP, SGD, Adam
+from lra.pseudocode import ACTIVATIONS, MLP, SGD, Adam
 
 TORCH = {
     "tanh": torch.tanh,
@@ -24,7 +24,7 @@ TORCH = {
     "identity": lambda h: h,
     "sign": torch.sign,
 }
-DIFFERENTIABLE = [name for name, (_, derivative) in ACTIVATION_CASES.items() if derivative]
+DIFFERENTIABLE = [name for name, (_, derivative) in ACTIVATIONS.items() if derivative]
 SMOOTH = [name for name in DIFFERENTIABLE if "relu" not in name]
 
 
@@ -105,7 +105,7 @@ def test_forward_loss_and_gradients_are_those_of_autograd(problem):
     net, x, t = problem
     W = [torch.tensor(w, requires_grad=True) for w in net.W]
     b = [None if b is None else torch.tensor(b, requires_grad=True) for b in net.b]
-    name = next(n for n, (phi, _) in ACTIVATION_CASES.items() if phi is net.phi)
+    name = next(n for n, (phi, _) in ACTIVATIONS.items() if phi is net.phi)
     z, hs, zs = torch.tensor(x), [], [torch.tensor(x)]
     for i, (w, bias) in enumerate(zip(W, b, strict=True)):
         h = torch.nn.functional.linear(z, w, bias)
@@ -129,9 +129,9 @@ def test_forward_loss_and_gradients_are_those_of_autograd(problem):
     assert_updates_equal(net.gradients(x, t), (*grads, [None] * len(W)))
 
 
-@pytest.mark.parametrize("name", ACTIVATION_CASES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_and_derivative_are_those_of_torch(name):
-    phi, derivative = ACTIVATION_CASES[name]
+    phi, derivative = ACTIVATIONS[name]
     h = torch.tensor([-900.0, -3, -0.1, 0, 0.1, 3, 900], dtype=torch.float64, requires_grad=True)
     expected = TORCH[name](h)
     values = h.detach().numpy()
@@ -198,7 +198,7 @@ def lra_by_loops(net, x, t, beta, gamma, gain, use_derivative, N):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    problems(list(ACTIVATION_CASES)),
+    problems(list(ACTIVATIONS)),
     st.floats(0, 2),
     st.floats(-2, 2),
     st.floats(0.1, 10),

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import lra
 from lra.torch import products as onednn
 from lra.torch.layers.linear import LinearMap
-from lra.torch.ops.ops import WeightOp
 from lra.torch.ops.autograd import apply_ops
+from lra.torch.ops.ops import WeightOp
 from turns import Timed, take_turns
 
 Step = Callable[[], object]

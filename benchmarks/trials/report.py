@@ -1,4 +1,4 @@
-"""The study's tables and pictures, from its rows."""
+"""Build the study's tables and plots from the results of its runs."""
 
 import contextlib
 import csv
@@ -27,7 +27,7 @@ _STYLE = {
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows as CSV, in an order of their own."""
+    """Write result rows as CSV, sorted by part, network, rule and seed."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -36,7 +36,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read rows back."""
+    """Read the rows that `write_rows` wrote; none if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -50,7 +50,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_plain(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of any kind as CSV."""
+    """Write rows with any columns as CSV, in the given order."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -59,7 +59,7 @@ def write_plain(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_plain(path: Path) -> list[Row]:
-    """Read them back, with numbers as numbers."""
+    """Read rows with any columns; numbers and booleans are converted from text."""
     with path.open(newline="") as file:
         rows: list[Row] = list(csv.DictReader(file))
     for row in rows:
@@ -73,7 +73,7 @@ def read_plain(path: Path) -> list[Row]:
 
 
 def plain_table(rows: Sequence[Row]) -> str:
-    """Give rows of any kind as a Markdown table."""
+    """Return a Markdown table of rows with any columns."""
     lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
     for row in rows:
         cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
@@ -82,7 +82,7 @@ def plain_table(rows: Sequence[Row]) -> str:
 
 
 def figure_of(row: Row) -> float:
-    """Give what a run is judged by: test accuracy in percent; the loss of text, in nats."""
+    """Return a run's score: the test accuracy in percent, or for text the test loss in nats."""
     if row["failed"]:
         return 0.0 if not _text(row) else float("inf")
     return float(row["test_loss"] if _text(row) else row["test_accuracy"])
@@ -93,7 +93,7 @@ def _text(row: Row) -> bool:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Write a mean and a sample standard deviation."""
+    """Format the mean and the sample standard deviation."""
     if any(v == float("inf") for v in values):
         return "diverged"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -101,7 +101,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def paired(rows: Sequence[Row], base: Sequence[Row]) -> str:
-    """Write the differences to another rule's runs of the same seeds: mean, 95 % interval."""
+    """Format the mean difference from the base rule, paired by seed, and its 95 % interval."""
     other = {row["seed"]: figure_of(row) for row in base}
     gaps = [figure_of(row) - other[row["seed"]] for row in rows if row["seed"] in other]
     if not gaps or any(abs(gap) == float("inf") for gap in gaps):
@@ -115,14 +115,14 @@ def paired(rows: Sequence[Row], base: Sequence[Row]) -> str:
 
 
 def order(names: Iterable[str]) -> list[str]:
-    """Give names once each, in their order."""
+    """Return the distinct names, in order of first appearance."""
     return list(dict.fromkeys(names))
 
 
 def table(rows: Sequence[Row], base: str = "backprop") -> str:
-    """Give a Markdown table: a line for each network and rule, with the differences to backprop."""
+    """Return a Markdown table with a line per network and rule, and the difference from `base`."""
     lines = [
-        "| network | rule | step size | test | minus backprop, paired (95 %) | each seed |",
+        "| network | rule | learning rate | test | minus backprop, paired (95 %) | each seed |",
         "|---|---|---|---|---|---|",
     ]
     for network in order(r["network"] for r in rows):
@@ -143,7 +143,7 @@ def table(rows: Sequence[Row], base: str = "backprop") -> str:
 
 
 def wide(rows: Sequence[Row], base: str = "backprop") -> str:
-    """Give a Markdown table with a column for each rule: means, and differences to backprop."""
+    """Return a Markdown table of means with a column per rule, and the differences from `base`."""
     rules = order(r["rule"] for r in rows)
     lines = [f"| network | {' | '.join(rules)} |", "|---" * (len(rules) + 1) + "|"]
     for network in order(r["network"] for r in rows):
@@ -165,7 +165,7 @@ def wide(rows: Sequence[Row], base: str = "backprop") -> str:
 
 
 def plot_depth(rows: Sequence[Row], path: Path) -> None:
-    """Draw test errors against depth, a panel for each kind of network."""
+    """Plot test error against depth, with a panel per kind of network."""
     kinds = order(r["network"].partition(",")[0] for r in rows)
     figure = Figure(figsize=(4.2 * len(kinds), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -197,7 +197,7 @@ def plot_depth(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_bars(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Draw each rule's seeds as points, a row for each, with backprop's mean as a line."""
+    """Plot each seed as a point, with a row per rule and a line at backprop's mean."""
     rules = order(r["rule"] for r in rows)
     figure = Figure(figsize=(7.5, 0.9 + 0.3 * len(rules)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -217,7 +217,7 @@ def plot_bars(rows: Sequence[Row], path: Path, title: str) -> None:
 
 
 def plot_distances(rows: Sequence[Row], path: Path) -> None:
-    """Draw how far targets are, and the updates' angle to the gradient, against beta."""
+    """Plot the distance of targets, and the angle of updates to the gradient, against beta."""
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, column, label in zip(
@@ -236,11 +236,11 @@ def plot_distances(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_curves(panels: dict[str, dict[str, list[list[list[float]]]]], path: Path) -> None:
-    """Draw validation losses: for each network and rule a line for each seed.
+    """Plot validation losses against epochs, with a panel per network and a line per run.
 
     Args:
         panels: network -> rule -> [[epochs, losses], ...].
-        path: of the picture.
+        path: the image file to write.
     """
     figure = Figure(figsize=(4.0 * len(panels), 3.4), layout="constrained")
     FigureCanvasAgg(figure)

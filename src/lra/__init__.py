@@ -17,39 +17,46 @@ models are converted by `lra.keras`. The command line is `lra --help`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lra import crossing, errors, feedback, inits, loss_terms, methods, wiring
-from lra.errors import LraError, LraWarning
-from lra.rules import (
-    LRAE,
-    RULES,
-    Backprop,
-    DirectFeedbackAlignment,
-    FeedbackAlignment,
-    KolenPollack,
-    MirroredLRA,
-    RecLRA,
-    Rule,
-    SignSymmetry,
-    named,
-)
+from lra import crossing as crossing
+from lra import errors as errors
+from lra import feedback as feedback
+from lra import inits as inits
+from lra import loss_terms as loss_terms
+from lra import methods as methods
+from lra import wiring as wiring
+from lra.errors import LraError as LraError
+from lra.errors import LraWarning as LraWarning
+from lra.rules import LRAE as LRAE
+from lra.rules import RULES as RULES
+from lra.rules import Backprop as Backprop
+from lra.rules import DirectFeedbackAlignment as DirectFeedbackAlignment
+from lra.rules import FeedbackAlignment as FeedbackAlignment
+from lra.rules import KolenPollack as KolenPollack
+from lra.rules import MirroredLRA as MirroredLRA
+from lra.rules import RecLRA as RecLRA
+from lra.rules import Rule as Rule
+from lra.rules import SignSymmetry as SignSymmetry
+from lra.rules import named as named
 
 if TYPE_CHECKING:
-    from lra import activations, ensemble, pseudocode, testing
-    from lra.torch.audit import audit
-    from lra.torch.compiled import compile_step
-    from lra.torch.convert import (
-        convert,
-        feedback_parameters,
-        is_converted,
-        restore,
-        set_loss_terms,
-    )
-    from lra.torch.coverage import coverage
-    from lra.torch.diagnose import diagnose
-    from lra.torch.mirror import mirror
-    from lra.torch.registry import register_activation, register_weight_layer
-    from lra.torch.share import share_feedback
-    from lra.torch.testing import check_rule
+    from lra import activations as activations
+    from lra import ensemble as ensemble
+    from lra import pseudocode as pseudocode
+    from lra import testing as testing
+    from lra.torch.audit import audit as audit
+    from lra.torch.compiled import compile_step as compile_step
+    from lra.torch.convert import convert as convert
+    from lra.torch.convert import feedback_parameters as feedback_parameters
+    from lra.torch.convert import is_converted as is_converted
+    from lra.torch.convert import restore as restore
+    from lra.torch.convert import set_loss_terms as set_loss_terms
+    from lra.torch.coverage import coverage as coverage
+    from lra.torch.diagnose import diagnose as diagnose
+    from lra.torch.mirror import mirror as mirror
+    from lra.torch.registry import register_activation as register_activation
+    from lra.torch.registry import register_weight_layer as register_weight_layer
+    from lra.torch.share import share_feedback as share_feedback
+    from lra.torch.testing import check_rule as check_rule
 
 _LAZY = {
     **dict.fromkeys(("activations", "ensemble", "keras", "pseudocode", "testing"), ""),
@@ -65,13 +72,6 @@ _LAZY = {
 """Names that are loaded when they are first used, with their modules in `lra.torch`."""
 
 __version__ = "0.1.0"
-
-__all__ = [
-    *("LRAE", "RULES", "Backprop", "DirectFeedbackAlignment", "FeedbackAlignment"),
-    *("KolenPollack", "LraError", "LraWarning", "MirroredLRA", "RecLRA", "Rule", "SignSymmetry"),
-    *("crossing", "errors", "feedback", "inits", "loss_terms", "methods", "named", "wiring"),
-    *_LAZY,
-]
 
 
 def __getattr__(name: str) -> Any:
@@ -94,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*globals(), *_LAZY} - {"TYPE_CHECKING", "Any", "importlib", "_LAZY"})

@@ -498,7 +498,16 @@ ROOMS: dict[str, Room] = {
 
 CHEAP = frozenset(
     {
-        *("identity", "relu", "leaky_relu", "absolute", "hardtanh", "relu6", "hardsigmoid", "hardswish"),
+        *(
+            "identity",
+            "relu",
+            "leaky_relu",
+            "absolute",
+            "hardtanh",
+            "relu6",
+            "hardsigmoid",
+            "hardswish",
+        ),
         *("threshold", "hardshrink", "softshrink", "softsign", "square", "sqrt", "rsqrt"),
         *("reciprocal", "pow", "sin", "cos", "atan"),
     }
@@ -506,24 +515,23 @@ CHEAP = frozenset(
 """The closed forms that cost no more than evaluating the function twice."""
 
 
-def known(name: str, f: Callable[[Any], Any], kind: type[Phi] = Phi, **settings: Any) -> Phi:
+def known(name: str, f: Callable[[Any], Any], **settings: Any) -> Phi:
     """Build the `Phi` of one of `FORMS`.
 
     Args:
         name: the key.
         f: the activation itself.
-        kind: the class to build, `Phi` or a subclass.
         **settings: arguments of the closed form after (h, delta, xp).
     """
     room = ROOMS.get(name)
     if name == "softplus" and settings.get("threshold", 20.0) < 15:
-        return kind(f)  # at a low threshold torch's softplus has a step
+        return Phi(f)  # at a low threshold torch's softplus has a step
     if name == "pow":
         p = settings["exponent"]
         whole = isinstance(p, (int, float)) and float(p).is_integer()
         if not isinstance(p, (int, float)) or (whole and abs(p) > 8):
-            return kind(f)
+            return Phi(f)
         if p < 0 or not whole:
             room = ROOMS["reciprocal" if whole else "log"]
     form = functools.partial(FORMS[name], **settings) if settings else FORMS[name]
-    return kind(f, form, room, name in CHEAP)
+    return Phi(f, form, room, name in CHEAP)

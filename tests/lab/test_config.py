@@ -24,7 +24,7 @@ from lra.lab.recipes import RECIPES, Recipe
 from lra.lab.rule_options import LOCAL_LOSSES, RuleOptions
 from lra.lab.schedule import SCHEDULES
 from lra.torch.activations import Unit
-from lra.torch.layers import ACTIVATIONS
+from lra.torch.registry import ACTIVATIONS
 
 RULES = [
     *(build() for build in (*lra.RULES.values(), *lra.methods.METHODS.values())),

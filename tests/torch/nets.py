@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.layers import ACTIVATIONS
+from lra.torch.registry import ACTIVATIONS
 
 M = TypeVar("M", bound=nn.Module)
 

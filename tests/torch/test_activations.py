@@ -458,8 +458,14 @@ def test_a_surrogate_lets_backprop_train_steps(digits):
         ),
         (lambda: lra.activations.BlackBox(3), "expected a function of an array, got int"),
         (lambda: lra.activations.BlackBox(nn.Tanh()), r"got Tanh; .* lra\.unit\(Class\)"),
-        (lambda: lra.activations.BlackBox(np.sum, numpy=True)(torch.ones(2, 3)), r"sum made \(\) of \(2, 3\)"),
-        (lambda: lra.activations.BlackBox(lambda h: None)(torch.ones(2)), "gave no numbers, but None"),
+        (
+            lambda: lra.activations.BlackBox(np.sum, numpy=True)(torch.ones(2, 3)),
+            r"sum made \(\) of \(2, 3\)",
+        ),
+        (
+            lambda: lra.activations.BlackBox(lambda h: None)(torch.ones(2)),
+            "gave no numbers, but None",
+        ),
     ],
 )
 def test_what_makes_no_unit_is_refused(build, message):

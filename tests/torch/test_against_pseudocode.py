@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import lra
 from lra.pseudocode import MLP
 
-ACTIVATION_CASES = {
+ACTIVATIONS = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
@@ -46,7 +46,7 @@ def twin(net, activation, rule, **options):
     """The same net in torch: as one Sequential, with E where the rule keeps it."""
     layers = []
     for W, b in zip(net.W, net.b, strict=True):
-        layers += [nn.Linear(*W.shape[::-1], bias=b is not None), ACTIVATION_CASES[activation]()]
+        layers += [nn.Linear(*W.shape[::-1], bias=b is not None), ACTIVATIONS[activation]()]
     model = nn.Sequential(*layers[:-1]).double()
     lra.convert(model, rule, **options)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def compare(model, dW, db, dE):
 
 @given(
     sizes=SIZES,
-    activation=st.sampled_from([*ACTIVATION_CASES]),
+    activation=st.sampled_from([*ACTIVATIONS]),
     output=st.sampled_from(["softmax", "linear"]),
     bias=st.booleans(),
     N=st.integers(1, 6),
@@ -111,7 +111,7 @@ def test_lra_e_of_a_loss_over_any_number_of_terms(sizes, N, seed, terms):
 
 @given(
     sizes=SIZES,
-    activation=st.sampled_from([*ACTIVATION_CASES]),
+    activation=st.sampled_from([*ACTIVATIONS]),
     bias=st.booleans(),
     N=st.integers(1, 5),
     seed=st.integers(0, 1000),
@@ -151,7 +151,7 @@ def by_hand(net, x, t, feedback, cross):
 @pytest.mark.parametrize("through", SURROGATES)
 @given(
     sizes=SIZES,
-    activation=st.sampled_from([*ACTIVATION_CASES]),
+    activation=st.sampled_from([*ACTIVATIONS]),
     N=st.integers(1, 4),
     seed=st.integers(0, 1000),
     beta=BETA,
@@ -177,7 +177,7 @@ def test_local_choices(loss, through, sizes, activation, N, seed, beta, gain, ga
 
 @given(
     sizes=SIZES,
-    activation=st.sampled_from([*ACTIVATION_CASES]),
+    activation=st.sampled_from([*ACTIVATIONS]),
     N=st.integers(1, 4),
     seed=st.integers(0, 1000),
     which=st.sampled_from(["random", "learned", "uniform", "fixed"]),

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 import lra
 from lra.lab.data import load
-from lra.torch.layers import WEIGHT_LAYERS
-from lra.torch.layers.custom import PRODUCTS
+from lra.torch.registry import WEIGHT_LAYERS
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -33,9 +32,15 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-12}
         (lra.activations.BlackBox(np.tanh), torch.tanh),
         (lra.activations.BlackBox(np.sign, numpy=True), torch.sign),
         (lra.activations.BlackBox(lambda h: h.round()), torch.round),
-        (lra.activations.BlackBox(lambda h: (h > 0).astype(int), numpy=True), lambda h: (h > 0).to(h.dtype)),
+        (
+            lra.activations.BlackBox(lambda h: (h > 0).astype(int), numpy=True),
+            lambda h: (h > 0).to(h.dtype),
+        ),
         (lra.activations.BlackBox(lambda h: h[::-1, ::-1], numpy=True), lambda h: h.flip(0, 1)),
-        (lra.activations.BlackBox(lambda h: np.broadcast_to(1.0, h.shape), numpy=True), torch.ones_like),
+        (
+            lra.activations.BlackBox(lambda h: np.broadcast_to(1.0, h.shape), numpy=True),
+            torch.ones_like,
+        ),
         (lra.activations.BlackBox(lambda h: h), lambda h: h),
     ],
     ids=["ufunc", "arrays", "tensors", "integers", "turned", "read only", "nothing"],
@@ -90,7 +95,9 @@ def test_a_function_runs_no_oftener_than_the_rule_needs(rule, runs, fused):
         given.append(h)
         return np.sign(h)
 
-    model = nn.Sequential(nn.Linear(3, 4), lra.activations.BlackBox(device, numpy=True), nn.Linear(4, 2))
+    model = nn.Sequential(
+        nn.Linear(3, 4), lra.activations.BlackBox(device, numpy=True), nn.Linear(4, 2)
+    )
     lra.convert(model, rule)
     z = torch.randn(5, 3)
     if fused:
@@ -246,7 +253,9 @@ def test_the_mirror_of_a_device_tells_of_its_weights_as_they_act():
     assert angle(layer.feedback.detach(), W) == pytest.approx(expected, rel=0.3)  # less noise
 
 
-@pytest.mark.parametrize("rule", [lra.LRAE(), lra.Backprop(), lra.SignSymmetry()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize(
+    "rule", [lra.LRAE(), lra.Backprop(), lra.SignSymmetry()], ids=lambda rule: rule.name
+)
 def test_forward_is_the_devices_own(rule):
     x, _ = batch()
     plain, model = network(0.3), lra.convert(network(0.3), rule)

@@ -12,7 +12,7 @@ from torch._inductor import config as inductor
 from torch.nn import functional as F
 
 import lra
-from lra.torch import compiled, products, rational
+from lra.torch import compiled
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
 
@@ -282,161 +282,9 @@ def test_compiled_kernels(rule, dtype, tight):
     assert_equal_steps((a, oa, step), (b, ob, eager(b, ob)), 2, tight=tight)
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-@pytest.mark.parametrize(
-    ("product", "shapes", "dtype", "made"),
-    [
-        (torch.mm, ((128, 128), (128, 64)), torch.float32, True),
-        (torch.addmm, ((64,), (128, 128), (128, 64)), torch.float32, True),
-        (torch.addmm, ((1,), (128, 128), (128, 64)), torch.float32, False),
-        (torch.addmm, ((128, 64), (128, 128), (128, 64)), torch.float32, False),
-        (functools.partial(torch.addmm, beta=2), ((64,), (128, 128), (128, 64)), None, False),
-        (torch.mm, ((128, 128), (128, 63)), torch.float32, False),
-        (torch.mm, ((0, 128), (128, 640)), torch.float32, False),
-        (torch.mm, ((128, 128), (128, 64)), torch.float64, False),
-        (torch.mm, ((128, 128), (128, 64)), torch.bfloat16, False),
-    ],
-)
-def test_which_products_are_made_by_onednn(product, shapes, dtype, made):
-    given = [torch.randn(shape, dtype=dtype) for shape in shapes]
-    traced = torch.fx.experimental.proxy_tensor.make_fx(product, tracing_mode="fake")(*given)
-    products.replace_products(traced.graph)
-    traced.recompile()
-    targets = [node.target for node in traced.graph.nodes]
-    assert (torch.ops.lra.mm.default in targets) == made
-    torch.testing.assert_close(traced(*given), product(*given), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, of its own flags
-def test_onednn_may_be_disabled(monkeypatch):
-    monkeypatch.setattr(products, "_faster", lambda: True)
-    assert products.available() == torch.backends.mkldnn.is_available()
-    with torch.backends.mkldnn.flags(enabled=False):
-        assert not products.available()
-
-
 def refused(says, step, *batch):
     with pytest.raises(lra.LraError, match=says):
         step(*batch)
-
-
-def made_by_onednn(step, x, t):
-    with torch.profiler.profile() as seen:
-        step(x, t)
-    return sum(event.count for event in seen.key_averages() if event.key == "lra::mm")
-
-
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-@pytest.mark.parametrize(
-    "rule", [None, lra.LRAE(), lra.LRAE(wiring=lra.wiring.Direct())], ids=("plain", "lra-e", "dlra")
-)
-def test_products_by_onednn(rule, monkeypatch):
-    """Large ones in single precision, forward, down and for the updates; with the same numbers."""
-    monkeypatch.setattr(products, "available", lambda: True)
-
-    torch._dynamo.reset()
-    x, t = torch.randn(64, 160), torch.randint(10, (64,))
-    layers = [(nn.Linear(*sizes), nn.Tanh()) for sizes in ((160, 144), (144, 128), (128, 10))]
-    model = nn.Sequential(*itertools.chain(*layers))
-    if rule is not None:
-        lra.convert(model, rule, example=x)
-    other = copy.deepcopy(model)
-    plain = eager(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    step = lra.compile_step(other, F.cross_entropy, torch.optim.SGD(other.parameters(), lr=0.1))
-    step(x, t)
-    plain(x, t)
-    large = 4 if rule == lra.LRAE(wiring=lra.wiring.Direct()) else 5  # of 160 x 144 and 144 x 128: two, two, and one
-    assert made_by_onednn(step, x, t) == large
-    plain(x, t)
-    for ours, eagers in zip(other.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(ours, eagers, rtol=1e-4, atol=1e-6)
-    step(x[:8], t[:8])
-    assert made_by_onednn(step, x[:8], t[:8]) == 0  # too small to be worth it
-
-
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-def test_products_of_any_layout_by_onednn():
-    a, b, wide = torch.randn(7, 5), torch.randn(5, 6), torch.randn(7, 10)
-    factors = [
-        *((a, b), (a, b.t().contiguous().t()), (a.t().contiguous().t(), b), (wide[:, ::2], b)),
-        *((a[:1].expand(7, 5), b), (a[:, :1].expand(7, 5), b), (torch.ones(1, 1).expand(7, 5), b)),
-        *((a.flatten()[1:31].view(6, 5), b), (a, torch.randn(5, 3, 6)[:, 1])),
-    ]
-    for one, other in factors:
-        for bias in (None, torch.randn(6)):
-            found = torch.ops.lra.mm(one, other, bias)
-            expected = one @ other + (0 if bias is None else bias)
-            torch.testing.assert_close(found, expected)
-            assert found.shape == torch.ops.lra.mm(one.to("meta"), other.to("meta"), None).shape
-
-
-NUMBERS = torch.cat(
-    [
-        torch.tensor([0.0, -0.0, 1e-45, 1e-38, 20.0, -3e38, torch.inf, -torch.inf]),
-        torch.logspace(-20, 1.5, 100_000),
-        -torch.linspace(0, 12, 100_000),
-    ]
-)
-
-
-def test_rational_tanh():
-    found, exact = rational.tanh(NUMBERS), torch.tanh(NUMBERS.double())
-    torch.testing.assert_close(found.double(), exact, rtol=4e-7, atol=0)
-    assert torch.equal(found.signbit(), NUMBERS.signbit())
-    assert found.abs().max() == 1
-    assert torch.equal(rational.tanh(-NUMBERS), -found)
-    assert rational.tanh(torch.tensor(torch.nan)).isnan()
-
-
-def test_where_tanh_is_rational():
-    """In single precision, once for each h; elsewhere torch's."""
-
-    def f(h, wide, narrow):
-        return h.tanh() + (h + 1).tanh() * h.tanh(), wide.tanh(), narrow.tanh()
-
-    given = NUMBERS[:1000], NUMBERS.double(), NUMBERS.bfloat16()
-    traced = torch.fx.experimental.proxy_tensor.make_fx(f, tracing_mode="fake")(*given)
-    rational.replace_tanh(traced.graph)
-    traced.recompile()
-    targets = [node.target for node in traced.graph.nodes]
-    assert targets.count(torch.ops.aten.tanh.default) == 2
-    assert targets.count(torch.ops.aten.div.Tensor) == 2
-    for found, expected in zip(traced(*given), f(*given), strict=True):
-        assert found.dtype == expected.dtype
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("rule", "evaluations"),
-    [(None, 1), (lra.LRAE(), 2), (lra.MirroredLRA(), 3)],
-    ids=("plain", "lra-e", "mirrored"),
-)
-def test_units_of_a_step(rule, evaluations, monkeypatch):
-    """A compiled step evaluates tanh once for z and once for each target, and no sigmoid."""
-    targets, limited = [], []
-    replace = rational.replace_tanh
-
-    def watched(graph):
-        replace(graph)
-        targets.extend(node.target for node in graph.nodes)
-        limited.extend(node for node in graph.nodes if node.args[1:] == (rational.LARGEST,))
-
-    monkeypatch.setattr(rational, "replace_tanh", watched)
-    torch._dynamo.reset()
-    x, t = torch.randn(8, 6), torch.randint(3, (8,))
-    layers = (nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
-    model = nn.Sequential(*layers)
-    if rule is not None:
-        lra.convert(model, rule)
-    step = lra.compile_step(model, F.cross_entropy, torch.optim.SGD(model.parameters(), lr=0.1))
-    with (
-        torch._inductor.config.patch(fx_graph_cache=False),
-        torch._functorch.config.patch(enable_autograd_cache=False),
-    ):
-        step(x, t)
-    aten = torch.ops.aten
-    assert len(limited) == 2 * evaluations
-    assert not {aten.tanh.default, aten.sigmoid.default} & set(targets)
 
 
 def test_refused_arguments():

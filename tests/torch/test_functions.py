@@ -31,15 +31,15 @@ class Layers(nn.Module):
 class Own(nn.Module):
     """The same, with one product and one nonlinear function in a forward of its own."""
 
-    def __init__(self, product, apply_activation=torch.tanh) -> None:
+    def __init__(self, product, activation=torch.tanh) -> None:
         super().__init__()
         self.a, self.c = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
         self.weight = nn.Parameter(torch.empty(WIDTH, WIDTH))
         self.bias = nn.Parameter(torch.empty(WIDTH))
-        self.product, self.apply_activation = product, apply_activation
+        self.product, self.activation = product, activation
 
     def forward(self, x):
-        return self.c(self.apply_activation(self.product(self, self.apply_activation(self.a(x)))))
+        return self.c(self.activation(self.product(self, self.activation(self.a(x)))))
 
 
 PRODUCTS = {
@@ -71,11 +71,11 @@ PRODUCTS = {
 }
 
 
-def pair(product, rule, apply_activation=torch.tanh):
+def pair(product, rule, activation=torch.tanh):
     """Both networks in float64, with equal weights and feedback."""
     torch.manual_seed(1)
     x = torch.randn(5, WIDTH, dtype=torch.float64)
-    layers, own = Layers().double(), Own(product, apply_activation).double()
+    layers, own = Layers().double(), Own(product, activation).double()
     own.load_state_dict({key.replace("b.", ""): v for key, v in layers.state_dict().items()})
     lra.convert(layers, rule, example=None if rule.wiring == lra.wiring.Chain() else x)
     lra.convert(own, rule, example=x)
@@ -102,7 +102,9 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
-@pytest.mark.parametrize("rule", [lra.LRAE(0.3, 0.5), lra.FeedbackAlignment()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize(
+    "rule", [lra.LRAE(0.3, 0.5), lra.FeedbackAlignment()], ids=lambda rule: rule.name
+)
 def test_products_by_function(product, rule):
     layers, own, x = pair(product, rule)
     torch.testing.assert_close(own(x), layers(x), rtol=1e-12, atol=1e-12)
@@ -115,7 +117,7 @@ def test_every_rule_by_function(rule):
     assert_same(updates(own, x), updates(layers, x))
 
 
-BENDS = {
+FUNCTIONS = {
     "torch": torch.tanh,
     "functional": F.tanh,
     "method": torch.Tensor.tanh,
@@ -124,14 +126,14 @@ BENDS = {
 }
 
 
-@pytest.mark.parametrize("bend", [v for k, v in BENDS.items() if k != "written out"])
-def test_nonlinear_functions(apply_activation):
-    layers, own, x = pair(PRODUCTS["linear"], lra.LRAE(0.3), apply_activation)
+@pytest.mark.parametrize("activation", [v for k, v in FUNCTIONS.items() if k != "written out"])
+def test_nonlinear_functions(activation):
+    layers, own, x = pair(PRODUCTS["linear"], lra.LRAE(0.3), activation)
     assert_same(updates(own, x), updates(layers, x))
 
 
 def test_uncommon_functions_are_found_by_the_example():
-    model = Own(PRODUCTS["linear"], BENDS["written out"]).double()
+    model = Own(PRODUCTS["linear"], FUNCTIONS["written out"]).double()
     with torch.no_grad():
         model.weight.copy_(torch.eye(WIDTH)), model.bias.zero_()
     x = torch.randn(5, WIDTH).double()
@@ -301,7 +303,9 @@ def test_layers_that_see_the_input_are_those_the_example_shows():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
-@pytest.mark.parametrize("rule", [lra.LRAE(0.3), lra.FeedbackAlignment()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize(
+    "rule", [lra.LRAE(0.3), lra.FeedbackAlignment()], ids=lambda rule: rule.name
+)
 def test_compiled(rule):
     _, own, x = pair(_linear, rule)
     expected = {k: v.clone() for k, v in updates(own, x).items()}

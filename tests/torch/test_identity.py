@@ -22,7 +22,7 @@ from nets import (
 from torch import nn
 
 import lra
-from lra.torch.layers import ACTIVATIONS, WEIGHT_LAYERS
+from lra.torch.registry import ACTIVATIONS, WEIGHT_LAYERS
 
 every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 every_model = pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)

@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.layers import WEIGHT_LAYERS
-from lra.torch.layers.custom import PRODUCTS
+from lra.torch.registry import WEIGHT_LAYERS
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 FA = lra.FeedbackAlignment()

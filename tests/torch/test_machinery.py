@@ -523,7 +523,12 @@ class Multiplies(nn.Module):
 
 @pytest.mark.parametrize(
     "rule",
-    [lra.LRAE(), lra.KolenPollack(), lra.LRAE(wiring=lra.wiring.Direct()), lra.DirectFeedbackAlignment()],
+    [
+        lra.LRAE(),
+        lra.KolenPollack(),
+        lra.LRAE(wiring=lra.wiring.Direct()),
+        lra.DirectFeedbackAlignment(),
+    ],
     ids=repr,
 )
 def test_vmap_and_backward_is_the_rule_too(rule: lra.Rule) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.layers import WEIGHT_LAYERS, InterceptedModule, LocalWeights
-from lra.torch.layers.custom import PRODUCTS
+from lra.torch.functions.module import InterceptedModule
+from lra.torch.layers import LocalWeights
+from lra.torch.registry import WEIGHT_LAYERS
 
 SAMPLES = 3000
 RULE = lra.Rule(

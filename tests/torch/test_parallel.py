@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 RULES = {
     "lra-e": lra.LRAE(0.3),
     "feedback alignment": lra.FeedbackAlignment(),
-    "direct": lra.LRAE(wiring=lra.wiring.Direct(), 0.3),
+    "direct": lra.LRAE(0.3, wiring=lra.wiring.Direct()),
 }
 
 

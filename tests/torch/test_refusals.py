@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 import lra
 from lra.feedback import Stored
-from lra.torch.layers import ACTIVATIONS, WEIGHT_LAYERS
+from lra.torch.registry import ACTIVATIONS, WEIGHT_LAYERS
 
 LRA = lra.LRAE()
 

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import lra
-from lra.torch import wire
+from lra.torch.convert import wiring as wire
 
 SIZES = (5, 7, 6, 4, 3)
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
-LRA = lra.LRAE(wiring=lra.wiring.Direct(), 0.3, 0.5)
+LRA = lra.LRAE(0.3, 0.5, wiring=lra.wiring.Direct())
 
 
 def mlp() -> nn.Sequential:

@@ -20,7 +20,7 @@ from lra.crossing import (
 from lra.errors import OptionError
 from lra.inits import FanIn, Init, LikeWeights, Normal, Orthogonal
 from lra.lab.parts import KAIMING, LECUN, Table
-from lra.torch.layers import KNOWN
+from lra.torch.registry import TORCH_ACTIVATIONS
 
 LIBRARY_ACTIVATIONS = (
     lra.activations.Sign,
@@ -34,7 +34,7 @@ LIBRARY_ACTIVATIONS = (
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     cls.__name__.lower(): cls
-    for cls in (*KNOWN, nn.RReLU, *LIBRARY_ACTIVATIONS)
+    for cls in (*TORCH_ACTIVATIONS, *LIBRARY_ACTIVATIONS)
     if cls is not nn.Threshold
 }
 """The activations by name. All settings are defaults, except a number after a colon."""

@@ -1,11 +1,13 @@
-"""Units that backprop cannot train, or hardly: steps, samples, contests.
+"""Activations that backprop cannot train, or hardly: steps, samples, contests, black boxes.
 
-Each is an ordinary module. Rules with targets evaluate it on either side of h; backprop finds a
-derivative of zero, or that of the surrogate which `straight_through` names.
+Each is an ordinary module. Rules with targets evaluate it on both sides of h; backprop finds a
+derivative of zero, or the derivative of the surrogate that `straight_through` names.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -13,37 +15,40 @@ from torch.autograd import Function
 from lra.axis import count, instance
 from lra.crossing import Surrogate
 from lra.errors import OptionError
+from lra.torch.black_box import run_only
 
 
-class _Instead(Function):
-    """Give z forward, and send its error to s, which stands in for it."""
+class StraightThrough(Function):
+    """Return z forward, and send its error to the surrogate s."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(z: Tensor, s: Tensor) -> Tensor:
+        """Return z."""
         return z.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep nothing."""
+        """Save nothing."""
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:
+        """Send the error to s."""
         return None, d
 
 
-class Unit(nn.Module):
-    """Base of the units: z = phi(h), of h's shape.
+class Activation(nn.Module):
+    """Base of these activations: z = phi(h), of h's shape.
 
     Args:
-        straight_through: a surrogate s whose derivative autograd takes in phi's stead,
+        straight_through: a surrogate s whose derivative autograd uses instead of phi's,
             e = s'(h) d. Rules with targets evaluate phi itself.
     """
 
     straight_through: Surrogate | None
     flat = True
-    """Whether phi is flat but for steps, or may be."""
+    """Whether phi is a step function, or may be one."""
 
     def __init__(self, straight_through: Surrogate | None = None) -> None:
         super().__init__()
@@ -52,42 +57,43 @@ class Unit(nn.Module):
             instance(self, "straight_through", Surrogate)
 
     def evaluate(self, h: Tensor) -> Tensor:
-        """Give phi(h)."""
+        """Compute phi(h)."""
         raise NotImplementedError
 
     def forward(self, h: Tensor) -> Tensor:
-        """Give z = phi(h)."""
+        """Compute z = phi(h)."""
         if self.straight_through is None or not torch.is_grad_enabled():
             return self.evaluate(h)
-        z: Tensor = _Instead.apply(self.evaluate(h.detach()), self.straight_through(h, torch))  # type: ignore[no-untyped-call]
+        s = self.straight_through(h, torch)
+        z: Tensor = StraightThrough.apply(self.evaluate(h.detach()), s)  # type: ignore[no-untyped-call]
         return z
 
     def extra_repr(self) -> str:
-        """Name the surrogate, if there is one."""
+        """Show the surrogate, if there is one."""
         s = self.straight_through
         return "" if s is None else f"straight_through={s}"
 
 
 def _step(h: Tensor) -> Tensor:
-    """Give 1 above zero and else 0, of derivative zero."""
+    """Compute 1 above zero and 0 elsewhere, with derivative zero."""
     return torch.sign(torch.relu(h))
 
 
-class Sign(Unit):
+class Sign(Activation):
     """z = sign(h): 1, -1, and 0 at 0.
 
     Args:
-        straight_through: a surrogate for autograd; the usual one is `lra.crossing.HardTanhSurrogate()`.
+        straight_through: a surrogate for autograd, usually `lra.crossing.HardTanhSurrogate()`.
 
     Source of the usual surrogate: Hubara et al., Binarized neural networks, NeurIPS 2016.
     """
 
     def evaluate(self, h: Tensor) -> Tensor:
-        """Give sign(h)."""
+        """Compute sign(h)."""
         return torch.sign(h)
 
 
-class Heaviside(Unit):
+class Heaviside(Activation):
     """z = 1 where h > 0, else 0.
 
     Args:
@@ -95,15 +101,15 @@ class Heaviside(Unit):
     """
 
     def evaluate(self, h: Tensor) -> Tensor:
-        """Give 1 or 0."""
+        """Compute 1 or 0."""
         return _step(h)
 
 
-class Quantized(Unit):
-    """z = tanh(h) cut into k levels, evenly spaced in [-1, 1]: to the nearest of them.
+class Quantized(Activation):
+    """z = tanh(h) rounded to the nearest of k levels, evenly spaced in [-1, 1].
 
     Args:
-        k: how many levels, 2 or more; 2 gives -1 and 1.
+        k: the number of levels, 2 or more; 2 gives -1 and 1.
         straight_through: a surrogate for autograd, such as `lra.crossing.TanhSurrogate()`.
 
     Raises:
@@ -118,20 +124,20 @@ class Quantized(Unit):
             raise OptionError(f"Quantized: k must be 2 levels or more, got {k}")
 
     def evaluate(self, h: Tensor) -> Tensor:
-        """Give the level nearest to tanh(h)."""
+        """Compute the level nearest to tanh(h)."""
         steps = self.k - 1
         return torch.round((torch.tanh(h) + 1) * (steps / 2)) * (2 / steps) - 1
 
     def extra_repr(self) -> str:
-        """Give the number of levels, and the surrogate."""
+        """Show the number of levels, and the surrogate."""
         return ", ".join(filter(None, (f"k={self.k}", super().extra_repr())))
 
 
-class Bernoulli(Unit):
+class Bernoulli(Activation):
     """z ~ Bernoulli(sigmoid(h)): 1 with probability sigmoid(h), else 0.
 
-    In eval mode it gives its mean, sigmoid(h), as dropout gives its own. Rules take their targets
-    of that mean as well: of samples they would be right in the mean, and mostly noise.
+    In eval mode z is its mean, sigmoid(h). Rules take their targets of that mean: targets of
+    samples would be right on average, and mostly noise.
 
     Args:
         straight_through: a surrogate for autograd, such as `lra.crossing.SigmoidSurrogate()`.
@@ -140,24 +146,24 @@ class Bernoulli(Unit):
     flat = False
 
     def evaluate(self, h: Tensor) -> Tensor:
-        """Give a sample in training mode, the mean in eval mode."""
+        """Draw a sample in training mode, or compute the mean in eval mode."""
         p = torch.sigmoid(h)
         return _step(p - torch.rand_like(p)) if self.training else p
 
 
-class LWTA(Unit):
-    """Local winner takes all: of each group of k units the largest keeps its h, the others are 0.
+class LWTA(Activation):
+    """Local winner-takes-all: in each group of k units the largest passes its h, the others 0.
 
-    Of equals the first wins. It has a derivative of its own, 1 for the winners and 0 for the
-    others, so it needs no surrogate.
+    The first of equal units wins. Its derivative is 1 for winners and 0 for others, so backprop
+    needs no surrogate.
 
     Args:
-        k: the size of a group of neighbours; the number of units is a multiple of it.
-        dim: the dimension of the units; by default the last one of vectors and of tokens, and
-            dimension 1, the channels, where there are four dimensions or more.
+        k: the size of a group of neighbouring units. It divides the number of units.
+        dim: the dimension of the units. By default the last one of inputs with up to three
+            dimensions, and dimension 1, the channels, of others.
 
     Raises:
-        OptionError: for k below 1; and in forward, where units do not make whole groups.
+        OptionError: for k below 1; in forward, for a number of units that k does not divide.
 
     Source: Srivastava et al., Compete to compute, NeurIPS 2013.
     """
@@ -172,7 +178,7 @@ class LWTA(Unit):
             raise OptionError(f"LWTA: dim must be a whole number or None, got {dim!r}")
 
     def evaluate(self, h: Tensor) -> Tensor:
-        """Give h where it is the largest of its group, else 0."""
+        """Compute h where it is the largest of its group, else 0."""
         dim = (1 if h.dim() > 3 else -1) if self.dim is None else self.dim
         units = h.shape[dim]
         if units % self.k:
@@ -187,5 +193,77 @@ class LWTA(Unit):
         return torch.where(rank == winner, groups, 0).flatten(dim, dim + 1)
 
     def extra_repr(self) -> str:
-        """Give the size of a group, and the dimension where one was named."""
+        """Show the size of a group, and the dimension where one was given."""
         return f"k={self.k}" + ("" if self.dim is None else f", dim={self.dim}")
+
+
+class BlackBox(Activation):
+    """z = phi(h) for any function that can be evaluated: a lookup table, NumPy, C, a device.
+
+    The function runs without autograd. Rules with targets evaluate it on both sides of h. Where
+    autograd would have to cross it and no surrogate is given, the backward pass raises an error. A
+    noisy function draws new noise in each evaluation.
+
+    Args:
+        function: computes z, of h's shape, from a copy of h, which it may overwrite.
+        numpy: whether it takes NumPy arrays. NumPy's own ufuncs get them in any case.
+        straight_through: a surrogate for autograd.
+
+    Raises:
+        OptionError: for what cannot be called; in forward, for a result of another shape.
+        RuleError: in autograd's backward pass, without a surrogate.
+
+    Example:
+        lra.activations.BlackBox(lambda h: np.interp(h, volts, amperes), numpy=True)
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        numpy: bool = False,
+        straight_through: Surrogate | None = None,
+    ) -> None:
+        super().__init__(straight_through)
+        if isinstance(function, nn.Module) or not callable(function):
+            raise OptionError(
+                "BlackBox: expected a function of an array, got "
+                f"{function if isinstance(function, type) else type(function).__name__}; for a "
+                "module of your own use lra.register_activation(Class)"
+            )
+        self.function = function
+        self.numpy = numpy or isinstance(function, np.ufunc)
+
+    def evaluate(self, h: Tensor) -> Tensor:
+        """Run the function."""
+        return run_only(
+            self._run, h,
+            f"{self._name} can only be evaluated: autograd knows no derivative of it. Convert the "
+            "model to a rule with targets, such as lra.MirroredLRA(), or give backprop a "
+            "surrogate: BlackBox(function, straight_through=lra.crossing.TanhSurrogate())",
+        )  # fmt: skip
+
+    def _run(self, h: Tensor) -> Tensor:
+        given: Any = h.detach().clone()
+        if self.numpy:
+            given = (given.float() if given.dtype is torch.bfloat16 else given).cpu().numpy()
+        z = self.function(given)
+        if not isinstance(z, Tensor):
+            array = np.array(z)  # a copy, since torch takes no views with negative strides
+            if array.dtype.kind not in "biuf":
+                raise OptionError(f"BlackBox: {self._name} returned no numbers, but {z!r}")
+            z = torch.from_numpy(array)
+        if z.shape != h.shape:
+            raise OptionError(
+                f"BlackBox: {self._name} returned {tuple(z.shape)} for {tuple(h.shape)}; an "
+                "activation keeps the shape"
+            )
+        return z.detach().to(h)
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+    def extra_repr(self) -> str:
+        """Show the function, and the surrogate."""
+        return ", ".join(filter(None, (self._name, super().extra_repr())))

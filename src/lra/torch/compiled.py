@@ -24,7 +24,6 @@ from torch.utils._pytree import tree_map_only
 from lra.axis import unknown
 from lra.errors import CompileError, OptionError, one_line
 from lra.torch.distributed import is_sharded
-from lra.torch.faster import Faster
 
 GRAPHS = 16
 """For how many shapes and modes a step is compiled before it refuses to go on."""
@@ -260,7 +259,6 @@ def _options(mode: str | None, backend: Any) -> dict[str, Any] | None:
         raise unknown("mode", mode, modes)
     return {
         "fallback_random": True,
-        "post_grad_custom_post_pass": Faster(),
         **modes[mode or "default"],
     }
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from lra.errors import ConversionError
-from lra.torch.layers import InterceptedModule, Local, LocalActivation, LocalWeights
+from lra.torch.functions.module import InterceptedModule
+from lra.torch.layers import Local, LocalActivation, LocalWeights
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def coverage(model: nn.Module) -> Coverage:
             "call lra.convert(model, rule) first"
         )
     record = layers[0]._lra.conversion
-    audited = record.proof
+    audited = record.audit
     skipped = set(record.skipped)
     added = {id(getattr(m, name)) for m in layers for name in _names(m)}
     weights: Counter[str] = Counter()

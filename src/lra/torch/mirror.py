@@ -12,7 +12,8 @@ from lra.feedback import Learned, Offset, Random
 from lra.inits import Mirror
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import InterceptedModule, Local, LocalWeights
+from lra.torch.functions.module import InterceptedModule
+from lra.torch.layers import Local, LocalWeights
 from lra.torch.layers.state import FeedbackSampler
 
 M = TypeVar("M", bound=nn.Module)
@@ -23,7 +24,6 @@ def mirror(
     model: M,
     samples: int = 10_000,
     *,
-    angle: float | None = None,
     step: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> M:
@@ -36,7 +36,6 @@ def mirror(
     Args:
         model: a converted model.
         samples: how many times each layer fires.
-        angle: between E and W, in degrees; given instead, it decides how many times.
         step: how far E moves, above 0 and up to 1.
         generator: of the noise; by default that of the weights' device.
 
@@ -55,7 +54,7 @@ def mirror(
 
     Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
     """
-    init = Mirror(samples, angle)
+    init = Mirror(samples)
     if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= 1:
         raise OptionError(f"mirror: step must be above 0 and at most 1, got {step!r}")
     if not is_converted(model):

@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
-from lra.torch.layers import InterceptedModule
+from lra.torch.functions.module import InterceptedModule
 
 _TABLES = dict, OrderedDict, set, list
 

@@ -13,7 +13,8 @@ from lra.errors import ConversionError
 from lra.feedback import Learned, Offset
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import InterceptedModule, Local, LocalWeights
+from lra.torch.functions.module import InterceptedModule
+from lra.torch.layers import Local, LocalWeights
 from lra.torch.user_warnings import link_feedback, offsets_of
 
 MOMENTUM = "offset_momentum"

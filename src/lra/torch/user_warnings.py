@@ -68,7 +68,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
         )
 
 
-def look_at_errors(record: Any, h: Tensor) -> None:
+def check_first_errors(record: Any, h: Tensor) -> None:
     """Look at the error that comes back to a layer's output h, in the first passes only."""
     if torch.compiler.is_compiling() or record.looked >= _PASSES or transforming():
         return  # in this order, or a graph would be compiled anew for each number of looks

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from lra.torch.activations import Unit
+from lra.torch.activations import Activation
 from lra.torch.audit.recorder import PRODUCT, Call, Recorder, nodes_below, plain_name, stem_of
-from lra.torch.layers import ACTIVATIONS, WEIGHT_LAYERS, LocalActivation
+from lra.torch.layers import LocalActivation
+from lra.torch.registry import ACTIVATIONS, TORCH_ACTIVATIONS, WEIGHT_LAYERS
 
 # The names of graph nodes, without "Backward0", by what they do to an error; after "|", of those
 # kernels that do several things at once.
 _ADDS = re.compile(r"(Sparse)?B?[aA]dd")  # products whose first input is only added
 _BEND = re.compile(
-    "|".join(cls.__name__ for cls in ACTIVATIONS)
+    "|".join(cls.__name__ for cls in TORCH_ACTIVATIONS)
     + r"|A?(Cos|Sin|Tan)h?|Sinc|Erf.*|Glu|Logit|PreluKernel|RreluWithNoise.*|Sgn|Sign|Round|Floor"
-    r"|Ceil|Trunc|Frac|_(Run|Instead)|.*(Rnn.*|Lstm.*|Gru.*)",  # with _, of lra's own units
+    r"|Ceil|Trunc|Frac|RunOnly|StraightThrough|.*(Rnn.*|Lstm.*|Gru.*)",  # with _, of lra's own units
     re.IGNORECASE,
 )
 # These bend too; but beside a statistic they write out a normalisation, which passes.
@@ -91,7 +92,7 @@ class Classifier:
             return  # the same: a unit's own parameters learn by autograd
         module, remedy = self.recorder.modules[call.module], ""
         known = type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS
-        if known or isinstance(module, Unit):
+        if known or isinstance(module, Activation):
             remedy = f"this {type(module).__name__} is not converted; take it out of skip="
         elif type(module).__module__.startswith("torch."):
             remedy = f"write this {type(module).__name__} with layers that lra.convert knows"
@@ -102,7 +103,7 @@ class Classifier:
 
         plain = plain_name(call.function)
         if not _BY_DESIGN.search(plain) and any(map(self._bends, call.nodes)):
-            names = [cls.__name__ for cls in ACTIVATIONS if cls.__name__.lower() == plain]
+            names = [cls.__name__ for cls in TORCH_ACTIVATIONS if cls.__name__.lower() == plain]
             layer = f"torch.nn.{names[0]}" if names else "an activation of torch.nn"
             yield finding(Kind.ACTIVATION, "", f"make {layer} in __init__ and call that")
         layer = "Conv" if "conv" in plain else "Linear"

@@ -1,4 +1,4 @@
-"""Convert a model to a rule and back: plan the whole, check the whole, then swap classes."""
+"""Convert a model to a rule and back: plan everything, check everything, then swap classes."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -10,23 +10,17 @@ from lra.feedback import Offset
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
 from lra.rules import Rule
-from lra.torch.convert.discover import prove
-from lra.torch.convert.plan import Skip, find_skipped, listing, make_plan
+from lra.torch.convert.discover import discover
+from lra.torch.convert.plan import Selector, find_skipped, listing, make_plan
 from lra.torch.convert.swap import swap, undo
 from lra.torch.convert.wiring import wire
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import (
-    WEIGHT_LAYERS,
-    InterceptedModule,
-    Local,
-    LocalSequential,
-    LocalWeights,
-    SkippedModule,
-)
+from lra.torch.functions.module import InterceptedModule, SkippedModule
+from lra.torch.layers import Local, LocalSequential, LocalWeights
 from lra.torch.layers.state import Conversion
 from lra.torch.model_state import arguments
-from lra.wiring import Chain, Direct
-from lra.wiring import Skip as SkipWiring
+from lra.torch.registry import WEIGHT_LAYERS
+from lra.wiring import Chain, Direct, Stride
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,47 +30,45 @@ def convert(
     rule: Rule,
     *,
     example: Any = None,
-    skip: Skip | Sequence[Skip] = (),
+    skip: Selector | Sequence[Selector] = (),
     input_layers: Sequence[str] | None = None,
     loss_terms: LossTerms | str | float = LossTerms.BATCH,
 ) -> M:
-    """Swap a learning rule into a model, in place: `loss.backward()` then gives its updates.
+    """Swap a learning rule into a model, in place: `loss.backward()` then computes its updates.
 
-    Across weights d = e E instead of e W; across a nonlinearity e = gain (z - phi(h - beta d))
-    instead of phi'(h) d; what lies between keeps autograd's derivative. The forward pass stays
-    as it is to the bit, except where a kernel must be taken apart (nn.MultiheadAttention, the
-    recurrent layers, GLU): there it may differ by rounding. Parameters keep their names and
-    identity; feedback weights are added as `feedback` beside `weight`. Give an optimizer built
-    earlier the learned ones with
+    Across weight layers d = e E replaces e W, and across activations e = gain (z - phi(h - beta d))
+    replaces phi'(h) d. Everything else keeps autograd's derivative. The forward pass stays the same
+    to the bit, except where a kernel must be taken apart (nn.MultiheadAttention, recurrent layers,
+    GLU), where it may differ by rounding. Parameters keep their names and identity. Feedback weights
+    are added as `feedback` beside `weight`. An optimizer that was built earlier needs them too:
     `optimizer.add_param_group({"params": lra.feedback_parameters(model)})`.
 
-    Modules of known classes are converted by class. What a module's own code does with weights and
-    nonlinear functions (`F.relu(x)`, `x @ self.w`) is found by running it once on an example.
+    Modules of known classes are converted by class. Products and activations in a module's own code
+    (`F.relu(x)`, `x @ self.w`) are found by running the model once on an example.
 
     Args:
         model: any module.
         rule: how errors travel, such as `lra.LRAE(beta=0.1)`.
         example: arguments of one forward pass: a tensor, a tuple as for `model(*example)`, or a
-            mapping as for `model(**example)`. With it the conversion is proved: what escapes the
-            rule in that pass is refused. Buffers, random states and the model's mode are kept.
-        skip: submodules to leave, with all they hold, on backprop: qualified names, patterns of
-            names such as "*.attention", or classes.
-        input_layers: qualified names of the weight layers that see only the raw input, which no
-            error has to cross and which get no feedback weights. By default those the example
-            shows; without one, the first weight layer in order of registration, unless something
-            trainable comes before it.
-        loss_terms: the number N of terms that the loss is a mean over. "batch": dimension 0
-            of each nonlinearity's input; "tokens": all but its last dimension; or a number: 1 for
-            a summed loss, k times the batch for a mean over k accumulated batches, N / S for a
-            loss scaled by S.
+            mapping as for `model(**example)`. Whatever escapes the rule in that pass is then
+            refused. Buffers, random states and the model's mode are preserved.
+        skip: submodules to leave on backprop with all that they hold: qualified names, patterns
+            such as "*.attention", or classes.
+        input_layers: qualified names of the weight layers that see only the raw input. No error has
+            to cross them, so they get no feedback weights. By default the example decides; without
+            one it is the first weight layer in order of registration, unless something trainable
+            comes before it.
+        loss_terms: the number N of terms that the loss is a mean over. "batch": dimension 0 of each
+            activation's input; "tokens": all its dimensions but the last; or a number: 1 for a
+            summed loss, k times the batch for a mean over k accumulated batches, N / S for a loss
+            scaled by S.
 
     Returns:
         The same model.
 
     Raises:
-        ConversionError: naming everything that cannot be converted, with the remedy, and as data
-            in `refused`; or for a model that is converted already or has nothing to convert.
-            Nothing is changed then.
+        ConversionError: for what cannot be converted, with the remedies, and as data in `refused`;
+            for a model that is converted already or has nothing to convert. The model is unchanged.
         OptionError: for a name in `skip` or `input_layers` that the model does not have.
 
     Source: Ororbia and Mali, AAAI 2019.
@@ -84,37 +76,37 @@ def convert(
     if not isinstance(model, nn.Module):
         raise ConversionError(
             f"convert: expected a torch.nn.Module, got {type(model).__name__}; for a Keras model "
-            "there is lra.keras.convert"
+            "use lra.keras.convert"
         )
     if isinstance(rule, Method):
         raise ConversionError(
-            f"convert: {type(rule).__name__} is a method, which changes no layer; call it in the "
-            "place of backward: method(model, loss, x)"
+            f"convert: {type(rule).__name__} is a method, which changes no layer; call it instead "
+            "of backward: method(model, loss, x)"
         )
     if not isinstance(rule, Rule):
         raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
-    if not isinstance(rule.wiring, (Chain, Direct, SkipWiring)):
+    if not isinstance(rule.wiring, (Chain, Direct, Stride)):
         raise ConversionError(
-            f"convert: {rule.wiring} has no form in torch; use lra.wiring.Chain()"
+            f"convert: {rule.wiring} is not implemented for torch; use lra.wiring.Chain()"
         )
     terms = check_terms(loss_terms)
     skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
     named = (input_layers,) if isinstance(input_layers, str) else input_layers
-    plan = make_plan(model, rule, skipped, named, proved=example is not None)
+    plan = make_plan(model, rule, skipped, named, has_example=example is not None)
     if example is None and not isinstance(rule.wiring, Chain):
         raise ConversionError(
-            f"convert: {rule.wiring} needs an example=, arguments of one forward pass, to learn in "
-            "which order layers run, and how large they are"
+            f"convert: {rule.wiring} needs example=, the arguments of one forward pass, to find "
+            "the order and the sizes of the layers"
         )
     plan.shared = Conversion(tuple(skipped))
     if example is None:
-        if not (plan.weights or plan.followed):
+        if not (plan.weights or plan.intercepted):
             raise _nothing(model)
         swap(model, plan, rule, terms)
         return model
     try:
         swap(model, plan, rule, terms, discovering=True)
-        prove(model, rule, terms, example, plan, exact_inputs=named is None)
+        discover(model, rule, terms, example, plan, find_inputs=named is None)
         if not any(isinstance(m, (LocalWeights, InterceptedModule)) for m in model.modules()):
             raise _nothing(model)
         if not isinstance(rule.wiring, Chain):
@@ -128,19 +120,20 @@ def convert(
 def _nothing(model: nn.Module) -> ConversionError:
     return ConversionError(
         f"convert: this {type(model).__name__} has no layer to convert; a rule needs at least "
-        f"one of {', '.join(sorted(cls.__name__ for cls in WEIGHT_LAYERS))}, or another product with "
-        "weights, which example= lets it find"
+        f"one of {', '.join(sorted(cls.__name__ for cls in WEIGHT_LAYERS))}, or another product "
+        "with weights, which example= can find"
     )
 
 
 def restore(model: M) -> M:
-    """Undo `convert` in place: the plain classes again, without feedback weights.
+    """Undo `convert` in place: restore the plain classes, without feedback weights.
 
     Returns:
         The same model, with its weights as trained.
 
     Raises:
-        ConversionError: for a model in which nothing is converted.
+        ConversionError: for a model in which nothing is converted, or where something was put on a
+            converted module since.
     """
     _require_converted(model, "restore")
     covered = [
@@ -151,22 +144,22 @@ def restore(model: M) -> M:
     ]
     if covered:
         raise ConversionError(
-            f"restore: something was put on {listing(covered)} after convert (a parametrization, "
-            "a sharding); take that off first"
+            f"restore: {listing(covered)} got a parametrization or a sharding after convert; "
+            "remove that first"
         )
     undo(model)
     return model
 
 
 def is_converted(model: nn.Module) -> bool:
-    """Tell whether any layer of the model follows a rule that `convert` swapped in."""
+    """Return whether any layer of the model follows a rule that `convert` swapped in."""
     return any(isinstance(m, Local) and not isinstance(m, SkippedModule) for m in model.modules())
 
 
 def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """List the feedback weights that the rule learns, to give them an optimizer group of their own.
+    """List the feedback weights that the rule learns, for an optimizer group of their own.
 
-    Those that are shared (`lra.share_feedback`) are not among them: no optimizer moves them.
+    Shared feedback (`lra.share_feedback`) is not among them, since no optimizer moves it.
 
     Raises:
         ConversionError: for a model in which nothing is converted.
@@ -182,7 +175,7 @@ def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def set_loss_terms(model: nn.Module, loss_terms: LossTerms | str | float) -> None:
-    """Say anew what the loss is a mean over, as `convert`'s argument of this name.
+    """Change what the loss is a mean over; see the argument of this name of `convert`.
 
     Raises:
         ConversionError: for a model in which nothing is converted.

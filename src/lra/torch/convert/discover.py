@@ -1,4 +1,4 @@
-"""Convert by an example: run it, follow what escapes, and refuse what still does."""
+"""Discovery: run an example, convert what the modules' own code does, and refuse what escapes."""
 
 from typing import Any
 
@@ -12,45 +12,59 @@ from lra.rules import Rule
 from lra.torch.audit import Kind, examine
 from lra.torch.convert.plan import Plan, refuse
 from lra.torch.convert.swap import swap
-from lra.torch.layers import InterceptedModule, Local, LocalSequential, LocalWeights
+from lra.torch.functions.module import InterceptedModule
+from lra.torch.layers import Local, LocalSequential, LocalWeights
 from lra.torch.model_state import arguments
 
 
-def prove(
+def discover(
     model: nn.Module,
     rule: Rule,
     terms: LossTerms | float,
     example: Any,
     done: Plan,
-    exact_inputs: bool,
+    find_inputs: bool,
 ) -> None:
-    """Run an example: convert what the modules' own code does, and refuse what escapes."""
+    """Run an example until nothing new is found in it.
+
+    Args:
+        model: the model, with its modules converted by class.
+        rule: the rule.
+        terms: what the loss is a mean over.
+        example: arguments of one forward pass.
+        done: the plan that was carried out.
+        find_inputs: whether the example decides which layers see only the raw input.
+
+    Raises:
+        ConversionError: for what cannot follow the rule.
+    """
     args, kwargs = arguments(example)
     paths = dict(model.named_modules())
-    left = {id(m) for top in done.left.values() for m in top.modules()}
+    skipped = {id(m) for top in done.skipped.values() for m in top.modules()}
 
     def run() -> list[Any]:
-        done.shared.proof, found = examine(model, args, kwargs, [rule])
-        return [(c, f) for c, f in found if id(paths[c.module]) not in left]
+        done.shared.audit, found = examine(model, args, kwargs, [rule])
+        return [(c, f) for c, f in found if id(paths[c.module]) not in skipped]
 
-    seen: dict[nn.Module, bool] = {}
+    receives: dict[nn.Module, bool] = {}
 
-    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        crossed = any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs)
-        seen[module] = seen.get(module, False) or crossed
+    def note_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        needs = any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs)
+        receives[module] = receives.get(module, False) or needs
 
     layers = [m for m in model.modules() if isinstance(m, LocalWeights)]
-    handles = [m.register_forward_pre_hook(look) for m in layers]
+    handles = [m.register_forward_pre_hook(note_input) for m in layers]
     try:
         found = run()
     finally:
         for handle in handles:
             handle.remove()
-    if exact_inputs:
+    if find_inputs:
         for layer in layers:
-            if layer in seen and not seen[layer] and not isinstance(rule.feedback, Transpose):
+            raw = layer in receives and not receives[layer]
+            if raw and not isinstance(rule.feedback, Transpose):
                 layer.see_input()
-    while found and _follow_more(model, rule, terms, done, paths, found):
+    while found and _intercept_more(model, rule, terms, done, paths, found):
         found = run()
     for module in model.modules():
         if isinstance(module, InterceptedModule):
@@ -61,7 +75,7 @@ def prove(
     )
 
 
-def _follow_more(
+def _intercept_more(
     model: nn.Module,
     rule: Rule,
     terms: LossTerms | float,
@@ -69,15 +83,16 @@ def _follow_more(
     paths: dict[str, nn.Module],
     found: list[Any],
 ) -> bool:
-    """Follow the modules in whose code something escaped; tell whether any was new."""
-    plan = Plan(left=done.left, shared=done.shared)
+    """Intercept the modules in whose code something escaped; return whether any was new."""
+    plan = Plan(skipped=done.skipped, shared=done.shared)
     new = False
     functions: dict[str, set[Any]] = {}
     for call, finding in found:
         owner: str | None = call.module
         if finding.kind is Kind.WEIGHTS:
             names = finding.parameter.split(", ")
-            # Weights of other modules, or that a module above hands on: follow that one.
+            # Where the weights belong to a module above, or to a sibling, intercept the module
+            # that holds both.
             while owner is not None and (
                 isinstance(paths[owner], Local)
                 or not all(f"{name}.".startswith(f"{owner}." if owner else "") for name in names)
@@ -91,16 +106,17 @@ def _follow_more(
         if isinstance(module, LocalSequential):
             module.restore()
         if not isinstance(module, Local):
-            plan.followed[owner] = module
+            plan.intercepted[owner] = module
             new = True
     swap(model, plan, rule, terms, discovering=True)
     for path, used in functions.items():
         module = paths[path]
-        if isinstance(module, InterceptedModule) and not used - {None} <= module.units:
+        known = used - {None}
+        if isinstance(module, InterceptedModule) and not known <= module.table.activations:
             new = True
-            module.table.units |= frozenset(used - {None})
-            named = {f: getattr(f, "__name__", "") for f in module.table.units}
-            module.table.changing = frozenset(
+            module.table.activations |= frozenset(known)
+            named = {f: getattr(f, "__name__", "") for f in module.table.activations}
+            module.table.in_place = frozenset(
                 f for f, name in named.items() if name.endswith("_") and not name.endswith("__")
             )
     return new

@@ -1,4 +1,4 @@
-"""Carry a plan out, and undo it: classes are swapped in place."""
+"""Swap the classes of a plan's modules in place, and swap them back."""
 
 import torch
 from torch import nn
@@ -7,22 +7,19 @@ from lra.errors import ConversionError
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 from lra.torch.convert.plan import Plan
+from lra.torch.functions.module import InterceptedModule, SkippedModule, Table
 from lra.torch.layers import (
-    ACTIVATIONS,
-    WEIGHT_LAYERS,
-    InterceptedModule,
     Local,
     LocalActivation,
     LocalSequential,
     LocalWeights,
-    RuleState,
-    SkippedModule,
-    Table,
     is_step_function,
+    local_activation,
     local_class,
+    local_weights,
 )
-from lra.torch.layers.state import draw_feedback
-from lra.torch.ops.routing import unwire
+from lra.torch.layers.state import RuleState, draw_feedback
+from lra.torch.ops.routing import remove_router
 from lra.wiring import Chain
 
 
@@ -34,38 +31,44 @@ def swap(
     terms: LossTerms | float,
     discovering: bool = False,
 ) -> None:
-    """Carry a plan out; what may fail comes first."""
-    plan.shared.has_activations |= bool(plan.units or plan.followed)
+    """Carry a plan out. What may fail comes first.
+
+    Args:
+        model: the model.
+        plan: what to do with its modules.
+        rule: the rule.
+        terms: what the loss is a mean over.
+        discovering: whether an example will show which weights intercepted modules use.
+    """
+    plan.shared.has_activations |= bool(plan.activations or plan.intercepted)
     drawn = {
         path: draw_feedback(
-            rule.feedback, module.weight, WEIGHT_LAYERS[type(module)].product_of(module)
+            rule.feedback, module.weight, local_weights(type(module)).product_of(module)
         )
         for path, module in plan.weights.items()
         if path not in plan.input_layers
     }
     try:
         for path, module in plan.weights.items():
-            _check_names(module, WEIGHT_LAYERS[type(module)].__mro__[1])
-            module.__class__ = WEIGHT_LAYERS[type(module)]
+            _become(module, local_weights(type(module)))
             assert isinstance(module, LocalWeights)
-            module.adopt(
-                RuleState(rule, path, terms, path in plan.input_layers, plan.shared),
-                drawn.get(path),
-            )
-        for path, module in plan.units.items():
+            state = RuleState(rule, path, terms, path in plan.input_layers, plan.shared)
+            module.adopt(state, drawn.get(path))
+        for path, module in plan.activations.items():
             flat = is_step_function(module)
-            _become(module, ACTIVATIONS.get(type(module)), LocalActivation)
-            module._lra = RuleState(rule, path, terms, conversion=plan.shared, flat=flat)  # type: ignore[assignment]
-        for path, module in plan.followed.items():
-            _become(module, None, InterceptedModule)
-            table = Table(discovering=discovering)
-            module._lra = RuleState(rule, path, terms, conversion=plan.shared, table=table)  # type: ignore[assignment]
+            _become(module, local_activation(type(module)))
+            assert isinstance(module, LocalActivation)
+            module._lra = RuleState(rule, path, terms, conversion=plan.shared, flat=flat)
+        for path, module in plan.intercepted.items():
+            _become(module, local_class(InterceptedModule, type(module)))
             assert isinstance(module, InterceptedModule)
+            table = Table(discovering=discovering)
+            module._lra = RuleState(rule, path, terms, conversion=plan.shared, table=table)
             if not discovering:
                 module.prepare()
-        for path, module in plan.left.items():
-            if any(f"{path}.".startswith(f"{above}.") or not above for above in plan.followed):
-                _leave(module, rule, path)
+        for path, module in plan.skipped.items():
+            if any(f"{path}.".startswith(f"{above}.") or not above for above in plan.intercepted):
+                _skip(module, rule, path)
     except BaseException:
         undo(model)
         raise
@@ -73,14 +76,13 @@ def swap(
         module.__class__ = LocalSequential
 
 
-def _become(module: nn.Module, known: type[Local] | None, mixin: type[Local]) -> None:
-    cls = known or local_class(mixin, type(module))
-    _check_names(module, mixin)
+def _become(module: nn.Module, cls: type[Local]) -> None:
+    _check_names(module, cls.__mro__[1])
     module.__class__ = cls
 
 
-def _check_names(module: nn.Module, mixin: type[Local]) -> None:
-    """Refuse a module of somebody's own with names that a converted one has another use for."""
+def _check_names(module: nn.Module, mixin: type) -> None:
+    """Refuse a user's module with attributes that a converted module uses otherwise."""
     if type(module).__module__.startswith("torch."):
         return
     taken = {name for name in (*dir(mixin), "_lra", "plain") if not hasattr(nn.Module, name)}
@@ -89,20 +91,21 @@ def _check_names(module: nn.Module, mixin: type[Local]) -> None:
     if both := sorted(taken & own):
         raise ConversionError(
             f"convert: {type(module).__name__} has {', '.join(map(repr, both))} of its own, which "
-            "a converted module uses otherwise; rename that, or leave the module on backprop "
-            "with skip="
+            "a converted module uses otherwise; rename that, or exclude the module with skip="
         )
 
 
-def _leave(module: nn.Module, rule: Rule, path: str) -> None:
+def _skip(module: nn.Module, rule: Rule, path: str) -> None:
+    """Keep a skipped module inside an intercepted one from being intercepted."""
     if not isinstance(module, (Local, nn.ModuleList, nn.ModuleDict)):
-        _become(module, None, SkippedModule)
-        module._lra = RuleState(rule, path)  # type: ignore[assignment]
+        _become(module, local_class(SkippedModule, type(module)))
+        assert isinstance(module, SkippedModule)
+        module._lra = RuleState(rule, path)
 
 
 def undo(model: nn.Module) -> None:
     """Make every module the plain one again."""
     for module in list(model.modules()):
-        unwire(module)
+        remove_router(module)
         if isinstance(module, (Local, LocalSequential)):
             module.restore()

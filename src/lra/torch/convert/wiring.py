@@ -11,11 +11,12 @@ from lra.errors import ConversionError
 from lra.feedback import Stored
 from lra.rules import Rule
 from lra.torch.audit.recorder import tensors_in
-from lra.torch.layers import InterceptedModule, LocalWeights
+from lra.torch.functions.module import InterceptedModule
+from lra.torch.layers import LocalWeights
 from lra.torch.layers.state import Conversion, draw_between
-from lra.torch.ops.ops import BilinearOp, WeightOp
-from lra.torch.ops.autograd import apply_weights
 from lra.torch.model_state import copied, preserve_state
+from lra.torch.ops.autograd import apply_weights
+from lra.torch.ops.ops import BilinearOp, WeightOp
 from lra.torch.ops.routing import ErrorRouter, Layout, Link
 from lra.torch.user_warnings import link_feedback
 

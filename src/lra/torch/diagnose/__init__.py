@@ -11,8 +11,7 @@ from torch.autograd import Function
 from lra.errors import ConversionError, OptionError
 from lra.loss_terms import LossTerms
 from lra.methods import Loss, Method
-from lra.torch.ops import observer
-from lra.torch.black_box import BlackBox
+from lra.torch.activations import BlackBox
 from lra.torch.convert import is_converted, restore
 from lra.torch.diagnose.measures import angle_between, compare
 from lra.torch.diagnose.report import (
@@ -27,8 +26,10 @@ from lra.torch.diagnose.report import (
 )
 from lra.torch.diagnose.watcher import Watch, kind_of, row_of
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import InterceptedModule, Local, LocalWeights, SkippedModule
+from lra.torch.functions.module import InterceptedModule, SkippedModule
+from lra.torch.layers import Local, LocalWeights
 from lra.torch.model_state import arguments, copied, preserve_modules, preserve_state, unwrapped
+from lra.torch.ops import observer
 
 __all__ = [
     "COLUMNS",
@@ -112,7 +113,7 @@ def diagnose(
             watch = Watch(model, kinds, deaf=method is not None)
             if method is None:
                 watch.hook()
-                with observer.watching(watch):
+                with observer.observing(watch):
                     value, updates = _updates(model, step)
             else:
                 value, updates = _updates_by(method, model, x, _loss_of(t, loss), loss_terms)

@@ -14,18 +14,17 @@ from lra.feedback import Transpose
 from lra.loss_terms import count_terms
 from lra.torch.diagnose.measures import Seen, angle_between
 from lra.torch.diagnose.report import LayerKind, UpdateReport
+from lra.torch.functions.module import InterceptedModule
 from lra.torch.layers import (
-    ACTIVATIONS,
-    WEIGHT_LAYERS,
-    InterceptedModule,
     Local,
     LocalActivation,
     LocalWeights,
     is_activation,
     is_step_function,
 )
-from lra.torch.ops.ops import BilinearOp, Gradients, Op, WeightOp
 from lra.torch.model_state import RandomStates
+from lra.torch.ops.ops import BilinearOp, Gradients, Op, WeightOp
+from lra.torch.registry import ACTIVATIONS, WEIGHT_LAYERS
 
 
 def kind_of(module: nn.Module, converted: bool = True) -> LayerKind | None:
@@ -97,7 +96,7 @@ class Watch:
             seen.calls += not isinstance(module, InterceptedModule)  # whose places are counted
             plain = not isinstance(module, Local)
             if kind is LayerKind.UNIT and plain and inputs and isinstance(inputs[0], Tensor):
-                with self.apart():  # as it would run, but for its hooks
+                with self.separate_random():  # as it would run, but for its hooks
                     steps = is_step_function(module)
                     seen.unit(lambda v: type(module).forward(module, v), inputs[0].clone(), steps)
 
@@ -127,7 +126,7 @@ class Watch:
 
     # ------------------------------------------------------------ what places tell
 
-    def name(self, layer: Any, name: str) -> None:
+    def name_next(self, layer: Any, name: str) -> None:
         """Say what the next place is, in a layer's own forward."""
         self._next = layer, name
 
@@ -158,7 +157,7 @@ class Watch:
             self._places[id(op)] = op, seen
             steps = isinstance(module, LocalActivation) and module._lra.flat
             if is_activation:
-                with self.apart():
+                with self.separate_random():
                     seen.unit(op.phi, x.detach(), named is None and steps)  # type: ignore[attr-defined]
             elif _hears(*named) if named else _hears(module):
                 return  # no error crosses the layer
@@ -205,7 +204,7 @@ class Watch:
         self._row(name, LayerKind.OTHER, "not run").updates.append(report)
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
+    def separate_random(self) -> Iterator[None]:
         """Draw from random states that the plain model's draws do not depend on."""
         mine = self.states.take()
         self.states.put(self.others)

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from lra.errors import EnsembleError
-from lra.torch.ensemble import across
+from lra.torch.ensemble.across import Numbers, networks
 from lra.torch.ensemble.compatibility import check_alike, check_modes, differing_numbers, made_of
 from lra.torch.ensemble.linear import Linears
 from lra.torch.ensemble.stack import Stack, stacks_of
@@ -52,7 +52,7 @@ class Ensemble(nn.Module):
         models = list(models)
         check_alike(models)
         self.models = nn.ModuleList(models)
-        self._numbers: across.Numbers = {}
+        self._numbers: Numbers = {}
         self._stacks: list[Stack] | None = None
         self._made: list[Any] = []
 
@@ -93,7 +93,7 @@ class Ensemble(nn.Module):
 
         state = {f"network.{stack.name}": stack.tensor for stack in stacks}
         run_all: Callable[..., Any] = torch.vmap(run)
-        with across.networks(self._numbers), Linears():
+        with networks(self._numbers), Linears():
             return run_all(state, *(leaves[i] for i in at))
 
     def separate(self) -> None:

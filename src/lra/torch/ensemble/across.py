@@ -1,6 +1,7 @@
-"""Places across networks: one place of K networks of one architecture, run as one.
+"""Ops across networks: one op of K networks of one architecture, run as one by `torch.vmap`.
 
-Tensors have the networks in dimension 0. A network's numbers, its beta or gamma, are among them.
+Tensors have the networks in dimension 0. So have the numbers in which the networks' rules differ,
+such as beta or gamma.
 """
 
 import contextlib
@@ -11,47 +12,80 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from lra.axis import Axis
+from lra.torch.ops import autograd
 from lra.torch.ops.ops import Gradients, Op
 
 Numbers = Mapping[str, Tensor]
 """The numbers of a rule that differ among networks, (K,), by their paths: "crossing.beta"."""
 
-numbers: Numbers | None = None
-"""Those of the networks that run together; None where none do."""
-
 
 @contextlib.contextmanager
-def networks(of: Numbers) -> Iterator[None]:
-    """Have places run across networks, each with its numbers."""
-    global numbers
-    before, numbers = numbers, of
+def networks(numbers: Numbers) -> Iterator[None]:
+    """Run ops across networks, each network with its own numbers."""
+
+    def run(ops: tuple[Op, ...], x: Tensor, *parameters: Tensor | None) -> Tensor:
+        result: Tensor = _BatchedFunction.apply((ops, numbers), x, *parameters)  # type: ignore[no-untyped-call]
+        return result
+
+    before, autograd.run_batched = autograd.run_batched, run
     try:
         yield
     finally:
-        numbers = before
+        autograd.run_batched = before
 
 
-def put(axis: Axis, given: Numbers) -> Any:
-    """Give an axis value, or a rule, with tensors in the place of some of its numbers.
+class _BatchedFunction(Function):
+    """A chain of ops of many networks; `torch.vmap` over networks calls its `vmap`."""
 
-    A user's numbers were checked when each network's rule was built; these are the same ones.
+    @staticmethod
+    def forward(chain: tuple[tuple[Op, ...], Numbers], x: Tensor, *parameters: Any) -> Tensor:
+        """Compute what one network computes."""
+        for op in chain[0]:
+            own, parameters = parameters[: op.parameters], parameters[op.parameters :]
+            x = op.forward(x, *own)
+        return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Save nothing; the chain of ops does."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, chain: tuple[tuple[Op, ...], Numbers], *tensors: Any
+    ) -> tuple[Tensor, int]:
+        """Run the ops across networks as one ordinary node."""
+        K = info.batch_size
+        first = [
+            t if t is None or d == 0 else t.expand(K, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip(tensors, in_dims[1:], strict=True)
+        ]
+        ops, numbers = chain
+        across = tuple(Across(op, numbers) for op in ops)
+        return autograd.ChainFunction.apply(across, *first), 0  # type: ignore[no-untyped-call]
+
+
+def with_numbers(axis: Axis, given: Numbers) -> Any:
+    """Return an axis value, or a rule, with tensors instead of some of its numbers.
+
+    The numbers were checked when each network's rule was built.
     """
     changed = copy.copy(axis)
     for path, value in given.items():
         name, _, rest = path.partition(".")
-        inner = put(getattr(changed, name), {rest: value}) if rest else value
+        inner = with_numbers(getattr(changed, name), {rest: value}) if rest else value
         object.__setattr__(changed, name, inner)
     return changed
 
 
 @dataclass(frozen=True)
 class Across:
-    """A place of K networks: what the place does for one, by `torch.vmap` for all.
+    """An op of K networks: what the op does for one, by `torch.vmap` for all.
 
     Attributes:
-        place: the place, with the numbers of one of the networks.
+        op: the op, with the numbers of one of the networks.
         numbers: those that differ.
     """
 
@@ -60,7 +94,7 @@ class Across:
 
     @property
     def parameters(self) -> int:
-        """How many tensors the place takes after its input."""
+        """The number of tensors that the op takes after its input."""
         return self.op.parameters
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
@@ -70,7 +104,7 @@ class Across:
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Keep what the place keeps."""
+        """Save what the op saves."""
 
         def save(x: Tensor, out: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
             return self.op.save(x, out, output_escapes, *parameters)
@@ -80,33 +114,34 @@ class Across:
     def backward(
         self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        """Send each network's error across by its own numbers."""
+        """Send each network's error across, with its own numbers."""
         exact = torch.promote_types(error.dtype, torch.float32)
         given = {
             path: values.to(error.device, exact)
             for path, values in self.numbers.items()
             if hasattr(self.op, path.partition(".")[0])
         }
-        there: list[bool] = []
+        present: list[bool] = []
 
         def backward(given: Numbers, error: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
-            gradients = _put_into(self.op, given).backward(saved, error, needs)
-            there[:] = [gradient is not None for gradient in gradients]
+            gradients = _op_with_numbers(self.op, given).backward(saved, error, needs)
+            present[:] = [gradient is not None for gradient in gradients]
             return tuple(gradient for gradient in gradients if gradient is not None)
 
         found = iter(_for_each(backward, given, error, *saved))
-        return tuple(next(found) if is_there else None for is_there in there)
+        return tuple(next(found) if there else None for there in present)
 
 
-def _put_into(op: Any, given: Numbers) -> Any:
-    """Give a place whose axes have the numbers given."""
+def _op_with_numbers(op: Any, given: Numbers) -> Any:
+    """Return an op whose axes have the numbers given."""
     axes: dict[str, dict[str, Tensor]] = {}
     for path, value in given.items():
         axis, _, rest = path.partition(".")
         axes.setdefault(axis, {})[rest] = value
-    return replace(op, **{name: put(getattr(op, name), own) for name, own in axes.items()})
+    changed = {name: with_numbers(getattr(op, name), own) for name, own in axes.items()}
+    return replace(op, **changed)
 
 
 def _for_each(f: Callable[..., Any], *tensors: Any) -> Any:
-    """Run f for each network; what is None is so for all."""
+    """Run f for each network; an argument that is None is None for all."""
     return torch.vmap(f, tuple(None if t is None else 0 for t in tensors))(*tensors)

@@ -14,10 +14,10 @@ from lra.errors import EnsembleError, Refusal
 from lra.feedback import Feedback, Magnitude, SignSymmetric, Stored
 from lra.inits import LikeWeights
 from lra.rules import Rule
-from lra.torch.activations import Bernoulli
-from lra.torch.black_box import BlackBox
+from lra.torch.activations import Bernoulli, BlackBox
 from lra.torch.ensemble.across import Numbers
-from lra.torch.layers import InterceptedModule, Local, LocalActivation, SkippedModule
+from lra.torch.functions.module import InterceptedModule, SkippedModule
+from lra.torch.layers import Local, LocalActivation
 from lra.torch.layers.custom import LocalCustom
 from lra.wiring import Chain
 

@@ -8,8 +8,8 @@ from torch.overrides import TorchFunctionMode
 
 from lra.feedback import Transpose
 from lra.torch.layers.linear import LinearMap
-from lra.torch.ops.ops import WeightOp
 from lra.torch.ops.autograd import apply_ops
+from lra.torch.ops.ops import WeightOp
 
 
 class Linears(TorchFunctionMode):

@@ -1,0 +1,1 @@
+"""Modules converted by intercepting the torch functions that their forward calls."""

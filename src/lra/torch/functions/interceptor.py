@@ -12,15 +12,10 @@ from torch.utils import _pytree as pytree
 
 from lra.crossing import Derivative
 from lra.feedback import Feedback, Transpose
-from lra.torch.ops import observer
 from lra.torch.functions.tables import (
-    ACTIVATION_FUNCTIONS,
-    ASKS,
-    BILINEAR_FUNCTIONS,
+    ATTRIBUTES,
     COMPOSITES,
-    CONVOLUTIONS,
     VIEWS,
-    F,
     bias_of,
     fan_in_of,
     is_matmul,
@@ -28,10 +23,12 @@ from lra.torch.functions.tables import (
 )
 from lra.torch.layers.linear import LinearMap, MatmulMap
 from lra.torch.layers.state import FeedbackSampler, effective_feedback
-from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error
+from lra.torch.ops import observer
 from lra.torch.ops.autograd import apply_activation, apply_weights
-from lra.torch.swift import quick
-from lra.torch.user_warnings import look_at_errors
+from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error
+from lra.torch.phi import phi_of_call
+from lra.torch.registry import ACTIVATION_FUNCTIONS, BILINEAR_FUNCTIONS, CONVOLUTIONS, F
+from lra.torch.user_warnings import check_first_errors
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class FunctionInterceptor(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, as a place of the rule where it is one."""
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled() or func in ASKS or left.depth:
+        if not torch.is_grad_enabled() or func in ATTRIBUTES or left.depth:
             return func(*args, **kwargs)
         if func in COMPOSITES:
             with self:
@@ -123,7 +120,7 @@ class FunctionInterceptor(TorchFunctionMode):
         if func in BILINEAR_FUNCTIONS and static:
             return self._multiply(func, args, kwargs, static)
         if func in ACTIVATION_FUNCTIONS or func in self.layer.units:
-            return self._bend(func, args, kwargs, given)
+            return self._activate(func, args, kwargs, given)
         return func(*args, **kwargs)
 
     def _derive(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
@@ -166,8 +163,8 @@ class FunctionInterceptor(TorchFunctionMode):
         source = self.sources[W]
         assert source is not None
         kept = layer.feedback_of(source.key, source.like)
-        if observer.watcher is not None:
-            observer.watcher.name(layer, source.key)
+        if observer.current is not None:
+            observer.current.name_next(layer, source.key)
         router, site = layer._lra.conversion.router, f"{layer._lra.path}:{source.key}"
         feedback, (z, *more) = layer._lra.feedback, crossed
         detach_input = (
@@ -182,7 +179,7 @@ class FunctionInterceptor(TorchFunctionMode):
             args, kwargs = pytree.tree_map(lambda t: detach_input if t is z else t, (args, kwargs))
         op, given = _product(feedback, func, args, kwargs, W, bias)
         h = apply_weights(op, *given, E) if router is None else router.run(site, op, *given, E)
-        look_at_errors(layer._lra, h)
+        check_first_errors(layer._lra, h)
         return h
 
     def _effective(
@@ -198,7 +195,7 @@ class FunctionInterceptor(TorchFunctionMode):
         E: Tensor = effective_feedback(feedback, plain, kept, draw)
         return E
 
-    def _bend(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
+    def _activate(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         """Send the error of a nonlinear function across by the rule."""
         layer = self.layer
         moving = [t for t in given if needs_error(t)]
@@ -208,12 +205,16 @@ class FunctionInterceptor(TorchFunctionMode):
         if any(t.numel() > 1 and t.shape != h.shape[-t.dim() :] for t in given if t is not h):
             return func(*args, **kwargs)
         call = _of(h, func, args, kwargs)
-        if observer.watcher is not None:
-            observer.watcher.name(layer, func.__name__)
-        changes = func in layer.table.changing or overwrites(func, args, kwargs)
-        return apply_activation(
-            call, layer.rule.crossing, layer._lra.terms, h, changes, *quick(func)
-        )
+        if observer.current is not None:
+            observer.current.name_next(layer, func.__name__)
+        changes = func in layer.table.in_place or overwrites(func, args, kwargs)
+
+        def pure(v: Tensor) -> Any:
+            return call(v.clone())
+
+        phi = phi_of_call(func, args, kwargs, h, pure if changes else call)
+        in_place = call if changes else None
+        return apply_activation(phi, layer.rule.crossing, layer._lra.terms, h, in_place)
 
 
 def _product(

@@ -61,8 +61,8 @@ class Table:
 
     feedback: dict[str, str] = field(default_factory=dict)
     added: list[str] = field(default_factory=list)
-    units: frozenset[Any] = frozenset()
-    changing: frozenset[Any] = frozenset()
+    activations: frozenset[Any] = frozenset()
+    in_place: frozenset[Any] = frozenset()
     discovering: bool = False
 
 
@@ -91,7 +91,7 @@ class InterceptedModule(Local):
     @property
     def units(self) -> frozenset[Any]:
         """The nonlinear functions that an example has shown."""
-        return self.table.units
+        return self.table.activations
 
     @property
     def computes(self) -> bool:

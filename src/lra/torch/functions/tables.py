@@ -1,58 +1,14 @@
-"""torch's functions, as a rule sees them: products, units, and kernels to take apart."""
+"""Tables for intercepted modules: views of weights, kernels to take apart, and arguments of calls."""
 
 import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional
 from torch import Tensor
 from torch._decomp import decompositions
 
-T: Any = torch.Tensor
-F: Any = torch.nn.functional  # not all of it is in its stubs
-
-_MATMUL = (torch.matmul, T.matmul, T.__matmul__, T.__rmatmul__, torch.mm, T.mm, torch.bmm, T.bmm)
-
-_OTHERS = (torch.mv, T.mv, torch.tensordot, torch.einsum, torch.inner, T.inner)
-
-_GROUPED = tuple(
-    f
-    for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None))
-    if f is not None
-)
-
-CONVOLUTIONS = (
-    *(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d),
-    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-)
-"""Products whose units are in dimension 1."""
-
-BILINEAR_FUNCTIONS: dict[Any, int | None] = {
-    **dict.fromkeys((*_MATMUL, *_OTHERS, *_GROUPED)),
-    **dict.fromkeys((torch.addmm, T.addmm, torch.baddbmm, T.baddbmm, torch.addmv, T.addmv), 0),
-    **dict.fromkeys((F.linear, *CONVOLUTIONS), 2),
-    F.bilinear: 3,
-}
-"""Functions that multiply data with weights, and where among their arguments the bias stands."""
-
-_BIAS_NAMES = ("bias", "input")  # of the first kind with a bias, and of addmm's
-
-ACTIVATION_FUNCTIONS = frozenset(
-    {
-        *(F.celu, F.elu, F.gelu, F.hardshrink, F.hardsigmoid, F.hardswish, F.hardtanh),
-        *(F.leaky_relu, F.logsigmoid, F.mish, F.relu, F.relu6, F.selu, F.sigmoid, F.silu),
-        *(F.softplus, F.softshrink, F.softsign, F.tanh, F.tanhshrink, F.threshold),
-        *(F.relu_, F.elu_, F.celu_, F.selu_, F.leaky_relu_, F.hardtanh_, F.threshold_),
-        *(torch.relu, torch.relu_, torch.tanh, torch.tanh_, torch.sigmoid, torch.sigmoid_),
-        *(torch.celu, torch.selu, torch.hardshrink, torch.special.expit),
-        *(T.relu, T.relu_, T.tanh, T.tanh_, T.sigmoid, T.sigmoid_, T.hardshrink),
-    }
-)
-"""Nonlinear functions of one tensor; what else a module uses as such is found by an example."""
-
-CHANGING = frozenset(f for f in ACTIVATION_FUNCTIONS if f.__name__.endswith("_"))
-"""Those that overwrite their argument."""
+from lra.torch.registry import ACTIVATION_FUNCTIONS, BILINEAR_FUNCTIONS, IN_PLACE_AT, F, T
 
 VIEWS = frozenset(
     {
@@ -66,13 +22,14 @@ VIEWS = frozenset(
         *(torch.swapaxes, torch.clone, T.view_as, T.expand_as, T.reshape_as, T.requires_grad_),
     }
 )
-"""Functions that rearrange weights: E goes through the same."""
+"""Functions that rearrange weights. E goes through the same ones."""
 
-ASKS = frozenset({T.requires_grad.__get__, T.data.__get__, T.shape.__get__})
+ATTRIBUTES = frozenset({T.requires_grad.__get__, T.data.__get__, T.shape.__get__})
+"""Attributes of tensors, which compute nothing."""
 
 
-def _with(function: Any, **names: Any) -> Any:
-    """Give a function of torch's own code with other meanings for some names in it."""
+def _with_globals(function: Any, **names: Any) -> Any:
+    """Copy a function of torch's own code, with other values for some of its globals."""
     names = function.__globals__ | names
     copy = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
     copy.__kwdefaults__ = function.__kwdefaults__
@@ -85,7 +42,7 @@ def _glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 def _rnn(padded: Any, packed: Any) -> Any:
-    """Choose as the kernel does, whose batch sizes are a tensor."""
+    """Choose between the two forms as the kernel does, by whether batch sizes are a tensor."""
 
     def run(*args: Any) -> Any:
         is_packed = isinstance(args[1], Tensor) and isinstance(args[3], (list, tuple))
@@ -119,16 +76,18 @@ _D = decompositions
 
 _V = torch._VF
 
-_STEPS = {"select_one_layer_lstm_function": lambda *_: _D.one_layer_lstm}  # not a kernel of MKL's
+_STEPS = {"select_one_layer_lstm_function": lambda *_: _D.one_layer_lstm}  # not MKL's kernel
 
 COMPOSITES: dict[Any, Any] = {
-    # Those of torch.nn.functional hand themselves over whole to whoever watches; one that does not
-    # look for watchers runs step by step.
-    F.multi_head_attention_forward: _with(
+    # Functions of torch.nn.functional pass themselves whole to a function mode. A copy that does
+    # not look for modes calls its parts one by one.
+    F.multi_head_attention_forward: _with_globals(
         F.multi_head_attention_forward, has_torch_function=lambda *_: False
     ),
     F.glu: _glu,
-    _V.lstm: _rnn(_with(_D.lstm_impl, **_STEPS), _with(_D.lstm_data_impl, **_STEPS)),
+    _V.lstm: _rnn(
+        _with_globals(_D.lstm_impl, **_STEPS), _with_globals(_D.lstm_data_impl, **_STEPS)
+    ),
     _V.gru: _rnn(_D.gru_impl, _D.gru_impl_data),
     _V.rnn_tanh: _rnn(_D.rnn_tanh_input, _D.rnn_tanh_data),
     _V.rnn_relu: _rnn(_D.rnn_relu_input, _D.rnn_relu_data),
@@ -137,22 +96,22 @@ COMPOSITES: dict[Any, Any] = {
     _V.rnn_tanh_cell: _rnn_cell(torch.tanh),
     _V.rnn_relu_cell: _rnn_cell(torch.relu),
 }
-"""Kernels that multiply and bend in one, and the same step by step; equal but for rounding."""
+"""Kernels that multiply and activate in one, and the same step by step; equal but for rounding."""
 
-_IN_PLACE_AT = {
-    F.relu: 1, F.relu6: 1, F.silu: 1, F.mish: 1, F.hardswish: 1, F.hardsigmoid: 1, F.selu: 1,
-    F.elu: 2, F.celu: 2, F.leaky_relu: 2, F.hardtanh: 3, F.threshold: 3,
-}  # fmt: skip
+_IN_PLACE = frozenset(f for f in ACTIVATION_FUNCTIONS if f.__name__.endswith("_"))
 
 
 def overwrites(func: Any, args: Any, kwargs: Any) -> bool:
-    """Tell whether a call of a nonlinear function overwrites its argument."""
-    at = _IN_PLACE_AT.get(func, len(args))
-    return func in CHANGING or bool(kwargs.get("inplace")) or (at < len(args) and bool(args[at]))
+    """Return whether a call of an activation overwrites its argument."""
+    at = IN_PLACE_AT.get(func, len(args))
+    return func in _IN_PLACE or bool(kwargs.get("inplace")) or (at < len(args) and bool(args[at]))
+
+
+_BIAS_NAMES = ("bias", "input")  # of most functions with a bias, and of addmm and its kin
 
 
 def bias_of(func: Any, args: Any, kwargs: Any) -> Any:
-    """Give the bias of a call of a product, if it has one."""
+    """Return the bias of a call of a bilinear function, or None."""
     at = BILINEAR_FUNCTIONS[func]
     if at is None:
         return None
@@ -163,11 +122,11 @@ _BY_COLUMNS = {
     **dict.fromkeys((torch.matmul, T.matmul, T.__matmul__, torch.mm, T.mm), 2),
     **dict.fromkeys((torch.addmm, T.addmm), 3),
 }
-"""Functions that give z W, and z W + b, and how many arguments they have."""
+"""Functions that compute z W or z W + b, and how many arguments they have."""
 
 
 def is_matmul(func: Any, args: Any, kwargs: Any, W: Tensor, bias: Any) -> bool:
-    """Tell whether a call of a product is z W, or z W + b with a bias of each column's."""
+    """Return whether a call of a bilinear function is z W, or z W + b with a bias per column."""
     return (
         _BY_COLUMNS.get(func) == len(args)
         and not kwargs
@@ -179,6 +138,6 @@ def is_matmul(func: Any, args: Any, kwargs: Any, W: Tensor, bias: Any) -> bool:
 
 
 def fan_in_of(func: Any, W: Tensor) -> int:
-    """Give how many inputs each unit reads, for either layout of W."""
+    """Return how many inputs each unit reads, for either layout of W."""
     by_rows = BILINEAR_FUNCTIONS[func] == 2 or func is F.bilinear
     return W[0].numel() if by_rows else max(1, W.numel() // W.shape[-1])

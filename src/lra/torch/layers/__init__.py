@@ -1,51 +1,41 @@
-"""The tables of layers: what each torch.nn class becomes, and which classes are refused."""
+"""Modules converted by class: the class of each becomes one of these."""
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lra.torch.functions.interceptor import FunctionInterceptor
-from lra.torch.functions.module import InterceptedModule, SkippedModule, Table
 from lra.torch.layers.activation import (
-    ACTIVATIONS,
-    KNOWN,
     LocalActivation,
     is_activation,
     is_step_function,
-    unit,
+    local_activation,
 )
 from lra.torch.layers.base import Local, LocalWeights, local_class
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
+from lra.torch.layers.custom import LocalBlackBox, LocalCustom
 from lra.torch.layers.linear import LocalLinear
 from lra.torch.layers.sequential import LocalSequential
-from lra.torch.layers.state import RuleState
+from lra.torch.registry import WEIGHT_LAYERS
 
-WEIGHT_LAYERS: dict[type[nn.Module], type[LocalWeights]] = {
+_BUILT_IN: dict[type[nn.Module], type[LocalWeights]] = {
     local.plain: local for local in (LocalLinear, LocalConv1d, LocalConv2d, LocalConv3d)
 }
-"""Weight layers: errors go down through the rule's feedback."""
 
-FOLLOWED: tuple[type[nn.Module], ...] = (
-    *(nn.Linear, _ConvNd, _ConvTransposeNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.GLU),
-    *(nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
-)
-"""Layers, and all below them, whose forward is followed function by function."""
+
+def local_weights(cls: type[nn.Module]) -> type[LocalWeights]:
+    """Return the class that a weight layer of `WEIGHT_LAYERS` becomes."""
+    if cls in _BUILT_IN:
+        return _BUILT_IN[cls]
+    mixin = LocalBlackBox if WEIGHT_LAYERS[cls].black_box else LocalCustom
+    return local_class(mixin, cls)  # type: ignore[return-value]
+
 
 __all__ = [
-    "FOLLOWED",
-    "KNOWN",
-    "NONLINEARITIES",
-    "WEIGHTS",
-    "Follow",
-    "InterceptedModule",
     "Local",
     "LocalActivation",
     "LocalSequential",
     "LocalWeights",
-    "Record",
-    "SkippedModule",
-    "Table",
-    "is_flat",
-    "is_unit",
+    "is_activation",
+    "is_step_function",
+    "local_activation",
     "local_class",
-    "unit",
+    "local_weights",
 ]

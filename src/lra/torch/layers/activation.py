@@ -1,4 +1,4 @@
-"""The elementwise activations of torch.nn, and units of other libraries, found by trying them."""
+"""Activations converted by class: torch's, registered ones, and those recognised numerically."""
 
 import copy
 import functools
@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.crossing import Crossing, Surrogate, TargetDifference
-from lra.errors import OptionError
+from lra.crossing import Crossing, TargetDifference
 from lra.loss_terms import LossTerms
-from lra.torch.activations import Bernoulli, Unit
-from lra.torch.black_box import BlackBox
+from lra.torch.activations import Activation, Bernoulli, BlackBox
 from lra.torch.layers.base import Local, local_class
+from lra.torch.ops.autograd import apply_activation, apply_ops
 from lra.torch.ops.ops import (
     ActivationOp,
     Gradients,
@@ -23,42 +22,30 @@ from lra.torch.ops.ops import (
     SavedActivationOp,
     activation_error,
 )
-from lra.torch.ops.autograd import apply_activation, apply_ops
-from lra.torch.swift import quick
-
-KNOWN: tuple[type[nn.Module], ...] = (
-    *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
-    *(nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU),
-    *(nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold),
-)
-"""The activations of torch.nn that are functions of h alone."""
+from lra.torch.phi import leaky_phi, phi_of_module, sigmoid_phi
+from lra.torch.registry import SURROGATES
 
 
 class LocalActivation(Local):
-    """A unit z = phi(h) of h's shape, which errors cross by the rule's crossing axis.
+    """An activation z = phi(h) of h's shape, which errors cross by the rule's crossing axis.
 
-    phi is the plain class's own forward. Parameters of the unit's own take the gradient of the
-    error that arrives.
+    phi is the plain class's own forward. The module's own parameters get the gradient of the error
+    that arrives.
     """
 
     @property
     def crossing(self) -> Crossing:
-        """The rule's crossing, through the surrogate that was named for the class, if one was."""
-        crossing, through = self.rule.crossing, _THROUGH.get(self.plain)
-        if self._lra.flat and through is None:
+        """The rule's crossing, with the surrogate registered for the class, if there is one."""
+        crossing, surrogate = self.rule.crossing, SURROGATES.get(self.plain)
+        if self._lra.flat and surrogate is None:
             return crossing.at_steps()
-        if through is None or not isinstance(crossing, TargetDifference):
+        if surrogate is None or not isinstance(crossing, TargetDifference):
             return crossing
-        return replace(crossing, surrogate=through)
-
-    @property
-    def loss_terms(self) -> LossTerms | float:
-        """N, the number of terms that the loss is a mean over, or how to count them."""
-        return self._lra.terms
+        return replace(crossing, surrogate=surrogate)
 
     @property
     def fuses(self) -> bool:  # type: ignore[override]
-        """Whether a Sequential may run it with its neighbours: where h is all that phi takes."""
+        """Whether a Sequential can run it with its neighbours: where h is phi's only input."""
         return not (self._parameters or self._modules or isinstance(self, Bernoulli))
 
     @property
@@ -66,36 +53,35 @@ class LocalActivation(Local):
         """Whether the module overwrites its input."""
         return bool(getattr(self, "inplace", False))
 
-    def phi(self, h: Tensor) -> Tensor:
-        """Run the plain forward, out of place."""
+    def evaluate_plain(self, h: Tensor) -> Tensor:
+        """Compute z = phi(h) by the plain forward, out of place."""
         z: Tensor = self.plain.forward(self, h.clone() if self.in_place else h)
         return z
 
     def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
-        """Give z = phi(h)."""
+        """Return the activation as an op."""
         kind = SavedActivationOp if isinstance(self, BlackBox) else ActivationOp
-        forms = quick(self.plain, self)
-        return kind(self.phi, self.crossing, self.loss_terms, None, *forms), ()
+        phi = phi_of_module(self, self.plain, self.evaluate_plain)
+        return kind(phi, self.crossing, self._lra.terms), ()
 
     def forward(self, input: Tensor) -> Tensor:
-        """Give z = phi(h); an in-place module overwrites h with it, as the plain one does."""
+        """Compute z = phi(h); an in-place module overwrites h with it, as the plain one does."""
         if not torch.is_grad_enabled():
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
+        crossing, terms = self.crossing, self._lra.terms
         if isinstance(self, BlackBox):
             return apply_ops((self.op()[0],), input)
         if isinstance(self, Bernoulli):
-            mean = ParametricActivationOp(torch.sigmoid, self.crossing, self.loss_terms)
+            mean = ParametricActivationOp(sigmoid_phi(), crossing, terms)
             return apply_ops((mean,), input, self.evaluate(input.detach()))
+        phi = phi_of_module(self, self.plain, self.evaluate_plain)
         if self.fuses:
-            phi = functools.partial(self.plain.forward, self)
-            forms = quick(self.plain, self)
-            return apply_activation(
-                phi, self.crossing, self.loss_terms, input, self.in_place, *forms
-            )
-        # Autograd finds the parameters' gradients; the error at h is the rule's.
+            in_place = functools.partial(self.plain.forward, self) if self.in_place else None
+            return apply_activation(phi, crossing, terms, input, in_place)
+        # Autograd computes the parameters' gradients, the rule the error at h.
         h = input.clone() if self.in_place else input
-        taught = ParametricActivationOp(self.phi, self.crossing, self.loss_terms)
-        z = apply_ops((taught,), h, self.plain.forward(self, h.detach()))
+        op = ParametricActivationOp(phi, crossing, terms)
+        z = apply_ops((op,), h, self.plain.forward(self, h.detach()))
         return input.copy_(z) if self.in_place else z
 
     def _describe(self) -> str:
@@ -104,7 +90,7 @@ class LocalActivation(Local):
 
 @dataclass(frozen=True)
 class _DrawnSlopes:
-    """RReLU's place: the target is taken through the slopes that were drawn going forward."""
+    """RReLU's op: targets are taken with the slopes that were drawn in the forward pass."""
 
     lower: float
     upper: float
@@ -119,12 +105,10 @@ class _DrawnSlopes:
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        return x, torch.where(
-            x < 0, out / x, (self.lower + self.upper) / 2
-        )  # others may change out
+        return x, torch.where(x < 0, out / x, (self.lower + self.upper) / 2)
 
     def phi(self, h: Tensor) -> Tensor:
-        """Give z at the mean slope."""
+        """Compute z with the mean slope, for a diagnosis."""
         return F.rrelu(h, self.lower, self.upper, False)
 
     def backward(
@@ -132,9 +116,10 @@ class _DrawnSlopes:
     ) -> Gradients:
         h, slope = saved
 
-        def phi(v: Tensor) -> Tensor:
+        def f(v: Tensor) -> Tensor:
             return torch.where(v < 0, slope.to(v.dtype) * v, v)
 
+        phi = leaky_phi(f, slope if error.dtype == slope.dtype else slope.float())
         return (activation_error(ActivationOp(phi, self.crossing, self.terms), error, h),)
 
 
@@ -144,63 +129,31 @@ class LocalRReLU(LocalActivation, nn.RReLU):
     plain = nn.RReLU
 
     def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
-        """Give z = h above zero, and a random slope times h below."""
-        drawn = self.training, self.crossing, self.loss_terms
-        return _DrawnSlopes(self.lower, self.upper, *drawn), ()
+        """Return z = h above zero, and a random slope times h below."""
+        return _DrawnSlopes(
+            self.lower, self.upper, self.training, self.crossing, self._lra.terms
+        ), ()
 
     def forward(self, input: Tensor) -> Tensor:
-        """Give z = h above zero, and a random slope times h below."""
+        """Compute z = h above zero, and a random slope times h below."""
+        if not torch.is_grad_enabled():
+            return nn.RReLU.forward(self, input)
         z = apply_ops((self.op()[0],), input.clone() if self.inplace else input)
         return input.copy_(z) if self.inplace else z
 
 
-ACTIVATIONS: dict[type[nn.Module], type[Local]] = {
-    **{plain: local_class(LocalActivation, plain) for plain in KNOWN},
-    nn.RReLU: LocalRReLU,
-}
-"""The units by class, and what each becomes."""
-
-
-_THROUGH: dict[type[nn.Module], Surrogate] = {}
-
-
-def unit(*classes: type[nn.Module], through: Surrogate | None = None) -> None:
-    """Say that modules of these classes are units: z = phi(h) of h's shape, elementwise or not.
-
-    Errors then cross them by the rule's crossing, with phi their own forward, run once more on the
-    target. A module without parameters that treats each number by itself is found to be a unit
-    without this.
-
-    Args:
-        *classes: subclasses of torch.nn.Module whose forward takes one tensor and draws nothing at
-            random.
-        through: a surrogate that rules with targets take them through at these units, in place of
-            the rule's own.
-
-    Raises:
-        OptionError: for anything but such a class, or a surrogate.
-    """
-    for cls in classes:
-        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-            raise OptionError(f"unit: expected subclasses of torch.nn.Module, got {cls!r}")
-    if through is not None and not isinstance(through, Surrogate):
-        raise OptionError(
-            f"unit: through must be a surrogate such as lra.crossing.TanhSurrogate(), got {through!r}"
-        )
-    for cls in classes:
-        _THROUGH.pop(cls, None)
-        if through is not None:
-            _THROUGH[cls] = through
-        ACTIVATIONS.setdefault(cls, local_class(LocalActivation, cls))
+def local_activation(cls: type[nn.Module]) -> type[Local]:
+    """Return the class that an activation module becomes."""
+    return LocalRReLU if cls is nn.RReLU else local_class(LocalActivation, cls)
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Tell by trying whether a module without weights treats each number by itself, and bends it.
+    """Return whether a parameter-free module is elementwise and nonlinear (tested numerically).
 
-    It is run on a few numbers, in other orders and added up: what is elementwise commutes with the
-    order, what is linear with sums. The library's own need no trial.
+    The test runs a copy on a few numbers, in another order and scaled. Elementwise functions
+    commute with the order, linear ones with the scale.
     """
-    if isinstance(module, Unit):
+    if isinstance(module, Activation):
         return True
     if type(module).__module__.startswith("torch.") or next(module.children(), None) is not None:
         return False
@@ -208,14 +161,14 @@ def is_activation(module: nn.Module) -> bool:
         return False
     try:
         with torch.no_grad(), torch.random.fork_rng([]), torch.device("cpu"):
-            return _bends(copy.deepcopy(module))
-    except Exception:  # it wants other shapes, more inputs, ...: no unit that can be found so
+            return _is_nonlinear(copy.deepcopy(module))
+    except Exception:  # it takes other shapes or more inputs, so it is no activation of this kind
         return False
 
 
 def is_step_function(module: nn.Module) -> bool:
-    """Tell by trying whether a unit is flat but for steps: sign, a quantiser, a staircase."""
-    if isinstance(module, Unit):
+    """Return whether an activation is flat between steps, such as sign (tested numerically)."""
+    if isinstance(module, Activation):
         return module.flat
     if type(module).__module__.startswith("torch."):
         return False
@@ -225,11 +178,12 @@ def is_step_function(module: nn.Module) -> bool:
             phi = copy.deepcopy(module).cpu().float()
             z, beside = phi(h.clone()), phi(h + 1e-4)
             return bool((z == beside).double().mean() > 0.95) and bool((z != z.flatten()[0]).any())
-    except Exception:  # it wants other shapes, ...: nothing can be told so
+    except Exception:  # it takes other shapes, so the test says nothing
         return False
 
 
-def _bends(module: nn.Module) -> bool:
+def _is_nonlinear(module: nn.Module) -> bool:
+    """Return whether a module is elementwise, deterministic and not affine."""
     h = torch.linspace(-3.1, 4.3, 48).reshape(2, 4, 6)
     order = torch.arange(47, -1, -1)
 
@@ -243,13 +197,13 @@ def _bends(module: nn.Module) -> bool:
     z = phi(h)
     if not isinstance(z, Tensor) or z.shape != h.shape or not torch.equal(phi(h), z):
         return False
-    turned = phi(h.flatten()[order].reshape(h.shape)).flatten()[order].reshape(h.shape)
+    permuted = phi(h.flatten()[order].reshape(h.shape)).flatten()[order].reshape(h.shape)
     raised = h.clone()
     raised[0, 0, 0] += 5
     elsewhere = phi(raised)
     elsewhere[0, 0, 0] = z[0, 0, 0]
-    if not (close(turned, z) and close(elsewhere, z)):
+    if not (close(permuted, z) and close(elsewhere, z)):
         return False
     zero = phi(torch.zeros_like(h))
-    linear = all(close(phi(a * h) - zero, a * (z - zero)) for a in (-1.0, 0.5, 2.0))
-    return not linear
+    affine = all(close(phi(a * h) - zero, a * (z - zero)) for a in (-1.0, 0.5, 2.0))
+    return not affine

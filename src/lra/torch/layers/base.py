@@ -19,9 +19,9 @@ from lra.torch.layers.state import (
     effective_feedback,
     translate,
 )
-from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
 from lra.torch.ops.autograd import apply_weights
-from lra.torch.user_warnings import link_feedback, look_at_errors, warn_of_mirrored
+from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
+from lra.torch.user_warnings import check_first_errors, link_feedback, warn_of_mirrored
 
 
 class Local(nn.Module):
@@ -157,11 +157,11 @@ class LocalWeights(Local):
         """Give h = z W^T + b with the E of this pass."""
         feedback, E, W = self._lra.feedback, self._kept(), self.weight
         if self.sees_input or self._lra.link_of() is not None:  # no error crosses the layer itself
-            return WeightOp(self.operation(), Transpose()), (W, self.bias, W.detach())
+            return WeightOp(self.map(), Transpose()), (W, self.bias, W.detach())
         offset = isinstance(feedback, Offset)
         if not offset and type(feedback).effective is not Feedback.effective:
             E = effective_feedback(feedback, W, E, FeedbackSampler(W))  # what is kept is not yet E
-        return WeightOp(self.operation(), feedback, offset=offset), (W, self.bias, E)
+        return WeightOp(self.map(), feedback, offset=offset), (W, self.bias, E)
 
     @torch.no_grad()
     def draw_again(self) -> None:
@@ -187,7 +187,7 @@ class LocalWeights(Local):
         if "_lra" in vars(self):
             self.draw_again()
 
-    def operation(self) -> BilinearMap:
+    def map(self) -> BilinearMap:
         """Give the layer's arithmetic."""
         raise NotImplementedError
 
@@ -202,7 +202,7 @@ class LocalWeights(Local):
             h = apply_weights(op, x, *tensors)
         else:
             h = router.run(self._lra.path, op, x, *tensors)
-        look_at_errors(self._lra, h)
+        check_first_errors(self._lra, h)
         return h
 
     def check_input(self, x: Tensor, dimensions: int) -> None:

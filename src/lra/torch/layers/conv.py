@@ -1,4 +1,4 @@
-"""The convolutions, in one, two and three dimensions."""
+"""The convolutions in one, two and three dimensions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: 
 
 @dataclass(frozen=True)
 class ConvMap:
-    """h = z * W + b over 1, 2 or 3 dimensions; all settings are tuples of that length."""
+    """h = z * W + b over 1, 2 or 3 dimensions. All settings are tuples of that length."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -24,15 +24,14 @@ class ConvMap:
     groups: int
 
     def forward(self, z: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
-        """Give h of shape (batch, out, ...) from z of shape (batch, in, ...)."""
+        """Compute h of shape (batch, out, ...) from z of shape (batch, in, ...)."""
         convolve = _CONVOLUTIONS[len(self.stride)]
         return convolve(z, W, b, self.stride, self.padding, self.dilation, self.groups)
 
-    def backward(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
-        """Give d, dW and db: a convolution's own adjoint, taken at E where it would be at W.
+    def adjoint(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        """Compute d, dW and db by one call of the convolution's backward kernel with E as weight.
 
-        The adjoint in z depends on the weight alone and the one in the weight on z alone, so one
-        call with E gives the error that E sends down and the update of W.
+        d depends on the weight alone and dW on z alone, so the call returns d for E and dW for W.
         """
         gradients: Gradients = torch.ops.aten.convolution_backward(
             e,
@@ -51,17 +50,17 @@ class ConvMap:
 
 
 class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
-    """What the three convolutions share."""
+    """The base of the three convolutions."""
 
     dimensions: ClassVar[int]
     units_last = False
 
-    def operation(self) -> BilinearMap:
-        """Give the convolution, with the padding that torch's kernel does itself."""
+    def map(self) -> BilinearMap:
+        """Return the convolution, with the padding that torch's kernel does itself."""
         return ConvMap(self.stride, self._padding()[0], self.dilation, self.groups)
 
     def _padding(self) -> tuple[tuple[int, ...], list[int]]:
-        """Split the padding in what the kernel does, and what must be done before, as for F.pad."""
+        """Split the padding into the kernel's part and the part that F.pad must do before."""
         if self.padding_mode != "zeros":
             return (0,) * self.dimensions, self._reversed_padding_repeated_twice
         if not isinstance(self.padding, str):
@@ -72,7 +71,7 @@ class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
         return tuple(left), extra if any(extra) else []
 
     def forward(self, input: Tensor) -> Tensor:
-        """Give h = z * W + b."""
+        """Compute h = z * W + b."""
         if not torch.is_grad_enabled():
             return super().forward(input)  # type: ignore[no-any-return]
         self.check_input(input, self.dimensions + 1)

@@ -1,28 +1,27 @@
-"""torch.nn.Sequential: runs of neighbouring layers cross as one autograd Function."""
+"""torch.nn.Sequential: a run of neighbouring layers becomes one autograd Function."""
 
 from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from lra.torch.ensemble import across
 from lra.torch.layers.base import Local, LocalWeights
+from lra.torch.ops import autograd
 from lra.torch.ops.ops import Op, transforming
-from lra.torch.ops.autograd import apply_ops
-from lra.torch.user_warnings import look_at_errors
+from lra.torch.user_warnings import check_first_errors
 
 _GLOBAL_HOOKS = [
     vars(nn.modules.module)[f"_global_{kind}"]
     for kind in ("backward_pre_hooks", "backward_hooks", "forward_pre_hooks", "forward_hooks")
 ]
-"""What torch keeps the hooks in that all modules have."""
+"""Where torch stores the hooks of all modules."""
 
 
-def _fusible(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
-    """Tell whether a layer may run without being called as a module.
+def _can_fuse(layer: nn.Module, inside_run: bool) -> TypeGuard[Local]:
+    """Return whether a layer can run without being called as a module.
 
-    Not where somebody hooked it or replaced its forward; nor, at the start of a run, where it
-    overwrites its input, which someone outside may hold.
+    It cannot where it has hooks or a forward of its own; nor, at the start of a run, where it
+    overwrites its input, which code outside may hold.
     """
     if not (isinstance(layer, Local) and layer.fuses):
         return False
@@ -42,8 +41,8 @@ def _sees_input(layer: nn.Module) -> TypeGuard[LocalWeights]:
     return isinstance(layer, LocalWeights) and layer.sees_input
 
 
-def _cross(run: list[Local], x: Tensor) -> Tensor:
-    """Run neighbouring layers."""
+def _run_layers(run: list[Local], x: Tensor) -> Tensor:
+    """Run neighbouring layers as one chain of ops."""
     if len(run) == 1:
         return run[0](x)  # type: ignore[no-any-return]
     if _sees_input(run[0]):
@@ -54,11 +53,11 @@ def _cross(run: list[Local], x: Tensor) -> Tensor:
         op, own = layer.op()
         ops.append(op)
         tensors += own
-    return apply_ops(tuple(ops), x, *tensors)
+    return autograd.apply_ops(tuple(ops), x, *tensors)
 
 
 class LocalSequential(nn.Sequential):
-    """torch.nn.Sequential with its converted layers: the same result in fewer graph nodes."""
+    """torch.nn.Sequential with converted layers: the same result in fewer graph nodes."""
 
     plain: ClassVar[type[Any]] = nn.Sequential
 
@@ -66,7 +65,7 @@ class LocalSequential(nn.Sequential):
         """Run the layers one after the other."""
         if (
             torch.compiler.is_compiling()
-            or (transforming() and across.numbers is None)
+            or (transforming() and autograd.run_batched is None)
             or not torch.is_grad_enabled()
             or any(_GLOBAL_HOOKS)
         ):
@@ -74,17 +73,17 @@ class LocalSequential(nn.Sequential):
         x = input
         run: list[Local] = []
         for layer in self:
-            if _fusible(layer, bool(run)):
+            if _can_fuse(layer, bool(run)):
                 run.append(layer)
                 continue
             if run:
-                x, run = _cross(run, x), []
+                x, run = _run_layers(run, x), []
             x = layer(x)
         if not run:
             return x
-        x = _cross(run, x)
+        x = _run_layers(run, x)
         if len(run) > 1 and isinstance(run[-1], LocalWeights):
-            look_at_errors(run[-1]._lra, x)
+            check_first_errors(run[-1]._lra, x)
         return x
 
     def restore(self) -> None:

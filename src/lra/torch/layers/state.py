@@ -14,7 +14,7 @@ from lra.rules import Rule
 from lra.torch.ops import observer
 
 if TYPE_CHECKING:
-    from lra.torch.ops.routing import Link
+    from lra.torch.ops.routing import ErrorRouter, Link
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Run:
     Attributes:
         f: y = f(x, W).
         shape: that of one sample's x.
-        opaque: whether f can only be run, on vectors, and has no adjoint.
+        black_box: whether f can only be run, on vectors, and has no adjoint.
     """
 
     f: Callable[[Tensor, Tensor], Tensor]
     shape: tuple[int, ...]
-    opaque: bool = False
+    black_box: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class FeedbackSampler:
             return E.copy_(nn.init.orthogonal_(rows, scale).view(E.shape))
         return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
 
-    def fire(self, samples: int) -> tuple[Tensor, Any]:
+    def noise_correlation(self, samples: int) -> tuple[Tensor, Any]:
         """Run the layer on noise; correlate what goes in with what comes out, and count uses."""
         W = self.W.detach()
         if self.run is None:  # each row of W reads a vector, or a patch of one
@@ -79,7 +79,7 @@ class FeedbackSampler:
             return ((x @ rows.T).T @ x).view_as(W), samples
         f = self.run.f
         x = self._noise(samples, self.run.shape)
-        if self.run.opaque:
+        if self.run.black_box:
             y = f(x, W)
             return (y - y.mean(0)).T @ x, samples - 1  # less what it gives for nothing
         y, correlate = torch.func.vjp(lambda W: f(x, W), W)[:2]
@@ -110,9 +110,9 @@ def effective_feedback(
     feedback: Feedback, W: Tensor, kept: Tensor | None, draw: FeedbackSampler
 ) -> Any:
     """Give the E of one pass."""
-    if observer.watcher is None:
+    if observer.current is None:
         return feedback.effective(W, kept, draw, torch)
-    with observer.watcher.apart():
+    with observer.current.separate_random():
         return feedback.effective(W, kept, draw, torch)
 
 
@@ -141,10 +141,10 @@ class Conversion:
     """
 
     skipped: tuple[str, ...] = ()
-    proof: Any = None
+    audit: Any = None
     has_activations: bool = False
     warned: bool = False
-    router: "Hub | None" = None
+    router: "ErrorRouter | None" = None
 
 
 @dataclass

@@ -8,11 +8,10 @@ from lra.errors import Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import Loss, PredictiveCoding
 from lra.torch.convert.forward_scan import escapes
-from lra.torch.functions.tables import PRODUCTS
-from lra.torch.layers import FOLLOWED, WEIGHT_LAYERS
 from lra.torch.methods.runs import Runs, check_model, exact, inside, refuse, terms_of
+from lra.torch.registry import BILINEAR_FUNCTIONS, INTERCEPTED, WEIGHT_LAYERS
 
-_PRODUCTS = {"@", *(f.__name__ for f in PRODUCTS if hasattr(f, "__name__"))}
+_PRODUCTS = {"@", *(f.__name__ for f in BILINEAR_FUNCTIONS if hasattr(f, "__name__"))}
 
 
 def readers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
@@ -29,7 +28,7 @@ def readers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
         kind = type(module)
         if isinstance(module, (nn.Linear, _ConvNd)) or kind in WEIGHT_LAYERS:
             found.append(module)
-        elif isinstance(module, FOLLOWED) and kind.__module__.startswith("torch."):
+        elif isinstance(module, INTERCEPTED) and kind.__module__.startswith("torch."):
             if any(p.dim() > 1 for p in module.parameters(recurse=False)):
                 reason = "it multiplies with several weights in one kernel; write it with nn.Linear"
                 refused.append(Refusal(path, kind.__name__, reason))

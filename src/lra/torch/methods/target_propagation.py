@@ -13,10 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 from lra.errors import MethodError, Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import DTP, Loss
-from lra.torch.layers import KNOWN, is_activation
+from lra.torch.layers import is_activation
 from lra.torch.methods.chain import Chain, Segment, take_apart
 from lra.torch.methods.runs import Runs, exact, refuse, terms_of
 from lra.torch.model_state import preserve_state
+from lra.torch.registry import TORCH_ACTIVATIONS
 
 _BACK: list[Any] = [F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d]
 
@@ -86,7 +87,8 @@ def _left_over(layer: _ConvNd, read: Size, given: Size) -> list[int]:
 
 
 def _is_activation(module: nn.Module) -> bool:
-    known = type(module) in KNOWN and next(module.parameters(), None) is None
+    known = type(module) in TORCH_ACTIVATIONS and type(module) is not nn.RReLU
+    known = known and next(module.parameters(), None) is None
     return known or is_activation(module)
 
 

@@ -1,4 +1,4 @@
-"""Observation: where one looks at what the places of a pass are given, and what they send back."""
+"""The observer: a diagnosis sees the inputs of every op and the errors that it sends."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,32 +9,32 @@ from torch import Tensor
 from lra.torch.ops.ops import Gradients, Op
 
 
-class Watcher(Protocol):
-    """Hears of every place that a pass runs, and of every error that crosses one."""
+class Observer(Protocol):
+    """What is called for every op of a forward pass, and for every error that crosses one."""
 
-    def name(self, layer: Any, name: str) -> None:
-        """Say what the next place is in a layer's own forward: a function, or a weight."""
+    def name_next(self, layer: Any, name: str) -> None:
+        """Name the next op, a function or a weight, within an intercepted module's forward."""
 
     def forward(self, op: Op, x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
-        """See a place with what it is given, before it runs."""
+        """Receive an op and its inputs before it runs."""
 
     def backward(self, op: Op, saved: tuple[Tensor, ...], error: Tensor, sent: Gradients) -> None:
-        """See an error that crossed a place, and what the place sent down and to its parameters."""
+        """Receive an error that arrived at an op, and what the op sent on."""
 
-    def apart(self) -> contextlib.AbstractContextManager[None]:
-        """Draw at random what the plain model does not draw."""
+    def separate_random(self) -> contextlib.AbstractContextManager[None]:
+        """Draw random numbers without moving the random states of the plain model."""
 
 
-watcher: Watcher | None = None
-"""Who looks; nobody, but for a diagnosis."""
+current: Observer | None = None
+"""The observer, during a diagnosis."""
 
 
 @contextlib.contextmanager
-def watching(by: Watcher) -> Iterator[None]:
-    """Have somebody look."""
-    global watcher
-    before, watcher = watcher, by
+def observing(by: Observer) -> Iterator[None]:
+    """Call an observer for every op within the context."""
+    global current
+    before, current = current, by
     try:
         yield
     finally:
-        watcher = before
+        current = before

@@ -1,7 +1,7 @@
-"""Places: where a rule has a say in how an error crosses, a weight layer or a nonlinearity.
+"""Ops: the parts of a forward pass whose backward pass a rule replaces.
 
-A place computes forward what the plain layer computes, keeps what its backward needs, and sends an
-error across.
+There are weight layers and activations. An op computes forward exactly what the plain module
+computes, saves what its backward pass needs, and sends an error across itself.
 """
 
 from collections.abc import Callable
@@ -12,49 +12,56 @@ import torch
 from torch import Tensor
 
 from lra.crossing import Crossing, TargetDifference
+from lra.differences import Phi
 from lra.feedback import Feedback, Stored
 from lra.loss_terms import LossTerms, count_terms
-from lra.torch.swift import Over, Swift
 
 Gradients = tuple[Tensor | None, ...]
 
 
 class BilinearMap(Protocol):
-    """A weight layer's arithmetic: linear in its input and in its weight."""
+    """The arithmetic of a weight layer, linear in its input and in its weight."""
 
     def forward(self, z: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
-        """Give h from z."""
+        """Compute h from z."""
 
-    def backward(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
-        """Give (d, dW, db) with d = e E, dW = e^T z and db = sum e; None where not needed."""
+    def adjoint(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        """Compute d = e E, dW = e^T z and db = sum e; None for what is not needed."""
 
 
 class Op(Protocol):
-    """Where a rule has a say in how an error crosses."""
+    """A part of a forward pass whose backward pass a rule replaces."""
 
     @property
     def parameters(self) -> int:
-        """How many tensors `forward` takes after its input."""
+        """The number of tensors that `forward` takes after its input."""
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Compute what the plain layer computes."""
+        """Compute what the plain module computes."""
 
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Give the tensors that `backward` needs; where `seen`, others may overwrite `out`."""
+        """Return the tensors to save for `backward`.
+
+        Args:
+            x: the input.
+            out: what `forward` returned.
+            output_escapes: whether code outside can overwrite `out` in place.
+            *parameters: the other arguments of `forward`.
+        """
 
     def backward(
         self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        """Give the error at the input, then the updates of the parameters."""
+        """Compute the error at the input, then the updates of the parameters."""
 
 
 class Recompute:
-    """How an activity z came about: z = phi(h). Who needs z on the way back may keep h for it.
+    """A recipe z = phi(h) by which later ops get z back instead of saving it too.
 
-    A unit keeps h anyway; so a weight layer above it need not keep z, but has it computed anew,
-    once for all who need it, as the unit itself does.
+    An activation saves h in any case. The weight layer above it then needs no copy of z: the
+    backward pass computes z once, for the layer and for the activation itself.
     """
 
     def __init__(self, phi: Callable[[Tensor], Tensor], h: Tensor) -> None:
@@ -64,90 +71,91 @@ class Recompute:
         self.again: Tensor | None = None
 
     def mark(self, z: Tensor) -> Tensor:
-        """Say of an activity where it came from, as long as nobody changes it."""
+        """Attach this recipe to z, for as long as z is not changed in place."""
         self.version = z._version
-        z._lra_origin = self  # type: ignore[attr-defined]
+        z._lra_recompute = self  # type: ignore[attr-defined]
         return z
 
     @staticmethod
-    def of(z: Tensor) -> "Origin | None":
-        """Give where an activity came from, if that is known and still holds."""
+    def of(z: Tensor) -> "Recompute | None":
+        """Return the recipe of z, if it has one that still holds."""
         if torch.compiler.is_compiling() or transforming():
             return None
-        origin = getattr(z, "_lra_origin", None)
-        holds = origin is not None and origin.h is not None and origin.version == z._version
-        return origin if holds else None
+        found = getattr(z, "_lra_recompute", None)
+        holds = found is not None and found.h is not None and found.version == z._version
+        return found if holds else None
 
     def z(self, h: Tensor) -> Tensor:
-        """Compute z anew from the h that was kept."""
+        """Compute z from the saved h, once."""
         if self.again is None:
             self.again = self.phi(h)
         return self.again
 
-    def drop(self) -> tuple[Tensor, ...]:
-        """Let go of what nobody needs any more; give z, if it was computed anew."""
+    def release(self) -> Tensor | None:
+        """Free the tensors held, and return z if it was computed."""
         again, self.again, self.h = self.again, None, None
-        return () if again is None else (again,)
+        return again
 
 
 @dataclass(frozen=True)
 class WeightOp:
-    """h = z W^T + b forward; d = e E, dW = e^T z and dE by the feedback axis backward.
+    """h = z W^T + b forward; d = e E, dW = e^T z, and dE by the feedback axis backward.
 
     Attributes:
-        operation: the layer's arithmetic.
+        map: the layer's arithmetic.
         feedback: the feedback axis.
-        origin: how z came about, where that is known.
-        offset: whether what is given as E is what E differs from W by.
+        recompute: how to get z back from an activation's h, where that is known.
+        offset: whether the tensor passed as E holds E - W.
     """
 
-    operation: BilinearMap
+    map: BilinearMap
     feedback: Feedback
-    origin: Recompute | None = None
+    recompute: Recompute | None = None
     offset: bool = False
     parameters = 3  # W, b, E
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Give h from z and (W, b, E)."""
+        """Compute h from z and (W, b, E)."""
         W, b, _ = parameters
-        return self.operation.forward(x, W, b)
+        return self.map.forward(x, W, b)
 
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Keep z, or the h that it came from, and E; W itself only where E is made of it."""
-        h = None if self.origin is None else self.origin.h
+        """Save z, or the h that it is computed from, and E; W only where E is made of it."""
+        h = None if self.recompute is None else self.recompute.h
         W, _, E = parameters
-        return (x if h is None else h, E, W) if self.offset else (x if h is None else h, E)
+        z = x if h is None else h
+        return (z, E, W) if self.offset else (z, E)
 
     def backward(
         self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        """Give d, dW, db, dE."""
+        """Compute d, dW, db, dE."""
         z, E = saved[:2]
         need_d, need_W, need_b, need_E = needs
-        if self.origin is not None and (need_W or need_E):
-            z = self.origin.z(z)
+        if self.recompute is not None and (need_W or need_E):
+            z = self.recompute.z(z)
         learned = need_E and self.feedback.stored is Stored.LEARNED
         if self.offset and need_d:
             E = saved[2] + E
         if z.dtype != error.dtype or E.dtype != error.dtype:
-            # Under autocast the layer computed in the error's type; its master weights are wider.
+            # Under autocast the layer ran in the error's type, and its weights have a wider one.
             z, E = z.to(error.dtype), E.to(error.dtype)
-        d, dW, db = self.operation.backward(error, z, E, (need_d, need_W or learned, need_b))
+        d, dW, db = self.map.adjoint(error, z, E, (need_d, need_W or learned, need_b))
         dE = self.feedback.update(dW) if learned else None
         return d, dW if need_W else None, db, dE
 
 
 @dataclass(frozen=True)
 class BilinearOp:
-    """h = f(tensors), linear in the data and in the weight among them; the adjoints are f's own.
+    """h = f(tensors), linear in the data and in one weight; the adjoints are autograd's, at E.
 
     Attributes:
-        f: the product, and the addition of a bias where there is one.
+        f: the product, with the addition of a bias where there is one.
         feedback: the feedback axis.
-        at: which of the tensors is the weight.
-        tensors: how many there are; E comes after them.
+        at: the index of the weight among the tensors.
+        tensors: the number of tensors. E comes after them.
     """
 
     f: Callable[..., Tensor]
@@ -161,21 +169,21 @@ class BilinearOp:
         return self.tensors
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Give h from the tensors and E."""
+        """Compute h from the tensors and E."""
         return self.f(x, *parameters[:-1])
 
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Keep the tensors, with E in the place of W."""
+        """Save the tensors, with E instead of W."""
         *given, E = x, *parameters
         given[self.at] = E
-        return (*given, given[0].new_empty(0))  # one more than the plain function would keep
+        return (*given, given[0].new_empty(0))  # one more than the plain function would save
 
     def backward(
         self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        """Give the tensors' gradients by f's adjoint at E, and dE."""
+        """Compute the gradients of the tensors by f's adjoint at E, and dE."""
         *given, _ = saved
         out, adjoint = torch.func.vjp(self.f, *given)[:2]
         gradients = list(adjoint(error.to(out.dtype)))
@@ -190,133 +198,115 @@ class ActivationOp:
     """z = phi(h) forward; the crossing axis's error backward.
 
     Attributes:
-        phi: the nonlinearity.
+        phi: the activation.
         crossing: the crossing axis.
         terms: N, or how to count it.
-        origin: where others look for h.
-        over: phi written over its argument, where there is that.
-        swift: what phi is a multiple of, for targets on a CPU, where torch's phi is slow.
+        recompute: where ops above look for h.
     """
 
-    phi: Callable[[Tensor], Tensor]
+    phi: Phi
     crossing: Crossing
     terms: LossTerms | float
-    origin: Recompute | None = None
-    over: Over | None = None
-    swift: Swift | None = None
+    recompute: Recompute | None = None
     parameters = 0
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Give z from h."""
-        return self.phi(x)
+        """Compute z from h."""
+        z: Tensor = self.phi(x)
+        return z
 
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Keep h, and z where nobody else sees it; else z is computed anew."""
+        """Save h, and z unless other code can overwrite it."""
         return (x,) if output_escapes else (x, out)
 
     def backward(
         self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        """Give the error at h."""
-        return (self.send(saved, error),)
-
-    def send(self, saved: tuple[Tensor, ...], error: Tensor, spare: bool = False) -> Tensor:
-        """Give the error at h; the one that arrives may be written over where it is spare."""
+        """Compute the error at h."""
         h, *z = saved
-        if self.origin is not None:
-            z += self.origin.drop()
-        return activation_error(self, error, h, z[0] if z else None, spare)
+        again = None if self.recompute is None else self.recompute.release()
+        return (activation_error(self, error, h, z[0] if z else again),)
 
 
 @dataclass(frozen=True)
 class SavedActivationOp(ActivationOp):
-    """z = phi(h) of a unit whose evaluation costs or is noisy: z is kept, not computed anew."""
+    """z = phi(h) of an activation that is costly or noisy: z is saved, never computed again."""
 
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Keep h and z."""
+        """Save h and z."""
         return x, out.clone() if output_escapes else out
 
 
 @dataclass(frozen=True)
 class ParametricActivationOp:
-    """z that was computed from h elsewhere: d goes on to it, and so to a unit's own parameters.
+    """An activation whose z is computed by autograd, so that its own parameters get d.
 
     Attributes:
-        phi: what targets are taken of: the unit, or the mean of one that draws z at random.
+        phi: the activation that targets are taken of: the module itself, or the mean of one that
+            samples z.
         crossing: the crossing axis.
         terms: N, or how to count it.
     """
 
-    phi: Callable[[Tensor], Tensor]
+    phi: Phi
     crossing: Crossing
     terms: LossTerms | float
-    over = swift = None
     parameters = 1
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Give that z."""
+        """Return the z that was computed."""
         z: Tensor = parameters[0]
         return z.view_as(z)
 
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Keep h."""
+        """Save h."""
         return (x,)
 
     def backward(
         self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        """Give the error at h, and d at z."""
+        """Compute the error at h, and pass d on to z."""
         (h,) = saved
         e = activation_error(self, error, h) if needs[0] else None
         return e, error if needs[1] else None
 
 
 def activation_error(
-    unit: ActivationOp | ParametricActivationOp,
-    d: Tensor,
-    h: Tensor,
-    z: Tensor | None = None,
-    spare: bool = False,
+    op: ActivationOp | ParametricActivationOp, d: Tensor, h: Tensor, z: Tensor | None = None
 ) -> Tensor:
-    """Send an error d at z = phi(h) across phi, in float32 at least; where d is spare, over it.
+    """Compute the error at h from the error d at z = phi(h), in float32 at least.
 
-    The difference of an output and its target is far smaller than either: in 16 bits it would be
-    mostly rounding, so there both are computed from h in 32.
+    A target difference is far smaller than z. In 16 bits it would be mostly rounding error, so it
+    is computed from h in 32.
+
+    Args:
+        op: the activation.
+        d: the error at z, of h's shape.
+        h: pre-activations, any shape.
+        z: activations, where they are known.
     """
-    n = count_terms(unit.terms, h.shape)
-    given = d.dtype
+    n, dtype = count_terms(op.terms, h.shape), d.dtype
     if h.dtype in (torch.float16, torch.bfloat16):
         h, d, z = h.float(), d.float(), None
-    crossing, compiling = unit.crossing, torch.compiler.is_compiling()
-    here = type(h) is Tensor and not transforming()  # elsewhere not all can be written over
-    spare = spare and here and not compiling and d.shape == h.shape and d.dtype == h.dtype
-    e: Tensor
-    if type(crossing) is not TargetDifference:
-        e = crossing.error(unit.phi, h, unit.phi(h) if z is None else z, d, n, torch)
-    elif unit.swift is not None and h.device.type == "cpu" and not compiling:
-        f, f_over, scale = unit.swift
-        z = f(h) if crossing.compares_output else None
-        e = crossing.error(f_over, h, z, d, n, torch, scale, True, spare)
-    else:
-        z = unit.phi(h) if z is None and crossing.compares_output else z
-        over = unit.over if here else None
-        e = crossing.error(over or unit.phi, h, z, d, n, torch, 1.0, over is not None, spare)
-    return e if e.dtype == given else e.to(given)
+    if z is None and type(op.crossing) is not TargetDifference:
+        z = op.phi(h)
+    e: Tensor = op.crossing.error(op.phi, h, z, d, n, torch)
+    return e if e.dtype == dtype else e.to(dtype)
 
 
 def transforming() -> bool:
-    """Tell whether a torch.func transform (grad, vjp, ...) is running."""
+    """Return whether a torch.func transform (grad, vjp, ...) is running."""
     return bool(torch._C._are_functorch_transforms_active())
 
 
 def needs_error(x: Tensor) -> bool:
-    """Tell whether an error comes back to a tensor; under `torch.vmap` those inside tell it."""
+    """Return whether the backward pass sends an error to a tensor, also under `torch.vmap`."""
     while transforming() and torch._C._functorch.is_batchedtensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     return x.requires_grad

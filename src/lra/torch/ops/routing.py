@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lra.errors import RuleError
 from lra.feedback import Feedback, Stored
 from lra.torch.distributed import is_sharded
-from lra.torch.ops.ops import BilinearOp, Gradients, WeightOp, needs_error
 from lra.torch.ops.autograd import apply_ops, apply_weights
+from lra.torch.ops.ops import BilinearOp, Gradients, WeightOp, needs_error
 
 
 class Layout(enum.StrEnum):
@@ -277,7 +277,7 @@ class ErrorRouter:
             )
 
 
-def unwire(model: nn.Module) -> None:
+def remove_router(model: nn.Module) -> None:
     """Take the hub's hooks off."""
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for key, hook in list(hooks.items()):

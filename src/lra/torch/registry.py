@@ -1,0 +1,237 @@
+"""The tables of weight layers, activations and functions that rules know, and how to add to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from lra.crossing import Surrogate
+from lra.errors import OptionError
+
+T: Any = torch.Tensor
+F: Any = torch.nn.functional  # its stubs lack parts of it
+
+Product = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
+"""A weight layer's forward as a function of (layer, z, W, b)."""
+
+
+@dataclass(frozen=True)
+class WeightLayer:
+    """How the modules of one class multiply.
+
+    Attributes:
+        product: the product that was registered; None for torch's own classes and black boxes.
+        black_box: whether the layer can only be run.
+    """
+
+    product: Product | None = None
+    black_box: bool = False
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the class is one of torch's own."""
+        return self.product is None and not self.black_box
+
+
+WEIGHT_LAYERS: dict[type[nn.Module], WeightLayer] = dict.fromkeys(
+    (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), WeightLayer()
+)
+"""Weight layers by class: errors go down through the rule's feedback."""
+
+ACTIVATIONS: dict[type[nn.Module], str | None] = {
+    nn.CELU: "celu",
+    nn.ELU: "elu",
+    nn.GELU: "gelu",
+    nn.Hardshrink: "hardshrink",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Hardswish: "hardswish",
+    nn.Hardtanh: "hardtanh",
+    nn.LeakyReLU: "leaky_relu",
+    nn.LogSigmoid: "logsigmoid",
+    nn.Mish: "mish",
+    nn.PReLU: "leaky_relu",
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SELU: "selu",
+    nn.SiLU: "silu",
+    nn.Sigmoid: "sigmoid",
+    nn.Softplus: "softplus",
+    nn.Softshrink: "softshrink",
+    nn.Softsign: "softsign",
+    nn.Tanh: "tanh",
+    nn.Tanhshrink: "tanhshrink",
+    nn.Threshold: "threshold",
+    nn.RReLU: "leaky_relu",
+}
+"""Activations by class, with the keys of their differences in `lra.differences.FORMS`."""
+
+TORCH_ACTIVATIONS = tuple(ACTIVATIONS)
+"""torch's own activations among them."""
+
+INTERCEPTED: tuple[type[nn.Module], ...] = (
+    *(nn.Linear, _ConvNd, _ConvTransposeNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.GLU),
+    *(nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+)
+"""Classes whose forward is intercepted, function by function, in subclasses too."""
+
+SURROGATES: dict[type[nn.Module], Surrogate] = {}
+"""The surrogates that `register_activation` was given."""
+
+_MATMUL = (torch.matmul, T.matmul, T.__matmul__, T.__rmatmul__, torch.mm, T.mm, torch.bmm, T.bmm)
+_OTHERS = (torch.mv, T.mv, torch.tensordot, torch.einsum, torch.inner, T.inner)
+_GROUPED = tuple(
+    f
+    for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None))
+    if f is not None
+)
+
+CONVOLUTIONS = (
+    *(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+)
+"""Bilinear functions whose units are in dimension 1."""
+
+BILINEAR_FUNCTIONS: dict[Any, int | None] = {
+    **dict.fromkeys((*_MATMUL, *_OTHERS, *_GROUPED)),
+    **dict.fromkeys((torch.addmm, T.addmm, torch.baddbmm, T.baddbmm, torch.addmv, T.addmv), 0),
+    **dict.fromkeys((F.linear, *CONVOLUTIONS), 2),
+    F.bilinear: 3,
+}
+"""Functions that multiply data with weights, and the index of the bias among their arguments."""
+
+
+def _functions(*names: str) -> dict[Any, str]:
+    """Map all of torch's functions and methods of these names, in place or not, to the names."""
+    found = {}
+    for name in names:
+        for owner in (F, torch, T, torch.special):
+            for spelled in (name, f"{name}_"):
+                function = getattr(owner, spelled, None)
+                if function is not None:
+                    found[function] = name
+    return found
+
+
+ACTIVATION_FUNCTIONS: dict[Any, str] = {
+    **_functions(
+        *("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh"),
+        *("leaky_relu", "logsigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu"),
+        *("softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold"),
+    ),
+    torch.special.expit: "sigmoid",
+}
+"""Activations of one tensor, with the keys of their differences. Examples show others."""
+
+IN_PLACE_AT = {
+    F.relu: 1, F.relu6: 1, F.silu: 1, F.mish: 1, F.hardswish: 1, F.hardsigmoid: 1, F.selu: 1,
+    F.elu: 2, F.celu: 2, F.leaky_relu: 2, F.hardtanh: 3, F.threshold: 3,
+}  # fmt: skip
+"""The index of `inplace` among the arguments of an activation."""
+
+DIFFERENCES: dict[Any, str] = {
+    **ACTIVATION_FUNCTIONS,
+    **_functions(
+        *("exp", "exp2", "sinh", "cosh", "erf", "log", "log2", "log10", "log1p", "logit"),
+        *("square", "sqrt", "rsqrt", "reciprocal", "pow", "sin", "cos", "tan", "atan", "asin"),
+        *("acos", "asinh", "acosh", "atanh", "absolute"),
+    ),
+    **dict.fromkeys((torch.abs, T.abs, T.abs_, T.__abs__), "absolute"),
+    **dict.fromkeys((torch.clamp, T.clamp, T.clamp_, torch.clip, T.clip, T.clip_), "hardtanh"),
+    **dict.fromkeys((torch.expm1, T.expm1, T.expm1_, torch.special.expm1), "exp"),
+    **dict.fromkeys((torch.arctan, T.arctan), "atan"),
+    **dict.fromkeys((torch.arcsin, T.arcsin), "asin"),
+    **dict.fromkeys((torch.arccos, T.arccos), "acos"),
+    **dict.fromkeys((torch.arcsinh, T.arcsinh), "asinh"),
+    **dict.fromkeys((torch.arccosh, T.arccosh), "acosh"),
+    **dict.fromkeys((torch.arctanh, T.arctanh), "atanh"),
+    torch.special.ndtr: "normal",
+    T.__pow__: "pow",
+}
+"""Elementwise functions, with the keys of their differences in `lra.differences.FORMS`."""
+
+
+def register_activation(*classes: type[nn.Module], surrogate: Surrogate | None = None) -> None:
+    """Register module classes as activations: z = phi(h) of h's shape, elementwise or not.
+
+    Errors then cross these modules by the rule's crossing, with their own forward as phi. Not
+    needed for elementwise modules without parameters, which `convert` recognises. A method
+    `difference(self, h, delta, xp)` of the class, if it has one, is used for phi(h) - phi(h - delta).
+
+    Args:
+        *classes: subclasses of torch.nn.Module whose forward takes one tensor and is not random.
+        surrogate: a function that targets are taken through at these modules, instead of the
+            rule's own surrogate.
+
+    Raises:
+        OptionError: for anything but module classes, or anything but a surrogate.
+
+    Example:
+        lra.register_activation(MyActivation)
+    """
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise OptionError(
+                f"register_activation: expected subclasses of torch.nn.Module, got {cls!r}"
+            )
+    if surrogate is not None and not isinstance(surrogate, Surrogate):
+        raise OptionError(
+            "register_activation: surrogate must be one such as lra.crossing.TanhSurrogate(), "
+            f"got {surrogate!r}"
+        )
+    for cls in classes:
+        SURROGATES.pop(cls, None)
+        if surrogate is not None:
+            SURROGATES[cls] = surrogate
+        ACTIVATIONS.setdefault(cls, None)
+
+
+def register_weight_layer(
+    cls: type[nn.Module], product: Product | None = None, *, black_box: bool = False
+) -> None:
+    """Register a module class as a weight layer: h = f(layer, z, W, b), linear in z and in W.
+
+    Errors then cross these modules as d = the adjoint of f in z, taken at E. Products in a module's
+    own code are found by `convert(..., example=)` without this; a registered class needs no example
+    and its forward is not intercepted.
+
+    A black box (a device, a driver, a NumPy simulator) is only ever run, without autograd. Its h is
+    near z W^T + b, with noise and limits of its own. Then d = e E, dW = e^T z and db = sum e, and a
+    mirror sends noise through the module, so that E follows the weights as they act. Rules that use
+    W itself as feedback (`lra.Backprop()`, sign symmetry) read the parameter's values.
+
+    Args:
+        cls: a subclass of torch.nn.Module with a parameter `weight`, W, and a parameter `bias`, b,
+            or None, and no other parameter. Its forward takes z alone.
+        product: the function f of the layer, z, W and b (None without a bias). It reads no other
+            trainable tensor. `lra.inits.FanIn` takes W's first dimension as the units.
+        black_box: whether the layer can only be run. z is then (..., in), and W is (out, in).
+
+    Raises:
+        OptionError: for anything but such a class with either a product or black_box=True.
+
+    Example:
+        lra.register_weight_layer(Conv1D, lambda layer, z, W, b: z @ W + b)
+        lra.register_weight_layer(Crossbar, black_box=True)
+    """
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise OptionError(
+            f"register_weight_layer: expected a subclass of torch.nn.Module, got {cls!r}"
+        )
+    name = cls.__name__
+    if black_box and product is not None:
+        raise OptionError(
+            f"register_weight_layer: a black box {name} runs its own forward; leave out the "
+            "product, or leave out black_box=True"
+        )
+    if not (black_box or callable(product)):
+        raise OptionError(
+            f"register_weight_layer: expected a function of (layer, z, W, b), got {product!r}; "
+            "for a layer that can only be run use black_box=True"
+        )
+    if cls in WEIGHT_LAYERS and WEIGHT_LAYERS[cls].built_in:
+        raise OptionError(f"register_weight_layer: {name} is a weight layer already")
+    WEIGHT_LAYERS[cls] = WeightLayer(product, black_box)
