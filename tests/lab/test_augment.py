@@ -69,7 +69,7 @@ def test_crop_moves_by_up_to_an_eighth(side: int, reach: int) -> None:
     assert rows.unique().tolist() == columns.unique().tolist() == list(range(reach + 1))
 
 
-def test_how_often_each_change_comes() -> None:
+def test_augmentations_are_uniform() -> None:
     x = images(1, (32, 32)).expand(20_000, 32, 32)
     flipped = augment(x, ("flip",), generator())[:, 0, 0] != 1
     assert abs(flipped.double().mean() - 0.5) < 0.02  # six deviations
@@ -80,7 +80,7 @@ def test_how_often_each_change_comes() -> None:
     assert counts.max() < 350
 
 
-def test_one_after_the_other() -> None:
+def test_augmentations_are_applied_in_order() -> None:
     x = images(30, (3, 8, 8))
     draws = generator()
     by_hand = augment(augment(x, ("flip",), draws), ("crop",), draws)
@@ -91,7 +91,7 @@ def test_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.uint8])
-def test_it_keeps_the_type_and_leaves_its_input(kind: str, dtype: torch.dtype) -> None:
+def test_augmentation_preserves_dtype_and_input(kind: str, dtype: torch.dtype) -> None:
     x = images(5, (3, 4, 4)).to(dtype)
     before = x.clone()
     assert augment(x, (kind,), generator()).dtype == dtype

@@ -67,7 +67,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [NAME]
 
 
-def test_the_one_before_stays(tmp_path: Path) -> None:
+def test_the_last_checkpoint_stays_as_the_previous_one(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         save(tmp_path, state_of(number))
     assert load(tmp_path / NAME, CONFIG)["number"] == 3
@@ -88,7 +88,7 @@ def test_content_is_flushed_before_it_is_renamed(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_failing_disk_leaves_a_whole_file(
+def test_a_failing_disk_leaves_an_intact_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, code: int
 ) -> None:
     path = tmp_path / "file"
@@ -170,7 +170,7 @@ def test_saving_loses_nothing_at_any_step(
 # reading what is not whole
 
 
-def test_torn_anywhere(tmp_path: Path) -> None:
+def test_truncation_at_any_byte_is_detected(tmp_path: Path) -> None:
     whole = packed(state_of(1))
     path = tmp_path / NAME
     cuts = {0, 1, 16, 17, 18, 48, 49, 50, len(whole) - 1}
@@ -187,7 +187,7 @@ def test_torn_anywhere(tmp_path: Path) -> None:
     assert load(path, CONFIG)["number"] == 1
 
 
-def test_one_byte_flipped_anywhere(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_any_byte_is_detected(tmp_path: Path) -> None:
     whole = packed(state_of(1))
     path = tmp_path / NAME
     for at in {0, 16, 17, 48, 49, len(whole) - 1, *random.Random(1).sample(range(len(whole)), 60)}:
@@ -207,18 +207,18 @@ def test_one_byte_flipped_anywhere(tmp_path: Path) -> None:
     ],
     ids=["a list", "no config", "config no mapping", "empty", "another version"],
 )
-def test_other_files(tmp_path: Path, content: Callable[[], bytes]) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, content: Callable[[], bytes]) -> None:
     (tmp_path / NAME).write_bytes(content())
     with pytest.raises(RunError, match="not a checkpoint of this program"):
         load(tmp_path / NAME, CONFIG)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"checkpoint: cannot be read \(No such file"):
         load(tmp_path / NAME, CONFIG)
 
 
-def test_another_configuration_names_what_differs(tmp_path: Path) -> None:
+def test_another_configuration_lists_the_differences(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
     other = TrainConfig("digits", hidden=(4, 3), lr=0.5, optimizer="sgd").to_config()
     with pytest.raises(RunError, match="from another configuration") as e:
@@ -266,7 +266,7 @@ def test_code_is_refused_and_does_not_run(tmp_path: Path, kind: int) -> None:
 # which checkpoint is taken up
 
 
-def test_the_previous_good_one_is_used(tmp_path: Path) -> None:
+def test_the_previous_valid_checkpoint_is_used(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
     save(tmp_path, state_of(2))
     bad = malicious(tmp_path / "ran")[0]
@@ -284,7 +284,7 @@ def test_the_previous_good_one_is_used(tmp_path: Path) -> None:
     assert load(tmp_path / PREVIOUS, CONFIG)["number"] == 1
 
 
-def test_a_bad_new_one_is_passed_over(tmp_path: Path) -> None:
+def test_an_invalid_new_checkpoint_is_skipped(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
     (tmp_path / NEW).write_bytes(packed(state_of(2))[:-9])
     found, (trouble,) = latest(tmp_path, CONFIG)
@@ -294,7 +294,7 @@ def test_a_bad_new_one_is_passed_over(tmp_path: Path) -> None:
     assert latest(tmp_path, CONFIG)[1] == []
 
 
-def test_two_bad_ones_are_passed_over(tmp_path: Path) -> None:
+def test_two_invalid_checkpoints_are_skipped(tmp_path: Path) -> None:
     for number in (1, 2):
         save(tmp_path, state_of(number))
     (tmp_path / NAME).write_bytes(b"noise")
@@ -306,7 +306,7 @@ def test_two_bad_ones_are_passed_over(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == left
 
 
-def test_none_is_good(tmp_path: Path) -> None:
+def test_no_checkpoint_is_valid(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
     save(tmp_path, state_of(2))
     (tmp_path / NAME).write_bytes(b"noise")
@@ -322,6 +322,6 @@ def test_none_is_good(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_there_is_none(tmp_path: Path) -> None:
+def test_no_checkpoint_exists(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no checkpoint to resume from: it has none"):
         latest(tmp_path, CONFIG)

@@ -211,7 +211,7 @@ def test_help_shows_defaults(call: Call) -> None:
         ("data fetch mnits", "unknown dataset 'mnits'.*Did you mean 'mnist'"),
     ],
 )
-def test_wrong_words_are_refused(call: Call, tmp_path: Path, words: str, expected: str) -> None:
+def test_wrong_arguments_are_refused(call: Call, tmp_path: Path, words: str, expected: str) -> None:
     said = call(*words.split())
     assert said.code == 2
     assert re.search(expected, said.words), said.words
@@ -231,7 +231,7 @@ def test_wrong_words_are_refused(call: Call, tmp_path: Path, words: str, expecte
         ("data fetch mnist", "mnist"),
     ],
 )
-def test_what_is_not_there_ends_with_1(call: Call, words: str, expected: str) -> None:
+def test_missing_files_exit_with_1(call: Call, words: str, expected: str) -> None:
     said = call(*words.split())
     assert said.code == 1
     assert said.err.startswith("lra: ")
@@ -261,7 +261,7 @@ def test_an_existing_run(call: Call, blobs: Path, tmp_path: Path) -> None:
 # recipes and rules
 
 
-def test_a_recipe_and_some_options_over_it() -> None:
+def test_options_override_a_recipe() -> None:
     words = ["mnist", "--recipe", "seed-mnist", "--epochs", "20", "--beta", "0.05"]
     config, options = read_train(words)
     made = RECIPES["seed-mnist"]
@@ -277,14 +277,14 @@ def test_a_recipe_and_some_options_over_it() -> None:
 
 
 @pytest.mark.parametrize("words", ["--recipe=paper mnist", "mnist --recipe paper"])
-def test_a_recipe_in_each_way_to_write_it(words: str) -> None:
+def test_both_spellings_of_the_recipe_option(words: str) -> None:
     config, _ = read_train([*words.split(), "--hidden", "9"])
     paper = RECIPES["paper"]
     rule = lra.named(paper.rule, **paper.options)
     assert config == TrainConfig("mnist", rule, **paper.settings | {"hidden": (9,)})
 
 
-def test_options_over_a_recipe_of_another_kind() -> None:
+def test_options_of_each_type_override_a_recipe() -> None:
     words = "mnist --recipe seed-mnist --bias --init fan-in:2 --feedback-init normal:0.5 --gain 3"
     config, _ = read_train(words.split())
     assert config.bias is True
@@ -293,7 +293,7 @@ def test_options_over_a_recipe_of_another_kind() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in lra.RULES if name != "lra-e"])
-def test_another_rule_than_the_recipe(name: str) -> None:
+def test_a_rule_other_than_the_recipes(name: str) -> None:
     """The recipe's set-up, and nothing of its rule."""
     config, _ = read_train(["mnist", "--recipe", "seed-mnist", "--rule", name])
     assert config == TrainConfig("mnist", lra.named(name), **RECIPES["seed-mnist"].settings)
@@ -439,7 +439,7 @@ def test_train_evaluate_predict(call: Call, blobs: Path, tmp_path: Path) -> None
     assert (tmp_path / "y.csv").read_text() == said.out
 
 
-def test_no_test_pair_and_no_validation(call: Call, tmp_path: Path) -> None:
+def test_no_test_set_and_no_validation(call: Call, tmp_path: Path) -> None:
     write_blobs(tmp_path / "alone.npz", n_test=None)
     words = [
         "train",
@@ -548,7 +548,7 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
     assert any(line.startswith("test accuracy") for line in lines)
 
 
-def test_a_terminal_is_left_in_order_after_an_error(tmp_path: Path, blobs: Path) -> None:
+def test_the_terminal_is_restored_after_an_error(tmp_path: Path, blobs: Path) -> None:
     words = [
         "train",
         blobs,

@@ -50,7 +50,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_compiled_run_is_the_eager_run_but_for_rounding(tmp_path, blobs, steps, name):
+def test_a_compiled_run_equals_the_eager_run_up_to_rounding(tmp_path, blobs, steps, name):
     for compiled in (False, True):
         config = tiny(blobs, compile=HOW[compiled], precision="64", **SETTINGS[name])
         training.train(config, tmp_path / str(compiled))
@@ -64,7 +64,7 @@ def test_a_compiled_run_is_the_eager_run_but_for_rounding(tmp_path, blobs, steps
 
 
 @pytest.mark.parametrize("stops", [(7, 8, 19), (3, 15, 16)])
-def test_a_compiled_run_that_was_stopped_ends_in_the_same_bits(tmp_path, blobs, stops):
+def test_a_resumed_compiled_run_is_bit_identical(tmp_path, blobs, stops):
     config = tiny(blobs, compile="always", activation="rrelu")
     training.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, f"{stops}")
@@ -81,14 +81,14 @@ def test_diagnoses_change_nothing_and_compile_nothing(tmp_path, blobs, steps):
     assert [step.compilations for step in steps] == [1, 1]
 
 
-def test_the_time_of_compiling_is_told_once(tmp_path, blobs):
+def test_the_compile_time_is_reported_once(tmp_path, blobs):
     watcher = Watcher()
     training.train(tiny(blobs, compile="always"), tmp_path / "run", reporter=watcher)
     (note,) = (note for note in watcher.notes() if "compiling" in note)
     assert float(note.removeprefix("compiling took ").removesuffix(" s")) > 0
 
 
-def test_texts(tmp_path, steps):
+def test_text(tmp_path, steps):
     path = tmp_path / "text.txt"
     path.write_text("the quick brown fox jumps over the lazy dog. " * 40)
     losses = []
@@ -117,7 +117,7 @@ def test_refused_settings(settings, says):
         TrainConfig("digits", **({"compile": "always"} | settings))
 
 
-def test_runs_are_compiled_where_it_pays(tmp_path, blobs, steps, monkeypatch):
+def test_auto_compiles_long_runs(tmp_path, blobs, steps, monkeypatch):
     config = tiny(blobs, compile="auto")
     watcher = Watcher()
     training.train(config, tmp_path / "short", reporter=watcher)

@@ -351,7 +351,7 @@ OWN_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", OWN_RECIPES)
-def test_recipes_run_as_they_stand(name: str) -> None:
+def test_recipes_need_no_other_options(name: str) -> None:
     """Each by the one rule that trains any network, and on the data that it is for."""
     dataset, settings = OWN_RECIPES[name]
     made, _ = read_train(["--recipe", name])
@@ -376,7 +376,7 @@ def test_unknown_recipe() -> None:
         recipes.recipe("seed-mnits")
 
 
-def test_defaults_are_those_of_the_main_job() -> None:
+def test_defaults() -> None:
     made = TrainConfig("mnist")
     assert made.rule == lra.LRAE(beta=0.1, gamma=1.0)
     assert (made.model, made.sizes["width"], made.sizes["depth"]) == ("mlp", 256, 5)
@@ -419,7 +419,7 @@ def test_initialisations_are_read(text: str, init: lra.inits.Init) -> None:
         ),
     ],
 )
-def test_initialisations_come_back_from_their_text(init: lra.inits.Init) -> None:
+def test_initialisations_survive_formatting(init: lra.inits.Init) -> None:
     assert options.parse_init(options.format_init(init)) == init
 
 
@@ -483,7 +483,7 @@ def test_help_lists_the_tables() -> None:
 
 
 @pytest.mark.parametrize("option", ["width", "depth", "hidden", "patch", "context"])
-def test_help_says_which_networks_have_a_size(option: str) -> None:
+def test_help_lists_the_networks_with_a_size(option: str) -> None:
     """And what it is by default, where there is a number."""
     text = field_texts(TrainConfig)[option]
     for name, network in NETWORKS.items():
@@ -493,7 +493,7 @@ def test_help_says_which_networks_have_a_size(option: str) -> None:
         assert default is None or str(default) in text
 
 
-def test_help_says_which_rules_have_an_option() -> None:
+def test_help_lists_the_rules_with_an_option() -> None:
     names = {"feedback_init": "init", "one_sided": "symmetric"}
     table = {**lra.RULES, **lra.methods.METHODS}
     texts = field_texts(RuleOptions)
@@ -518,7 +518,7 @@ def test_activations_are_those_that_convert() -> None:
     assert {"tanh", "relu", "sigmoid", "gelu"} <= set(ACTIVATIONS)
 
 
-def test_the_saved_file_is_readable_by_people(tmp_path: Path) -> None:
+def test_the_saved_configuration_is_readable(tmp_path: Path) -> None:
     begin(tmp_path / "run", TrainConfig("digits", hidden=(3,)))
     plain = json.loads((tmp_path / "run" / runs.CONFIG).read_text())
     assert plain["hidden"] == [3]

@@ -39,7 +39,7 @@ def test_digits() -> None:
     assert (distance.argmin(1) == digits.y_test).mean() > 0.85
 
 
-def test_digits_fetch_gives_the_file_in_the_package() -> None:
+def test_fetching_digits_returns_the_packaged_file() -> None:
     (path,) = data.fetch("digits")
     assert path.stat().st_size < 80_000
     with np.load(path, allow_pickle=False) as arrays:
@@ -93,7 +93,7 @@ def test_split(n: int, validation: int) -> None:
     np.testing.assert_array_equal(again[1], held)  # it depends on n, validation and seed alone
 
 
-def test_split_draws_at_random() -> None:
+def test_split_is_uniform() -> None:
     dataset = own(np.zeros((1000, 1)), np.zeros(1000))
     draws = np.stack([data.split(dataset, 200, seed)[1] for seed in range(200)])
     assert len(np.unique(draws, axis=0)) == 200
@@ -125,7 +125,7 @@ assert "torch" not in sys.modules
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_real_sets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_datasets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRA_CACHE", str(tmp_path))
     monkeypatch.delenv("LRA_DATA", raising=False)
     paths = data.fetch(name)

@@ -43,7 +43,7 @@ def events(folder):
     "rule",
     [lra.LRAE(), lra.SignSymmetry("batch"), lra.MirroredLRA(), lra.methods.PredictiveCoding(5)],
 )
-def test_a_run_is_the_same_to_the_bit_with_diagnoses_and_without(tmp_path, rule):
+def test_diagnoses_do_not_change_a_run(tmp_path, rule):
     data = write_blobs(tmp_path / "blobs.npz")
     for name, every in (("plain", None), ("diagnosed", 3)):
         training.train(tiny(data, rule=rule, diagnose=every, **NOISY), tmp_path / name)
@@ -57,7 +57,7 @@ def test_a_run_is_the_same_to_the_bit_with_diagnoses_and_without(tmp_path, rule)
     assert not (plain / runs.DIAGNOSES).exists()
 
 
-def test_every_so_many_steps_each_layer_is_written_down(tmp_path):
+def test_each_diagnosis_is_saved_and_logged(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
     heard = []
     watcher = Watcher()
@@ -88,7 +88,7 @@ def test_every_so_many_steps_each_layer_is_written_down(tmp_path):
 
 
 @pytest.mark.parametrize("stops", [(1,), (4, 5, 17), (10, 20)])
-def test_stops_leave_no_trace_in_the_table(tmp_path, stops):
+def test_stops_do_not_change_the_table(tmp_path, stops):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5, rule=lra.SignSymmetry("batch"))
     training.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, "diagnoses")
@@ -100,7 +100,7 @@ def test_stops_leave_no_trace_in_the_table(tmp_path, stops):
         assert len(tags) == len(set(tags))
 
 
-def test_what_a_killed_run_wrote_after_its_checkpoint_is_found_again(tmp_path):
+def test_rows_after_the_last_checkpoint_are_replaced(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
     training.train(config, tmp_path / "run")
     table = tmp_path / "run" / runs.DIAGNOSES
@@ -144,7 +144,7 @@ def row(layer="0", epoch=1, step=1, **values):
         ({"update": math.nan, "update_relative": math.nan, "arrival": "not finite"}, "explode"),
     ],
 )
-def test_an_epoch_of_bad_updates_is_told(bad, says):
+def test_an_epoch_of_bad_updates_gets_a_verdict(bad, says):
     rows = [row(epoch=e, step=s) for e, s in ((1, 1), (1, 2), (2, 3), (2, 4), (3, 5))]
     rule = lra.FeedbackAlignment()
     assert verdict(rows, rule) is None
@@ -160,7 +160,7 @@ def test_an_epoch_of_bad_updates_is_told(bad, says):
     assert verdict(rows, rule).startswith("diagnosis: In epochs 1 to 2 of 3 ")
 
 
-def test_what_is_no_fault_of_the_rule_is_not_told():
+def test_updates_as_bad_as_backprops_get_no_verdict():
     rule = lra.LRAE()
     assert verdict([row(step=0, angle=95.0)], rule) is None  # feedback as it was drawn
     small = {"update": 1e-12, "update_relative": 1e-11, "gradient": 1e-12}
@@ -173,7 +173,7 @@ def test_what_is_no_fault_of_the_rule_is_not_told():
     assert verdict([], rule) is None
 
 
-def test_the_remedy_is_one_that_the_rule_lacks():
+def test_the_remedy_depends_on_the_rule():
     tiny_update, away = {"update": 0.0, "update_relative": 0.0}, {"angle": 100.0}
     assert "--normalized" in verdict([row(**tiny_update)], lra.LRAE())
     assert "mirror the weights" in verdict([row(**tiny_update)], lra.LRAE(normalized=True))
@@ -204,7 +204,7 @@ def test_sixteen_tanh_layers(tmp_path, rule, fails):
 # ---------------------------------------------------------------- lra diagnose
 
 
-def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
+def test_the_command_prints_a_table_and_writes_plots(tmp_path, capsys):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10)
     training.train(config, tmp_path / "run")
     cli.main(["diagnose", str(tmp_path / "run")])
@@ -221,7 +221,7 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("step 10, epoch 2\n")
 
 
-def test_runs_by_a_method_are_drawn_too(tmp_path, capsys):
+def test_runs_with_a_method_are_plotted(tmp_path, capsys):
     config = tiny(
         write_blobs(tmp_path / "blobs.npz"), diagnose=10, rule=lra.methods.PredictiveCoding(2)
     )
@@ -239,7 +239,7 @@ def test_runs_by_a_method_are_drawn_too(tmp_path, capsys):
         ("HEADER\n", "no diagnosis yet"),
     ],
 )
-def test_tables_that_are_none_are_refused(tmp_path, capsys, content, says):
+def test_invalid_tables_are_refused(tmp_path, capsys, content, says):
     (tmp_path / runs.CONFIG).write_text(json.dumps(tiny("digits").to_config()))
     if content:
         header = ",".join(diagnoses.COLUMNS)

@@ -42,7 +42,7 @@ def samples(name: str) -> torch.Tensor:
         ("gpt", "embedding.weight", r"layer embedding \(Embedding\): its weight"),
     ],
 )
-def test_a_weight(name: str, weight: str, what: str, converted: bool) -> None:
+def test_a_nonfinite_weight_is_located(name: str, weight: str, what: str, converted: bool) -> None:
     model = network(name, converted)
     parameters = dict(model.named_parameters())
     assert find_nonfinite_weight(model) is None
@@ -56,7 +56,7 @@ def test_a_weight(name: str, weight: str, what: str, converted: bool) -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_an_output(name: str) -> None:
+def test_a_nonfinite_output_is_located(name: str) -> None:
     """The last layer's: all weights are finite, and their product with what arrives is not."""
     model = network(name, True)
     head = list(model.modules())[-1]
@@ -71,7 +71,7 @@ def test_an_output(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_nothing(name: str) -> None:
+def test_large_outputs_are_located(name: str) -> None:
     """All is finite, so the outputs must be too large; and the network is left as it was."""
     model = network(name, True)
     said = locate_nonfinite(model, samples(name))

@@ -133,7 +133,7 @@ def test_a_forged_checkpoint_is_refused(home: Path, tmp_path: Path, name: str) -
     assert_same_run(home / "run", tmp_path / "run")
 
 
-def test_other_data_are_noticed(home: Path, tmp_path: Path) -> None:
+def test_changed_data_are_refused(home: Path, tmp_path: Path) -> None:
     with np.load(home / "blobs.npz") as arrays:
         content = dict(arrays)
     path = tmp_path / "blobs.npz"

@@ -27,7 +27,7 @@ def idx(array: np.ndarray) -> bytes:
         idx(np.zeros((3, 2))) + b"\0",
     ],
 )
-def test_idx_that_is_none(content: bytes) -> None:
+def test_invalid_idx(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^here .*Remedy"):
         parse_idx(content, "here")
 
@@ -62,6 +62,6 @@ def test_cifar() -> None:
         (bytes(3073) + b"\x0a" + bytes(3072), "an image is of class 10, the highest is 9"),
     ],
 )
-def test_cifar_that_is_none(content: bytes, message: str) -> None:
+def test_invalid_cifar(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"^here is not a file of CIFAR-10.*{message}.*Remedy"):
         parse_cifar(content, "here")

@@ -37,7 +37,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", lra.methods.METHODS)
-def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, blobs: Path, name: str) -> None:
+def test_resumed_runs_are_bit_identical(tmp_path: Path, blobs: Path, name: str) -> None:
     config = tiny(blobs, rule=method_of(name))
     train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "parts", (3, 9, 17), 8, name)
@@ -78,7 +78,7 @@ def test_a_run_of_one_batch_is_a_loop_of_the_method(
 
 
 @pytest.mark.parametrize("name", lra.methods.METHODS)
-def test_answers_are_the_methods_own(tmp_path: Path, blobs: Path, name: str) -> None:
+def test_predictions_are_the_methods_own(tmp_path: Path, blobs: Path, name: str) -> None:
     method, data = method_of(name), load(str(blobs))
     train(tiny(blobs, rule=method), tmp_path / "run")
     result = json.loads((tmp_path / "run" / runs.RESULT).read_text())
@@ -95,7 +95,7 @@ def test_answers_are_the_methods_own(tmp_path: Path, blobs: Path, name: str) -> 
         assert (forward - answer).abs().max() > 1e-3
 
 
-def test_the_command_reads_a_methods_options() -> None:
+def test_command_line_options_of_methods() -> None:
     config, _ = read_train(["digits", "--rule", "predictive-coding", "--steps", "7"])
     assert config.rule == lra.methods.PredictiveCoding(steps=7)
     words = ["--beta", "0.5", "--free-steps", "9", "--nudged-steps", "4", "--one-sided"]
@@ -107,7 +107,7 @@ def test_the_command_reads_a_methods_options() -> None:
         read_train(["digits", "--rule", "dtp", "--beta", "1"])
 
 
-def test_what_a_method_cannot_do_is_said(tmp_path: Path, blobs: Path) -> None:
+def test_unsupported_settings_of_methods_are_refused(tmp_path: Path, blobs: Path) -> None:
     with pytest.raises(lra.errors.OptionError, match="devices: dtp trains on one; got 2"):
         tiny(blobs, rule=lra.methods.DTP(), devices=2)
     with pytest.raises(

@@ -37,7 +37,7 @@ def test_sizes(hidden: tuple[int, ...], bias: bool) -> None:
     assert model(torch.randn(3, 2, 3)).shape == (3, 4)
 
 
-def test_samples_without_axes_of_their_own() -> None:
+def test_sample_shapes() -> None:
     assert network(sample_shape=(9,))(torch.randn(2, 9)).shape == (2, 4)
     assert network(sample_shape=(1, 3, 3))(torch.randn(2, 1, 3, 3)).shape == (2, 4)
 
@@ -59,13 +59,13 @@ def test_every_activation_builds_converts_and_learns(name: str) -> None:
     torch.testing.assert_close(layers[1].feedback.grad, layers[1].weight.grad)
 
 
-def test_the_number_of_an_activation_arrives() -> None:
+def test_the_number_of_an_activation_is_used() -> None:
     assert network(hidden=(6,), activation="elu:0.25")[2].alpha == 0.25
     assert network(hidden=(6,), activation="quantized:5")[2].k == 5
     assert network(hidden=(6,), activation="lwta:3")[2].k == 3
 
 
-def test_a_surrogate_for_autograd_arrives() -> None:
+def test_the_surrogate_of_an_activation_is_used() -> None:
     unit = network(hidden=(6,), activation="sign", straight_through="hardtanh")[2]
     assert unit.straight_through == lra.crossing.HardTanhSurrogate()
     assert network(hidden=(6,), activation="sign")[2].straight_through is None
@@ -92,7 +92,7 @@ def test_normal_draws_with_its_deviation() -> None:
     assert first.bias.abs().max() <= 0.1  # torch's own way
 
 
-def test_draws_follow_the_global_generator() -> None:
+def test_draws_use_the_global_generator() -> None:
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -120,7 +120,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "own", "cls", "expected"), OPTIONS, ids=str)
-def test_options_arrive_in_the_optimizer(
+def test_options_reach_the_optimizer(
     name: str, own: dict[str, Any], cls: type, expected: dict[str, Any]
 ) -> None:
     config = TrainConfig(
@@ -165,7 +165,7 @@ def test_every_optimizer_is_tested() -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 0.25), (0.0, 0.0), (0.5, 0.5)])
-def test_step_size_of_feedback(given: float | None, expected: float) -> None:
+def test_learning_rate_of_feedback(given: float | None, expected: float) -> None:
     config = TrainConfig("digits", hidden=(5, 4), lr=0.25, feedback_lr=given)
     model = lra.convert(build_network(config, (6,), 3), config.rule)
     groups = build_optimizer(config, model).param_groups
@@ -181,7 +181,7 @@ def test_step_size_of_feedback(given: float | None, expected: float) -> None:
     [(lra.Backprop(), (5,)), (lra.FeedbackAlignment(), (5,)), (lra.LRAE(), ())],
     ids=str,
 )
-def test_step_size_of_feedback_that_is_not_there(rule: lra.Rule, hidden: tuple[int, ...]) -> None:
+def test_feedback_lr_needs_learned_feedback(rule: lra.Rule, hidden: tuple[int, ...]) -> None:
     config = TrainConfig("digits", hidden=hidden, rule=rule, feedback_lr=0.5)
     model = lra.convert(build_network(config, (6,), 3), rule)
     with pytest.raises(OptionError, match=r"feedback_lr .*learns no feedback"):

@@ -57,7 +57,7 @@ def test_the_small_sizes_cover_the_table() -> None:
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
-def test_every_weight_and_unit_follows_the_rule(name: str, shape: tuple[int, ...]) -> None:
+def test_coverage_is_full(name: str, shape: tuple[int, ...]) -> None:
     """One forward on an example proves it; and without one the same modules are converted."""
     x = samples(name, shape)
     terms = "tokens" if NETWORKS[name].text else "batch"
@@ -118,7 +118,7 @@ def test_copies_by_pickle(name: str, shape: tuple[int, ...]) -> None:
     "unit", [lra.activations.Sign, lambda: lra.activations.LWTA(2), TableActivation], ids=str
 )
 @pytest.mark.parametrize("name", NETWORKS)
-def test_units_that_can_only_be_evaluated(name: str, unit: Any) -> None:
+def test_black_box_activations(name: str, unit: Any) -> None:
     """Every weight gets an update, though no unit but LWTA has a derivative."""
     shape = SHAPES[NETWORKS[name].reads][0]
     sizes = {k: 12 for k in SMALL[name] if k == "width"}
@@ -130,7 +130,7 @@ def test_units_that_can_only_be_evaluated(name: str, unit: Any) -> None:
     assert [n for n, dW in weights.items() if not dW.abs().sum() > 0] == []
 
 
-def test_a_table_is_looked_up() -> None:
+def test_the_table_activation() -> None:
     unit = TableActivation()
     h = torch.linspace(-5, 5, 997)
     z = unit(h)
@@ -156,7 +156,7 @@ def by_hand(sizes: list[int], scale: float, bias: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("hidden", [(9, 9), None])
-def test_a_perceptron_is_drawn_as_ever(hidden: tuple[int, ...] | None, bias: bool) -> None:
+def test_perceptron_draws_are_stable(hidden: tuple[int, ...] | None, bias: bool) -> None:
     """The stream of draws is that of the published figures, to the bit."""
     torch.manual_seed(5)
     expected = by_hand([6, 9, 9, CLASSES], 0.5, bias)
@@ -212,7 +212,7 @@ def test_lenet_is_its_formula(shape: tuple[int, ...], pixels: int) -> None:
     torch.testing.assert_close(model(x), F.linear(z, w[names[8]], w[names[9]]))
 
 
-def test_lenet_scales_images_of_other_sizes() -> None:
+def test_lenet_resizes_other_images() -> None:
     model = build("lenet", (8, 8))
     x = torch.randn(2, 8, 8)
     scaled = F.interpolate(x[:, None], (32, 32), mode="bilinear", align_corners=False)
@@ -263,7 +263,7 @@ def test_a_resnet_halves_twice_and_doubles_twice() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("width", "heads"), [(12, 1), (64, 2), (96, 3), (100, 2), (33, 1)])
-def test_a_block_is_torchs_own(width: int, heads: int, causal: bool) -> None:
+def test_a_block_equals_torchs_layer(width: int, heads: int, causal: bool) -> None:
     block = Block(parts(nn.GELU), width, causal)
     own = nn.TransformerEncoderLayer(
         width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
@@ -315,7 +315,7 @@ def test_a_vision_transformer_is_its_formula() -> None:
     torch.testing.assert_close(model(x), z @ model.head.weight.T + model.head.bias)
 
 
-def test_a_gpt_sees_what_came_before_and_no_more() -> None:
+def test_a_gpt_is_causal() -> None:
     model = build("gpt", (10,)).eval()
     x = samples("gpt", (10,), 1)
     before = model(x)
@@ -347,7 +347,7 @@ def test_channels_may_be_first_or_last(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, net in NETWORKS.items() if net.reads == "images"])
-def test_what_is_no_image_is_refused(name: str) -> None:
+def test_samples_that_are_not_images_are_refused(name: str) -> None:
     for shape in ((9,), (4, 5, 6), (1, 3, 8, 8)):
         with pytest.raises(OptionError, match=r"no image.*--model mlp"):
             build(name, shape)
@@ -371,21 +371,21 @@ def test_sizes_that_do_not_fit_are_refused(name: str, sizes: dict[str, int], mes
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_all_weights_of_layers_are_drawn_as_told(name: str) -> None:
+def test_all_layer_weights_use_the_initialisation(name: str) -> None:
     model = build(name, SHAPES[NETWORKS[name].reads][0], parts(init=Normal(1e-6)))
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     assert all(0 < m.weight.abs().max() < 1e-5 for m in layers)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_layer_has_a_bias_unless_told(name: str) -> None:
+def test_bias_applies_to_all_layers(name: str) -> None:
     model = build(name, SHAPES[NETWORKS[name].reads][0], parts(bias=False))
     kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm)
     assert [m for m in model.modules() if isinstance(m, kinds) and m.bias is not None] == []
 
 
 @pytest.mark.parametrize(("init", "variance"), [(LECUN, 1.0), (KAIMING, 2.0)])
-def test_named_draws_have_their_variances(init: lra.inits.Init, variance: float) -> None:
+def test_named_initialisations_have_their_variances(init: lra.inits.Init, variance: float) -> None:
     weight = parts(init=init).linear(250, 400).weight
     assert weight.var().item() == pytest.approx(variance / 250, rel=0.02)
     weight = parts(init=init).conv(20, 100, 5).weight

@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, name: str) -> None:
+def test_resumed_runs_are_bit_identical(tmp_path: Path, name: str) -> None:
     """Stopped in the midst of an epoch and at the end of one."""
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 8} | SETTINGS[name]
     text = settings.get("model") == "gpt"
@@ -65,7 +65,7 @@ def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, name: str) -> None:
     assert result["epochs"] == 2
 
 
-def test_augmentation_draws_anew_in_each_epoch_and_step() -> None:
+def test_augmentation_differs_between_epochs_and_steps() -> None:
     """All samples are one image, so that their order makes no difference."""
     image = torch.arange(64.0).reshape(8, 8)
     pair = image.expand(16, 8, 8), torch.zeros(16, dtype=torch.long)

@@ -27,7 +27,7 @@ def save(folder: Path, **arrays: object) -> Path:
     return path
 
 
-def test_npz_floats_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_npz_floats_are_used_unchanged(tmp_path: Path) -> None:
     path = save(tmp_path, x=X, y=Y.astype(np.int8), x_test=X[:1], y_test=np.array([4], np.uint64))
     dataset = data.load(str(path))
     np.testing.assert_array_equal(dataset.x_train, X.astype(np.float32))
@@ -42,7 +42,7 @@ def test_npz_floats_are_taken_as_they_are(tmp_path: Path) -> None:
     assert data.fetch(str(path)) == [path]
 
 
-def test_npz_bytes_are_scaled_and_the_test_pair_may_be_left_out(tmp_path: Path) -> None:
+def test_npz_bytes_are_scaled_and_the_test_set_is_optional(tmp_path: Path) -> None:
     dataset = data.load(str(save(tmp_path, x=U, y=Y[:2])))
     np.testing.assert_array_equal(dataset.x_train, np.array([[0, 1], [0.2, 0.4]], np.float32))
     assert dataset.x_test is None
@@ -91,7 +91,7 @@ def with_value(value: float) -> np.ndarray:
         ({"x": np.array([[object()]]), "y": Y[:1]}, "cannot be read as .npz"),
     ],
 )
-def test_npz_that_is_wrong(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
+def test_invalid_npz_arrays(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
     path = save(tmp_path, **arrays)
     with pytest.raises(DataError, match=message) as caught:
         data.load(str(path))
@@ -99,7 +99,7 @@ def test_npz_that_is_wrong(tmp_path: Path, arrays: dict[str, object], message: s
     assert "Remedy" in str(caught.value)
 
 
-def test_npz_that_is_no_npz(tmp_path: Path) -> None:
+def test_files_that_are_not_npz(tmp_path: Path) -> None:
     good = save(tmp_path, x=X, y=Y).read_bytes()
     path = tmp_path / "bad.NPZ"
     with pytest.raises(DataError, match=r"no such file. Remedy"):
@@ -127,7 +127,7 @@ def test_npz_of_colour_images_keeps_their_layout(tmp_path: Path, axis: int) -> N
     np.testing.assert_array_equal(dataset.x_train, (x / 255).astype(np.float32))
 
 
-def test_npz_by_columns_and_in_the_other_order_of_bytes(tmp_path: Path) -> None:
+def test_npz_in_fortran_order_and_big_endian(tmp_path: Path) -> None:
     path = save(tmp_path, x=np.asfortranarray(X), y=Y.astype(">i4"))
     dataset = data.load(str(path))
     np.testing.assert_array_equal(dataset.x_train, X.astype(np.float32))
@@ -172,7 +172,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_what_the_hostile_files_are_made_of_is_taken(tmp_path: Path) -> None:
+def test_the_parts_of_the_hostile_files_are_valid(tmp_path: Path) -> None:
     members = [("x.npy", stating("(4, 2)")), ("y.npy", npy(Y, (2, 0)))]
     dataset = data.load(str(zipped(tmp_path / "own.npz", members)))
     np.testing.assert_array_equal(dataset.x_train, np.zeros((4, 2)))
@@ -196,13 +196,13 @@ def test_what_the_hostile_files_are_made_of_is_taken(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
-def test_npz_with_a_member_that_lies(tmp_path: Path, x: bytes, message: str) -> None:
+def test_npz_with_a_false_member_header(tmp_path: Path, x: bytes, message: str) -> None:
     for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         path = zipped(tmp_path / "own.npz", [("x.npy", x), ("y.npy", npy(Y))], kind)
         assert re.search(message, refusal(path))
 
 
-def test_npz_with_foreign_members(tmp_path: Path) -> None:
+def test_npz_with_unexpected_members(tmp_path: Path) -> None:
     x, y = ("x.npy", npy(X)), ("y.npy", npy(Y))
     for extra in ("readme.txt", "../x.npy", "x/", "z.npy"):
         path = zipped(tmp_path / "own.npz", [x, y, (extra, b"")])
@@ -221,7 +221,7 @@ def altered(path: Path, place: int, value: bytes) -> Path:
     return path
 
 
-def test_npz_whose_directory_lies(tmp_path: Path) -> None:
+def test_npz_with_a_false_directory(tmp_path: Path) -> None:
     def fresh() -> Path:
         return save(tmp_path, x=X, y=Y)
 

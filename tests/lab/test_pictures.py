@@ -31,7 +31,7 @@ def test_sample_figure(tmp_path: Path, shape: tuple[int, ...], classes: int) -> 
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
+def test_the_seed_selects_the_samples(tmp_path: Path) -> None:
     digits = data.load("digits")
     one, same, other = (
         data.sample_figure(digits, tmp_path / f"{i}.png", count=4, seed=seed).read_bytes()
@@ -56,7 +56,7 @@ def test_sample_figure_of_text(tmp_path: Path) -> None:
         data.sample_figure(text, tmp_path / "a.png")
 
 
-def test_the_drawn_samples_take_the_classes_in_turn() -> None:
+def test_samples_alternate_between_classes() -> None:
     y = np.array([2, 0, 0, 0, 2, 0, 1])
     chosen, columns = pictures._choose_by_class(y, 6, seed=0)
     assert y[chosen].tolist() == [0, 1, 2, 0, 2, 0]

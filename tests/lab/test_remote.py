@@ -70,7 +70,7 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
         list(remote.mirror(f"{base}/good/").read(FILES, heard.append))
 
 
-def test_a_host_that_never_answers_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_never_answers_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     class Hangs:

@@ -79,7 +79,7 @@ def test_evaluate_in_double_precision(home: Path) -> None:
     assert next(runs.load(home / "double").network.parameters()).dtype == torch.float64
 
 
-def test_evaluate_by_the_classes_that_are_there(home: Path, tmp_path: Path) -> None:
+def test_evaluate_by_the_existing_classes(home: Path, tmp_path: Path) -> None:
     x, y = np.zeros((4, *SHAPE), np.float32), np.array([0, 1, 1, 0])
     np.savez(tmp_path / "few.npz", x=x, y=y, x_test=x, y_test=y)
     found = evaluate(home / "run", str(tmp_path / "few.npz"))
@@ -88,7 +88,7 @@ def test_evaluate_by_the_classes_that_are_there(home: Path, tmp_path: Path) -> N
     assert isinstance(found, Evaluation)
 
 
-def test_evaluate_without_a_test_pair(home: Path, tmp_path: Path) -> None:
+def test_evaluate_without_a_test_set(home: Path, tmp_path: Path) -> None:
     path = write_blobs(tmp_path / "alone.npz", n_test=None)
     with pytest.raises(RunError, match=r"alone.npz has no test pair \(arrays x_test and y_test\)"):
         evaluate(home / "run", str(path))
@@ -113,7 +113,7 @@ def test_evaluate_on_other_shapes(home: Path, tmp_path: Path) -> None:
         evaluate(home / "run", str(tmp_path / "turned.npz"))
 
 
-def test_evaluate_on_what_is_not_there(home: Path) -> None:
+def test_evaluate_on_missing_data(home: Path) -> None:
     with pytest.raises(OptionError, match=r"unknown dataset 'digts'.*Did you mean 'digits'"):
         evaluate(home / "run", "digts")
     with pytest.raises(DataError, match="no such file"):
@@ -176,7 +176,7 @@ def test_predict_no_sample(home: Path, tmp_path: Path) -> None:
     assert predict(home / "run", tmp_path / "none.npy") == []
 
 
-def test_predict_by_the_names_of_the_classes(home: Path, tmp_path: Path) -> None:
+def test_predict_returns_class_names(home: Path, tmp_path: Path) -> None:
     digits = data.load("digits")
     assert digits.x_test is not None
     np.save(tmp_path / "digits.npy", digits.x_test)
@@ -271,7 +271,7 @@ def test_a_run_without_weights_yet(home: Path, tmp_path: Path) -> None:
         evaluate(tmp_path / "nothing")
 
 
-def test_a_run_that_is_not_finished_can_be_asked(home: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_can_be_evaluated(home: Path, tmp_path: Path) -> None:
     with pytest.raises(training.Interrupted):
         training.train(tiny(home / "blobs.npz"), tmp_path / "run", reporter=interrupt_at(2))
     assert not (tmp_path / "run" / runs.RESULT).exists()

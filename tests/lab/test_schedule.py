@@ -37,7 +37,7 @@ def test_every_schedule_is_tested() -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("warmup", [None, 0.0, 0.001, 0.3, 0.999])
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
-def test_no_step_is_of_no_use_or_too_long(name: str, warmup: float | None, steps: int) -> None:
+def test_factors_are_between_0_and_1(name: str, warmup: float | None, steps: int) -> None:
     found = [factor(name, warmup, step, steps) for step in range(steps)]
     assert all(0 < value <= 1 for value in found)
 
@@ -57,7 +57,7 @@ def rates() -> Iterator[list[list[float]]]:
 
 
 @pytest.mark.parametrize(("name", "warmup"), [("constant", None), ("one-cycle", 0.25)])
-def test_the_optimizer_gets_them(
+def test_the_optimizer_uses_the_factors(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     rates: list[list[float]],

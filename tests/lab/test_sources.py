@@ -219,7 +219,7 @@ def test_missing_named_folder(house: House) -> None:
     assert data.catalogue(house.root / "nowhere")[1].where is None
 
 
-def test_folder_that_must_not_be_read(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = house.folder(house.content)
 
     for method in ("read_bytes", "is_file"):
@@ -293,7 +293,7 @@ def test_cifar_as_archive_in_named_folder(house: House, sub: str) -> None:
     assert list(path.parent.iterdir()) == [path]  # nothing is unpacked beside it
 
 
-def test_cifar_archive_that_is_wrong(house: House) -> None:
+def test_wrong_cifar_archive(house: House) -> None:
     folder = house.root / "mine"
     folder.mkdir()
     path = folder / "cifar-10-binary.tar.gz"
@@ -312,7 +312,7 @@ def test_cifar_archive_that_is_wrong(house: House) -> None:
         assert data.catalogue(folder)[3].where is None
 
 
-def test_cifar_is_fetched_and_kept_unpacked(house: House) -> None:
+def test_cifar_is_cached_unpacked(house: House) -> None:
     check_cifar(data.load("cifar-10"), house.cifar)
     cache = house.root / "cache" / "cifar-10"
     assert {p.name: p.read_bytes() for p in cache.iterdir()} == house.cifar
@@ -320,7 +320,7 @@ def test_cifar_is_fetched_and_kept_unpacked(house: House) -> None:
     assert house.calls == [list(CIFAR)]
 
 
-def test_cifar_that_is_nowhere(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cifar(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "REMOTE", {"cifar-10": ()})
     with pytest.raises(DataError, match=r"Remedy: put cifar-10-binary\.tar\.gz, or data_batch_1"):
         data.load("cifar-10")
@@ -347,7 +347,7 @@ def test_default_cache_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sources.cache_folder().name == "lra-e"
 
 
-def test_variables_set_to_nothing_count_as_unset(
+def test_empty_variables_count_as_unset(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LRA_DATA", "")
@@ -370,7 +370,7 @@ def test_damaged_cache_is_removed_and_fetched_again(house: House, how: str) -> N
     assert house.calls == [list(IDX), [TRAIN_X]]  # the other three were good
 
 
-def test_paths_keep_their_order_when_the_cache_had_some(house: House) -> None:
+def test_paths_stay_in_order_if_some_were_cached(house: House) -> None:
     data.fetch("mnist")
     (house.cache / TRAIN_X).unlink()
     assert [path.name for path in data.fetch("mnist")] == list(IDX)
@@ -385,7 +385,7 @@ def test_damaged_cache_is_never_used_offline(house: House, monkeypatch: pytest.M
     assert not (house.cache / TRAIN_Y).exists()
 
 
-def test_a_good_file_that_came_meanwhile_is_not_removed(
+def test_a_concurrently_repaired_file_is_not_removed(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data.fetch("mnist")
@@ -405,7 +405,7 @@ def test_a_good_file_that_came_meanwhile_is_not_removed(
     assert path.read_bytes() == house.content[TRAIN_Y]
 
 
-def test_sources_fail_over_and_good_files_are_kept(
+def test_sources_fail_over_and_good_files_are_reused(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Sequence[str]] = []
@@ -486,7 +486,7 @@ sources._write_to_cache(pathlib.Path(sys.argv[1]), b"content" * 100_000)
     assert sources._write_to_cache(path, b"content").read_bytes() == b"content"
 
 
-def test_two_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_fetches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     barrier = threading.Barrier(2, timeout=20)
 
     def read(files: Sequence[str], tell: Event) -> Iterator[tuple[str, bytes]]:
@@ -506,7 +506,7 @@ def test_two_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {p.name: p.read_bytes() for p in ended[0]} == house.content
 
 
-def test_cache_that_cannot_be_used(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_cache(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     blocker = house.root / "blocker"
     blocker.write_bytes(b"")
     monkeypatch.setenv("LRA_CACHE", str(blocker))
@@ -514,7 +514,7 @@ def test_cache_that_cannot_be_used(house: House, monkeypatch: pytest.MonkeyPatch
         data.load("mnist")
 
 
-def test_the_tables_fit_together() -> None:
+def test_the_tables_are_consistent() -> None:
     assert set(origins.CHECKSUMS) == set(origins.REMOTE) == set(origins.SUBFOLDERS)
     sums = [s for table in origins.CHECKSUMS.values() for s in table.values()]
     assert len(set(sums)) == 14

@@ -47,13 +47,13 @@ def test_windows_are_slices_of_the_text(tmp_path: Path, context: int) -> None:
     assert dataset.name == "prose.txt"
 
 
-def test_a_window_that_ends_with_its_part_is_used_only_with_a_character_after_it() -> None:
+def test_a_window_needs_a_character_after_it() -> None:
     for length, windows in ((2000, 17), (2010, 18)):  # nine tenths are 1800 and 1809
         dataset = text.make_dataset("t", "ab" * (length // 2), context=100)
         assert len(dataset.x_train) == windows
 
 
-def test_context_is_128_unless_told_otherwise(tmp_path: Path) -> None:
+def test_context_is_128_by_default(tmp_path: Path) -> None:
     assert data.load(write(tmp_path, PROSE)).sample_shape == (128,)
 
 
@@ -67,7 +67,7 @@ def test_split_draws_whole_windows(tmp_path: Path) -> None:
 # the vocabulary
 
 
-def test_vocabulary_is_of_the_training_part_alone(tmp_path: Path) -> None:
+def test_vocabulary_comes_from_the_training_part(tmp_path: Path) -> None:
     heard: list[str] = []
     path = write(tmp_path, "abca" * 450 + "abcz" * 50)
     dataset = data.load(path, on_event=heard.append, context=9)
@@ -77,7 +77,7 @@ def test_vocabulary_is_of_the_training_part_alone(tmp_path: Path) -> None:
     assert heard == ["prose.txt: 49 characters are not in the vocabulary of 3 and become �"]
 
 
-def test_no_more_than_the_most_frequent_kinds(
+def test_vocabulary_has_the_most_frequent_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "MAX_VOCABULARY", 3)
@@ -86,13 +86,13 @@ def test_no_more_than_the_most_frequent_kinds(
     assert read(dataset, dataset.x_train[:2]) == ["aaabb�ddd�"] * 2
 
 
-def test_a_text_that_has_the_stand_in_itself(tmp_path: Path) -> None:
+def test_a_text_with_the_unknown_character(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, "a�b" * 100), context=9)
     assert dataset.classes == ("a", "b", "�")
     assert read(dataset, dataset.x_train[:1]) == ["a�ba�ba�b"]
 
 
-def test_characters_of_every_size(tmp_path: Path) -> None:
+def test_characters_of_every_encoded_size(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, "aé漢😀" * 100), context=8)
     assert dataset.classes == ("a", "é", "漢", "😀", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_train[:1]) == ["aé漢😀aé漢😀"]
@@ -111,7 +111,7 @@ def test_prompts() -> None:
 # files
 
 
-def test_ends_of_lines_and_the_mark_at_the_start(tmp_path: Path) -> None:
+def test_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
     unix = "one\ntwo\n\nthree\n" * 20
     plain = data.load(write(tmp_path, unix), context=15)
     for content in (unix.replace("\n", "\r\n"), unix.replace("\n", "\r"), f"\ufeff{unix}"):
@@ -131,18 +131,18 @@ def test_ends_of_lines_and_the_mark_at_the_start(tmp_path: Path) -> None:
         (PROSE.encode("utf-16"), r"is not in UTF-8: byte 0 is 0xff"),
     ],
 )
-def test_texts_that_are_wrong(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_invalid_texts(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         data.load(write(tmp_path, content))
 
 
-def test_the_shortest_text_that_is_taken(tmp_path: Path) -> None:
+def test_the_shortest_valid_text(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, PROSE[:1290]))
     assert dataset.x_test is not None
     assert (len(dataset.x_train), len(dataset.x_test)) == (9, 1)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (tmp_path / "none.txt", tmp_path / "folder.txt"):
         with pytest.raises(DataError, match=r"\.txt cannot be read \(.*Remedy: check the path"):
             data.load(str(path))
@@ -189,7 +189,7 @@ PROPER = ("one.py", "two/__init__.py", "two/deep/er.py", "two/more.py", "two/tes
 IN_ORDER = sorted(PROPER, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 
 
-def test_library_is_the_modules_proper_in_an_order_of_its_own(library: Path) -> None:
+def test_library_is_the_sorted_modules_without_tests(library: Path) -> None:
     assert text.library_files(library) == [library / name for name in IN_ORDER]
     whole = "".join(f"# {name}\n" * 30 for name in IN_ORDER)
     assert text.read_library(library) == whole
@@ -208,7 +208,7 @@ def test_library_is_cut(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened == [library / name for name in IN_ORDER[:2]]  # no more than it needs
 
 
-def test_library_has_one_vocabulary_whatever_is_in_it(library: Path) -> None:
+def test_library_has_a_fixed_vocabulary(library: Path) -> None:
     (library / IN_ORDER[0]).write_bytes("a\r\nb\tc\x0c\x00é\n".encode() + b"\xff" + b"x" * 90)
     dataset = data.load("python", context=10)
     assert dataset.classes == ("\t", "\n", *map(chr, range(32, 127)), text.UNKNOWN_CHARACTER)
@@ -216,7 +216,7 @@ def test_library_has_one_vocabulary_whatever_is_in_it(library: Path) -> None:
     assert read(dataset, dataset.x_train[:1]) == ["a\nb\tc���\n�"]
 
 
-def test_library_that_is_not_there(library: Path) -> None:
+def test_missing_library(library: Path) -> None:
     for name in PROPER:
         (library / name).unlink()
     assert data.catalogue()[4].where is None

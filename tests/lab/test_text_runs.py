@@ -51,7 +51,7 @@ def trained_network(folder: Path, classes: int) -> torch.nn.Module:
     return network
 
 
-def test_losses_are_a_character(home: Path) -> None:
+def test_losses_are_per_character(home: Path) -> None:
     """Of the best weights on validation and test samples, in the result and by evaluate."""
     arrays = data.load(str(home / "cats.txt"), context=12)
     network = trained_network(home / "run", arrays.num_classes)
@@ -75,7 +75,7 @@ def test_losses_are_a_character(home: Path) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
-def test_measuring_in_parts(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+def test_measuring_in_chunks(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     """A number of characters at once that cuts windows into parts of several sizes."""
     config = tiny("x.txt", **SIZES)
     network = build_network(config, (12,), 9)
@@ -112,7 +112,7 @@ def test_one_step_counts_every_character(tmp_path: Path, home: Path) -> None:
         torch.testing.assert_close(saved_weight(state, name), (p - 0.5 * p.grad).detach())
 
 
-def test_the_best_epoch_of_text_has_the_least_loss() -> None:
+def test_the_best_epoch_of_text_has_the_lowest_loss() -> None:
     """Of classes it has the best accuracy; without validation samples it is the last."""
     found = [Metrics(2.0, 50.0), Metrics(1.0, 40.0), Metrics(1.5, 60.0), Metrics(1.0, 60.0)]
     for text, better in ((True, [1, 2, 2, 2]), (False, [1, 1, 3, 3])):
@@ -142,7 +142,7 @@ def test_evaluate_on_another_text(home: Path, tmp_path: Path) -> None:
     assert len(known) - 1 in y  # the m and the colon
 
 
-def test_what_is_said(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_lines(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--model gpt --width 8 --depth 1 --context 12 --epochs 2 --batch-size 16 --device cpu"
     run = tmp_path / "run"
     cli.main(["train", str(home / "cats.txt"), *words.split(), "--out", str(run)])
@@ -172,14 +172,14 @@ def test_what_is_said(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[
     )
 
 
-def test_the_picture_has_the_losses_alone(home: Path) -> None:
+def test_the_plot_has_only_the_losses(home: Path) -> None:
     picture = imread(home / "run" / runs.CURVES)
     assert picture.shape[1] < 800  # one panel
     colours = {tuple(c) for c in (picture[..., :3].reshape(-1, 3) * 255).round().astype(int)}
     assert {(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)} <= colours
 
 
-def test_weights_that_follow_no_rule_are_told(
+def test_weights_without_a_rule_are_reported(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     convert = lra.convert

@@ -66,7 +66,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, blobs: Path) -> Path
 # what a run leaves
 
 
-def test_every_file_is_there(uninterrupted: Path) -> None:
+def test_every_file_is_written(uninterrupted: Path) -> None:
     names = {p.name for p in uninterrupted.iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
@@ -89,7 +89,7 @@ def test_every_file_is_there(uninterrupted: Path) -> None:
     assert saved_state(uninterrupted)["state"]["epoch"] == 12
 
 
-def test_the_curves_are_a_picture(uninterrupted: Path) -> None:
+def test_the_curves_are_plotted(uninterrupted: Path) -> None:
     from matplotlib.image import imread
 
     picture = imread(uninterrupted / runs.CURVES)
@@ -192,7 +192,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(tmp_path: Path, blobs: Pat
 
 
 @pytest.mark.parametrize("rule", [lra.LRAE(), lra.Backprop()], ids=str)
-def test_one_step_is_what_the_rule_says(tmp_path: Path, rule: lra.Rule) -> None:
+def test_one_step_equals_the_rule_by_hand(tmp_path: Path, rule: lra.Rule) -> None:
     """One batch of all samples: the loss of the first weights, then one SGD step by hand."""
     path = write_blobs(tmp_path / "few.npz", n=40)
     settings = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0.0, "precision": "64"}
@@ -242,7 +242,7 @@ def test_every_sample_is_seen_once_an_epoch_in_another_order() -> None:
     assert torch.equal(orders[0], draw_order(117, 0, 0))
 
 
-def test_the_reporter_hears_all(tmp_path: Path, blobs: Path) -> None:
+def test_the_reporter_receives_all(tmp_path: Path, blobs: Path) -> None:
     watcher = Watcher()
     result = train(tiny(blobs, epochs=2), tmp_path / "run", reporter=watcher)
     kinds = [kind for kind, _ in watcher.heard]
@@ -269,7 +269,7 @@ def test_the_library_is_silent(
 # settings that change a run
 
 
-def test_a_seed_is_a_run(tmp_path: Path, blobs: Path) -> None:
+def test_the_seed_determines_a_run(tmp_path: Path, blobs: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         torch.manual_seed(random.randrange(1000))
         train(tiny(blobs, seed=seed), tmp_path / name)
@@ -277,7 +277,7 @@ def test_a_seed_is_a_run(tmp_path: Path, blobs: Path) -> None:
     assert differences(saved_state(tmp_path / "a")["model"], saved_state(tmp_path / "c")["model"])
 
 
-def test_no_test_pair(tmp_path: Path) -> None:
+def test_no_test_set(tmp_path: Path) -> None:
     path = write_blobs(tmp_path / "no-test.npz", n_test=None)
     result = train(tiny(path), tmp_path / "run")
     assert result["test_accuracy"] is None
@@ -316,7 +316,7 @@ def test_too_many_validation_samples_are_refused(tmp_path: Path, blobs: Path) ->
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
-def test_a_device_that_is_not_there(tmp_path: Path, blobs: Path) -> None:
+def test_a_missing_device(tmp_path: Path, blobs: Path) -> None:
     with pytest.raises(OptionError, match=r"device 'cuda'.*not on this machine"):
         train(tiny(blobs, device="cuda"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -378,7 +378,7 @@ def feedback_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if "feedback" in name}
 
 
-def test_feedback_of_step_0_stays(tmp_path: Path, blobs: Path) -> None:
+def test_feedback_lr_0_freezes_feedback(tmp_path: Path, blobs: Path) -> None:
     def initial(config: TrainConfig) -> dict[str, torch.Tensor]:
         torch.manual_seed(config.seed)
         network = lra.convert(build_network(config, (2, 3), 3), config.rule)
@@ -434,7 +434,7 @@ def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, blobs: Path
     assert len(read_events(folder)) == 10
 
 
-def test_overwriting_refuses_what_is_no_run(tmp_path: Path, blobs: Path) -> None:
+def test_overwriting_refuses_other_folders(tmp_path: Path, blobs: Path) -> None:
     (tmp_path / "metrics.csv").write_text("mine")
     with pytest.raises(RunError, match="no run's folder; --overwrite replaces earlier runs only"):
         train(tiny(blobs), tmp_path, overwrite=True)
@@ -462,7 +462,7 @@ def test_a_run_in_use_is_left_alone(tmp_path: Path, blobs: Path) -> None:
     resume(folder)
 
 
-def test_what_killed_writes_left_is_removed(tmp_path: Path, blobs: Path) -> None:
+def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path, blobs: Path) -> None:
     folder = tmp_path / "run"
     train(tiny(blobs, epochs=1), folder)
     names = {p.name for p in folder.iterdir() if not p.name.startswith("events")}
@@ -518,7 +518,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, blobs: Path, name: str) -> None:
+def test_resumed_runs_are_bit_identical(tmp_path: Path, blobs: Path, name: str) -> None:
     config = tiny(blobs, seed=len(name), **SETTINGS[name])
     train(config, tmp_path / "whole")
     stops = sorted(random.Random(name).sample(range(1, 24), 3))
@@ -535,7 +535,7 @@ def test_the_settings_cover_rules_and_optimizers() -> None:
     assert {config.precision for config in made} == {"32", "64", "bf16-mixed"}
 
 
-def test_saving_in_the_midst_of_an_epoch(
+def test_saving_within_an_epoch(
     tmp_path: Path, blobs: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saved after every step; ended without notice; resumed from there."""
@@ -556,7 +556,7 @@ def test_saving_in_the_midst_of_an_epoch(
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
-def test_the_signal_handlers_are_put_back(tmp_path: Path, blobs: Path) -> None:
+def test_the_signal_handlers_are_restored(tmp_path: Path, blobs: Path) -> None:
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted) as stopped:
         train(tiny(blobs), tmp_path / "run", reporter=interrupt_at(1, number=signal.SIGTERM))
@@ -575,7 +575,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, blobs: Path) -> None:
         train(tiny(blobs), tmp_path / "run", reporter=Watcher([1], twice))
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path: Path, blobs: Path) -> None:
+def test_a_finished_run_is_not_changed(tmp_path: Path, blobs: Path) -> None:
     result = train(tiny(blobs), tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     again = resume(tmp_path / "run")
@@ -604,7 +604,7 @@ def test_an_altered_configuration_is_refused(tmp_path: Path, blobs: Path) -> Non
         ('{"type": "TrainConfig", "dataset": "digits", "epocs": 1}', "'epocs'"),
     ],
 )
-def test_folders_without_a_good_configuration(
+def test_folders_without_a_valid_configuration(
     tmp_path: Path, content: str | None, message: str
 ) -> None:
     if content is not None:
@@ -622,7 +622,7 @@ def test_a_run_that_ended_before_its_first_checkpoint(
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
-def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path, blobs: Path) -> None:
+def test_a_run_without_its_checkpoints_is_not_restarted(tmp_path: Path, blobs: Path) -> None:
     train(tiny(blobs), tmp_path / "run")
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (tmp_path / "run" / name).unlink()
@@ -636,7 +636,7 @@ def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path, blobs
 
 
 @pytest.mark.parametrize("kind", ["torn", "another configuration", "runs code"])
-def test_bad_checkpoints_are_passed_over(
+def test_invalid_checkpoints_are_skipped(
     tmp_path: Path, blobs: Path, uninterrupted: Path, kind: str
 ) -> None:
     run = tmp_path / "run"
@@ -748,7 +748,7 @@ class Poison(Watcher):
         (3, 4, math.nan, "epoch 2, step 4"),  # looked at after steps 3, 6 and 8
     ],
 )
-def test_a_loss_that_is_not_finite_is_named(
+def test_a_nonfinite_loss_is_located(
     tmp_path: Path,
     blobs: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -787,7 +787,7 @@ def test_a_loss_that_is_not_finite_is_named(
         (5, "weight", 3e38, r"layer 5 \(Linear\): its output"),
     ],
 )
-def test_the_first_layer_that_is_not_finite_is_named(
+def test_the_first_nonfinite_layer_is_located(
     layer: int, kind: str, value: float, what: str
 ) -> None:
     network = lra.convert(build_network(tiny("digits"), (2, 3), 3), lra.LRAE())
@@ -798,14 +798,14 @@ def test_the_first_layer_that_is_not_finite_is_named(
     assert re.match(rf"in {what} is no longer finite", found)
 
 
-def test_a_network_that_is_finite() -> None:
+def test_a_finite_network() -> None:
     said = locate_nonfinite(build_network(tiny("digits"), (2, 3), 3), torch.ones(4, 2, 3))
     assert re.fullmatch(
         r"in layer 5 \(Linear\): its outputs, up to .* too large for the loss", said
     )
 
 
-def test_weights_that_are_not_finite_are_not_saved(
+def test_nonfinite_weights_are_not_saved(
     tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last step of an epoch: its loss was finite, the weights after it are not."""
@@ -819,7 +819,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert all(bool(value.isfinite().all()) for value in state["model"].values())
 
 
-def test_steps_that_are_far_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_learning_rate_that_is_far_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "train digits --optimizer sgd --lr 1e6 --weight-decay 0.01 --hidden 64 64 --out"
     with pytest.raises(SystemExit) as stop:
         cli.main([*words.split(), str(tmp_path / "run")])
@@ -949,7 +949,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_of_a_run_end_at_once(tmp_path: Path) -> None:
+def test_processes_of_a_run_exit_at_once(tmp_path: Path) -> None:
     """Nothing is run at their end, where torch may abort them or wait for good."""
     path = write_blobs(tmp_path / "few.npz")
     script = tmp_path / "script.py"
@@ -1013,7 +1013,7 @@ def test_every_rule_learns(tmp_path: Path, rule: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_digits_are_learned_by_optimizers_that_divide_by_the_gradient(
+def test_adaptive_optimizers_learn_digits(
     tmp_path: Path, optimizer: str
 ) -> None:
     """By default they decay nothing: a decay that went through the division would stop them."""

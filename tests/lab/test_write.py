@@ -40,7 +40,7 @@ def chances(run: Path, text: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("prompt", ["a", "e fg", "abcde fgh\nabcde fgh\nab"])
-def test_the_likeliest_each_time(run: Path, prompt: str) -> None:
+def test_temperature_0_takes_the_likeliest_character(run: Path, prompt: str) -> None:
     text = prompt
     for _ in range(25):
         text += runs.load(run).classes[chances(run, text).argmax()]
@@ -48,7 +48,7 @@ def test_the_likeliest_each_time(run: Path, prompt: str) -> None:
     assert text in "abcde fgh\n" * 6  # it has learned the text
 
 
-def test_draws_have_the_networks_chances(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_have_the_networks_probabilities(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "load", functools.cache(runs.load))
     temperature, n = 3.0, 600
     p = chances(run, "abc") ** (1 / temperature)
@@ -59,13 +59,13 @@ def test_draws_have_the_networks_chances(run: Path, monkeypatch: pytest.MonkeyPa
         assert abs(drawn[character] / n - share) < 4 * deviation + 1e-3
 
 
-def test_a_seed_is_a_text(run: Path) -> None:
+def test_the_seed_determines_the_text(run: Path) -> None:
     texts = ["".join(write(run, "a", 60, 3.0, seed)) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert {len(text) for text in texts} == {60}
 
 
-def test_the_stand_in_is_never_written(run: Path) -> None:
+def test_the_unknown_character_is_never_written(run: Path) -> None:
     assert runs.load(run).classes[-1] not in "".join(write(run, "a", 300, 1e9, 0))
 
 
@@ -94,7 +94,7 @@ def test_wrong_settings_are_refused(run: Path, changes: dict[str, object], messa
         "".join(write(run, **settings))  # type: ignore[arg-type]
 
 
-def test_networks_that_read_no_text_are_refused(run: Path, tmp_path: Path) -> None:
+def test_networks_that_do_not_read_text_are_refused(run: Path, tmp_path: Path) -> None:
     blobs = run.parent / "blobs"
     with pytest.raises(RunError, match=r"predicts no text; lra predict takes samples"):
         "".join(write(blobs, "a", 1, 1.0, 0))

@@ -42,7 +42,7 @@ class Evaluate:
     dataset: MaybeName = None
     """A dataset other than the one the run was trained on."""
     data: MaybePath = None
-    """Folder with the dataset's files. By default they are fetched."""
+    """Folder with the dataset's files; by default they are fetched."""
 
     def execute(self, console: Console) -> None:
         """Print accuracy and loss, and the accuracy of each class."""
@@ -112,8 +112,7 @@ class Write:
     characters: int = 500
     """Number of characters to write."""
     temperature: float = 0.8
-    """Divisor of the logits: 1 samples the network's distribution, 0 takes the likeliest
-    character."""
+    """Divisor of the logits; 0 takes the likeliest character each time."""
     seed: int = 0
     """Seed of the draws."""
 
@@ -131,7 +130,7 @@ class DataList:
     """List the datasets and show which are on this machine."""
 
     data: MaybePath = None
-    """Folder with the datasets' files. By default the cache."""
+    """Folder with the datasets' files; by default the cache."""
 
     def execute(self, console: Console) -> None:
         """Print two lines per dataset."""
@@ -168,7 +167,7 @@ class DataShow:
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, cifar-10, or the path of an .npz file."""
     out: MaybePath = None
-    """The PNG file to write. By default the dataset's name with .png, in the current folder."""
+    """The PNG file to write; by default the dataset's name with .png, in this folder."""
     count: int = 40
     """Number of samples."""
     seed: int = 0

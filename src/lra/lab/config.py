@@ -34,68 +34,61 @@ class TrainConfig(Axis):
     """All settings that determine a training run's results: network, data, rule and optimizer."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, cifar-10, python (text), or the path of an .npz or a .txt
-    file."""
+    """digits, mnist, fashion-mnist, cifar-10, python (text), or the path of an .npz or .txt."""
     rule: tyro.conf.Suppress[Rule | Method] = field(default_factory=LRAE)
     """The learning rule or method."""
     model: str = "mlp"
     """The network: mlp, residual-mlp, lenet, resnet, vit or gpt."""
     width: MaybeInt = None
-    """Width. By default: mlp 256 units, residual-mlp 128, vit 64, gpt 128, resnet 16 channels in
-    the first stage."""
+    """Width; by default mlp 256, residual-mlp 128, vit 64, gpt 128, resnet 16 (first stage)."""
     depth: MaybeInt = None
-    """Depth. By default: mlp 5 layers, residual-mlp 32, resnet 8 (or any 6 n + 2); vit, gpt 4
-    blocks."""
+    """Depth; by default mlp 5 layers, residual-mlp 32, resnet 8 (6 n + 2), vit and gpt 4 blocks."""
     hidden: Annotated[tuple[int, ...] | None, optional("INT ...")] = None
     """mlp: sizes of the hidden layers, input side first, instead of width and depth."""
     patch: MaybeInt = None
-    """vit: side of a patch in pixels. By default the smallest, at least 2, that makes at most 64
-    patches."""
+    """vit: side of a patch in pixels; by default the smallest from 2 up that makes at most 64."""
     context: MaybeInt = None
-    """gpt: number of characters in a sample. By default 128."""
+    """gpt: number of characters in a sample; by default 128."""
     activation: MaybeName = None
-    """Activation, such as relu, elu:0.5, sign, quantized:4. By default the network's own."""
+    """Activation, such as relu, elu:0.5, sign, quantized:4; by default the network's own."""
     straight_through: MaybeName = None
     """sign, heaviside, bernoulli, quantized, table: surrogate for autograd, such as tanh."""
     bias: bool = True
     """Whether the layers have biases."""
     init: Annotated[InitText | None, optional(INIT_METAVAR)] = None
-    """Initialisation of the forward weights. By default the network's own."""
+    """Initialisation of the forward weights; by default the network's own."""
     optimizer: str = "adamw"
     """sgd, adam, adamw or rmsprop."""
     lr: float = 1e-3
     """Learning rate, the maximum of the schedule."""
     schedule: str = "constant"
-    """Learning rate schedule: constant, cosine (decays to 0), or one-cycle (linear warm-up, then
-    linear decay to 0)."""
+    """Learning rate schedule: constant, cosine (to 0), or one-cycle (linearly up and down)."""
     warmup: MaybeFloat = None
-    """Share of all steps in which the learning rate rises. By default 0.3 for one-cycle, else 0."""
+    """Share of all steps in which the learning rate rises; by default 0.3 for one-cycle, else 0."""
     feedback_lr: MaybeFloat = None
-    """Learning rate of learned feedback weights. By default lr."""
+    """Learning rate of learned feedback weights; by default lr."""
     share_feedback: str = "auto"
-    """Store learned feedback weights as their difference from the weights, at no cost to the
-    optimizer and with the same results: auto (where it is exact), always (or fail), never."""
+    """Store learned feedback as its difference from the weights: auto, always or never.
+    This costs the optimizer nothing and gives the same results.
+    auto does so where it is exact; always fails where it is not."""
     weight_decay: MaybeFloat = None
-    """Weight decay. By default 0.01 for adamw (decoupled), and 0 for the others (added to the
-    gradient)."""
+    """Weight decay; by default 0.01 for adamw (decoupled), 0 for others (added to the gradient)."""
     momentum: MaybeFloat = None
-    """Momentum of sgd and rmsprop. By default 0."""
+    """Momentum of sgd and rmsprop; by default 0."""
     betas: Annotated[tuple[float, float] | None, optional("FLOAT FLOAT")] = None
-    """The two averaging factors of adam and adamw. By default 0.9 0.999."""
+    """The two averaging factors of adam and adamw; by default 0.9 0.999."""
     smoothing: MaybeFloat = None
-    """The averaging factor of rmsprop. By default 0.99."""
+    """The averaging factor of rmsprop; by default 0.99."""
     augment: Annotated[tuple[str, ...], optional("[flip] [crop]")] = ()
     """Random augmentation of images: flip (left to right), crop (shift by up to an eighth)."""
     epochs: MaybeInt = None
-    """Passes over the training data. By default 10, or enough for 1,000 steps if that is more."""
+    """Passes over the training data; by default 10, or enough for 1,000 steps if that is more."""
     batch_size: int = 50
     """Samples per step, over all processes together."""
     validation: MaybeInt = None
-    """Number of training samples held out for validation. By default 2,000, or a tenth if that is
-    less."""
+    """Training samples held out for validation; by default 2,000, or a tenth if that is less."""
     patience: MaybeInt = None
-    """Stop after this many epochs without an improvement on the validation samples. By default
-    never."""
+    """Stop after this many epochs without improvement on validation samples; by default never."""
     seed: int = 0
     """Seed of the split, the weights, the order of the samples, and their augmentation."""
     test: bool = True
@@ -103,16 +96,17 @@ class TrainConfig(Axis):
     device: str = "auto"
     """auto, cpu, cuda or mps; auto uses an accelerator if there is one."""
     devices: int = 1
-    """Number of devices, or of processes on the CPU. Each sees only its own part of a batch, so
-    batch norm and rules relative to the batch use that part's statistics."""
+    """Number of devices, or of processes on the CPU.
+    Each sees only its own part of a batch, also in batch norm and rules relative to the batch."""
     precision: str = "32"
     """32, 64 or bf16-mixed."""
     compile: str = "never"
-    """Compile the forward pass and the updates into one graph. This takes seconds before the first
-    step and saves time in each. always (or fail), auto (if possible, and the run has at least
-    100,000 steps), never. A smaller last batch of an epoch is not compiled."""
+    """Compile the forward pass and the updates into one graph: always (or fail), auto, or never.
+    auto compiles if that is possible and the run has at least 100,000 steps.
+    Compiling takes seconds before the first step, and saves time in each.
+    A smaller last batch of an epoch is not compiled."""
     diagnose: MaybeInt = None
-    """Diagnose the rule layer by layer every this many steps. Results do not change."""
+    """Number of steps between diagnoses of the rule, layer by layer; results do not change."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "betas", "augment"):

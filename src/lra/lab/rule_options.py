@@ -46,52 +46,50 @@ class RuleOptions:
     kolen-pollack, sign-symmetry, direct-feedback-alignment, direct-lra, rec-lra, predictive-coding,
     equilibrium-propagation, dtp."""
     beta: MaybeFloat = None
-    """lra-e, mirrored-lra, direct-lra, rec-lra, equilibrium-propagation: distance of targets from
-    pre-activations, or strength of the nudge by the loss. By default 0.1, 1, 0.1, 0.1205 and
-    0.1."""
+    """lra-e, mirrored-lra, direct-lra, rec-lra, equilibrium-propagation:
+    distance of targets, or strength of the nudge; by default 0.1, 1, 0.1, 0.1205 and 0.1."""
     gamma: MaybeFloat = None
-    """lra-e, mirrored-lra, kolen-pollack, direct-lra, rec-lra: step of the feedback weights
-    relative to that of the weights. By default 1, and 0.1524 for rec-lra."""
+    """lra-e, mirrored-lra, kolen-pollack, direct-lra, rec-lra:
+    step of the feedback weights relative to the weights'; by default 1, and 0.1524 for rec-lra."""
     gain: MaybeFloat = None
-    """lra-e, direct-lra: factor of the local error. By default 1."""
+    """lra-e, direct-lra: factor of the local error; by default 1."""
     normalized: bool = False
     """lra-e, direct-lra: use gain / beta as the factor, so that errors keep their scale."""
     two_sided: bool = False
     """lra-e, direct-lra: compare targets on both sides of the pre-activation."""
     relative: MaybeRelative = None
-    """lra-e, mirrored-lra, direct-lra: divide errors by the largest one of each unit, sample or
-    batch. By default batch for mirrored-lra."""
+    """lra-e, mirrored-lra, direct-lra: divide errors by the largest one of each of these;
+    by default batch for mirrored-lra."""
     samples: MaybeInt = None
-    """mirrored-lra: number of noise samples per layer to mirror the weights. By default 10,000."""
+    """mirrored-lra: noise samples per layer for mirroring the weights; by default 10,000."""
     local_loss: MaybeName = None
     """lra-e, mirrored-lra, direct-lra: squared, absolute, cauchy or mixed."""
     surrogate: MaybeName = None
-    """lra-e, mirrored-lra, direct-lra: function for targets instead of the activation: identity,
-    tanh, hardtanh or sigmoid."""
+    """lra-e, mirrored-lra, direct-lra: function that targets are taken through:
+    identity, tanh, hardtanh or sigmoid."""
     magnitude: MaybeMagnitude = None
     """sign-symmetry: source of the magnitudes of the feedback weights."""
     feedback_init: Annotated[InitText | None, optional(INIT_METAVAR)] = None
     """lra-e, feedback-alignment, kolen-pollack, sign-symmetry, direct-feedback-alignment,
     direct-lra, rec-lra: initialisation of the feedback weights."""
     every: MaybeInt = None
-    """rec-lra: number of weight layers that an error crosses at once. By default 2."""
+    """rec-lra: number of weight layers that an error crosses at once; by default 2."""
     alpha: MaybeFloat = None
-    """rec-lra: share of the difference in an error; the rest is its sign. By default 1."""
+    """rec-lra: share of the difference in an error, the rest is its sign; by default 1."""
     steps: MaybeInt = None
-    """predictive-coding: number of updates of the states. By default 20."""
+    """predictive-coding: number of updates of the states; by default 20."""
     step: MaybeFloat = None
-    """predictive-coding, equilibrium-propagation: step size of the states. By default 0.1 and
-    0.5."""
+    """predictive-coding, equilibrium-propagation: step size of the states; by default 0.1, 0.5."""
     free_steps: MaybeInt = None
-    """equilibrium-propagation: number of steps to the free equilibrium. By default 30."""
+    """equilibrium-propagation: number of steps to the free equilibrium; by default 30."""
     nudged_steps: MaybeInt = None
-    """equilibrium-propagation: number of steps to each nudged equilibrium. By default 10."""
+    """equilibrium-propagation: number of steps to each nudged equilibrium; by default 10."""
     one_sided: bool = False
     """equilibrium-propagation: nudge the states in one direction only."""
     eta: MaybeFloat = None
-    """dtp: distance of the last hidden layer's target along the gradient. By default 0.1."""
+    """dtp: distance of the last hidden layer's target along the gradient; by default 0.1."""
     sigma: MaybeFloat = None
-    """dtp: standard deviation of the noise for training the inverses. By default 0.1."""
+    """dtp: standard deviation of the noise for training the inverses; by default 0.1."""
 
     def build(self, base: str, options: dict[str, Any]) -> lra.Rule | lra.methods.Method:
         """Build the rule or method.

@@ -40,11 +40,11 @@ class Train:
     rule: tyro.conf.OmitArgPrefixes[RuleOptions]
     recipe: Annotated[str | None, _recipe_option()] = None
     out: MaybePath = None
-    """The run's folder. By default a new one under runs/."""
+    """The run's folder; by default a new one under runs/."""
     overwrite: bool = False
     """Replace an earlier run in that folder."""
     data: MaybePath = None
-    """Folder with the dataset's files. By default they are fetched."""
+    """Folder with the dataset's files; by default they are fetched."""
 
     @property
     def base(self) -> Recipe | None:
@@ -79,7 +79,7 @@ class Resume:
     resume: Path
     """The run's folder."""
     data: MaybePath = None
-    """Folder with the dataset's files. By default they are fetched."""
+    """Folder with the dataset's files; by default they are fetched."""
 
     def execute(self, console: Console) -> None:
         """Continue training."""
