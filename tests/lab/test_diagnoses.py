@@ -59,11 +59,11 @@ def test_diagnoses_do_not_change_a_run(tmp_path, rule):
 
 def test_each_diagnosis_is_saved_and_logged(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
-    heard = []
+    messages = []
     watcher = Watcher()
-    watcher.diagnosis = lambda epoch, step, found: heard.append((epoch, step, found))
+    watcher.diagnosis = lambda epoch, step, found: messages.append((epoch, step, found))
     training.train(config, tmp_path / "run", reporter=watcher)
-    assert [(epoch, step) for epoch, step, _ in heard] == [
+    assert [(epoch, step) for epoch, step, _ in messages] == [
         (1, 0),
         (1, 5),
         (2, 10),
@@ -72,14 +72,14 @@ def test_each_diagnosis_is_saved_and_logged(tmp_path):
     ]
     with (tmp_path / "run" / runs.DIAGNOSES).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    expected = [{"epoch": e, "step": s} | row for e, s, found in heard for row in found.rows()]
+    expected = [{"epoch": e, "step": s} | row for e, s, found in messages for row in found.rows()]
     as_text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in expected]
     assert rows == as_text
     assert diagnoses.read(tmp_path / "run") == expected
     logged = [event for event in events(tmp_path / "run") if event[0].startswith("diagnose/")]
     numbers = [
         (f"diagnose/{name}", step, value)
-        for _, step, found in heard
+        for _, step, found in messages
         for name, value in found.scalars().items()
     ]
     assert [event[:2] for event in logged] == [number[:2] for number in numbers]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from workbench import assert_same_run, packed, saved_state, tiny, write_blobs
+from workbench import assert_same_run, checkpoint_bytes, saved_state, tiny, write_blobs
 
 from lra.errors import DataError, RunError
 from lra.lab import checkpoint
@@ -122,7 +122,7 @@ def test_a_forged_checkpoint_is_refused(home: Path, tmp_path: Path, name: str) -
     forge(state)
     good = (tmp_path / "run" / checkpoint.PREVIOUS).read_bytes()
     for file in (checkpoint.NAME, checkpoint.PREVIOUS):
-        (tmp_path / "run" / file).write_bytes(packed(state))
+        (tmp_path / "run" / file).write_bytes(checkpoint_bytes(state))
     with pytest.raises(RunError, match=says) as error:
         resume(tmp_path / "run")
     lines = str(error.value).splitlines()

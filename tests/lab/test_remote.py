@@ -42,7 +42,7 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    heard: list[str] = []
+    messages: list[str] = []
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -50,11 +50,11 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         try:
             base = f"http://127.0.0.1:{server.server_port}"
-            found = dict(remote.mirror(f"{base}/good/").read(FILES, heard.append))
+            found = dict(remote.mirror(f"{base}/good/").read(FILES, messages.append))
             archive = remote.archive(f"{base}/good/all.tar.gz", "inside")
-            unpacked = dict(archive.read(FILES[:2], heard.append))
+            unpacked = dict(archive.read(FILES[:2], messages.append))
             with pytest.raises(SourceError, match=r"^404"):
-                list(remote.mirror(f"{base}/gone/").read(FILES, heard.append))
+                list(remote.mirror(f"{base}/gone/").read(FILES, messages.append))
         finally:
             server.shutdown()
             thread.join()
@@ -64,10 +64,10 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line for line in asked if line.startswith("GET /good")] == [
         f"GET {url}" for url in urls
     ]
-    assert heard == [f"fetching {base}{url}" for url in (*urls, "/gone/one.gz")]
+    assert messages == [f"fetching {base}{url}" for url in (*urls, "/gone/one.gz")]
     assert len([line for line in asked if "/gone/" in line]) == 2  # a mirror that failed is left
     with pytest.raises(SourceError, match=r"refused|Connection"):
-        list(remote.mirror(f"{base}/good/").read(FILES, heard.append))
+        list(remote.mirror(f"{base}/good/").read(FILES, messages.append))
 
 
 def test_a_host_that_never_answers_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -331,12 +331,12 @@ def test_missing_cifar(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fetch_fills_the_cache_once(house: House) -> None:
     assert data.catalogue()[1].where is None
-    heard: list[str] = []
-    paths = data.fetch("mnist", on_event=heard.append)
+    messages: list[str] = []
+    paths = data.fetch("mnist", on_event=messages.append)
     assert paths == [house.cache / file for file in IDX]
     assert {p.name: p.read_bytes() for p in paths} == house.content
     assert sorted(p.name for p in house.cache.iterdir()) == sorted(IDX)
-    assert heard == [f"fetching {file}" for file in IDX]
+    assert messages == [f"fetching {file}" for file in IDX]
     check_mnist(data.load("mnist"), house.content)
     assert house.calls == [list(IDX)]
     assert data.catalogue()[1].where == house.cache
@@ -414,13 +414,13 @@ def test_sources_fail_over_and_good_files_are_reused(
     chain = (source("a", {}, calls), source("b", wrong, calls), source("c", half, calls))
     rest = source("d", house.content, calls)
     monkeypatch.setattr(sources, "REMOTE", {"mnist": (*chain, rest, source("e", {}, calls))})
-    heard: list[str] = []
-    paths = data.fetch("mnist", on_event=heard.append)
+    messages: list[str] = []
+    paths = data.fetch("mnist", on_event=messages.append)
     assert {p.name: p.read_bytes() for p in paths} == house.content
     assert [p.name for p in paths] == list(IDX)
     after = list(IDX[1:])
     assert calls == [list(IDX), list(IDX), after, [TEST_X, TEST_Y]]
-    assert [line[:8] for line in heard if "failed" in line] == ["a failed", "b failed", "c failed"]
+    assert [line[:8] for line in messages if "failed" in line] == ["a failed", "b failed", "c failed"]
 
 
 def test_message_when_every_source_fails(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,13 +68,13 @@ def test_split_draws_whole_windows(tmp_path: Path) -> None:
 
 
 def test_vocabulary_comes_from_the_training_part(tmp_path: Path) -> None:
-    heard: list[str] = []
+    messages: list[str] = []
     path = write(tmp_path, "abca" * 450 + "abcz" * 50)
-    dataset = data.load(path, on_event=heard.append, context=9)
+    dataset = data.load(path, on_event=messages.append, context=9)
     assert dataset.classes == ("a", "b", "c", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_test)[:2] == ["abc�abc�a", "bc�abc�ab"]
     # of 50: the last one is in no window
-    assert heard == ["prose.txt: 49 characters are not in the vocabulary of 3 and become �"]
+    assert messages == ["prose.txt: 49 characters are not in the vocabulary of 3 and become �"]
 
 
 def test_vocabulary_has_the_most_frequent_characters(

@@ -30,7 +30,7 @@ from workbench import (
     fork_lra,
     interrupt_at,
     metrics,
-    packed,
+    checkpoint_bytes,
     saved_state,
     saved_weight,
     start_lra,
@@ -245,18 +245,18 @@ def test_every_sample_is_seen_once_an_epoch_in_another_order() -> None:
 def test_the_reporter_receives_all(tmp_path: Path, blobs: Path) -> None:
     watcher = Watcher()
     result = train(tiny(blobs, epochs=2), tmp_path / "run", reporter=watcher)
-    kinds = [kind for kind, _ in watcher.heard]
+    kinds = [kind for kind, _ in watcher.events]
     assert kinds == ["start", "step", "epoch", "step", "epoch", "end"]
-    what, epochs, steps = watcher.heard[0][1]
+    what, epochs, steps = watcher.events[0][1]
     assert (epochs, steps) == (2, 8)
     assert "lra-e on blobs.npz: 6-7-5-3, tanh" in what
     assert "117 samples" in what
-    step, loss_sum, correct, seen = watcher.heard[1][1]
+    step, loss_sum, correct, seen = watcher.events[1][1]
     (first, _) = metrics(tmp_path / "run")
     assert (step, seen) == (8, 117)
     assert loss_sum / seen == pytest.approx(float(first["loss"]))
     assert 100 * correct / seen == pytest.approx(float(first["train_accuracy"]))
-    assert watcher.heard[-1][1] == result
+    assert watcher.events[-1][1] == result
 
 
 def test_the_library_is_silent(
@@ -299,8 +299,8 @@ def test_no_validation(tmp_path: Path, blobs: Path) -> None:
 def test_validation_samples_are_not_trained_on(tmp_path: Path, blobs: Path) -> None:
     watcher = Watcher()
     train(tiny(blobs, epochs=1, validation=60), tmp_path / "run", reporter=watcher)
-    assert "70 samples" in watcher.heard[0][1][0]
-    assert watcher.heard[1][1][3] == 70
+    assert "70 samples" in watcher.events[0][1][0]
+    assert watcher.events[1][1][3] == 70
 
 
 def test_batches_larger_than_the_data_are_refused(tmp_path: Path, blobs: Path) -> None:
@@ -342,7 +342,7 @@ def test_by_default_small_data_take_a_thousand_steps(
         pass
 
     class Stopping(Watcher):
-        def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
+        def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
             raise Started(epochs, steps)
 
     config = tiny(blobs, epochs=None, batch_size=batch_size)
@@ -647,9 +647,9 @@ def test_invalid_checkpoints_are_skipped(
         case "torn":
             path.write_bytes(path.read_bytes()[:-100])
         case "another configuration":
-            path.write_bytes(packed(saved_state(run) | {"config": tiny("digits").to_config()}))
+            path.write_bytes(checkpoint_bytes(saved_state(run) | {"config": tiny("digits").to_config()}))
         case _:
-            path.write_bytes(packed({"config": functools.partial(os.mkdir, tmp_path / "ran")}))
+            path.write_bytes(checkpoint_bytes({"config": functools.partial(os.mkdir, tmp_path / "ran")}))
     watcher = Watcher()
     resume(run, reporter=watcher)
     (note,) = watcher.notes()
