@@ -1,4 +1,4 @@
-"""Numbers that stop being finite are found in networks of any kind, by the layer's name."""
+"""Non-finite numbers are located by the layer's name, in networks of any kind."""
 
 import math
 import re
@@ -48,16 +48,17 @@ def test_a_nonfinite_weight_is_located(name: str, weight: str, what: str, conver
     assert find_nonfinite_weight(model) is None
     with torch.no_grad():
         parameters[weight].view(-1)[1] = math.nan
-        parameters["head.bias" if "head.bias" in parameters else "9.bias"][0] = math.inf  # later
+        # another one in a later layer
+        parameters["head.bias" if "head.bias" in parameters else "9.bias"][0] = math.inf
     assert find_nonfinite_weight(model) == weight
-    said = locate_nonfinite(model, samples(name))
-    assert re.match(rf"in {what}", said), said
-    assert said.endswith("is no longer finite")
+    message = locate_nonfinite(model, samples(name))
+    assert re.match(rf"in {what}", message), message
+    assert message.endswith("is no longer finite")
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_nonfinite_output_is_located(name: str) -> None:
-    """The last layer's: all weights are finite, and their product with what arrives is not."""
+    """All weights are finite, but the output of the last layer is not."""
     model = network(name, True)
     head = list(model.modules())[-1]
     with torch.no_grad():
@@ -65,18 +66,18 @@ def test_a_nonfinite_output_is_located(name: str) -> None:
         head.bias.fill_(3e38)
         if hasattr(model, "norm"):
             model.norm.bias.fill_(1.0)
-    said = locate_nonfinite(model, samples(name))
+    message = locate_nonfinite(model, samples(name))
     path = next(path for path, module in model.named_modules() if module is head)
-    assert said == f"in layer {path} (Linear): its output is no longer finite"
+    assert message == f"in layer {path} (Linear): its output is no longer finite"
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_large_outputs_are_located(name: str) -> None:
-    """All is finite, so the outputs must be too large; and the network is left as it was."""
+    """All numbers are finite, so the outputs must be too large. The network keeps no hooks."""
     model = network(name, True)
-    said = locate_nonfinite(model, samples(name))
+    message = locate_nonfinite(model, samples(name))
     assert re.fullmatch(
         r"in layer \S+ \(Linear\): its outputs, up to \d\.\de[+-]\d\d, are too large for the loss",
-        said,
+        message,
     )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -1,4 +1,4 @@
-"""Networks and optimizers: what the configuration says is what torch gets."""
+"""Networks and optimizers: the configuration's settings reach torch."""
 
 import itertools
 import math
@@ -31,8 +31,8 @@ def test_sizes(hidden: tuple[int, ...], bias: bool) -> None:
     sizes = (6, *hidden, 4)
     kinds = [nn.Flatten, *[nn.Linear, nn.Tanh] * len(hidden), nn.Linear]
     assert [type(m) for m in model] == kinds
-    found = [(m.in_features, m.out_features) for m in linears(model)]
-    assert found == list(itertools.pairwise(sizes))
+    shapes = [(m.in_features, m.out_features) for m in linears(model)]
+    assert shapes == list(itertools.pairwise(sizes))
     assert all((m.bias is not None) is bias for m in linears(model))
     assert model(torch.randn(3, 2, 3)).shape == (3, 4)
 
@@ -66,8 +66,8 @@ def test_the_number_of_an_activation_is_used() -> None:
 
 
 def test_the_surrogate_of_an_activation_is_used() -> None:
-    unit = network(hidden=(6,), activation="sign", straight_through="hardtanh")[2]
-    assert unit.straight_through == lra.crossing.HardTanhSurrogate()
+    activation = network(hidden=(6,), activation="sign", straight_through="hardtanh")[2]
+    assert activation.straight_through == lra.crossing.HardTanhSurrogate()
     assert network(hidden=(6,), activation="sign")[2].straight_through is None
 
 
@@ -89,7 +89,7 @@ def test_normal_draws_with_its_deviation() -> None:
         assert layer.weight.std().item() == pytest.approx(0.3, rel=0.1)
         assert abs(layer.weight.mean().item()) < 0.03
         assert layer.weight.abs().max() > 0.6
-    assert first.bias.abs().max() <= 0.1  # torch's own way
+    assert first.bias.abs().max() <= 0.1  # torch's default
 
 
 def test_draws_use_the_global_generator() -> None:
@@ -119,12 +119,18 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "own", "cls", "expected"), OPTIONS, ids=str)
+@pytest.mark.parametrize(("name", "options", "cls", "expected"), OPTIONS, ids=str)
 def test_options_reach_the_optimizer(
-    name: str, own: dict[str, Any], cls: type, expected: dict[str, Any]
+    name: str, options: dict[str, Any], cls: type, expected: dict[str, Any]
 ) -> None:
     config = TrainConfig(
-        "digits", hidden=(5, 4), optimizer=name, lr=0.25, weight_decay=0.125, feedback_lr=0.5, **own
+        "digits",
+        hidden=(5, 4),
+        optimizer=name,
+        lr=0.25,
+        weight_decay=0.125,
+        feedback_lr=0.5,
+        **options,
     )
     model = lra.convert(build_network(config, (6,), 3), config.rule)
     optimizer = build_optimizer(config, model)
@@ -153,7 +159,7 @@ def test_options_reach_the_optimizer(
     ],
 )
 def test_weight_decay(name: str, given: float | None, expected: float) -> None:
-    """By default there is none where it would be added to the gradient."""
+    """The default is 0 for optimizers that add it to the gradient."""
     config = TrainConfig("digits", hidden=(5,), optimizer=name, weight_decay=given)
     model = lra.convert(build_network(config, (6,), 3), config.rule)
     (group,) = build_optimizer(config, model).param_groups

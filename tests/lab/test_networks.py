@@ -1,4 +1,4 @@
-"""The workbench's networks: against torch's own layers, formulas, published sizes, and rules."""
+"""The workbench's networks: compared with torch's layers, formulas and published sizes; rules."""
 
 import itertools
 import math
@@ -34,13 +34,13 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 CASES = [(name, shape) for name, net in NETWORKS.items() for shape in SHAPES[net.reads]]
 
 
-def parts(unit: Any = nn.Tanh, init: lra.inits.Init = LECUN, bias: bool = True) -> Parts:
-    return Parts(unit, init, bias)
+def parts(activation: Any = nn.Tanh, init: lra.inits.Init = LECUN, bias: bool = True) -> Parts:
+    return Parts(activation, init, bias)
 
 
-def build(name: str, shape: tuple[int, ...], made_of: Parts | None = None, **sizes: Any):
+def build(name: str, shape: tuple[int, ...], factory: Parts | None = None, **sizes: Any):
     options = dict(NETWORKS[name].options) | SMALL[name] | sizes
-    return NETWORKS[name].build(made_of or parts(), shape, CLASSES, **options)
+    return NETWORKS[name].build(factory or parts(), shape, CLASSES, **options)
 
 
 def samples(name: str, shape: tuple[int, ...], n: int = 5) -> Tensor:
@@ -58,29 +58,29 @@ def test_the_small_sizes_cover_the_table() -> None:
 
 @pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
 def test_coverage_is_full(name: str, shape: tuple[int, ...]) -> None:
-    """One forward on an example proves it; and without one the same modules are converted."""
+    """An example verifies it; without an example the same modules are converted."""
     x = samples(name, shape)
     terms = "tokens" if NETWORKS[name].text else "batch"
-    proved = lra.convert(build(name, shape), lra.MirroredLRA(samples=20), example=x)
-    covered = lra.coverage(proved)
-    assert covered.full
-    assert covered.share == covered.unit_share == 1
+    verified = lra.convert(build(name, shape), lra.MirroredLRA(samples=20), example=x)
+    coverage = lra.coverage(verified)
+    assert coverage.full
+    assert coverage.share == coverage.unit_share == 1
     model = build(name, shape)
     if name == "resnet":
         model.eval()
     before = model(x)
     lra.convert(model, lra.MirroredLRA(samples=20), loss_terms=terms)
-    assert [type(m) for m in model.modules()] == [type(m) for m in proved.modules()]
+    assert [type(m) for m in model.modules()] == [type(m) for m in verified.modules()]
     assert torch.equal(model(x), before)
     assert before.shape == (5, *((10,) if terms == "tokens" else ()), CLASSES)
-    inputs = {n for n, m in proved.named_modules() if getattr(m, "sees_input", False)}
+    inputs = {n for n, m in verified.named_modules() if getattr(m, "sees_input", False)}
     assert inputs == {n for n, m in model.named_modules() if getattr(m, "sees_input", False)}
-    assert len(inputs) == (name != "gpt")  # an embedding learns below its first weights
+    assert len(inputs) == (name != "gpt")  # its first weight layer reads an embedding
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_updates_tend_to_backprops(name: str) -> None:
-    """E = W and a small beta: the updates are the gradient; with E at random they are not."""
+    """With E = W and a small beta the updates are the gradient; with random E they are not."""
     shape = SHAPES[NETWORKS[name].reads][0]
     x, terms = samples(name, shape), "tokens" if NETWORKS[name].text else "batch"
     x = x.double() if x.is_floating_point() else x
@@ -115,14 +115,14 @@ def test_copies_by_pickle(name: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", [lra.activations.Sign, lambda: lra.activations.LWTA(2), TableActivation], ids=str
+    "activation", [lra.activations.Sign, lambda: lra.activations.LWTA(2), TableActivation], ids=str
 )
 @pytest.mark.parametrize("name", NETWORKS)
-def test_black_box_activations(name: str, unit: Any) -> None:
-    """Every weight gets an update, though no unit but LWTA has a derivative."""
+def test_black_box_activations(name: str, activation: Any) -> None:
+    """Every weight gets an update, although only LWTA has a derivative."""
     shape = SHAPES[NETWORKS[name].reads][0]
     sizes = {k: 12 for k in SMALL[name] if k == "width"}
-    model = build(name, shape, parts(unit), **sizes)
+    model = build(name, shape, parts(activation), **sizes)
     lra.convert(model, lra.MirroredLRA(samples=50))
     logits = model(samples(name, shape, 40)).flatten(0, -2)
     F.cross_entropy(logits, torch.arange(len(logits)) % CLASSES).backward()
@@ -131,21 +131,20 @@ def test_black_box_activations(name: str, unit: Any) -> None:
 
 
 def test_the_table_activation() -> None:
-    unit = TableActivation()
     h = torch.linspace(-5, 5, 997)
-    z = unit(h)
+    z = TableActivation()(h)
     assert z.dtype == h.dtype
     assert len(z.unique()) == 32
     torch.testing.assert_close(z, torch.from_numpy(look_up(h.numpy())).float())
     assert (z - torch.tanh(h)).abs().max() < 0.3
-    assert (z.diff() < 0).any()  # it is no staircase that only rises
+    assert (z.diff() < 0).any()  # it is not monotonic
 
 
 # the multilayer perceptron
 
 
 def by_hand(sizes: list[int], scale: float, bias: bool) -> list[Tensor]:
-    """Draw a perceptron as the published figures' runs drew it."""
+    """Draw a perceptron's parameters as for the published figures."""
     drawn = []
     for inputs, outputs in itertools.pairwise(sizes):
         layer = nn.Linear(inputs, outputs, bias=bias)
@@ -157,14 +156,14 @@ def by_hand(sizes: list[int], scale: float, bias: bool) -> list[Tensor]:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("hidden", [(9, 9), None])
 def test_perceptron_draws_are_stable(hidden: tuple[int, ...] | None, bias: bool) -> None:
-    """The stream of draws is that of the published figures, to the bit."""
+    """Draws are bit-identical to those of the published figures."""
     torch.manual_seed(5)
     expected = by_hand([6, 9, 9, CLASSES], 0.5, bias)
     torch.manual_seed(5)
     model = build("mlp", (2, 3), parts(init=FanIn(0.5), bias=bias), hidden=hidden)
-    found = list(model.parameters())
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
+    parameters = list(model.parameters())
+    assert len(parameters) == len(expected)
+    for a, b in zip(parameters, expected, strict=True):
         assert torch.equal(a, b)
 
 
@@ -191,7 +190,7 @@ def test_a_residual_perceptron_is_its_formula(depth: int) -> None:
     torch.testing.assert_close(model(x), z @ last.weight.T + last.bias)
 
 
-# networks of convolutions
+# convolutional networks
 
 
 @pytest.mark.parametrize(("shape", "pixels"), [((28, 28), 784), ((1, 32, 32), 1024)])
@@ -221,7 +220,7 @@ def test_lenet_resizes_other_images() -> None:
 
 @pytest.mark.parametrize(("depth", "weights"), [(20, 269_722), (32, 464_154), (56, 853_018)])
 def test_resnets_have_their_published_sizes(depth: int, weights: int) -> None:
-    """The counts that others' implementations of the paper's networks with option A have."""
+    """The counts are those of other implementations of the paper's networks with option A."""
     model = NETWORKS["resnet"].build(parts(nn.ReLU), (3, 32, 32), 10, width=16, depth=depth)
     assert sum(p.numel() for p in model.parameters()) == weights
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
@@ -244,9 +243,9 @@ def test_a_residual_block_is_its_formula(
 
     h = normal(F.conv2d(x, first.weight, stride=stride, padding=1)).relu()
     h = normal(F.conv2d(h, second.weight, padding=1))
-    around = x[:, :, ::stride, ::stride]
-    around = torch.cat((around, torch.zeros(3, outputs - inputs, *around.shape[2:])), 1)
-    torch.testing.assert_close(block(x), (h + around).relu(), rtol=1e-4, atol=1e-5)
+    shortcut = x[:, :, ::stride, ::stride]
+    shortcut = torch.cat((shortcut, torch.zeros(3, outputs - inputs, *shortcut.shape[2:])), 1)
+    torch.testing.assert_close(block(x), (h + shortcut).relu(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_resnet_halves_twice_and_doubles_twice() -> None:
@@ -265,17 +264,17 @@ def test_a_resnet_halves_twice_and_doubles_twice() -> None:
 @pytest.mark.parametrize(("width", "heads"), [(12, 1), (64, 2), (96, 3), (100, 2), (33, 1)])
 def test_a_block_equals_torchs_layer(width: int, heads: int, causal: bool) -> None:
     block = Block(parts(nn.GELU), width, causal)
-    own = nn.TransformerEncoderLayer(
+    expected = nn.TransformerEncoderLayer(
         width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
     )
-    own.self_attn.in_proj_weight = block.attention.qkv.weight
-    own.self_attn.in_proj_bias = block.attention.qkv.bias
-    own.self_attn.out_proj.load_state_dict(block.attention.out.state_dict())
-    own.linear1.load_state_dict(block.mlp[0].state_dict())
-    own.linear2.load_state_dict(block.mlp[2].state_dict())
+    expected.self_attn.in_proj_weight = block.attention.qkv.weight
+    expected.self_attn.in_proj_bias = block.attention.qkv.bias
+    expected.self_attn.out_proj.load_state_dict(block.attention.out.state_dict())
+    expected.linear1.load_state_dict(block.mlp[0].state_dict())
+    expected.linear2.load_state_dict(block.mlp[2].state_dict())
     x = torch.randn(2, 6, width)
     mask = nn.Transformer.generate_square_subsequent_mask(6) if causal else None
-    torch.testing.assert_close(block(x), own(x, src_mask=mask, is_causal=causal))
+    torch.testing.assert_close(block(x), expected(x, src_mask=mask, is_causal=causal))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +283,7 @@ def test_a_block_equals_torchs_layer(width: int, heads: int, causal: bool) -> No
         ((8, 8), None, 16),
         ((28, 28), None, 49),
         ((3, 32, 32), None, 64),
-        ((30, 30), None, 64),  # with a margin
+        ((30, 30), None, 64),  # padded
         ((40, 20), None, 50),
         ((2, 3), None, 2),
         ((1, 5), None, 5),
@@ -300,7 +299,7 @@ def test_patches_of_a_vision_transformer(
     assert model.positions.shape == (tokens, 12)
     x = torch.randn(2, *shape, requires_grad=True)
     model(x).sum().backward()
-    assert bool((x.grad != 0).all())  # no pixel is left out
+    assert bool((x.grad != 0).all())  # every pixel is used
 
 
 def test_a_vision_transformer_is_its_formula() -> None:
@@ -325,7 +324,7 @@ def test_a_gpt_is_causal() -> None:
         changed = (model(other) - before)[0].abs().sum(1) > 1e-7
         assert changed.tolist() == [False] * i + [True] * (10 - i)
     torch.testing.assert_close(model(x[:, :4]), before[:, :4])
-    same = torch.zeros(1, 10, dtype=torch.long)  # positions tell equal characters apart
+    same = torch.zeros(1, 10, dtype=torch.long)  # equal characters differ by position
     assert not torch.allclose(model(same)[0, 0], model(same)[0, 5], atol=1e-4)
 
 
@@ -349,7 +348,7 @@ def test_channels_may_be_first_or_last(name: str, channels: int) -> None:
 @pytest.mark.parametrize("name", [n for n, net in NETWORKS.items() if net.reads == "images"])
 def test_samples_that_are_not_images_are_refused(name: str) -> None:
     for shape in ((9,), (4, 5, 6), (1, 3, 8, 8)):
-        with pytest.raises(OptionError, match=r"no image.*--model mlp"):
+        with pytest.raises(OptionError, match=r"not an image.*--model mlp"):
             build(name, shape)
 
 

@@ -1,4 +1,4 @@
-"""The readers of the network's sources, without a network."""
+"""The readers of network sources, tested without a network."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONTENT = {file: file.encode() * 100 for file in FILES}
 def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = {f"/good/{k}.gz": gzip.compress(v) for k, v in CONTENT.items()}
     packed["/good/all.tar.gz"] = tar({f"inside/{k}": v for k, v in CONTENT.items()})
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, body: bool) -> None:
-            asked.append(f"{self.command} {self.path}")
+            requests.append(f"{self.command} {self.path}")
             content = packed.get(self.path)
             self.send_response(200 if content else 404)
             self.send_header("Content-Length", str(len(content or b"")))
@@ -61,11 +61,11 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {file: gzip.decompress(body) for file, body in found.items()} == CONTENT
     assert unpacked == {file: CONTENT[file] for file in FILES[:2]}
     urls = [*(f"/good/{file}.gz" for file in FILES), "/good/all.tar.gz"]
-    assert [line for line in asked if line.startswith("GET /good")] == [
+    assert [line for line in requests if line.startswith("GET /good")] == [
         f"GET {url}" for url in urls
     ]
     assert messages == [f"fetching {base}{url}" for url in (*urls, "/gone/one.gz")]
-    assert len([line for line in asked if "/gone/" in line]) == 2  # a mirror that failed is left
+    assert len([line for line in requests if "/gone/" in line]) == 2  # no file after a failure
     with pytest.raises(SourceError, match=r"refused|Connection"):
         list(remote.mirror(f"{base}/good/").read(FILES, messages.append))
 
@@ -137,7 +137,7 @@ def test_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match="archive cannot be read"):
         source.read(FILES, print)
     fake_programs(monkeypatch, "m.zip", b"")
-    with pytest.raises(SourceError, match=r"gave 0 files \*\.tgz"):
+    with pytest.raises(SourceError, match=r"delivered 0 files \*\.tgz"):
         source.read(FILES, print)
 
 
@@ -155,13 +155,15 @@ def test_programs_that_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     script.write_text("#!/bin/sh\necho 'E: Unable to locate package' >&2\nexit 100\n")
     script.chmod(0o755)
     monkeypatch.setattr(remote.shutil, "which", lambda name: str(tmp_path / name))
-    with pytest.raises(SourceError, match=r"status 100: E: Unable to locate.*`apt-get update` as root"):
+    with pytest.raises(
+        SourceError, match=r"status 100: E: Unable to locate.*`apt-get update` as root"
+    ):
         remote.debian("p", "usr").read(FILES, print)
-    with pytest.raises(SourceError, match="npm did not run to its end"):
+    with pytest.raises(SourceError, match="npm failed to run"):
         remote.npm("p").read(FILES, print)
     script.write_text("#!/bin/sh\nexec sleep 20\n")
     monkeypatch.setattr(remote, "COMMAND_SECONDS", 0.1)
-    with pytest.raises(SourceError, match="did not run to its end"):
+    with pytest.raises(SourceError, match="failed to run"):
         remote.debian("p", "usr").read(FILES, print)
     monkeypatch.setattr(remote.shutil, "which", lambda name: None)
     with pytest.raises(SourceError, match="npm is not on PATH"):

@@ -347,9 +347,7 @@ def test_default_cache_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sources.cache_folder().name == "lra-e"
 
 
-def test_empty_variables_count_as_unset(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_variables_count_as_unset(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRA_DATA", "")
     check_mnist(data.load("mnist"), house.content)
     monkeypatch.setenv("LRA_CACHE", "")
@@ -420,7 +418,11 @@ def test_sources_fail_over_and_good_files_are_reused(
     assert [p.name for p in paths] == list(IDX)
     after = list(IDX[1:])
     assert calls == [list(IDX), list(IDX), after, [TEST_X, TEST_Y]]
-    assert [line[:8] for line in messages if "failed" in line] == ["a failed", "b failed", "c failed"]
+    assert [line[:8] for line in messages if "failed" in line] == [
+        "a failed",
+        "b failed",
+        "c failed",
+    ]
 
 
 def test_message_when_every_source_fails(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -647,9 +647,13 @@ def test_invalid_checkpoints_are_skipped(
         case "torn":
             path.write_bytes(path.read_bytes()[:-100])
         case "another configuration":
-            path.write_bytes(checkpoint_bytes(saved_state(run) | {"config": tiny("digits").to_config()}))
+            path.write_bytes(
+                checkpoint_bytes(saved_state(run) | {"config": tiny("digits").to_config()})
+            )
         case _:
-            path.write_bytes(checkpoint_bytes({"config": functools.partial(os.mkdir, tmp_path / "ran")}))
+            path.write_bytes(
+                checkpoint_bytes({"config": functools.partial(os.mkdir, tmp_path / "ran")})
+            )
     watcher = Watcher()
     resume(run, reporter=watcher)
     (note,) = watcher.notes()
@@ -819,7 +823,9 @@ def test_nonfinite_weights_are_not_saved(
     assert all(bool(value.isfinite().all()) for value in state["model"].values())
 
 
-def test_a_learning_rate_that_is_far_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_learning_rate_that_is_far_too_large(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = "train digits --optimizer sgd --lr 1e6 --weight-decay 0.01 --hidden 64 64 --out"
     with pytest.raises(SystemExit) as stop:
         cli.main([*words.split(), str(tmp_path / "run")])
@@ -1013,9 +1019,7 @@ def test_every_rule_learns(tmp_path: Path, rule: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_adaptive_optimizers_learn_digits(
-    tmp_path: Path, optimizer: str
-) -> None:
+def test_adaptive_optimizers_learn_digits(tmp_path: Path, optimizer: str) -> None:
     """By default they decay nothing: a decay that went through the division would stop them."""
     settings: dict[str, Any] = {"hidden": (64, 64), "epochs": 8, "lr": 3e-3, "device": "cpu"}
     config = TrainConfig("digits", optimizer=optimizer, **settings)
