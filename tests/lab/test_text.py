@@ -1,4 +1,4 @@
-"""Text: windows against slices of the text, and every way in which a file can be wrong."""
+"""Text: windows compared with slices of the text, vocabularies, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(folder: Path, content: str | bytes, name: str = "prose.txt") -> str:
 
 
 def read(dataset: data.Dataset, windows: np.ndarray | None) -> list[str]:
-    """The windows as text, one character at a time."""
+    """Return windows as strings."""
     assert windows is not None
     return ["".join(dataset.classes[i] for i in window) for window in windows]
 
@@ -38,7 +38,7 @@ def test_windows_are_slices_of_the_text(tmp_path: Path, context: int) -> None:
         (PROSE[:-tenth], dataset.x_train, dataset.y_train),
         (PROSE[-tenth:], dataset.x_test, dataset.y_test),
     ):
-        starts = range(0, len(part) - context, context)  # each with a character after its window
+        starts = range(0, len(part) - context, context)  # a character must follow each window
         assert read(dataset, x) == [part[i : i + context] for i in starts]
         assert read(dataset, y) == [part[i + 1 : i + context + 1] for i in starts]
     assert dataset.x_train.dtype == dataset.y_train.dtype == np.int64
@@ -59,9 +59,9 @@ def test_context_is_128_by_default(tmp_path: Path) -> None:
 
 def test_split_draws_whole_windows(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, PROSE), context=10)
-    train, held = data.split(dataset, 30, seed=0)
-    assert len(held) == 30
-    assert sorted([*train, *held]) == list(range(len(dataset.x_train)))
+    train, held_out = data.split(dataset, 30, seed=0)
+    assert len(held_out) == 30
+    assert sorted([*train, *held_out]) == list(range(len(dataset.x_train)))
 
 
 # the vocabulary
@@ -73,7 +73,7 @@ def test_vocabulary_comes_from_the_training_part(tmp_path: Path) -> None:
     dataset = data.load(path, on_event=messages.append, context=9)
     assert dataset.classes == ("a", "b", "c", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_test)[:2] == ["abc�abc�a", "bc�abc�ab"]
-    # of 50: the last one is in no window
+    # The last of the 50 characters is in no window.
     assert messages == ["prose.txt: 49 characters are not in the vocabulary of 3 and become �"]
 
 
@@ -104,7 +104,8 @@ def test_prompts() -> None:
     assert text.encode("", classes) == []
     assert text.decode([2, 3, 0, 3, 2], classes) == "ab\nba"
     assert text.decode(np.array([4, 1]), classes) == "� "
-    with pytest.raises(OptionError, match=r"does not know: 'X', 'é'; known: '\\n ab�'"):
+    message = r"not in the network's vocabulary: 'X', 'é'; known: '\\n ab�'"
+    with pytest.raises(OptionError, match=message):
         text.encode("aéXbX", classes)
 
 
@@ -171,7 +172,7 @@ def test_fetch_checks_the_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small library, with files that are no part of the text."""
+    """A small library, including files that are not part of the text."""
     monkeypatch.setattr(sys, "stdlib_module_names", frozenset({"one", "two", "idlelib", "zlib"}))
     monkeypatch.setattr(text, "library_folder", lambda: tmp_path)
     for name in (
@@ -185,8 +186,8 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-PROPER = ("one.py", "two/__init__.py", "two/deep/er.py", "two/more.py", "two/testing.py")
-IN_ORDER = sorted(PROPER, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+INCLUDED = ("one.py", "two/__init__.py", "two/deep/er.py", "two/more.py", "two/testing.py")
+IN_ORDER = sorted(INCLUDED, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 
 
 def test_library_is_the_sorted_modules_without_tests(library: Path) -> None:
@@ -205,7 +206,7 @@ def test_library_is_cut(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or real(path))
     assert text.read_library(library) == "".join(f"# {name}\n" * 30 for name in IN_ORDER)[:700]
-    assert opened == [library / name for name in IN_ORDER[:2]]  # no more than it needs
+    assert opened == [library / name for name in IN_ORDER[:2]]  # no more than needed
 
 
 def test_library_has_a_fixed_vocabulary(library: Path) -> None:
@@ -217,7 +218,7 @@ def test_library_has_a_fixed_vocabulary(library: Path) -> None:
 
 
 def test_missing_library(library: Path) -> None:
-    for name in PROPER:
+    for name in INCLUDED:
         (library / name).unlink()
     assert data.catalogue()[4].where is None
     for call in (data.load, data.fetch):
@@ -231,6 +232,6 @@ def test_the_real_library() -> None:
     assert dataset.x_train.shape == (28_124, 128)
     assert dataset.x_test.shape == (3_124, 128)
     assert "import " in "".join(read(dataset, dataset.x_test[:200]))
-    assert text.count_unknown(dataset) < 4_000  # one in a thousand
+    assert text.count_unknown(dataset) < 4_000  # 1 in 1,000
     again = data.load("python")
     np.testing.assert_array_equal(again.x_train, dataset.x_train)
