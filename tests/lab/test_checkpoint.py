@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from workbench import differences, checkpoint_bytes
+from workbench import checkpoint_bytes, differences
 
 from lra.errors import RunError
 from lra.lab import checkpoint
