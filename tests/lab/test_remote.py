@@ -50,7 +50,7 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         try:
             base = f"http://127.0.0.1:{server.server_port}"
-            found = dict(remote.mirror(f"{base}/good/").read(FILES, messages.append))
+            files = dict(remote.mirror(f"{base}/good/").read(FILES, messages.append))
             archive = remote.archive(f"{base}/good/all.tar.gz", "inside")
             unpacked = dict(archive.read(FILES[:2], messages.append))
             with pytest.raises(SourceError, match=r"^404"):
@@ -58,7 +58,7 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             server.shutdown()
             thread.join()
-    assert {file: gzip.decompress(body) for file, body in found.items()} == CONTENT
+    assert {file: gzip.decompress(body) for file, body in files.items()} == CONTENT
     assert unpacked == {file: CONTENT[file] for file in FILES[:2]}
     urls = [*(f"/good/{file}.gz" for file in FILES), "/good/all.tar.gz"]
     assert [line for line in requests if line.startswith("GET /good")] == [
@@ -144,8 +144,8 @@ def test_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_debian(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = {f"./usr/share/{k}.gz": gzip.compress(v) for k, v in CONTENT.items()}
     commands = fake_programs(monkeypatch, "d.deb", b"deb", tar(packed, "w"))
-    found = dict(remote.debian("dataset", "usr/share").read(FILES, print))
-    assert {file: gzip.decompress(body) for file, body in found.items()} == CONTENT
+    files = dict(remote.debian("dataset", "usr/share").read(FILES, print))
+    assert {file: gzip.decompress(body) for file, body in files.items()} == CONTENT
     assert [c[0] for c in commands] == ["/bin/apt-get", "/bin/dpkg-deb"]
     assert commands[0][-2:] == ["download", "dataset"]
 

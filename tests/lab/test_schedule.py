@@ -26,8 +26,8 @@ FACTORS: dict[tuple[str, float | None], list[float]] = {
 
 @pytest.mark.parametrize(("name", "warmup"), FACTORS, ids=str)
 def test_factors_of_ten_steps(name: str, warmup: float | None) -> None:
-    found = [factor(name, warmup, step, 10) for step in range(10)]
-    assert found == pytest.approx(FACTORS[name, warmup], rel=1e-12)
+    factors = [factor(name, warmup, step, 10) for step in range(10)]
+    assert factors == pytest.approx(FACTORS[name, warmup], rel=1e-12)
 
 
 def test_every_schedule_is_tested() -> None:
@@ -38,8 +38,8 @@ def test_every_schedule_is_tested() -> None:
 @pytest.mark.parametrize("warmup", [None, 0.0, 0.001, 0.3, 0.999])
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
 def test_factors_are_between_0_and_1(name: str, warmup: float | None, steps: int) -> None:
-    found = [factor(name, warmup, step, steps) for step in range(steps)]
-    assert all(0 < value <= 1 for value in found)
+    factors = [factor(name, warmup, step, steps) for step in range(steps)]
+    assert all(0 < value <= 1 for value in factors)
 
 
 @pytest.fixture
