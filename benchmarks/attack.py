@@ -1,13 +1,13 @@
-"""Attack the workbench: files that are not sound, and processes that are killed.
+"""Attack the workbench with corrupt files and by killing processes.
 
     python benchmarks/attack.py files --count 10000 --seed 0
     python benchmarks/attack.py files --seed 0 --only 4711      # one case again
     python benchmarks/attack.py kills --count 300 --seed 0
     python benchmarks/attack.py kills --count 9 --devices 2     # each starts Python twice
 
-A file must be refused in one line, or used; nothing in it may run. A run that was killed, or
-stopped by a signal, at whatever moment, must end in the same bits as one that was not. Needs a
-system with fork and signals (Linux, macOS).
+A file must be used, or refused with an error of one line; no code in it may run. A run that was
+killed or stopped by a signal at a random time must end with the same bits as an undisturbed one.
+Needs a system with fork and signals (Linux, macOS).
 """
 
 import argparse
@@ -21,19 +21,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("files", "kills"))
-    parser.add_argument("--count", type=int, default=1000, help="of files, or of kills")
+    parser.add_argument("--count", type=int, default=1000, help="number of files or kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="files: the number of one case")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files: at once")
-    parser.add_argument("--devices", type=int, default=1, help="kills: processes of a run")
+    parser.add_argument("--only", type=int, help="files: run only the case of this number")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files: processes")
+    parser.add_argument("--devices", type=int, default=1, help="kills: processes of each run")
     options = parser.parse_args()
     from attacks import files, kills
 
     if options.what == "files":
-        good = files.run(options.count, options.seed, options.only, options.jobs)
+        passed = files.run(options.count, options.seed, options.only, options.jobs)
     else:
-        good = kills.run(options.count, options.seed, options.devices)
-    sys.exit(not good)
+        passed = kills.run(options.count, options.seed, options.devices)
+    sys.exit(not passed)
 
 
 if __name__ == "__main__":

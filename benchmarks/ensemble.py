@@ -1,15 +1,16 @@
-"""Networks trained at once against the same networks trained one after the other, in one run.
+"""Time networks trained as one `lra.ensemble.Ensemble` against training them one after the other.
 
     OMP_NUM_THREADS=1 python benchmarks/ensemble.py
     OMP_NUM_THREADS=2 python benchmarks/ensemble.py
     python benchmarks/ensemble.py --device cuda --replay
 
-The networks are 784-256-256-256-256-10 with tanh, the batch 50, each with a fused AdamW of its own
-step size; then also at once under one optimizer for all. One after the other, each network takes
-some steps before the next one does, as in runs of its own. Medians over rounds in which these take
-turns; the ratio is the median of the rounds' ratios, with the quartiles. With --replay each is
-captured in a CUDA graph. With --cpu it is the processor's time that is taken, not the clock's, for
-a machine that does other work beside, on one thread.
+The networks are 784-256-256-256-256-10 with tanh, the batch size is 50. Each network has a fused
+AdamW with its own learning rate; a second variant of the ensemble has one optimizer for all. One
+after the other, each network takes several steps before the next one, as in separate runs.
+
+In each round the variants take turns. The output is the median time, and the median and quartiles
+of the rounds' ratios. With --replay each step is captured in a CUDA graph. With --cpu the CPU time
+is measured instead of the wall time, for a busy machine and one thread.
 """
 
 import argparse
@@ -17,15 +18,17 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lra
-from speed.steps import Step
+from lra.ensemble import Ensemble
 from turns import captured, synchronised
+
+Step = Callable[[], object]
 
 CLASSES = 10
 
@@ -38,22 +41,23 @@ def network(sizes: list[int]) -> nn.Sequential:
 
 
 def adamw(parameters: Iterable[nn.Parameter], k: int = 0) -> torch.optim.Optimizer:
-    # Too small steps to learn anything: see benchmarks/speed/steps.py.
-    found = list(parameters)
-    return torch.optim.AdamW(found, lr=1e-9 * (1 + k), fused=True, capturable=found[0].is_cuda)
+    # The learning rate is too small to learn: fitting noise would change the step time.
+    params = list(parameters)
+    return torch.optim.AdamW(params, lr=1e-9 * (1 + k), fused=True, capturable=params[0].is_cuda)
 
 
-def at_once(models: list[nn.Module], x: Tensor, t: Tensor, one: bool) -> Step:
-    together = lra.ensemble.Ensemble(models)
-    parameters = [p for model in models for p in model.parameters()]
-    own = [adamw(m.parameters(), k) for k, m in enumerate(models)]
-    theirs = [adamw(parameters)] if one else own
+def at_once(models: list[nn.Module], x: Tensor, t: Tensor, one_optimizer: bool) -> Step:
+    ensemble = Ensemble(models)
+    if one_optimizer:
+        optimizers = [adamw(p for model in models for p in model.parameters())]
+    else:
+        optimizers = [adamw(m.parameters(), k) for k, m in enumerate(models)]
 
     def step() -> None:
-        for optimizer in theirs:
+        for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        torch.vmap(F.cross_entropy)(together(x), t).sum().backward()
-        for optimizer in theirs:
+        torch.vmap(F.cross_entropy)(ensemble(x), t).sum().backward()
+        for optimizer in optimizers:
             optimizer.step()
 
     return step
@@ -83,17 +87,17 @@ def contestants(models: list[nn.Module], options: argparse.Namespace) -> dict[st
     x = torch.rand(len(models), options.batch, options.sizes[0], device=options.device)
     t = torch.randint(CLASSES, (len(models), options.batch), device=options.device)
     prepare = captured if options.replay else lambda step: step
-    apart = [
+    separate = [
         prepare(alone(copy.deepcopy(m), *pair, k))
         for k, (m, *pair) in enumerate(zip(models, x, t, strict=True))
     ]
-    found = {
+    ensembles = {
         name: prepare(at_once(copy.deepcopy(models), x, t, one))
         for name, one in (("at once", False), ("one optimizer", True))
     }
     return {
-        "one after the other": repeat(apart, options.steps),
-        **{name: repeat([step], options.steps) for name, step in found.items()},
+        "one after the other": repeat(separate, options.steps),
+        **{name: repeat([step], options.steps) for name, step in ensembles.items()},
     }
 
 
@@ -107,17 +111,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps in a round")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--replay", action="store_true", help="capture steps in CUDA graphs")
-    parser.add_argument("--cpu", action="store_true", help="take the processor's time")
+    parser.add_argument("--cpu", action="store_true", help="measure CPU time")
     options = parser.parse_args()
     if options.replay and options.device != "cuda":
-        parser.error("--replay is for --device cuda")
-    torch.set_flush_denormal(True)  # errors that fade away would cost time
+        parser.error("--replay needs --device cuda")
+    torch.set_flush_denormal(True)  # vanishing errors become denormal, which is slow
     clock = time.process_time if options.cpu else time.perf_counter
     clock = synchronised if options.device == "cuda" else clock
     sizes = [*options.sizes, CLASSES]
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.networks} "
-        f"networks of {'-'.join(map(str, sizes))}, batch {options.batch}, on {options.device}"
+        f"networks of {'-'.join(map(str, sizes))}, batch size {options.batch}, {options.device}"
     )
     for name in options.rules:
         torch.manual_seed(0)
@@ -126,24 +130,24 @@ def main() -> None:
             for _ in range(options.networks)
         ]
         steps = contestants(models, options)
-        times: dict[str, list[float]] = {what: [] for what in steps}
+        times: dict[str, list[float]] = {variant: [] for variant in steps}
         for step in steps.values():
             step()
         for _ in range(options.rounds):
-            for what, step in steps.items():
+            for variant, step in steps.items():
                 start = clock()
                 step()
-                times[what].append((clock() - start) / options.steps / options.networks * 1e3)
-        apart, *others = times.values()
-        print(f"  {name:<12} one after the other {statistics.median(apart):.3f} ms a step")
-        for what, found in zip(list(times)[1:], others, strict=True):
+                times[variant].append((clock() - start) / options.steps / options.networks * 1e3)
+        base, *others = times.values()
+        print(f"  {name:<12} one after the other {statistics.median(base):.3f} ms per step")
+        for variant, values in zip(list(times)[1:], others, strict=True):
             low, middle, high = statistics.quantiles(
-                [a / b for a, b in zip(found, apart, strict=True)], n=4
+                [a / b for a, b in zip(values, base, strict=True)], n=4
             )
             print(
-                f"    {what:<14} {statistics.median(found):.3f} ms a step of a network: "
-                f"{middle:.3f} ({low:.3f} to {high:.3f}) of that, "
-                f"{middle * options.networks:.1f} of one network's step for all",
+                f"    {variant:<14} {statistics.median(values):.3f} ms per step and network, "
+                f"ratio {middle:.3f} ({low:.3f} to {high:.3f}); "
+                f"all networks take {middle * options.networks:.1f} steps of one network",
                 flush=True,
             )
 

@@ -1,9 +1,9 @@
-"""Seconds for an epoch of `lra train mnist --recipe seed-mnist`, by LRA-E and by backprop.
+"""Time an epoch of `lra train mnist --recipe seed-mnist` by LRA-E and by backprop.
 
     python benchmarks/epoch.py
 
-The two take turns; an epoch is 1,160 steps of 50 samples and a look at 2,000 validation samples.
-The first epoch of each run is a warm-up and left out. Run it with nothing else running.
+The rules take turns. An epoch is 1,160 steps of 50 samples and a validation on 2,000 samples. The
+first epoch of each run is a warm-up and not counted. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -21,7 +21,7 @@ STEPS = 1160
 
 
 def epochs_of(epochs: int, *options: str) -> list[float]:
-    """Train in a process of its own, and give the seconds of each epoch but the first."""
+    """Train in a separate process, and return the seconds of each epoch after the first."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "lra", "train", "mnist", "--recipe", "seed-mnist"]
@@ -35,19 +35,26 @@ def epochs_of(epochs: int, *options: str) -> list[float]:
 def take_turns(
     contestants: Mapping[str, Callable[[], list[float]]],
     turns: int,
-    beside: Callable[[float, float], str],
+    comment: Callable[[float, float], str],
 ) -> None:
-    """Time epochs in turns, and tell each median, with what is to be said of it and the first."""
+    """Time epochs in turns, and print the median of each contestant with a comment.
+
+    Args:
+        contestants: functions that train some epochs and return the seconds of each, by name.
+        turns: the number of turns.
+        comment: returns the comment on a median, given that median and the first contestant's.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(turns):
         for name, epochs in contestants.items():
             seconds[name] += epochs()
-    middles = {name: statistics.median(found) for name, found in seconds.items()}
-    first = next(iter(middles.values()))
-    for name, found in seconds.items():
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
+    for name, values in seconds.items():
+        median, low, high = medians[name], min(values), max(values)
         print(
-            f"{name:<14} {middles[name]:6.2f} s an epoch ({min(found):.2f} to {max(found):.2f}), "
-            + beside(middles[name], first)
+            f"{name:<14} {median:6.2f} s per epoch ({low:.2f} to {high:.2f}), "
+            + comment(median, first)
         )
 
 
@@ -60,7 +67,7 @@ def main() -> None:
         rule: functools.partial(epochs_of, options.epochs, "--rule", rule)
         for rule in ("lra-e", "backprop")
     }
-    take_turns(rules, options.turns, lambda own, _: f"{1e3 * own / STEPS:.2f} ms a step")
+    take_turns(rules, options.turns, lambda median, _: f"{1e3 * median / STEPS:.2f} ms per step")
 
 
 if __name__ == "__main__":

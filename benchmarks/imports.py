@@ -1,4 +1,4 @@
-"""What `import lra` adds to `import torch`, and what it loads: medians over fresh processes.
+"""Time `import lra` and the first use of `lra.convert` after `import torch`, in new processes.
 
 python benchmarks/imports.py
 """
@@ -23,11 +23,11 @@ def main() -> None:
         for _ in range(11)
     ]
     figures = [[float(word) for word in run.stdout.split()] for run in runs]
-    for what, values in zip(
+    for name, values in zip(
         ("import lra", "and lra.convert"), zip(*figures, strict=True), strict=True
     ):
-        middle = statistics.median(values)
-        print(f"{what:<16} {middle:6.1f} ms ({min(values):.1f} to {max(values):.1f})")
+        median = statistics.median(values)
+        print(f"{name:<16} {median:6.1f} ms ({min(values):.1f} to {max(values):.1f})")
 
 
 if __name__ == "__main__":

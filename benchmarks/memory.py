@@ -1,10 +1,11 @@
-"""Peak memory of a training step, against backprop's, without and with the feedback's own share.
+"""Measure the peak memory of a training step relative to backprop.
 
     python benchmarks/memory.py
 
-Every tensor that an operation makes is counted until it is freed; on CUDA, by torch's allocator.
-"activities" is the peak above what was there before the step; "all" counts weights, feedback and
-AdamW's state too.
+Every tensor that an operation creates is counted until it is freed; on CUDA, torch's allocator is
+asked. "activations" is the peak above the memory before the step, without gradients. "all" includes
+weights, feedback and AdamW's state. Learned feedback is measured with its own memory, and shared
+with the weights.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import lra
 
 
 class Meter(TorchDispatchMode):
-    """Follows how many bytes are held."""
+    """Tracks the number of allocated bytes and its peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class Meter(TorchDispatchMode):
 
 
 class Block(nn.Module):
-    """Two convolutions and the way around them; activations in place, as torchvision's."""
+    """Two convolutions with a residual connection and in-place activations, as in torchvision."""
 
     def __init__(self, width: int, out: int, stride: int) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class Block(nn.Module):
 
 
 def resnet(blocks: int = 3) -> nn.Sequential:
-    """ResNet-20 for 32 x 32 images."""
+    """Return a ResNet-20 for 32 x 32 images."""
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)]
     layers.append(nn.ReLU(inplace=True))
     width = 16
@@ -82,13 +83,13 @@ def resnet(blocks: int = 3) -> nn.Sequential:
 
 
 def transformer() -> nn.Module:
-    """Four blocks of torch.nn's own encoder on 64 tokens."""
+    """Return a torch.nn transformer encoder of four blocks."""
     layer = nn.TransformerEncoderLayer(64, 4, 256, 0.0, "gelu", batch_first=True)
     return nn.Sequential(nn.Linear(48, 64), nn.TransformerEncoder(layer, 4), nn.Linear(64, 10))
 
 
 def perceptron() -> nn.Module:
-    """The network of the seed's scripts."""
+    """Return the network of the authors' scripts."""
     layers = [m for n in (784, 256, 256, 256) for m in (nn.Linear(n, 256), nn.Tanh())]
     return nn.Sequential(*layers, nn.Linear(256, 10))
 
@@ -101,7 +102,7 @@ MODELS = {
 
 
 def measure(build, shape, rule, shared=False, device="cpu") -> tuple[int, int]:
-    """Give the peak of a step above what was there before, and all of it."""
+    """Return the peak memory of a step in bytes, for activations and for all tensors."""
     torch.manual_seed(0)
     model, x = build().to(device), torch.randn(shape, device=device)
     if rule is not None:
@@ -116,12 +117,12 @@ def measure(build, shape, rule, shared=False, device="cpu") -> tuple[int, int]:
         F.cross_entropy(out.flatten(0, -2), labels).backward()
         optimizer.step()
 
-    for _ in range(4):  # what is done once only
+    for _ in range(4):  # allocate the optimizer's state and caches
         step()
         optimizer.zero_grad()
     gc.collect()
     state = [t for s in optimizer.state.values() for t in s.values()]
-    kept = sum(t.numel() * t.element_size() for t in (*model.parameters(), *state))
+    persistent = sum(t.numel() * t.element_size() for t in (*model.parameters(), *state))
     on_cuda = device == "cuda"
     before = torch.cuda.memory_allocated() if on_cuda else 0
     if on_cuda:
@@ -135,18 +136,18 @@ def measure(build, shape, rule, shared=False, device="cpu") -> tuple[int, int]:
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     del loss
     peak = torch.cuda.max_memory_allocated() - before if on_cuda else meter.peak
-    return peak - gradients, peak + kept
+    return peak - gradients, peak + persistent
 
 
 if __name__ == "__main__":
     for name, (build, shape) in MODELS.items():
         base = measure(build, shape, None)
-        activities, everything = (n / 2**20 for n in base)
-        print(f"\n{name}: backprop {activities:.1f} MiB of activities, {everything:.1f} in all")
+        activations, total = (n / 2**20 for n in base)
+        print(f"\n{name}: backprop {activations:.1f} MiB of activations, {total:.1f} MiB in all")
         for rule, shared in (
             *((rule, False) for rule in (lra.Backprop(), lra.FeedbackAlignment(), lra.LRAE())),
             *((rule, True) for rule in (lra.LRAE(), lra.MirroredLRA())),
         ):
-            found = measure(build, shape, rule, shared)
-            ratios = f"{found[0] / base[0]:.2f} of the activities, {found[1] / base[1]:.2f} of all"
+            peaks = measure(build, shape, rule, shared)
+            ratios = f"{peaks[0] / base[0]:.2f} of the activations, {peaks[1] / base[1]:.2f} of all"
             print(f"  {rule.name + ', shared' * shared:<22} {ratios}")

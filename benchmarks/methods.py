@@ -1,11 +1,12 @@
-"""Methods of several passes beside backprop: accuracy with the same budget, and a step's time.
+"""Compare methods of several passes with backprop: accuracy at the same budget, and step time.
 
     python benchmarks/methods.py              # both, about two minutes
     python benchmarks/methods.py --steps-only
 
-The network is 784-256-256-10 with tanh; 10,000 MNIST images, 3 epochs, batches of 50, AdamW at
-1e-3, the same first weights and order for all. Accuracy is on the 10,000 test images, of the last
-weights, by the method's own answer. Times are of the default options, contestants taking turns.
+The network is 784-256-256-10 with tanh. It trains on 10,000 MNIST images for 3 epochs in batches of
+50 with AdamW at 1e-3, from the same initial weights and in the same order for all methods. Accuracy
+is that of the last weights on the 10,000 test images, by the method's own output. Times are
+measured with default options; the methods take turns.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def learn(
 
 
 def accuracy(method: lra.methods.Method | None, epochs: int, images: int) -> tuple[float, float]:
-    """Train, and give the test accuracy of the method's answer, and that of a forward pass."""
+    """Train, and return the test accuracies of the method's output and of a forward pass."""
     data = load("mnist")
     arrays = data.x_train[:images], data.y_train[:images], data.x_test, data.y_test
     x, t, x_test, t_test = (torch.from_numpy(a) for a in arrays)
@@ -61,8 +62,8 @@ def accuracy(method: lra.methods.Method | None, epochs: int, images: int) -> tup
             step(x[rows], t[rows])
     with torch.no_grad():
         forward = model(x_test)
-    answer = forward if method is None else method.output(model, x_test)
-    own, plain = (float((a.argmax(1) == t_test).double().mean()) for a in (answer, forward))
+    output = forward if method is None else method.output(model, x_test)
+    own, plain = (float((y.argmax(1) == t_test).double().mean()) for y in (output, forward))
     return 100 * own, 100 * plain
 
 
@@ -77,17 +78,17 @@ def main() -> None:
     contestants = {}
     for name, method in CONTESTANTS.items():
         model = network(method)
-        # Too small a step to learn anything, so that the time does not tell how well noise is fit.
+        # The learning rate is too small to learn: fitting noise would change the step time.
         step = learn(model, method, torch.optim.AdamW(model.parameters(), lr=1e-9))
         contestants[name] = lambda step=step: step(x, t)
-    print("a step, batch 50, one thread:")
+    print("time per step, batch size 50, one thread:")
     take_turns(contestants, rounds=15, steps=5)
     if options.steps_only:
         return
     print(f"{options.images:,} images, {options.epochs} epochs:")
     for name, method in CONTESTANTS.items():
         own, plain = accuracy(method, options.epochs, options.images)
-        forward = "" if own == plain else f"   (by a forward pass {plain:.2f} %)"
+        forward = "" if own == plain else f"   (forward pass: {plain:.2f} %)"
         print(f"  {name:<34} {own:6.2f} %{forward}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""How far `lra.convert` reaches: convert every model of the zoo and compare it with backprop.
+"""How distance `lra.convert` reaches: convert every model of the zoo and compare it with backprop.
 
     python benchmarks/reach.py [--only timm|hf|pyg|torch] [--model NAME] [--markdown docs/reach.md]
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo import apart
+from zoo import isolated
 
 BETAS = (1e-3, 1e-4)
 
@@ -144,16 +144,16 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
     for beta in BETAS:
         rule = lra.Rule(same(), lra.crossing.TargetDifference(beta, gain=1 / beta))
         _, got, _ = converted(rule)
-        far = distances(got, wanted)
-        row[f"{beta:g}"] = max(far.values())
-        row[f"worst {beta:g}"] = max(far, key=lambda k: far[k])
+        distance = distances(got, wanted)
+        row[f"{beta:g}"] = max(distance.values())
+        row[f"worst {beta:g}"] = max(distance, key=lambda k: distance[k])
     torch_seed()
     _, got, _ = converted(lra.Rule(lra.feedback.Random(), lra.crossing.Derivative()))
-    far = distances(got, wanted)
-    judged = sorted(k for k in below if k in far and k not in faint)
+    distance = distances(got, wanted)
+    checked = sorted(k for k in below if k in distance and k not in faint)
     row |= {
-        "below": len(judged),
-        "stay": [k for k in judged if not far[k] > ROUNDING],
+        "below": len(checked),
+        "stay": [k for k in checked if not distance[k] > ROUNDING],
         "seconds": time.perf_counter() - started,
     }
     return row
@@ -252,7 +252,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> str:
 def markdown(results: dict[str, dict[str, dict[str, Any]]], command: str) -> str:
     """Write all lists as a Markdown page."""
     lines = [
-        "# How far convert reaches",
+        "# How distance convert reaches",
         "",
         f"Written by `{command}`.",
         "",
@@ -318,7 +318,7 @@ def main() -> None:
         print(f"\n{TITLES[which]}\n{COLUMNS[0]:<{width}}", *[f"{c:<11}" for c in COLUMNS[1:]])
         rows = results.setdefault(which, {})
         command = ["reach.py", *common, "--json", "--only", which, "--model"]
-        for name, row in apart.each(
+        for name, row in isolated.measure_all(
             names, lambda n, c=command: [*c, n], options.jobs, options.seconds
         ):
             rows[name] = row

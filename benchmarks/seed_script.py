@@ -1,14 +1,14 @@
-"""Seconds for an epoch of the authors' MNIST script in PyTorch, and of `lra train` on the same.
+"""Time an epoch of the authors' MNIST script in PyTorch, and of `lra train` with the same settings.
 
     git clone https://github.com/AnkurMali/LRA-E authors
     OMP_NUM_THREADS=1 python benchmarks/seed_script.py authors/mnist/mnist_torch.py
 
-Their script runs as it is, but for the number of epochs. Where torchvision does not import, its
-dataset class and transforms have stand-ins that do the same for each sample: a picture of PIL, a
-tensor of it between 0 and 1, a vector. Ours is `lra train mnist --recipe seed-mnist`, of the same
-network, optimizer, step size, batch and split, eager and compiled. An epoch is the training and the
-validation after it; the first of each is left out. The three take turns. Run it with nothing else
-running.
+The script runs unchanged except for the number of epochs. If torchvision cannot be imported, its
+dataset class and transforms are replaced by equivalents: each sample becomes a PIL image, a tensor
+between 0 and 1, and a vector. `lra train mnist --recipe seed-mnist` has the same network,
+optimizer, learning rate, batch size and split; it runs eager and compiled. An epoch is the training
+and the validation after it; the first of each run is not counted. The three take turns. Run it on
+an otherwise idle machine.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import torch
 
 try:
     import torchvision
-except Exception:  # not there, or for another torch
+except Exception:  # not installed, or built for another torch
     import numpy as np
     from PIL import Image
     from lra.lab import data
@@ -45,12 +45,12 @@ except Exception:  # not there, or for another torch
             return len(self.y)
 
         def __getitem__(self, index):
-            picture = Image.fromarray(self.x[index].reshape(28, 28))
-            return self.transform(picture), int(self.y[index])
+            image = Image.fromarray(self.x[index].reshape(28, 28))
+            return self.transform(image), int(self.y[index])
 
     class ToTensor:
-        def __call__(self, picture):
-            x = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)
+        def __call__(self, image):
+            x = torch.from_numpy(np.array(image, np.uint8, copy=True)).view(28, 28, 1)
             return x.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
 
     class Lambda:
@@ -75,12 +75,12 @@ except Exception:  # not there, or for another torch
     torchvision.transforms = types.SimpleNamespace(**transforms)
     sys.modules["torchvision"] = torchvision
 
-told = print
+builtin_print = print
 
-def print(*what, **how):
-    told(*what, **how)
-    if str(what[0]).startswith("Epoch"):
-        told("ended at", time.perf_counter(), flush=True)
+def print(*values, **options):
+    builtin_print(*values, **options)
+    if str(values[0]).startswith("Epoch"):
+        builtin_print("ended at", time.perf_counter(), flush=True)
 
 exec(compile(open(sys.argv[1]).read().replace("num_epochs = 100", f"num_epochs = {sys.argv[2]}"),
              sys.argv[1], "exec"), {"print": print, "__name__": "__main__"})
@@ -88,13 +88,13 @@ exec(compile(open(sys.argv[1]).read().replace("num_epochs = 100", f"num_epochs =
 
 
 def theirs(script: Path, epochs: int) -> list[float]:
-    """Run their script in a folder of its own, and give the seconds of each epoch but the first."""
+    """Run the authors' script, and return the seconds of each epoch after the first."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", RUN_THEIRS, str(script.resolve()), str(epochs + 1)]
         run = subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True)
     ends = [float(end) for end in re.findall(r"ended at ([\d.]+)", run.stdout)]
     if len(ends) != epochs + 1:
-        raise SystemExit(f"{script} ended {len(ends)} epochs, and not {epochs + 1}:\n{run.stdout}")
+        raise SystemExit(f"{script} ran {len(ends)} epochs, expected {epochs + 1}:\n{run.stdout}")
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
@@ -110,7 +110,7 @@ def main() -> None:
         "lra, compiled": functools.partial(epochs_of, options.epochs, "--compile", "always"),
     }
     take_turns(
-        contestants, options.turns, lambda own, first: f"1/{first / own:.1f} of the script's"
+        contestants, options.turns, lambda median, first: f"1/{first / median:.1f} of the script's"
     )
 
 

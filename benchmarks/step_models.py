@@ -1,10 +1,10 @@
-"""One training step of an LSTM, a residual net, a ViT, BERT and GPT-2, against backprop's.
+"""Time a training step of an LSTM, a ResNet, a ViT, BERT and GPT-2 relative to backprop.
 
     python benchmarks/step_models.py
 
-Eager, with the fused AdamW; feedback that is learned is shared with the weights. Medians over
-rounds in which the contestants take turns; the ratio is the median of the rounds' ratios, with the
-quartiles. Needs timm and transformers. Run it with nothing else running.
+Steps are eager, with the fused AdamW; learned feedback is shared with the weights. In each round
+the rules take turns. The output is the median time, and the median and quartiles of the rounds'
+ratios to backprop. Needs timm and transformers. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -29,13 +29,13 @@ import timm  # noqa: E402
 
 
 def resnet() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
-    """timm's ResNet-18 on 64 x 64 images."""
+    """Return timm's ResNet-18, an input of 64 x 64 images, and the loss."""
     x, t = torch.rand(16, 3, 64, 64), torch.randint(10, (16,))
     return timm.create_model("resnet18", num_classes=10), (x,), lambda out: F.cross_entropy(out, t)
 
 
 def vit() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
-    """timm's tiny vision transformer, four blocks, on 64 x 64 images."""
+    """Return timm's tiny vision transformer of four blocks, for 64 x 64 images."""
     x, t = torch.rand(16, 3, 64, 64), torch.randint(10, (16,))
     model = timm.create_model(
         "vit_tiny_patch16_224", num_classes=10, img_size=64, patch_size=8, depth=4
@@ -44,7 +44,7 @@ def vit() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
 
 
 def bert() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
-    """Hugging Face's BERT for classes: four layers of 256, 64 tokens."""
+    """Return a Hugging Face BERT for classification: four layers of 256, 64 tokens."""
     config = transformers.BertConfig(
         hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
         vocab_size=8192, num_labels=10,
@@ -55,7 +55,7 @@ def bert() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
 
 
 def gpt2() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
-    """Hugging Face's GPT-2: four layers of 256, 64 tokens."""
+    """Return a Hugging Face GPT-2: four layers of 256, 64 tokens."""
     config = transformers.GPT2Config(
         n_embd=256, n_layer=4, n_head=4, n_positions=64, vocab_size=8192, bos_token_id=None,
         eos_token_id=None,
@@ -66,20 +66,19 @@ def gpt2() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
 
 
 class Reader(nn.Module):
-    """The last state of two recurrent layers, and a layer for classes."""
+    """Classifies a sequence from the last state of a two-layer LSTM."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lstm, self.head = nn.LSTM(32, 128, 2, batch_first=True), nn.Linear(128, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Read x from left to right."""
         h: Tensor = self.head(self.lstm(x)[0][:, -1])
         return h
 
 
 def lstm() -> tuple[nn.Module, Any, Callable[[Any], Tensor]]:
-    """torch's LSTM, two layers of 128, 64 steps: its kernel is taken apart."""
+    """Return torch's LSTM, two layers of 128, 64 steps; conversion runs it step by step."""
     x, t = torch.rand(32, 64, 32), torch.randint(10, (32,))
     return Reader(), (x,), lambda out: F.cross_entropy(out, t)
 
@@ -98,7 +97,7 @@ def step_of(
 ) -> Callable[[], None]:
     if rule is not None:
         lra.convert(model, rule, example=inputs)
-    # Too small a step to learn anything: the time would tell how well a rule fits noise.
+    # The learning rate is too small to learn: fitting noise would change the step time.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9, fused=True)
     if rule is not None and isinstance(rule.feedback, lra.feedback.Learned):
         lra.share_feedback(model, optimizer)

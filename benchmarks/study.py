@@ -9,7 +9,7 @@ validation split. The best one then trains all seeds, from the same weights and 
 as the other rules. Only these last runs use the test split. Every run is a folder of `lra train`
 under OUT: finished runs are not repeated, and stopped runs are resumed. Results go to
 docs/study/rows.csv, plots beside it, and tables into docs/study.md. A probe (angles, distances,
-locality, finetune) is skipped if its .csv is there; delete the file to measure again.
+locality, finetune, rounding) is skipped if its .csv is there; delete the file to measure again.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trials import contests, probes, report
+from trials import contests, probes, report, rounding
 from trials.run import Contest, compete, configure, folder_of
 
 PROBES = {
@@ -27,6 +27,7 @@ PROBES = {
     "distances": probes.distances,
     "locality": probes.locality,
     "finetune": probes.finetune,
+    "rounding": rounding.rounding,
 }
 """The parts that are not contests."""
 

@@ -1,9 +1,9 @@
-"""The paper's algorithm in plain NumPy, line by line: no framework, no autograd.
+"""Train by the paper's algorithm in plain NumPy, without a framework or autograd.
 
     python examples/by_the_book.py
 
-Trains the class of `lra.pseudocode` on the bundled digits, once by LRA-E's updates and once by
-backprop's, with the method names of the authors' repository.
+Trains `lra.pseudocode.MLP` on the bundled digits, once by LRA-E and once by backprop. The method
+names are those of the authors' repository.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
-"""A vision transformer of Hugging Face's, trained by LRA-E with their own Trainer.
+"""Train a Hugging Face vision transformer by LRA-E with the Hugging Face Trainer.
 
     python examples/hugging_face_trainer.py          (needs transformers and accelerate)
 
-It looks at the bundled digits in patches of 2 x 2 pixels, so that nothing has to be downloaded. A
-pretrained model converts in the same way as this one.
+The data are the bundled digits in patches of 2 x 2 pixels, so nothing is downloaded. A pretrained
+model is converted in the same way.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ from lra.lab import data
 
 
 class Digits(Dataset):
-    """Images, and which digit they show."""
+    """The images of digits and their labels."""
 
     def __init__(self, x, y) -> None:
         self.images = torch.from_numpy(x).view(-1, 1, 8, 8)
@@ -35,7 +35,7 @@ def accuracy(prediction) -> dict[str, float]:
 
 
 def main(rule: lra.Rule, epochs: float = 10.0) -> float:
-    """Give the test accuracy."""
+    """Train by a rule and return the test accuracy."""
     digits = data.load("digits")
     torch.manual_seed(0)
     config = ViTConfig(

@@ -1,8 +1,8 @@
-"""A Lightning module that learns the bundled digits by LRA-E.
+"""Train a Lightning module on the bundled digits by LRA-E.
 
     python examples/lightning_module.py          (needs lightning)
 
-The rule is swapped in where the model is built, so that `load_from_checkpoint` builds it again.
+The model is converted in `__init__`, so that `load_from_checkpoint` converts it again.
 """
 
 import logging
@@ -19,7 +19,7 @@ from lra.lab import data
 
 
 class Digits(lightning.LightningModule):
-    """A perceptron with two hidden layers."""
+    """A multilayer perceptron with two hidden layers."""
 
     def __init__(self, beta: float = 0.1, lr: float = 1e-3) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Digits(lightning.LightningModule):
 
 
 def main(epochs: int = 10) -> float:
-    """Train, save, load again, and give the test accuracy."""
+    """Train, save, load the checkpoint, and return the test accuracy."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(0, verbose=False)
     digits = data.load("digits")
@@ -58,8 +58,8 @@ def main(epochs: int = 10) -> float:
         )
         trainer.fit(Digits(), DataLoader(train, 32, shuffle=True))
         trainer.save_checkpoint(f"{folder}/digits.ckpt")
-        again = Digits.load_from_checkpoint(f"{folder}/digits.ckpt")
-        return trainer.test(again, DataLoader(test, 360), verbose=False)[0]["accuracy"]
+        loaded = Digits.load_from_checkpoint(f"{folder}/digits.ckpt")
+        return trainer.test(loaded, DataLoader(test, 360), verbose=False)[0]["accuracy"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""An LSTM that reads the bundled digits row by row, trained by LRA-E and by backprop.
+"""Train an LSTM that reads the bundled digits row by row, by LRA-E and by backprop.
 
     python examples/recurrent_digits.py
 
-torch.nn.LSTM is one kernel; converted, it runs step by step, so that every gate's weights and
-nonlinearities follow the rule.
+torch.nn.LSTM is one kernel. Converted, it runs step by step, so that the rule applies to every
+gate's weights and activations.
 """
 
 import torch
@@ -15,7 +15,7 @@ from lra.lab import data
 
 
 class Reader(nn.Module):
-    """Eight rows of eight pixels, one after the other; the last state names the digit."""
+    """Classifies a digit from the last state of an LSTM over its eight rows of pixels."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Reader(nn.Module):
 
 
 def train(rule: lra.Rule, epochs: int = 10) -> float:
-    """Give the test accuracy after some epochs."""
+    """Train by a rule and return the test accuracy."""
     torch.manual_seed(0)
     digits = data.load("digits")
     x, y = (torch.from_numpy(a) for a in (digits.x_train, digits.y_train))

@@ -1,8 +1,9 @@
-"""A residual convolutional network with batch norm, trained by LRA-E, then used as it is.
+"""Train a residual convolutional network with batch norm by LRA-E, then restore it.
 
     python examples/residual_network.py
 
-The network and the loop are ordinary PyTorch; one line swaps the rule in, one takes it out.
+The network and the training loop are ordinary PyTorch. `lra.convert` applies the rule, and
+`lra.restore` returns the original modules with the trained weights.
 """
 
 import torch

@@ -1,9 +1,9 @@
-"""A small vision transformer, trained by LRA-E and by backprop.
+"""Train a small vision transformer by LRA-E and by backprop.
 
     python examples/vision_transformer.py
 
-Attention's own products and softmax pass errors by autograd's derivative; every projection and
-every GELU follows the rule. The layers are torch.nn modules, which `lra.convert` can see.
+The rule applies to every projection and every GELU, which are torch.nn modules. Errors cross
+attention's own products and softmax by autograd's derivative.
 """
 
 import torch
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Images of 8x8 in patches of 2x2, so 16 tokens."""
+    """Classifies images of 8 x 8 pixels as 16 tokens, patches of 2 x 2."""
 
     def __init__(self, width: int = 64, heads: int = 4, depth: int = 3) -> None:
         super().__init__()

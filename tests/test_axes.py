@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lra
 from lra.feedback import Stored
 from lra.loss_terms import check_terms, count_terms
-from lra.torch.layers.state import FeedbackSampler
+from lra.torch.layers.sampler import FeedbackSampler
 
 NAMESPACES = pytest.mark.parametrize(
     ("xp", "array"),

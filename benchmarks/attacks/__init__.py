@@ -1,1 +1,1 @@
-"""The parts of benchmarks/attack.py: files that are not sound, and processes that are killed."""
+"""The attacks of benchmarks/attack.py: corrupt files and killed processes."""

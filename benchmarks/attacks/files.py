@@ -1,4 +1,4 @@
-"""Hand the command files that are not sound; it must refuse them in a line, or use them."""
+"""Attack the command with corrupt files, which it must use or refuse with one line."""
 
 import contextlib
 import io
@@ -21,18 +21,18 @@ from lra.lab import checkpoint, cli, runs
 from . import mutate
 
 SECONDS = 60.0
-"""How long a case may take."""
+"""Time limit of a case."""
 CHUNK = 200
-"""Cases of one process."""
+"""Number of cases in one process."""
 MEMORY = 6 * 2**30
-"""Bytes that a process may have."""
+"""Memory limit of a process, in bytes."""
 
 Change = Callable[[bytes, random.Random, Path], bytes]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One way to attack: which file of the target is changed how, and the command that reads it."""
+class Attack:
+    """An attack: the file of the target, how it is changed, and the command that reads it."""
 
     file: str
     change: Change
@@ -40,7 +40,7 @@ class Kind:
 
 
 def _sealed(content: bytes, draw: random.Random, target: Path) -> bytes:
-    """Change a checkpoint's content, with a checksum that fits."""
+    """Change a checkpoint's content, and seal it with a valid checksum."""
     start = len(checkpoint.MAGIC) + 32
     return checkpoint.seal(mutate.forge_checkpoint(content[start:], draw, target))
 
@@ -54,11 +54,11 @@ def _npy(content: bytes, draw: random.Random, target: Path) -> bytes:
 
 
 def _json(content: bytes, draw: random.Random, target: Path) -> bytes:
-    return mutate.twist_json(content, draw)
+    return mutate.mutate_json(content, draw)
 
 
 def _header(content: bytes, draw: random.Random, target: Path) -> bytes:
-    return mutate.twist_safetensors(content, draw)
+    return mutate.mutate_safetensors(content, draw)
 
 
 _FETCH = ("data", "fetch", "blobs.npz")
@@ -68,34 +68,34 @@ _EVALUATE = ("evaluate", "run")
 _RESUME = ("train", "--resume", "run")
 
 
-KINDS = {
-    "npz, bytes, as data": Kind("blobs.npz", _corrupt, _FETCH),
-    "npz, forged, as data": Kind("blobs.npz", mutate.forge_zip, _FETCH),
-    "npz, bytes, predicted": Kind("blobs.npz", _corrupt, _PREDICT_NPZ),
-    "npz, forged, predicted": Kind("blobs.npz", mutate.forge_zip, _PREDICT_NPZ),
-    "npy, bytes": Kind("x.npy", _corrupt, _PREDICT),
-    "npy, forged": Kind("x.npy", _npy, _PREDICT),
-    "text, bytes": Kind("words.txt", _corrupt, ("data", "fetch", "words.txt")),
-    "safetensors, bytes": Kind(f"run/{runs.WEIGHTS}", _corrupt, _PREDICT),
-    "safetensors, forged": Kind(f"run/{runs.WEIGHTS}", _header, _PREDICT),
-    "config, bytes": Kind(f"run/{runs.CONFIG}", _corrupt, _EVALUATE),
-    "config, forged": Kind(f"run/{runs.CONFIG}", _json, _EVALUATE),
-    "config, forged, resumed": Kind(f"run/{runs.CONFIG}", _json, _RESUME),
-    "checkpoint, bytes": Kind("run/checkpoint", _corrupt, _RESUME),
-    "checkpoint, forged": Kind("run/checkpoint", _sealed, _RESUME),
+ATTACKS = {
+    "npz, bytes, as data": Attack("blobs.npz", _corrupt, _FETCH),
+    "npz, forged, as data": Attack("blobs.npz", mutate.forge_zip, _FETCH),
+    "npz, bytes, predicted": Attack("blobs.npz", _corrupt, _PREDICT_NPZ),
+    "npz, forged, predicted": Attack("blobs.npz", mutate.forge_zip, _PREDICT_NPZ),
+    "npy, bytes": Attack("x.npy", _corrupt, _PREDICT),
+    "npy, forged": Attack("x.npy", _npy, _PREDICT),
+    "text, bytes": Attack("words.txt", _corrupt, ("data", "fetch", "words.txt")),
+    "safetensors, bytes": Attack(f"run/{runs.WEIGHTS}", _corrupt, _PREDICT),
+    "safetensors, forged": Attack(f"run/{runs.WEIGHTS}", _header, _PREDICT),
+    "config, bytes": Attack(f"run/{runs.CONFIG}", _corrupt, _EVALUATE),
+    "config, forged": Attack(f"run/{runs.CONFIG}", _json, _EVALUATE),
+    "config, forged, resumed": Attack(f"run/{runs.CONFIG}", _json, _RESUME),
+    "checkpoint, bytes": Attack("run/checkpoint", _corrupt, _RESUME),
+    "checkpoint, forged": Attack("run/checkpoint", _sealed, _RESUME),
 }
-"""The ways to attack, by name."""
+"""The attacks, by name."""
 
 
 def forked() -> multiprocessing.context.ForkServerContext:
-    """Give what forks processes from one that has loaded the command already."""
+    """Return a context that forks processes from a server that has loaded the command."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli"])  # heeded when the first process is started
+    context.set_forkserver_preload(["lra.lab.cli"])  # takes effect with the first process
     return context
 
 
 def make_target(folder: Path) -> None:
-    """Train a small run, and write the files that are attacked."""
+    """Train a small run, and write the files to attack."""
     rng = np.random.default_rng(0)
     y = np.arange(120) % 3
     x = (rng.normal(size=(120, 2, 3)) + y[:, None, None]).astype(np.float32)
@@ -107,43 +107,43 @@ def make_target(folder: Path) -> None:
         cli.main(["train", "blobs.npz", *words.split()])
 
 
-def attack(number: int, seed: int, home: Path) -> tuple[str, str]:
-    """Do one case, in a copy of the target; tell its kind, and what is wrong or ""."""
+def run_case(number: int, seed: int, home: Path) -> tuple[str, str]:
+    """Run one case in a copy of the target; return the attack's name and the fault or ""."""
     draw = random.Random(f"{seed}/{number}")
-    name = list(KINDS)[number % len(KINDS)]
-    kind = KINDS[name]
+    name = list(ATTACKS)[number % len(ATTACKS)]
+    attack = ATTACKS[name]
     with tempfile.TemporaryDirectory() as text, contextlib.chdir(text):
         folder = Path(text)
         shutil.copytree(home, folder, dirs_exist_ok=True)
         target = folder / "code-has-run"
-        path = folder / kind.file
-        path.write_bytes(kind.change(path.read_bytes(), draw, target))
+        path = folder / attack.file
+        path.write_bytes(attack.change(path.read_bytes(), draw, target))
         if "checkpoint" in name:
             shutil.copy(path, folder / "run" / checkpoint.PREVIOUS)
         out, err = io.StringIO(), io.StringIO()
         code, began = 0, time.monotonic()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                cli.main(list(kind.words))
+                cli.main(list(attack.words))
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
         except BaseException as error:
             return name, f"{type(error).__name__}: {error}"
         if target.exists():
-            return name, "code was run"
+            return name, "code in the file has run"
         if time.monotonic() - began > SECONDS:
             return name, f"took {time.monotonic() - began:.0f} s"
         return name, _fault(code, err.getvalue())
 
 
-def _fault(code: int, said: str) -> str:
-    """Tell what is wrong with how a command ended."""
-    lines = said.splitlines()
-    listed = [line for line in lines[1:] if not line.startswith(("  - ", "Start the run anew"))]
+def _fault(code: int, stderr: str) -> str:
+    """Return what is wrong with how a command ended, or ""."""
+    lines = stderr.splitlines()
+    extra = [line for line in lines[1:] if not line.startswith(("  - ", "Start "))]
     if code not in (0, 1, 2):
-        return f"ended with {code}: {said}"
-    if code and (not said.startswith("lra: ") or listed):
-        return f"ended with {code}, and said no one clear line: {said}"
+        return f"ended with {code}: {stderr}"
+    if code and (not stderr.startswith("lra: ") or extra):
+        return f"ended with {code} without a clear error of one line: {stderr}"
     return ""
 
 
@@ -157,36 +157,36 @@ def _work(numbers: list[int], seed: int, home: Path, pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in numbers:
         pipe.send((number, None))
-        pipe.send((number, attack(number, seed, home)))
+        pipe.send((number, run_case(number, seed, home)))
 
 
 def run(count: int, seed: int, only: int | None, jobs: int) -> bool:
-    """Do the cases, and print how they ended; True where all ended well."""
+    """Run the cases, print their outcomes, and return whether none had a fault."""
     done: Counter[str] = Counter()
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as text:
         home = Path(text)
         context = forked()
-        maker = context.Process(target=make_target, args=(home,))
-        maker.start()
-        maker.join()
+        builder = context.Process(target=make_target, args=(home,))
+        builder.start()
+        builder.join()
         numbers = list(range(count)) if only is None else [only]
         chunks = [numbers[i : i + CHUNK] for i in range(0, len(numbers), CHUNK)]
         while chunks:
-            now, chunks = chunks[:jobs], chunks[jobs:]
+            current, chunks = chunks[:jobs], chunks[jobs:]
             workers = []
-            for chunk in now:
-                ours, theirs = context.Pipe(duplex=False)
-                worker = context.Process(target=_work, args=(chunk, seed, home, theirs))
+            for chunk in current:
+                receiver, sender = context.Pipe(duplex=False)
+                worker = context.Process(target=_work, args=(chunk, seed, home, sender))
                 worker.start()
-                theirs.close()
-                workers.append((chunk, worker, ours))
+                sender.close()
+                workers.append((chunk, worker, receiver))
             for chunk, worker, pipe in workers:
-                at, result = _collect(pipe, done, faults)
+                last, result = _collect(pipe, done, faults)
                 worker.join()
-                if result is None and at is not None:
-                    faults.append(f"case {at}: the process ended with {worker.exitcode}")
-                    chunks.append([n for n in chunk if n > at])
+                if result is None and last is not None:
+                    faults.append(f"case {last}: the process ended with {worker.exitcode}")
+                    chunks.append([n for n in chunk if n > last])
             print(f"{sum(done.values()):>7,} of {len(numbers):,}", flush=True)
     for fault in faults:
         print(fault)
@@ -198,15 +198,15 @@ def run(count: int, seed: int, only: int | None, jobs: int) -> bool:
 def _collect(
     pipe: Connection, done: Counter[str], faults: list[str]
 ) -> tuple[int | None, tuple[str, str] | None]:
-    """Hear what a worker did, up to its end; give the last case and its result."""
-    at, result = None, None
+    """Receive a worker's results until it ends; return its last case and that case's result."""
+    number, result = None, None
     while True:
         try:
-            at, result = pipe.recv()
+            number, result = pipe.recv()
         except EOFError:
-            return at, result
+            return number, result
         if result is not None:
             name, fault = result
             done[name] += 1
             if fault:
-                faults.append(f"case {at} ({name}): {fault}")
+                faults.append(f"case {number} ({name}): {fault}")

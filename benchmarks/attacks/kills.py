@@ -1,4 +1,4 @@
-"""Kill and stop a training at random moments, resume it, and hold it to the bits of a whole one."""
+"""Kill and stop trainings at random times, resume them, and compare the results bit by bit."""
 
 import contextlib
 import csv
@@ -24,33 +24,34 @@ from .files import forked, make_target
 WORDS = "--hidden 24 16 --epochs 12 --batch-size 4 --device cpu"
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 PATIENCE = 300.0
-"""Seconds after which a process that does not end is a fault."""
+"""Time limit of a process, in seconds; exceeding it is a fault."""
 
 
-class Fault(Exception):  # noqa: N818 - what the attack found
-    """A command that ended in another way than it may."""
+class Fault(Exception):  # noqa: N818 - a result of the attack
+    """Raised for a command that ended in an unexpected way, or with other bits."""
 
 
 class Child:
-    """A command in a process of its own: forked from one that has torch, or Python in full."""
+    """A command in a child process: forked from a server that has torch, or a new Python."""
 
-    def __init__(self, words: list[str], home: Path, whole: bool) -> None:
-        self.said = home / "said.txt"
+    def __init__(self, words: list[str], home: Path, new_python: bool) -> None:
+        self.output = home / "output.txt"
         self.process: Any
-        if whole:
-            with self.said.open("w") as said:
+        if new_python:
+            with self.output.open("w") as file:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "lra", *words], cwd=home, stdout=said, stderr=said
+                    [sys.executable, "-m", "lra", *words], cwd=home, stdout=file, stderr=file
                 )
         else:
-            self.said.unlink(missing_ok=True)
-            self.process = forked().Process(target=_command, args=(words, home, self.said))
+            self.output.unlink(missing_ok=True)
+            self.process = forked().Process(target=_command, args=(words, home, self.output))
             self.process.start()
-            while not self.said.exists() and self.process.is_alive():  # before, nothing listens
+            # Until the output exists, the child has no signal handler.
+            while not self.output.exists() and self.process.is_alive():
                 time.sleep(0.001)
 
     def wait(self, seconds: float) -> int | None:
-        """Wait for the end; None where it does not come."""
+        """Wait for the process to end; return its exit code, or None after a timeout."""
         if isinstance(self.process, subprocess.Popen):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(seconds)
@@ -61,9 +62,9 @@ class Child:
         return code
 
 
-def _command(words: list[str], home: Path, said: Path) -> None:
+def _command(words: list[str], home: Path, output: Path) -> None:
     before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
-    target = os.open(said, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    target = os.open(output, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     for standard in (1, 2):
         os.dup2(target, standard)
     os.chdir(home)
@@ -79,7 +80,7 @@ def _train(folder: str, home: Path, devices: int) -> list[str]:
 
 
 def bits(value: Any) -> Iterator[bytes]:
-    """Give all that a state holds, but for measured times."""
+    """Yield the bytes of all entries of a state except measured times."""
     if isinstance(value, dict):
         for name, part in value.items():
             if name != "seconds":
@@ -93,7 +94,7 @@ def bits(value: Any) -> Iterator[bytes]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Give what a finished run must have, whatever happened to it."""
+    """Return the content that a finished run must have, however often it was interrupted."""
     state = checkpoint.load(folder / checkpoint.NAME, runs.read_config(folder).to_config())
     with (folder / runs.METRICS).open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -108,18 +109,18 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def _attack(home: Path, draw: random.Random, seconds: float, devices: int, name: str) -> list[str]:
-    """Train with a few kills and signals on the way; tell which they were."""
+    """Train a run with a few kills and signals; return the names of the signals sent."""
     sent: list[str] = []
     wanted = draw.randrange(1, 6)
     while True:
-        child = Child(_train(name, home, devices), home, whole=devices > 1)
+        child = Child(_train(name, home, devices), home, new_python=devices > 1)
         last = len(sent) == wanted
         code = child.wait(PATIENCE if last else draw.uniform(0, seconds))
         if code is None and not last:
             number = draw.choice(SIGNALS)
             os.kill(child.process.pid, number)
             sent.append(number.name)
-            if draw.random() < 0.1:  # in a hurry
+            if draw.random() < 0.1:  # an impatient second signal
                 time.sleep(draw.uniform(0, 0.05))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.process.pid, number)
@@ -127,28 +128,29 @@ def _attack(home: Path, draw: random.Random, seconds: float, devices: int, name:
             allowed = {0, 128 + number, -number}
         else:
             allowed = {0}
-        said = child.said.read_text(errors="replace")
+        output = child.output.read_text(errors="replace")
         if code is None:
             child.process.kill()
-            raise Fault(f"{name} did not end within {PATIENCE:g} s after {sent}: {said}")
-        if code not in allowed or "Traceback" in said:
-            raise Fault(f"{name} ended with {code} after {sent}: {said}")
+            raise Fault(f"{name} did not end within {PATIENCE:g} s after {sent}: {output}")
+        if code not in allowed or "Traceback" in output:
+            raise Fault(f"{name} ended with {code} after {sent}: {output}")
         if (home / name / runs.RESULT).exists() and code == 0:
             return sent
 
 
 def run(count: int, seed: int, devices: int) -> bool:
-    """Send that many kills and signals, and print what came of them; True where all went well."""
+    """Send `count` kills and signals, print the outcomes, and return whether none had a fault."""
     sent: Counter[str] = Counter()
     faults = 0
     with tempfile.TemporaryDirectory() as text:
         home = Path(text)
-        make = forked().Process(target=make_target, args=(home,))
-        make.start()
-        make.join()
+        builder = forked().Process(target=make_target, args=(home,))
+        builder.start()
+        builder.join()
         began = time.monotonic()
-        if Child(_train("whole", home, devices), home, whole=devices > 1).wait(PATIENCE) != 0:
-            raise RuntimeError((home / "said.txt").read_text())
+        whole = Child(_train("whole", home, devices), home, new_python=devices > 1)
+        if whole.wait(PATIENCE) != 0:
+            raise RuntimeError(whole.output.read_text())
         seconds = time.monotonic() - began
         expected = content(home / "whole")
         number = 0
@@ -157,12 +159,12 @@ def run(count: int, seed: int, devices: int) -> bool:
             name = f"run{number}"
             try:
                 sent.update(_attack(home, draw, seconds, devices, name))
-                found = content(home / name)
-                if other := [part for part in expected if found[part] != expected[part]]:
-                    raise Fault(f"{name} differs from a run that nothing stopped in {other}")
+                actual = content(home / name)
+                if wrong := [part for part in expected if actual[part] != expected[part]]:
+                    raise Fault(f"{name} differs from an undisturbed run in {wrong}")
             except Fault as fault:
                 faults += 1
-                sent["of a run with a fault"] += 1
+                sent["in a run with a fault"] += 1
                 print(fault, flush=True)
             print(f"{sent.total():>5} of {count}: {dict(sent)}", flush=True)
     print(f"{sent.total()} kills and signals in {number} runs, {faults} faults (seed {seed})")

@@ -1,4 +1,4 @@
-"""Make files that are not sound: bytes changed at random, archives forged, plain data twisted."""
+"""Create corrupt files: random byte changes, forged archives, mutated JSON and tensors."""
 
 import io
 import json
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-WEIRD: tuple[Any, ...] = (
+ODD_VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 3, 2**31, 2**63, 10**400, 0.5, -1.0, 1e308),
     *(float("nan"), float("inf"), "", "x", "ü\u2028\ud800", "a" * 5000, [], {}, [None], {"a": 1}),
 )
 
 
 class Code:
-    """Unpickles by making a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -30,7 +30,7 @@ class Code:
 
 
 def corrupt(content: bytes, draw: random.Random) -> bytes:
-    """Change some bytes: flip, cut, repeat, insert, or write numbers that lengths may be."""
+    """Change some bytes: flip a bit, cut, repeat, insert, or write typical lengths."""
     changed = bytearray(content)
     for _ in range(draw.choice((1, 1, 1, 2, 5, 20))):
         at = draw.randrange(len(changed) or 1)
@@ -55,13 +55,13 @@ def corrupt(content: bytes, draw: random.Random) -> bytes:
 
 
 def npy(shape: str, dtype: str, body: bytes, version: bytes = b"\x01\x00") -> bytes:
-    """Give an .npy that states what it likes."""
+    """Return an .npy with an arbitrary header."""
     header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY" + version + struct.pack("<H", len(header) % 65536) + header + body
 
 
 def forge_npy(draw: random.Random, target: Path) -> bytes:
-    """Give an .npy with a strange shape, type or header, or one that would run code."""
+    """Return an .npy with an invalid shape, type or header, or one that would run code."""
     if draw.random() < 0.15:
         stream = io.BytesIO()
         np.save(stream, np.array([Code(target)], dtype=object), allow_pickle=True)
@@ -76,7 +76,7 @@ def forge_npy(draw: random.Random, target: Path) -> bytes:
 
 
 def forge_zip(content: bytes, draw: random.Random, target: Path) -> bytes:
-    """Give an .npz with foreign, doubled, missing, encrypted or strangely packed members."""
+    """Return an .npz with a foreign, missing, forged, encrypted or oddly compressed member."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     kind = draw.randrange(6)
@@ -93,7 +93,7 @@ def forge_zip(content: bytes, draw: random.Random, target: Path) -> bytes:
         for member, body in members.items():
             archive.writestr(member, body if kind != 3 else body + bytes(2**24))
     packed = bytearray(stream.getvalue())
-    if kind in (4, 5):  # a bit says that it is encrypted; or an unknown way of packing
+    if kind in (4, 5):  # set the encryption bit, or an unknown compression method
         at = packed.rfind(b"PK\x01\x02")
         first = 8 if kind == 4 else 10
         value = b"\x01\x00" if kind == 4 else struct.pack("<H", draw.choice((1, 12, 14, 93, 99)))
@@ -102,8 +102,10 @@ def forge_zip(content: bytes, draw: random.Random, target: Path) -> bytes:
     return bytes(packed)
 
 
-def twist(plain: Any, draw: random.Random, weird: Callable[[Any], Any] | None = None) -> Any:
-    """Change one place of nested plain data: another value, one more, one less."""
+def mutate_plain(
+    plain: Any, draw: random.Random, replace: Callable[[Any], Any] | None = None
+) -> Any:
+    """Change one element of nested plain data: replace, add or delete it."""
     if isinstance(plain, (dict, list, tuple)) and len(plain) and draw.random() < 0.9:
         items = dict(plain) if isinstance(plain, dict) else dict(enumerate(plain))
         name = draw.choice(list(items))
@@ -111,34 +113,34 @@ def twist(plain: Any, draw: random.Random, weird: Callable[[Any], Any] | None = 
             case 0:
                 del items[name]
             case 1:
-                items["more" if isinstance(plain, dict) else len(plain)] = draw.choice(WEIRD)
+                items["more" if isinstance(plain, dict) else len(plain)] = draw.choice(ODD_VALUES)
             case _:
-                items[name] = twist(items[name], draw, weird)
+                items[name] = mutate_plain(items[name], draw, replace)
         return items if isinstance(plain, dict) else type(plain)(items.values())
-    return weird(plain) if weird and draw.random() < 0.7 else draw.choice(WEIRD)
+    return replace(plain) if replace and draw.random() < 0.7 else draw.choice(ODD_VALUES)
 
 
-def twist_json(content: bytes, draw: random.Random) -> bytes:
-    """Change one place of a JSON file."""
+def mutate_json(content: bytes, draw: random.Random) -> bytes:
+    """Change one element of a JSON file."""
     if draw.random() < 0.02:
         return b"[" * 100_000
-    text = json.dumps(twist(json.loads(content), draw))
+    text = json.dumps(mutate_plain(json.loads(content), draw))
     return text.encode("utf-8", "surrogatepass")
 
 
-def twist_safetensors(content: bytes, draw: random.Random) -> bytes:
-    """Change one place of the header of a .safetensors file."""
+def mutate_safetensors(content: bytes, draw: random.Random) -> bytes:
+    """Change one element of the header of a .safetensors file."""
     size = int.from_bytes(content[:8], "little")
-    header = twist_json(content[8 : 8 + size], draw)
+    header = mutate_json(content[8 : 8 + size], draw)
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
-def twist_tensor(draw: random.Random) -> Callable[[Any], Any]:
-    """Give what changes a tensor's shape, type, strides or layout."""
+def mutate_tensor(draw: random.Random) -> Callable[[Any], Any]:
+    """Return a function that changes a tensor's shape, type, strides or layout."""
 
     def change(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
-            return draw.choice((*WEIRD, torch.zeros(2), value))
+            return draw.choice((*ODD_VALUES, torch.zeros(2), value))
         return draw.choice(
             (
                 value.flatten()[:1],
@@ -158,7 +160,7 @@ def twist_tensor(draw: random.Random) -> Callable[[Any], Any]:
 
 
 def forge_checkpoint(payload: bytes, draw: random.Random, target: Path) -> bytes:
-    """Give another content for a checkpoint: one place of its state changed, or code."""
+    """Return a checkpoint's payload with one element of its state changed, or with code."""
     match draw.randrange(12):
         case 0:
             return corrupt(payload, draw)
@@ -168,11 +170,11 @@ def forge_checkpoint(payload: bytes, draw: random.Random, target: Path) -> bytes
             state = torch.load(io.BytesIO(payload), weights_only=True)
             part = draw.choice((None, "state", "optimizer", "model", "rng", "config"))
             if part is None:
-                state = twist(state, draw, twist_tensor(draw))
+                state = mutate_plain(state, draw, mutate_tensor(draw))
             elif part == "config" and draw.random() < 0.3:
                 state["extra"] = Code(target)
             else:
-                state[part] = twist(state[part], draw, twist_tensor(draw))
+                state[part] = mutate_plain(state[part], draw, mutate_tensor(draw))
             stream = io.BytesIO()
             torch.save(state, stream)
             return stream.getvalue()

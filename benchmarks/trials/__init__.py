@@ -1,1 +1,1 @@
-"""The study's trials: which networks and rules meet, how they are run, what is reported."""
+"""The trials of the study: its contests, how they run, and what is reported."""

@@ -1,34 +1,34 @@
-"""The contests of the study: which network, which rules, which step sizes."""
+"""The contests of the study: their networks, rules and learning rates."""
 
 import math
 from pathlib import Path
 from typing import Any
 
 import lra
-from trials.material import characters, pictures
 from trials.run import Contest, Entrant
+from trials.subsets import characters, pictures
 
 LECUN, KAIMING = lra.inits.FanIn(math.sqrt(3)), lra.inits.FanIn(math.sqrt(6))
 
 BACKPROP = Entrant("backprop", lra.Backprop())
-NAMED = Entrant("mirrored LRA", lra.MirroredLRA())
+MIRRORED = Entrant("mirrored LRA", lra.MirroredLRA())
 PUBLISHED = Entrant("LRA-E", lra.LRAE())
 NORMALIZED = Entrant("LRA-E, normalised", lra.LRAE(normalized=True))
 ONE_SIDED = Entrant("mirror, one-sided", lra.LRAE(init=lra.inits.Mirror(), normalized=True))
 KOLEN_POLLACK = Entrant("Kolen-Pollack, mirror", lra.KolenPollack(init=lra.inits.Mirror()))
 ALIGNMENT = Entrant("feedback alignment", lra.FeedbackAlignment())
-MAIN = (BACKPROP, NAMED, ONE_SIDED, PUBLISHED)
+MAIN = (BACKPROP, MIRRORED, ONE_SIDED, PUBLISHED)
 ALL = (*MAIN, NORMALIZED, KOLEN_POLLACK, ALIGNMENT)
 
 MNIST: dict[str, Any] = {
     "dataset": "mnist", "batch_size": 100, "schedule": "one-cycle", "epochs": 3, "validation": 2000,
 }  # fmt: skip
 SHORT = {"epochs": 1, "validation": 38_000}
-"""A trial trains on 22,000 images, and is judged on the other 38,000."""
+"""A trial trains on 22,000 images and validates on the other 38,000."""
 
 
 def depth() -> list[Contest]:
-    """Accuracy against depth."""
+    """Return the contests on accuracy against depth."""
     tanh = {"model": "mlp", "activation": "tanh", "init": LECUN}
     found = []
     for kind, settings, depths, entrants in (
@@ -38,7 +38,7 @@ def depth() -> list[Contest]:
             "residual tanh",
             tanh | {"model": "residual-mlp"},
             (64, 128),
-            (BACKPROP, NAMED, PUBLISHED),
+            (BACKPROP, MIRRORED, PUBLISHED),
         ),
         ("ReLU", tanh | {"activation": "relu", "init": KAIMING}, (4, 8, 16), MAIN),
         ("tanh", tanh, (64,), MAIN[:2]),
@@ -61,7 +61,7 @@ def depth() -> list[Contest]:
 
 
 def ingredients() -> list[Contest]:
-    """What each part of the rule gives, on a network of 16 layers."""
+    """Return the contest between variants of the rule, on a network of 16 layers."""
     network = MNIST | {"model": "mlp", "width": 128, "depth": 16, "activation": "tanh", "epochs": 2}
 
     def rule(
@@ -96,10 +96,15 @@ def ingredients() -> list[Contest]:
 
 
 def networks(out: Path, images: Path) -> list[Contest]:
-    """Networks of other kinds; those whose data are not there are left out."""
+    """Return the contests on other architectures, without those whose data are missing.
+
+    Args:
+        out: the folder for subsets of the data.
+        images: the .npz of `cifar_jpeg.py`, if it exists.
+    """
     lenet = {"model": "lenet", "batch_size": 64, "schedule": "one-cycle", "epochs": 4}
     digits = {"dataset": "digits", "batch_size": 50, "schedule": "one-cycle"}
-    rules = (BACKPROP, NAMED, PUBLISHED)
+    rules = (BACKPROP, MIRRORED, PUBLISHED)
     found = [
         Contest(
             "networks", "vision transformer, digits",
@@ -136,46 +141,48 @@ def networks(out: Path, images: Path) -> list[Contest]:
     return found
 
 
-UNITS = {
+ACTIVATIONS = {
     "sign": "hardtanh", "heaviside": "sigmoid", "bernoulli": "sigmoid", "lwta:2": None,
     "quantized:16": "tanh", "quantized:8": "tanh", "quantized:4": "tanh", "table": "tanh",
 }  # fmt: skip
-"""Units that can only be evaluated, and the surrogate by which backprop passes each."""
+"""Activations without a useful derivative, and the surrogate of each for backprop."""
 
 
 def units() -> list[Contest]:
-    """Units that can only be evaluated."""
+    """Return the contests on activations without a useful derivative."""
     surrogates = {
         "hardtanh": lra.crossing.HardTanhSurrogate(),
         "sigmoid": lra.crossing.SigmoidSurrogate(),
         "tanh": lra.crossing.TanhSurrogate(),
     }
-    at_slopes = lra.LRAE(
+    relative_to_batch = lra.LRAE(
         1.0, init=lra.inits.Mirror(), normalized=True, two_sided=True, relative="batch"
-    )  # what the named rule does where units have slopes
+    )  # MirroredLRA as it treats activations with slopes
     found = []
     for layers in (3, 8):
-        for unit, surrogate in UNITS.items():
-            if layers == 8 and unit in ("quantized:16", "quantized:8", "table"):
+        for activation, surrogate in ACTIVATIONS.items():
+            if layers == 8 and activation in ("quantized:16", "quantized:8", "table"):
                 continue
-            entrants = [NAMED] if unit == "table" else [BACKPROP, NAMED]  # it has no derivative
+            entrants = (
+                [MIRRORED] if activation == "table" else [BACKPROP, MIRRORED]
+            )  # no derivative
             if surrogate is not None:
-                through = lra.LRAE(
+                by_surrogate = lra.LRAE(
                     init=lra.inits.Mirror(), normalized=True, surrogate=surrogates[surrogate]
                 )
-                instead = {"straight_through": surrogate}
-                entrants.append(Entrant("straight-through backprop", lra.Backprop(), instead))
+                settings = {"straight_through": surrogate}
+                entrants.append(Entrant("straight-through backprop", lra.Backprop(), settings))
                 if layers == 3:
-                    entrants.append(Entrant("one-sided, through the surrogate", through))
-            if unit == "sign":
-                entrants.append(Entrant("relative to the batch", at_slopes))
-            shape = {"model": "mlp", "width": 256, "depth": layers + 1, "activation": unit}
-            noisy = layers == 8 and unit in ("bernoulli", "lwta:2")  # short trials mislead there
+                    entrants.append(Entrant("one-sided, through the surrogate", by_surrogate))
+            if activation == "sign":
+                entrants.append(Entrant("relative to the batch", relative_to_batch))
+            shape = {"model": "mlp", "width": 256, "depth": layers + 1, "activation": activation}
+            noisy = layers == 8 and activation in ("bernoulli", "lwta:2")  # these need long trials
             rates = (3e-4, 1e-3, 3e-3, 1e-2) if noisy else (1e-3, 3e-3)
             trial = {"validation": 5000} if noisy else SHORT
             found.append(
                 Contest(
-                    "units", f"{unit}, {layers} layers",
+                    "units", f"{activation}, {layers} layers",
                     MNIST | shape | {"init": LECUN, "epochs": 2},
                     tuple(entrants), rates, trial,
                 )
@@ -187,7 +194,7 @@ def units() -> list[Contest]:
             | {"model": "mlp", "width": 256, "depth": 9, "activation": "bernoulli"}
             | {"init": LECUN, "epochs": 6},
             (
-                NAMED,
+                MIRRORED,
                 Entrant(
                     "straight-through backprop", lra.Backprop(), {"straight_through": "sigmoid"}
                 ),
@@ -199,21 +206,21 @@ def units() -> list[Contest]:
 
 
 def beta() -> list[Contest]:
-    """What the distance of targets can do."""
+    """Return the contests on beta, the distance of targets."""
     plain = MNIST | {"model": "mlp"}
     tanh = plain | {"width": 256, "depth": 5, "activation": "tanh"}
     sgd = {"optimizer": "sgd", "weight_decay": 0.0}
-    many, long = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    low, high = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     betas = tuple(
         Entrant(f"mirrored LRA, beta {b:g}", lra.MirroredLRA(b)) for b in (1.0, 10.0, 100.0)
     )
     return [
         Contest("beta", name, settings, (BACKPROP, *betas), rates, SHORT)
         for name, settings, rates in (
-            ("tanh, weights of std 0.5", tanh | {"init": lra.inits.Normal(0.5)}, long),
-            ("tanh, weights of std 1", tanh | {"init": lra.inits.Normal(1.0)}, long),
+            ("tanh, weights of std 0.5", tanh | {"init": lra.inits.Normal(0.5)}, high),
+            ("tanh, weights of std 1", tanh | {"init": lra.inits.Normal(1.0)}, high),
             ("sigmoid, 8 layers",
-             plain | {"width": 128, "depth": 8, "activation": "sigmoid", "init": LECUN}, many),
+             plain | {"width": 128, "depth": 8, "activation": "sigmoid", "init": LECUN}, low),
             ("tanh, 8 layers, SGD without momentum",
              plain | sgd | {"width": 128, "depth": 8, "activation": "tanh", "init": LECUN},
              (1e-2, 3e-2, 1e-1, 3e-1, 1.0)),

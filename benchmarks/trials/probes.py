@@ -1,4 +1,4 @@
-"""What the study measures beside accuracies: angles, displacements, fine-tuning, what is local."""
+"""The probes of the study: feedback angles, target distances, locality, fine-tuning."""
 
 import copy
 import math
@@ -23,14 +23,14 @@ Pair = tuple[Tensor, Tensor]
 
 
 def load(name: str, train: int, measured: int) -> tuple[Pair, Pair]:
-    """Give the first images to train on, and the last training images to measure on."""
+    """Return the first training images to train on, and the last ones to measure on."""
     arrays = data.load(name)
     x, t = torch.from_numpy(arrays.x_train), torch.from_numpy(arrays.y_train)
     return (x[:train], t[:train]), (x[-measured:], t[-measured:])
 
 
 def perceptron(depth: int, seed: int, **settings: Any) -> nn.Module:
-    """Build a tanh perceptron 128 wide."""
+    """Build a tanh multilayer perceptron of width 128."""
     torch.manual_seed(seed)
     config = TrainConfig(
         "mnist",
@@ -51,7 +51,17 @@ def train(
     schedule: str = "constant",
     each: Callable[[int], None] | None = None,
 ) -> None:
-    """Train in batches of 100, or 50 where there are few images."""
+    """Train in batches of 100, or of 50 if there are at most 10,000 images.
+
+    Args:
+        model: the model.
+        optimizer: its optimizer.
+        pair: images and labels.
+        epochs: the number of epochs.
+        seed: the seed of the order of the images.
+        schedule: the learning rate schedule.
+        each: called after each step with the number of finished steps.
+    """
     x, t = pair
     size = 100 if len(t) > 10_000 else 50
     order = torch.Generator().manual_seed(seed)
@@ -72,24 +82,24 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, pair: Pair) -> float:
-    """Give the share that is right, in percent."""
+    """Return the accuracy in percent."""
     model.eval()
     x, t = pair
-    right = sum(
+    correct = sum(
         int((model(a).argmax(1) == b).sum())
         for a, b in zip(x.split(1000), t.split(1000), strict=True)
     )
-    return 100 * right / len(t)
+    return 100 * correct / len(t)
 
 
 def layers(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the feedback weights of each layer, and the weights that they stand beside."""
+    """Yield the feedback weights and the weights of each layer."""
     for module in model.modules():
         if isinstance(getattr(module, "feedback", None), Tensor):
             yield module.feedback.detach(), module.weight.detach()
 
 
-# ---------------------------------------------------------------- where E's angle to W goes
+# ---------------------------------------------------------------- the angle of E to W
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -103,7 +113,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 def angles() -> list[Row]:
-    """Follow the angle of E to W, the mean of the layers, through two epochs of 20,000 images."""
+    """Measure the mean angle of E to W over the layers, during two epochs of 20,000 images."""
     pair, measured = load("mnist", 20_000, 5_000)
     rows = []
     for name, build in OPTIMIZERS.items():
@@ -128,37 +138,37 @@ def _angles_of(
     torch.manual_seed(0)
     lra.convert(model, lra.MirroredLRA(gamma=gamma))
     optimizer = build(model.parameters())
-    found = [statistics.mean(angle_between(E, W) for E, W in layers(model))]
+    angles = [statistics.mean(angle_between(E, W) for E, W in layers(model))]
     half = 200
 
     def each(step: int) -> None:
-        if frozen and step in (1, half):  # the middle layers rest for the first half
+        if frozen and step in (1, half):  # the middle layers are frozen for the first half
             for module in list(model)[6:12]:
                 module.requires_grad_(step == half)
         if every and step % every == 0:
             lra.mirror(model)
         if step % 100 == 0:
-            found.append(statistics.mean(angle_between(E, W) for E, W in layers(model)))
+            angles.append(statistics.mean(angle_between(E, W) for E, W in layers(model)))
 
     train(model, optimizer, pair, 2, 0, each=each)
-    how = "frozen, then not" if frozen else f"mirrored anew every {every} steps" if every else ""
+    how = "frozen, then not" if frozen else f"mirrored every {every} steps" if every else ""
     return {
-        "optimizer": name, "gamma": gamma, "how": how, "start": found[0], "largest": max(found),
-        "end": found[-1], "validation": accuracy(model, measured),
+        "optimizer": name, "gamma": gamma, "how": how, "start": angles[0], "largest": max(angles),
+        "end": angles[-1], "validation": accuracy(model, measured),
     }  # fmt: skip
 
 
-# ---------------------------------------------------------------- what beta is
+# ---------------------------------------------------------------- the effect of beta
 
 
 def distances(
     betas: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
 ) -> list[Row]:
-    """Measure how far targets are from outputs, and the updates' angle to the gradient.
+    """Measure how far targets are from outputs, and the angle of updates to the gradient.
 
-    On a tanh perceptron of 8 layers, drawn and after an epoch of 20,000 images by backprop, with
-    E = W, so that beta alone makes the difference. The distance is that of the unit that the error
-    moves most, as a share of its range, -1 to 1: the mean over samples and layers.
+    The network is a tanh perceptron of 8 layers, at initialization and after an epoch of backprop
+    on 20,000 images. E = W, so that only beta matters. The distance is that of the unit with the
+    largest move, as a share of the range -1 to 1, averaged over samples and layers.
     """
     pair, _ = load("mnist", 20_000, 1)
     x, t = pair[0][:500].double(), pair[1][:500]
@@ -171,7 +181,7 @@ def distances(
         for beta in betas:
             model = copy.deepcopy(plain)
             moved: list[float] = []
-            crossing = _Watched(
+            crossing = _RecordedTargets(
                 beta,
                 normalized=True,
                 two_sided=True,
@@ -179,18 +189,23 @@ def distances(
                 moved=moved,
             )
             lra.convert(model, lra.Rule(lra.feedback.Transpose(), crossing))
-            found = [layer.angle for layer in lra.diagnose(model, x, t).weights]
+            angles = [layer.angle for layer in lra.diagnose(model, x, t).weights]
             rows.append(
                 {
                     "weights": when, "beta": beta, "distance": statistics.mean(moved),
-                    "angle, mean of layers": statistics.mean(found), "angle, first layer": found[0],
+                    "angle, mean of layers": statistics.mean(angles),
+                    "angle, first layer": angles[0],
                 }
             )  # fmt: skip
     return rows
 
 
-class _Watched(lra.crossing.TargetDifference):
-    """Notes how far the targets of the unit that moves most are from each other, by sample."""
+class _RecordedTargets(lra.crossing.TargetDifference):
+    """Records the distance of the target from the output, for the unit with the largest move.
+
+    It is half the gap between the two targets, averaged over samples, as a share of the range -1
+    to 1.
+    """
 
     def __init__(self, beta: float, moved: list[float], **options: Any) -> None:
         super().__init__(beta, **options)
@@ -203,11 +218,11 @@ class _Watched(lra.crossing.TargetDifference):
         return super().error(phi, h, z, d, n, xp)
 
 
-# ---------------------------------------------------------------- what stays with autograd
+# ---------------------------------------------------------------- operations left to autograd
 
 
 def locality() -> list[Row]:
-    """Tell for each of the workbench's networks what passes errors on by autograd's derivative."""
+    """Return the operations of each network that errors cross by autograd's derivative."""
     cases = {
         "mlp": ((28, 28), None), "residual-mlp": ((28, 28), None), "lenet": ((28, 28), None),
         "resnet": ((3, 32, 32), None), "vit": ((3, 32, 32), None), "gpt": ((32,), 90),
@@ -219,12 +234,12 @@ def locality() -> list[Row]:
         model = build_network(config, shape, characters or 10)
         x = torch.randint(0, 90, (2, *shape)) if characters else torch.rand(2, *shape)
         lra.convert(model, lra.MirroredLRA(samples=1), example=x)
-        found = lra.coverage(model)
+        coverage = lra.coverage(model)
         rows.append(
             {
-                "network": name, "weights by the rule": f"{found.share:.0%}",
-                "units by the rule": f"{found.unit_share:.0%}",
-                "autograd's derivative of": ", ".join(found.passes) or "nothing",
+                "network": name, "weights by the rule": f"{coverage.share:.0%}",
+                "activations by the rule": f"{coverage.unit_share:.0%}",
+                "autograd's derivative of": ", ".join(coverage.passes) or "nothing",
             }
         )  # fmt: skip
     return rows

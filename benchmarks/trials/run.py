@@ -1,11 +1,10 @@
-"""Run a contest's entrants: choose a step size on the validation split, then train each seed.
+"""Run contests: each entrant chooses a learning rate by validation, then trains all seeds.
 
-Every run is an ordinary run of the workbench, in a folder named by what it trains; one that is
-there is not repeated, one that was torn goes on.
+Every run is an ordinary run of `lra train`, in a folder named by its configuration. Finished runs
+are not repeated, and interrupted ones are resumed.
 """
 
 import concurrent.futures
-import dataclasses
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ TRIAL_SEED = 1000
 
 @dataclass(frozen=True)
 class Entrant:
-    """A rule in a contest, under the name by which the study calls it."""
+    """A rule in a contest, with its name in the study and its own settings."""
 
     name: str
     rule: lra.Rule
@@ -39,12 +38,12 @@ class Contest:
 
     Attributes:
         part: the section of the study.
-        name: what is trained.
+        name: the network and its data.
         settings: fields of TrainConfig.
         entrants: the rules.
-        rates: the step sizes that each of them tries, on the validation split; one is no choice.
-        trial: fields of TrainConfig that make a trial shorter than a run.
-        seeds: of the runs.
+        rates: the learning rates that each rule tries; with one rate there are no trials.
+        trial: fields of TrainConfig that differ in a trial.
+        seeds: the seeds of the runs.
     """
 
     part: str
@@ -59,22 +58,25 @@ class Contest:
 def configure(
     contest: Contest, entrant: Entrant, seed: int, rate: float, **more: Any
 ) -> TrainConfig:
-    """Give a run's configuration."""
+    """Return the configuration of a run."""
     settings = contest.settings | entrant.settings | {"lr": rate} | more
     return TrainConfig(rule=entrant.rule, seed=seed, **settings)
 
 
 def folder_of(out: Path, contest: Contest, entrant: Entrant, config: TrainConfig) -> Path:
-    """Name a run's folder by what it trains."""
+    """Return the folder of a run, named by its configuration."""
     return out / contest.part / f"{slug(f'{contest.name} {entrant.name}')}-{digest(config)}"
 
 
 def train(folder: Path, config: TrainConfig) -> dict[str, Any]:
-    """Train once, or give the result that is there; one that diverges is a result too."""
+    """Train or resume a run, unless it is finished, and return its result.
+
+    A run that diverges has a result as well.
+    """
     for name in (RESULT, FAILED):
         if (folder / name).exists():
-            found: dict[str, Any] = json.loads((folder / name).read_text())
-            return found
+            result: dict[str, Any] = json.loads((folder / name).read_text())
+            return result
     try:
         if checkpoint.exists(folder):
             return training.resume(folder)
@@ -87,8 +89,11 @@ def train(folder: Path, config: TrainConfig) -> dict[str, Any]:
         return failed
 
 
-def merit(contest: Contest, result: dict[str, Any]) -> float:
-    """Give what a step size is chosen by: validation accuracy, or the loss of text, negative."""
+def validation_score(contest: Contest, result: dict[str, Any]) -> float:
+    """Return the score by which a learning rate is chosen, higher is better.
+
+    It is the validation accuracy; on text, minus the validation loss.
+    """
     if "failed" in result:
         return -1e9
     text = contest.settings.get("model") == "gpt"
@@ -96,18 +101,19 @@ def merit(contest: Contest, result: dict[str, Any]) -> float:
 
 
 def chosen_rate(out: Path, contest: Contest, entrant: Entrant) -> float:
-    """Run the trials, and choose."""
+    """Run the trials of an entrant, and return the best learning rate."""
     if len(contest.rates) == 1:
         return contest.rates[0]
-    merits = {}
+    scores = {}
     for rate in contest.rates:
         config = configure(contest, entrant, TRIAL_SEED, rate, **contest.trial)
-        merits[rate] = merit(contest, train(folder_of(out, contest, entrant, config), config))
-    return max(merits, key=lambda rate: merits[rate])
+        result = train(folder_of(out, contest, entrant, config), config)
+        scores[rate] = validation_score(contest, result)
+    return max(scores, key=lambda rate: scores[rate])
 
 
 def enter(out: Path, contest: Contest, entrant: Entrant) -> list[dict[str, Any]]:
-    """Choose an entrant's step size, and train all seeds; gives a row for each."""
+    """Choose an entrant's learning rate, train all seeds, and return a row for each."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     rate = chosen_rate(out, contest, entrant)
@@ -136,7 +142,7 @@ def enter(out: Path, contest: Contest, entrant: Entrant) -> list[dict[str, Any]]
 
 
 def compete(out: Path, contests: Sequence[Contest], jobs: int) -> Iterator[list[dict[str, Any]]]:
-    """Run contests, as many entrants at once as asked for; yields the rows as they come."""
+    """Run contests with `jobs` parallel processes, and yield the rows of each finished entrant."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
         futures = {
@@ -147,25 +153,13 @@ def compete(out: Path, contests: Sequence[Contest], jobs: int) -> Iterator[list[
         for future in concurrent.futures.as_completed(futures):
             contest, entrant = futures[future]
             rows = future.result()
-            figures = ", ".join(shown(row) for row in rows)
+            figures = ", ".join(figure_text(row) for row in rows)
             print(f"{contest.part}: {contest.name}, {entrant.name}: {figures}", flush=True)
             yield rows
 
 
-def shown(row: dict[str, Any]) -> str:
-    """Write a row's figure."""
+def figure_text(row: dict[str, Any]) -> str:
+    """Format the test accuracy of a row."""
     if row["failed"]:
         return "diverged"
     return f"{row['test_accuracy']:.2f}" if row["test_accuracy"] is not None else "-"
-
-
-def plain(contest: Contest) -> dict[str, Any]:
-    """Give a contest as plain data, for the page that tells of it."""
-    return {
-        "part": contest.part,
-        "name": contest.name,
-        "settings": {k: str(v) for k, v in contest.settings.items()},
-        "rates": list(contest.rates),
-        "seeds": list(contest.seeds),
-        "rules": {e.name: dataclasses.asdict(e)["settings"] for e in contest.entrants},
-    }

@@ -1,8 +1,8 @@
-"""The zoo: models of other people's, by name, on which the reach of `lra.convert` is measured.
+"""The zoo: models of other libraries, by name, on which the reach of `lra.convert` is measured.
 
-`timm_models`, `huggingface`, `graphs` and `torch_layers` each hold one list that stands in the
-script; `measure` builds an entry and takes its gradients. `python -m zoo` in `benchmarks/` checks
-that every entry runs under plain backprop, with no rule anywhere.
+`timm_models`, `huggingface`, `graphs` and `torch_layers` each define one list of entries; `measure`
+builds an entry and computes its gradients. Run `python -m zoo` in `benchmarks/` to check that every
+entry runs under plain backprop, without conversion.
 """
 
 import importlib
@@ -15,18 +15,18 @@ LISTS = {
     "pyg": "graphs",
     "torch": "torch_layers",
 }
-"""Each list's name on the command line, and the module that holds it."""
+"""The lists by their names on the command line, with the modules that define them."""
 
 
 def entries(which: str) -> list[Entry]:
-    """Give a list's entries; only that list's libraries are imported."""
-    found: list[Entry] = importlib.import_module(f"zoo.{LISTS[which]}").ENTRIES
-    names = [entry.name for entry in found]
+    """Return the entries of a list; only the libraries of that list are imported."""
+    result: list[Entry] = importlib.import_module(f"zoo.{LISTS[which]}").ENTRIES
+    names = [entry.name for entry in result]
     if len(set(names)) < len(names):
-        raise ValueError(f"{which}: names given twice in {names}")
-    return found
+        raise ValueError(f"{which}: duplicate names in {names}")
+    return result
 
 
 def entry(which: str, name: str) -> Entry:
-    """Give one entry of a list by its name."""
-    return {found.name: found for found in entries(which)}[name]
+    """Return an entry of a list by its name."""
+    return {each.name: each for each in entries(which)}[name]

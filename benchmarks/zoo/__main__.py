@@ -1,9 +1,9 @@
-"""Check that every entry of the zoo runs under plain backprop, twice to the same bits.
+"""Check that every entry of the zoo runs under plain backprop, reproducibly to the bit.
 
     python -m zoo [timm|hf|pyg|torch ...] [--model NAME] [--jobs 2]
 
-Run in `benchmarks/`. A row per entry: parameters, seconds for forward and backward in float64,
-largest gradient, and the parameters that get no gradient.
+Run it in `benchmarks/`. It prints a row per entry: the number of parameters, the seconds of a
+forward and backward pass in float64, the largest gradient, and the parameters without a gradient.
 """
 
 import argparse
@@ -13,11 +13,11 @@ import warnings
 from typing import Any
 
 import zoo
-from zoo import apart
+from zoo import isolated
 
 
 def check(which: str, name: str) -> dict[str, Any]:
-    """Build one entry and take its gradients twice, in this process."""
+    """Compute an entry's gradients twice, and once more after building it again."""
     import resource
 
     from zoo import graph, measure
@@ -34,11 +34,11 @@ def check(which: str, name: str) -> dict[str, Any]:
     for found in (second, third):
         for key, g in first.items():
             h = found[key]
-            assert (g is None) == (h is None), f"{key}: a gradient in one run only"
-            assert g is None or g.equal(h), f"{key}: differs by {(g - h).abs().max():.2g}"
-    assert value == again == other, "loss differs between runs"
+            assert (g is None) == (h is None), f"{key}: has a gradient in only one run"
+            assert g is None or g.equal(h), f"{key}: gradients differ by {(g - h).abs().max():.2g}"
+    assert value == again == other, "the loss differs between runs"
     bad = [k for k, g in first.items() if g is not None and not g.isfinite().all()]
-    assert not bad, f"not finite: {bad[:3]}"
+    assert not bad, f"gradients are not finite: {bad[:3]}"
     largest = measure.largest(first)
     assert largest > 0, "all gradients are zero"
     sizes = [0.0 if g is None else g.abs().max().item() / largest for g in first.values()]
@@ -59,7 +59,7 @@ def check(which: str, name: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("lists", nargs="*", choices=[[], *zoo.LISTS], default=[])
-    parser.add_argument("--model", action="append", help="check only this one")
+    parser.add_argument("--model", action="append", help="check only the entry of this name")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=120, help="time limit for an entry")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
@@ -71,7 +71,9 @@ def main() -> None:
         names = [e.name for e in zoo.entries(which) if e.name in (options.model or [e.name])]
         failed = []
         command = ["-m", "zoo", which, "--json", "--model"]
-        rows = apart.each(names, lambda n, c=command: [*c, n], options.jobs, options.seconds)
+        rows = isolated.measure_all(
+            names, lambda n, c=command: [*c, n], options.jobs, options.seconds
+        )
         for name, row in rows:
             if "error" in row:
                 failed.append(name)
@@ -80,13 +82,13 @@ def main() -> None:
             silent = row["silent"]
             print(
                 f"{which} {name}: {row['parameters']:,} weights, {row['below']} of "
-                f"{row['count']} parameters below others, built {row['built']:.1f} s, "
+                f"{row['count']} parameters below a weight, built in {row['built']:.1f} s, "
                 f"step {row['seconds']:.2f} s, {row['peak']:.1f} GiB, "
                 f"largest {row['largest']:.1e}, faint {row['faint']}"
                 + (f", no gradient ({len(silent)}): {' '.join(silent[:4])}" if silent else ""),
                 flush=True,
             )
-        print(f"{which}: {len(names) - len(failed)} of {len(names)} run; fail: {failed}\n")
+        print(f"{which}: {len(names) - len(failed)} of {len(names)} run; failed: {failed}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tell from autograd's graph which parameters lie below a weight, and so must feel its feedback."""
+"""Find the parameters below a weight in autograd's graph; that weight's feedback affects them."""
 
 import functools
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.measure import Example, begin, loss
+from zoo.measure import Example, loss, reset
 
 CONTRACTIONS: dict[str, tuple[int, ...]] = {
-    # node of autograd: the operands that are multiplied; which is the weight is found out, and the
-    # last is it where several are computed from parameters alone, as learned queries are
+    # Node of autograd -> the operands that are multiplied. The weight is the operand computed from
+    # parameters alone; if several are, such as learned queries, it is the last of them.
     "AddmmBackward0": (1, 2),
     "AddmvBackward0": (1, 2),
     "BaddbmmBackward0": (1, 2),
@@ -26,53 +26,55 @@ CONTRACTIONS: dict[str, tuple[int, ...]] = {
 """The products of data with a weight that sums over the weight's inputs."""
 
 LOOKUPS = ("EmbeddingBackward0", "EmbeddingBagBackward0")
-"""What turns a parameter into data: rows of it, chosen by the input."""
+"""Nodes that turn a parameter into data, by taking rows chosen by the input."""
 
 
 def below(model: nn.Module, example: Example) -> set[str]:
-    """Name the parameters between which and the loss there is a product with another weight.
+    """Return the names of the parameters whose error crosses a product with another weight.
 
-    The rest are the top: nothing carries an error to them but what backprop carries as well. What
-    multiplies element by element, as a norm's gain does, is no such product.
+    The remaining parameters get the same error as in backprop. An elementwise product, such as with
+    the gain of a norm, does not count.
     """
-    begin(model)
+    reset(model)
     names = {p: name for name, p in model.named_parameters()}
-    example = required(example)
+    example = require_grad(example)
 
     @functools.cache
-    def weight(node: Any) -> bool:
+    def is_weight(node: Any) -> bool:
         if hasattr(node, "variable"):
             return node.variable in names
         if node.name() in CONTRACTIONS or node.name() in LOOKUPS:
             return False
         following = [n for n, _ in node.next_functions if n is not None]
-        return bool(following) and all(map(weight, following))
+        return bool(following) and all(map(is_weight, following))
 
-    found: set[str] = set()
+    result: set[str] = set()
     start = (loss(model, example).grad_fn, False)
-    seen, waiting = {start}, [start]
-    while waiting:
-        node, crossed = waiting.pop()
+    seen, stack = {start}, [start]
+    while stack:
+        node, crossed = stack.pop()
         if crossed and hasattr(node, "variable") and node.variable in names:
-            found.add(names[node.variable])
+            result.add(names[node.variable])
         following = node.next_functions
         operands = CONTRACTIONS.get(node.name(), ())
-        weights = [i for i in operands if following[i][0] is not None and weight(following[i][0])]
+        weights = [
+            i for i in operands if following[i][0] is not None and is_weight(following[i][0])
+        ]
         for i, (child, _) in enumerate(following):
             across = bool(weights) and i in operands and i != weights[-1]
             state = (child, crossed or across)
             if child is not None and state not in seen:
                 seen.add(state)
-                waiting.append(state)
-    return found
+                stack.append(state)
+    return result
 
 
-def required(value: Any) -> Any:
-    """Let floating inputs need gradients, so that they are told from parameters in the graph."""
+def require_grad(value: Any) -> Any:
+    """Return inputs that require gradients, so that they appear as data in the graph."""
     if isinstance(value, Tensor):
         return value.detach().requires_grad_() if value.is_floating_point() else value
     if isinstance(value, Mapping):
-        return {key: required(item) for key, item in value.items()}
+        return {key: require_grad(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(required(item) for item in value)
+        return type(value)(require_grad(item) for item in value)
     return value

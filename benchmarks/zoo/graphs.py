@@ -1,4 +1,4 @@
-"""PyTorch Geometric: its eight usual layers, each in a network of two with a relu between."""
+"""PyTorch Geometric: eight common layers, each in a network of two layers with a ReLU between."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,16 +21,16 @@ CONVOLUTIONS: dict[str, Callable[[int, int], tuple[str, tuple, dict]]] = {
     "ChebConv": lambda i, o: ("ChebConv", (i, o), {"K": 3}),
     "GraphConv": lambda i, o: ("GraphConv", (i, o), {}),
 }
-"""Each layer's name, and what it is built with for widths in and out."""
+"""For each layer, its class name and arguments for given input and output widths."""
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """The network that GIN puts on a node's sum."""
+    """Return the network that GIN applies to the sum of a node's neighbours."""
     return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
 
 
 class Graph(nn.Module):
-    """Two layers on one graph, a relu between."""
+    """Two layers on one graph with a ReLU between."""
 
     def __init__(self, layer: str) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ def convolution(layer: str, inputs: int, outputs: int) -> nn.Module:
 
 
 def make(layer: str) -> tuple[nn.Module, Example]:
-    """Build one network, and a ring of nodes with random edges both ways added."""
+    """Build a network, and a ring of nodes with additional random edges, in both directions."""
     around = torch.arange(NODES)
     start = torch.cat([around, torch.randint(NODES, (NODES,))])
     end = torch.cat([(around + 1) % NODES, torch.randint(NODES, (NODES,))])
-    apart = start != end
-    start, end = start[apart], end[apart]
+    no_loop = start != end
+    start, end = start[no_loop], end[no_loop]
     edges = torch.stack([torch.cat([start, end]), torch.cat([end, start])])
     return Graph(layer), (torch.randn(NODES, INPUTS), edges)
 

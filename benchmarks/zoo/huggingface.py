@@ -1,9 +1,9 @@
-"""transformers: architectures built from tiny configs; weights and tokenizers are never fetched.
+"""transformers: architectures built from tiny configs, without downloading weights or tokenizers.
 
-Each stands with the config's class, what is set in it besides `COMMON`, the model's class, and the
-kind of input. Models with a head are preferred, so that the loss is taken where a user takes it.
-Three are left out, since plain backprop does not run on them as the zoo runs it: CANINE and
-Autoformer make float32 tensors in their forward, and Reformer has no backward in eval mode.
+A row has the entry's name, the config class, its settings, the model class and the kind of input.
+Models with a head are preferred, so that the loss applies to the output that users train on. Three
+are left out, since plain backprop fails on them here: CANINE and Autoformer create float32 tensors
+in forward, and Reformer has no backward pass in eval mode.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ ENCODER = {**TOKENS, **DEEP, "intermediate_size": 64, "max_position_embeddings":
 DECODER = {**ENCODER, "num_key_value_heads": 2, "use_cache": False}
 
 EAGER = {"experts_implementation": "eager"}
-"""Each expert's product by itself: grouped products refuse float64."""
+"""One product per expert, since grouped products do not support float64."""
 
 EXPERTS = {**EAGER, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
@@ -87,57 +87,57 @@ DETR = {
 
 
 def ids(length: int = LENGTH) -> Tensor:
-    """Draw token ids, none of them special."""
+    """Return random token ids, none of them special."""
     return torch.randint(3, VOCABULARY, (BATCH, length))
 
 
 def text() -> Example:
-    """Token ids."""
+    """Return token ids."""
     return {"input_ids": ids()}
 
 
 def long(length: int) -> Callable[[], Example]:
-    """Token ids of a length that a block size divides."""
+    """Return a function that draws token ids of a given length."""
     return lambda: {"input_ids": ids(length)}
 
 
 def pair(length: int = LENGTH) -> Example:
-    """Token ids for an encoder and for a decoder."""
+    """Return token ids for an encoder and for a decoder."""
     return {"input_ids": ids(length), "decoder_input_ids": ids(length - 2)}
 
 
 def first(length: int = 8) -> Tensor:
-    """Mark the first token, for attention from it and to it over any distance."""
+    """Return a mask of the first token, for global attention."""
     return (torch.arange(length) == 0).long().expand(BATCH, length)
 
 
 def image(size: int = 32, channels: int = 3) -> Callable[[], Example]:
-    """Two images."""
+    """Return a function that draws images."""
     return lambda: {"pixel_values": torch.randn(BATCH, channels, size, size)}
 
 
 def video(frames: int = 2, size: int = 32) -> Callable[[], Example]:
-    """Two clips."""
+    """Return a function that draws video clips."""
     return lambda: {"pixel_values": torch.randn(BATCH, frames, 3, size, size)}
 
 
 def both(size: int = 32) -> Example:
-    """Images and texts."""
+    """Return token ids and images."""
     return {"input_ids": ids(), "pixel_values": torch.randn(BATCH, 3, size, size)}
 
 
 def wave(length: int = 1600) -> Callable[[], Example]:
-    """Two sounds as samples."""
+    """Return a function that draws raw audio."""
     return lambda: {"input_values": torch.randn(BATCH, length)}
 
 
 def mel(frames: int, bins: int, name: str = "input_features") -> Callable[[], Example]:
-    """Two sounds as frames of features."""
+    """Return a function that draws audio features, frames first."""
     return lambda: {name: torch.randn(BATCH, frames, bins)}
 
 
-def heard(bins: int, frames: int) -> Example:
-    """Two sounds as features before frames, and token ids for a decoder."""
+def speech(bins: int, frames: int) -> Example:
+    """Return audio features, bins first, and token ids for a decoder."""
     return {
         "input_features": torch.randn(BATCH, bins, frames),
         "decoder_input_ids": ids(5),
@@ -145,7 +145,7 @@ def heard(bins: int, frames: int) -> Example:
 
 
 def series() -> Example:
-    """Past values of two series, and future ones to learn from."""
+    """Return past and future values of time series."""
     return {
         "past_values": torch.randn(BATCH, 10),
         "past_time_features": torch.randn(BATCH, 10, 1),
@@ -156,18 +156,18 @@ def series() -> Example:
 
 
 def layout() -> Example:
-    """Token ids and their boxes on a page."""
+    """Return token ids and their boxes on a page."""
     box = torch.randint(0, 40, (BATCH, LENGTH, 4)).cumsum(-1).clamp(max=99)
     return {"input_ids": ids(), "bbox": box}
 
 
-def seen(tokens: int = 4, width: int = 32) -> Example:
-    """Token ids and features of an image's regions."""
+def regions(tokens: int = 4, width: int = 32) -> Example:
+    """Return token ids and features of image regions."""
     return {"input_ids": ids(), "visual_embeds": torch.randn(BATCH, tokens, width)}
 
 
 def fixed(**tensors: Callable[[], Tensor]) -> Callable[[], Example]:
-    """Any other example, each tensor drawn when it is asked for."""
+    """Return a function that draws each named tensor."""
     return lambda: {name: draw() for name, draw in tensors.items()}
 
 
@@ -1518,7 +1518,7 @@ SOUND: tuple[Row, ...] = (
             "begin_suppress_tokens": None,
         },
         "WhisperForConditionalGeneration",
-        partial(heard, 16, 24),
+        partial(speech, 16, 24),
     ),
     (
         "speech-to-text",
@@ -1679,7 +1679,7 @@ MIXED: tuple[Row, ...] = (
         "VisualBertConfig",
         {**ENCODER, "visual_embedding_dim": 32},
         "VisualBertModel",
-        seen,
+        regions,
     ),
     (
         "lxmert",
@@ -1755,7 +1755,7 @@ OTHERS: tuple[Row, ...] = (
 
 
 def make(row: Row) -> tuple[nn.Module, Example]:
-    """Build one architecture from its config, and its example."""
+    """Build an architecture from its config, and draw its example."""
     import transformers
 
     _, kind, settings, model, example = row
@@ -1765,7 +1765,7 @@ def make(row: Row) -> tuple[nn.Module, Example]:
 
 
 def widen(config: Any) -> None:
-    """Draw weights by a wider normal than 0.02, which at these widths leaves hardly a signal."""
+    """Raise `initializer_range`, since 0.02 makes the signal vanish at these small widths."""
     for part in vars(config).values():
         if hasattr(part, "to_dict"):
             widen(part)

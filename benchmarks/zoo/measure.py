@@ -1,4 +1,4 @@
-"""Build an entry of the zoo, and take the gradients of a loss that any model has."""
+"""Build an entry of the zoo, and compute gradients of a loss defined for any model."""
 
 import dataclasses
 import math
@@ -10,23 +10,23 @@ import torch
 from torch import Tensor, nn
 
 Example = tuple[Any, ...] | dict[str, Any]
-"""What a model is called with: positional arguments, or keyword arguments."""
+"""The positional or keyword arguments of a model."""
 
 FLOOR = 1e-6
-"""The least scale of a parameter's distance, as a share of the model's largest gradient.
+"""The minimum divisor of a parameter's distance, as a share of the model's largest gradient.
 
-Distances are relative to each parameter's own largest gradient, so that one badly served layer
-shows however small its gradients are beside the head's. But some gradients are zero in exact
-arithmetic and 1e-18 in floating point (a bias of attention's keys, which softmax ignores), and
-relative to such noise every distance is of order 1. Differences of float64 at beta = 1e-4 leave
-about 1e-12 of the scale of what is subtracted, so a floor of 1e-6 keeps that noise below 1e-6,
-two orders under what beta itself leaves, and sees every gradient down to a millionth.
+Distances are relative to each parameter's own largest gradient, so that a single wrong layer shows
+even if its gradients are small. But some gradients are zero in exact arithmetic and 1e-18 in
+floating point, such as those of the bias of attention's keys, which softmax ignores. Relative to
+such noise every distance is of order 1. In float64, differences at beta = 1e-4 have an error of
+about 1e-12 of the subtracted values. A floor of 1e-6 keeps that noise below 1e-6, two orders of
+magnitude below the effect of beta, and still checks gradients down to a millionth of the largest.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A model by name; `make` gives a new one with an example, drawn from torch's global seed."""
+    """A model by name; `make` returns a new one with an example, drawn from torch's generator."""
 
     name: str
     make: Callable[[], tuple[nn.Module, Example]]
@@ -34,14 +34,13 @@ class Entry:
 
 
 def build(entry: Entry, seed: int = 0) -> tuple[nn.Module, Example]:
-    """Build an entry in float64 and eval mode: the same bits for the same seed.
+    """Build an entry in float64 and eval mode, reproducibly for a seed.
 
-    Dropout is off by eval mode. What initialization leaves constant is moved by noise, and batch
-    norm's statistics are set from the example, as if the model had seen some data: a branch that
-    starts at zero would hide every layer in it, and a deep network on statistics of 0 and 1 has
-    activations that vanish or grow with its depth.
+    Eval mode disables dropout. Noise is added to constant parameters, since a branch that starts at
+    zero would hide every layer in it. Batch norm's statistics are set from the example, since with
+    the initial ones activations vanish or grow with depth.
     """
-    torch.set_default_dtype(torch.float64)  # and stays so: some make constants in their forward
+    torch.set_default_dtype(torch.float64)  # also for constants created in forward
     random.seed(seed)
     torch.manual_seed(seed)
     model, example = entry.make()
@@ -58,10 +57,10 @@ def build(entry: Entry, seed: int = 0) -> tuple[nn.Module, Example]:
 
 
 def settle(model: nn.Module, example: Example) -> None:
-    """Set batch norm's running statistics from the example, each before the layer's own forward.
+    """Set batch norm's running statistics from the example, in the order of the forward pass.
 
-    The variance is raised by a tenth of the layer's average and a hundredth of the squared mean:
-    two images at one position hardly vary in some channels, and their gain would be enormous.
+    The variance is raised by a tenth of the layer's average and a hundredth of the squared mean.
+    Without this, channels that hardly vary in the small example would get an enormous gain.
     """
     model.eval()
 
@@ -86,7 +85,7 @@ def settle(model: nn.Module, example: Example) -> None:
 
 
 def doubled(value: Any) -> Any:
-    """Turn every floating tensor in nested containers into float64."""
+    """Convert every floating tensor in nested containers to float64."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, nn.utils.rnn.PackedSequence):
@@ -99,12 +98,12 @@ def doubled(value: Any) -> Any:
 
 
 def call(model: nn.Module, example: Example) -> Any:
-    """Call a model with an example, by position or by keyword."""
+    """Call a model with the arguments of an example."""
     return model(**example) if isinstance(example, Mapping) else model(*example)
 
 
 def leaves(output: Any) -> Iterator[Tensor]:
-    """Give the tensors of nested mappings, sequences and dataclasses, in their own order."""
+    """Yield the tensors in nested mappings, sequences and dataclasses, in order."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
@@ -119,11 +118,11 @@ def leaves(output: Any) -> Iterator[Tensor]:
 
 
 def loss(model: nn.Module, example: Example, scale: float = 1.0) -> Tensor:
-    """Give a fixed random linear functional of the model's floating outputs, each once.
+    """Return a fixed random linear function of the model's floating outputs.
 
-    Linear, so that its own gradient is a constant: the distance to backprop then tells of the
-    model's layers alone. Each output's gradient has a length near `scale`. The numbers are drawn
-    anew, from one seed, at every call.
+    Its gradient is constant, so that the distance to backprop depends on the model's layers alone.
+    The gradient of each output has a length near `scale`. The coefficients are the same in every
+    call.
     """
     draw = torch.Generator().manual_seed(1)
     seen: set[int] = set()
@@ -133,27 +132,27 @@ def loss(model: nn.Module, example: Example, scale: float = 1.0) -> Tensor:
             continue
         seen.add(id(y))
         if y.isnan().any():
-            raise ValueError("the model's output is not a number")
+            raise ValueError("the model's output contains NaN")
         c = torch.randn(y.shape, generator=draw, dtype=torch.float64)
-        # Masked scores hold infinities, or the least number there is, and no gradient.
+        # Masked scores are -inf or the smallest number, and have no gradient.
         parts.append((c * torch.where(y.abs() < 1e30, y, 0.0)).sum() / math.sqrt(y.numel()))
     if not parts:
-        raise ValueError("the model gives no floating tensor that needs a gradient")
+        raise ValueError("the model returns no floating tensor that requires a gradient")
     return scale * torch.stack(parts).sum()
 
 
-def begin(model: nn.Module) -> None:
-    """Make the next forward like the first: no gradients, no caches, the same random numbers."""
+def reset(model: nn.Module) -> None:
+    """Reset gradients, caches and the random generator, so that every forward pass is the same."""
     model.zero_grad(set_to_none=True)
-    model.train().eval()  # to train mode and back: some keep eval mode's biases from call to call
-    torch.manual_seed(2)  # for models that draw noise in their forward
+    model.train().eval()  # clears the biases that some models cache in eval mode
+    torch.manual_seed(2)  # for models that draw noise in forward
 
 
 def gradients(
     model: nn.Module, example: Example, scale: float = 1.0
 ) -> tuple[float, dict[str, Tensor | None]]:
-    """Give the loss, and each parameter's gradient (None: none came), after one backward."""
-    begin(model)
+    """Return the loss, and each parameter's gradient or None, after one backward pass."""
+    reset(model)
     value = loss(model, example, scale)
     value.backward()
     found = {
@@ -164,21 +163,21 @@ def gradients(
     return value.item(), found
 
 
-def silent(found: dict[str, Tensor | None]) -> list[str]:
-    """Name the parameters that got no gradient, or one that is zero throughout."""
-    return [name for name, g in found.items() if g is None or not g.any()]
+def silent(gradients: dict[str, Tensor | None]) -> list[str]:
+    """Return the names of the parameters whose gradient is None or zero."""
+    return [name for name, g in gradients.items() if g is None or not g.any()]
 
 
-def largest(found: dict[str, Tensor | None]) -> float:
-    """Give the largest absolute entry of all gradients."""
-    return max((g.abs().max().item() for g in found.values() if g is not None), default=0.0)
+def largest(gradients: dict[str, Tensor | None]) -> float:
+    """Return the largest absolute entry of all gradients."""
+    return max((g.abs().max().item() for g in gradients.values() if g is not None), default=0.0)
 
 
 def distances(got: dict[str, Tensor | None], wanted: dict[str, Tensor | None]) -> dict[str, float]:
-    """Give max|a - b| / max|b| for each parameter of `wanted`, with FLOOR under the divisor.
+    """Return max|a - b| / max|b| for each parameter of `wanted`, with `FLOOR` under the divisor.
 
-    A parameter that gets no gradient counts as getting zeros; extra ones in `got` (feedback
-    weights) are not looked at.
+    A missing gradient counts as zeros. Additional parameters in `got` (feedback weights) are
+    ignored.
     """
     floor = FLOOR * largest(wanted)
     result = {}

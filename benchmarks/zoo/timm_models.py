@@ -1,7 +1,7 @@
-"""timm: one small model of each family, a family being a module of `timm.models`.
+"""timm: one small model of each family, that is, of each module of `timm.models`.
 
-The smallest model of its family, or one with `test_` in its name where timm keeps such, made
-smaller by its own arguments where it would still be large. Weights are never fetched.
+Each is the smallest model of its family, or its `test_` model if there is one, with arguments that
+make it smaller where needed. No weights are downloaded.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from zoo.measure import Entry, Example
 CLASSES = 10
 
 VIT = {"embed_dim": 48, "depth": 2, "num_heads": 3}
-"""A vision transformer's own arguments, made small."""
+"""Arguments of a small vision transformer."""
 
 SWIN = {"embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)}
 
@@ -139,7 +139,7 @@ MODELS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
 
 
 def make(model: str, size: int, arguments: dict[str, Any]) -> tuple[nn.Module, Example]:
-    """Build one model of timm, and two random images."""
+    """Build a timm model, and two random images."""
     torchvision_stand_in.install()
     import timm
 

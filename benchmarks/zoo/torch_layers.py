@@ -1,4 +1,4 @@
-"""torch.nn's own layers with weights, each in a small network with layers below and above it."""
+"""torch.nn: its layers with weights, each in a small network between other layers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ BATCH, TIME, WIDTH, OUTPUTS = 3, 5, 8, 4
 
 
 class Between(nn.Module):
-    """A linear layer and a tanh, the layer in question, and a linear layer on top."""
+    """A layer between linear layers with tanh."""
 
     def __init__(self, middle: nn.Module, inputs: int = 6, below: int = WIDTH, above: int = WIDTH):
         super().__init__()
@@ -28,7 +28,7 @@ class Between(nn.Module):
 
 
 class Twice(nn.Module):
-    """Give a layer its input as several of its arguments."""
+    """Passes the input to a layer as several arguments."""
 
     def __init__(self, layer: nn.Module, times: int = 2, **options: Any) -> None:
         super().__init__()
@@ -39,22 +39,22 @@ class Twice(nn.Module):
 
 
 class Steps(nn.Module):
-    """Run a cell along time, from zeros."""
+    """Runs a recurrent cell over a sequence, from the zero state."""
 
     def __init__(self, cell: nn.Module) -> None:
         super().__init__()
         self.cell = cell
 
     def forward(self, x: Tensor) -> Tensor:
-        state, given = None, []
+        state, outputs = None, []
         for step in x.unbind(1):
             state = self.cell(step, state)
-            given.append(state[0] if isinstance(state, tuple) else state)
-        return torch.stack(given, 1)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(outputs, 1)
 
 
 class Packed(nn.Module):
-    """Run a recurrent layer on sequences of different lengths, packed."""
+    """Runs a recurrent layer on packed sequences of different lengths."""
 
     def __init__(self, layer: nn.Module, lengths: tuple[int, ...]) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Packed(nn.Module):
 
 
 class State(nn.Module):
-    """Give a recurrent layer's last state alone, its layers and directions side by side."""
+    """Returns only a recurrent layer's last state, with layers and directions concatenated."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -78,8 +78,8 @@ class State(nn.Module):
         return state.movedim(0, 1).flatten(1)
 
 
-class Started(nn.Module):
-    """Learn the state that a recurrent layer starts from."""
+class LearnedState(nn.Module):
+    """Runs an LSTM from a learned initial state."""
 
     def __init__(self, layer: nn.LSTM) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Started(nn.Module):
 
 
 class Translator(nn.Module):
-    """A whole transformer, embeddings below and a head above."""
+    """A full transformer between embeddings and a head."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Translator(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over a memory of its own width, between linear layers."""
+    """Attention over a memory, between linear layers."""
 
     def __init__(self, mask: bool = False, **options: Any) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Attention(nn.Module):
 
 
 class Bag(nn.Module):
-    """Embeddings of bags of words, and two layers on top."""
+    """An embedding bag below two linear layers."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Bag(nn.Module):
 
 
 class Tagger(nn.Module):
-    """An embedding below a recurrent layer, its weight tied to the head's."""
+    """An LSTM between an embedding and a head with tied weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,14 +155,14 @@ class Tagger(nn.Module):
 
 
 class Symmetric(nn.Module):
-    """A parametrization: the upper triangle's mirror image."""
+    """A parametrization that mirrors the upper triangle."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.triu() + x.triu(1).mT
 
 
 class Functional(nn.Module):
-    """Weights of one's own in torch.nn.functional's operations and in products."""
+    """Parameters used by torch.nn.functional and by tensor products."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,37 +179,37 @@ class Functional(nn.Module):
 
 
 def flat(inputs: int = 6) -> Example:
-    """Rows of features."""
+    """Return a batch of feature vectors."""
     return (torch.randn(BATCH, inputs),)
 
 
 def sequence() -> Example:
-    """Rows of features along time."""
+    """Return a batch of sequences of features."""
     return (torch.randn(BATCH, TIME, 6),)
 
 
 def words() -> Example:
-    """Rows of words."""
+    """Return a batch of sequences of words."""
     return (torch.randint(11, (BATCH, TIME)),)
 
 
 def space(dimensions: int, channels: int = 2, size: int = 6) -> Callable[[], Example]:
-    """Signals, images or volumes."""
+    """Return a function that draws a batch of signals, images or volumes."""
     return lambda: (torch.randn(BATCH, channels, *[size] * dimensions),)
 
 
 def memory() -> Example:
-    """Rows of features along time, and others to look at."""
+    """Return a batch of sequences of features, and another one to attend to."""
     return torch.randn(BATCH, TIME, 6), torch.randn(BATCH, TIME + 1, 6)
 
 
 def sentences() -> Example:
-    """Words of two languages."""
+    """Return two batches of sequences of words."""
     return torch.randint(11, (BATCH, TIME)), torch.randint(11, (BATCH, TIME - 1))
 
 
 def convolutions(middle: nn.Module, dimensions: int, below: int = 4, above: int = 4) -> nn.Module:
-    """A convolution below, the layer in question, and a convolution on top."""
+    """Return a layer between convolutions."""
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
     return nn.Sequential(
         kind(2, below, 3, padding=1), nn.Tanh(), middle, nn.ReLU(), kind(above, 2, 1)
@@ -217,34 +217,34 @@ def convolutions(middle: nn.Module, dimensions: int, below: int = 4, above: int 
 
 
 def recurrent(kind: type[nn.RNNBase], **options: Any) -> nn.Module:
-    """A recurrent layer that takes and gives rows of WIDTH."""
+    """Return a recurrent layer with inputs and outputs of WIDTH."""
     return kind(WIDTH, WIDTH, batch_first=True, **options)
 
 
 def encoder(**options: Any) -> nn.Module:
-    """A layer of a transformer's encoder."""
+    """Return a transformer encoder layer."""
     return nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True, **options)
 
 
 def decoder(**options: Any) -> nn.Module:
-    """A layer of a transformer's decoder, that attends to its own input."""
+    """Return a transformer decoder layer that attends to its own input."""
     return Twice(nn.TransformerDecoderLayer(WIDTH, 2, 16, batch_first=True, **options))
 
 
 def parametrized(layer: nn.Module, *by: nn.Module) -> nn.Module:
-    """Put parametrizations on a layer's weight."""
+    """Register parametrizations on a layer's weight."""
     for each in by:
         parametrize.register_parametrization(layer, "weight", each)
     return layer
 
 
 def normed(layer: nn.Module) -> nn.Module:
-    """Weight norm as it was before parametrizations: the weight computed before each forward."""
+    """Return a layer with the old weight norm, which computes the weight in a forward pre-hook."""
     return nn.utils.weight_norm(layer)
 
 
 def linear() -> nn.Linear:
-    """A linear layer of WIDTH by WIDTH."""
+    """Return a linear layer of WIDTH by WIDTH."""
     return nn.Linear(WIDTH, WIDTH)
 
 
@@ -256,7 +256,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Example]]] = {
     "MultiheadAttention, added bias and zeros": (
         lambda: Attention(add_bias_kv=True, add_zero_attn=True), memory),
     "MultiheadAttention, padding mask": (lambda: Attention(mask=True), memory),
-    "MultiheadAttention, of itself": (
+    "MultiheadAttention, self-attention": (
         lambda: Between(Twice(nn.MultiheadAttention(WIDTH, 2, batch_first=True), 3,
                               need_weights=False)), sequence),
     "MultiheadAttention, time first": (
@@ -295,7 +295,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Example]]] = {
                         above=2 * WIDTH), sequence),
     "LSTM, last state": (
         lambda: Between(State(recurrent(nn.LSTM, num_layers=2)), above=4 * WIDTH), sequence),
-    "LSTM, learned start": (lambda: Between(Started(recurrent(nn.LSTM))), sequence),
+    "LSTM, learned start": (lambda: Between(LearnedState(recurrent(nn.LSTM))), sequence),
     "LSTM, tied embedding": (lambda: Tagger(), words),
     "GRU": (lambda: Between(recurrent(nn.GRU)), sequence),
     "GRU, 2 layers, both directions": (
@@ -344,15 +344,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Example]]] = {
     "LocalResponseNorm": (
         lambda: convolutions(nn.Sequential(nn.LocalResponseNorm(2), nn.Conv2d(4, 4, 3)), 2),
         space(2)),
-    # weights that are computed from others
+    # weights computed from other parameters
     "weight_norm Linear": (lambda: Between(parametrizations.weight_norm(linear())), flat),
     "weight_norm Conv2d": (
         lambda: convolutions(parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), 2), space(2)),
     "weight_norm ConvTranspose1d": (
         lambda: convolutions(parametrizations.weight_norm(nn.ConvTranspose1d(4, 4, 3)), 1),
         space(1)),
-    "weight_norm of old Linear": (lambda: Between(normed(linear())), flat),
-    "weight_norm of old Conv1d": (
+    "old weight_norm Linear": (lambda: Between(normed(linear())), flat),
+    "old weight_norm Conv1d": (
         lambda: convolutions(normed(nn.Conv1d(4, 4, 3)), 1), space(1)),
     "spectral_norm Linear": (lambda: Between(parametrizations.spectral_norm(linear())), flat),
     "orthogonal Linear": (lambda: Between(parametrizations.orthogonal(linear())), flat),
@@ -363,7 +363,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Example]]] = {
         lambda: Between(parametrizations.weight_norm(recurrent(nn.LSTM), "weight_hh_l0")),
         sequence),
     "Linear twice": (lambda: Between(nn.Sequential(*[linear(), nn.Tanh()] * 2)), flat),
-    "weights of one's own": (lambda: Functional(), flat),
+    "functional with parameters": (lambda: Functional(), flat),
     # embeddings
     "Embedding": (
         lambda: nn.Sequential(nn.Embedding(11, WIDTH), nn.Flatten(), nn.Linear(TIME * WIDTH, 8),
@@ -377,7 +377,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Example]]] = {
 def maker(
     build: Callable[[], nn.Module], example: Callable[[], Example]
 ) -> Callable[[], tuple[nn.Module, Example]]:
-    """Join what builds a model and what draws its example."""
+    """Return a function that builds a model and draws its example."""
     return lambda: (build(), example())
 
 

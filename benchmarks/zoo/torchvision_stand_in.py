@@ -1,8 +1,8 @@
-"""Let timm be imported where torchvision is not, or is one that does not load.
+"""Install empty torchvision modules, so that timm can be imported without a working torchvision.
 
-timm's models need nothing of torchvision; the packages around them name its classes as they are
-imported: transforms, datasets, and one frozen norm layer. torchvision's wheels fit one build of
-torch each, so this puts empty modules by its name, in which every class is an empty one.
+timm's models do not use torchvision, but importing timm refers to its transforms, its datasets and
+one frozen norm layer. Each torchvision wheel works with only one build of torch. In the stand-in,
+every class is empty.
 """
 
 import importlib.machinery
@@ -20,18 +20,18 @@ MODULES = (
 
 
 class _Empty(types.ModuleType):
-    """A module in which every public name is a class with nothing in it."""
+    """A module in which every public name is an empty class."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        made = type(name, (), {})
-        setattr(self, name, made)
-        return made
+        cls = type(name, (), {})
+        setattr(self, name, cls)
+        return cls
 
 
 class InterpolationMode:
-    """The names that timm's transforms look up while they are imported."""
+    """The names that importing timm's transforms looks up."""
 
     NEAREST = "nearest"
     NEAREST_EXACT = "nearest-exact"
@@ -43,7 +43,7 @@ class InterpolationMode:
 
 
 def install() -> None:
-    """Put the stand-in in place, unless something is imported as torchvision already."""
+    """Install the stand-in, unless torchvision is already imported."""
     if "torchvision" in sys.modules:
         return
     for name in MODULES:

@@ -258,7 +258,9 @@ class TargetDifference(Crossing):
         step, factor = self._step(d, n, xp)
         m = phi.inside(h, step * d, xp)
         if self.two_sided:
-            far = self.relative is not None and self.beta >= _FAR
+            # An ensemble replaces beta by a tensor, which is not compared.
+            far = self.relative is not None and isinstance(self.beta, (int, float))
+            far = far and self.beta >= _FAR
             difference = phi.centred(h, m, xp, z, far) / 2
         else:
             difference = phi.difference(h, m, xp, z)

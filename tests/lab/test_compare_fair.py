@@ -1,4 +1,4 @@
-"""A comparison is fair: each rule starts from the same weights and sees the same batches."""
+"""Fairness of a comparison: all rules have the same initial weights, batches, splits and trials."""
 
 import dataclasses
 import hashlib
@@ -17,13 +17,13 @@ from lra.lab.compare import store
 from lra.lab.compare.grid import Grid, Search
 from lra.lab.compare.job import Job, execute
 from lra.lab.compare.schedule import Schedule
-from lra.lab.compare.spec import ENTRANTS
+from lra.lab.compare.spec import RULES_AND_METHODS
 from lra.lab.compare.store import Outcome
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out each run's curves.png, which takes longer than such a run."""
+    """Skip each run's curves.png, which takes longer than the run."""
     monkeypatch.setattr(plots, "curves", lambda *args, **more: None)
 
 
@@ -38,14 +38,14 @@ def small(dataset: Path | str, **changes: Any) -> Grid:
 
 
 def bits(*tensors: Tensor) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-class Witness:
-    """Writes down what a run starts from and sees."""
+class InputRecorder:
+    """Records hashes of a run's initial weights, batches and splits."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.weights: list[str] = []
@@ -53,63 +53,63 @@ class Witness:
         self.splits: list[str] = []
         prepare, epoch, place = session.prepare, Batches.epoch, session.place
 
-        def watched_prepare(rule: Any, network: Any, *args: Any) -> Any:
+        def recorded_prepare(rule: Any, network: Any, *args: Any) -> Any:
             self.weights.append(bits(*network.state_dict().values()))
             return prepare(rule, network, *args)
 
-        def watched_epoch(batches: Batches, number: int, first: int) -> Any:
+        def recorded_epoch(batches: Batches, number: int, first: int) -> Any:
             for batch in epoch(batches, number, first):
                 self.batches.append(bits(batch.x, batch.y))
                 yield batch
 
-        def watched_place(*args: Any) -> Any:
+        def recorded_place(*args: Any) -> Any:
             pairs = place(*args)
             self.splits.append(bits(*(tensor for pair in pairs if pair for tensor in pair)))
             return pairs
 
-        patch.setattr(session, "prepare", watched_prepare)
-        patch.setattr(Batches, "epoch", watched_epoch)
-        patch.setattr(session, "place", watched_place)
+        patch.setattr(session, "prepare", recorded_prepare)
+        patch.setattr(Batches, "epoch", recorded_epoch)
+        patch.setattr(session, "place", recorded_place)
 
 
 def test_weights_batches_and_splits_are_the_same_for_every_rule(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = small(blobs, rules=tuple(ENTRANTS), seeds=2)
-    seen: dict[int, list[tuple[Any, ...]]] = {0: [], 1: []}
-    for i, contest in enumerate(grid.contests):
-        for seed in seen:
+    grid = small(blobs, rules=tuple(RULES_AND_METHODS), seeds=2)
+    inputs: dict[int, list[tuple[Any, ...]]] = {0: [], 1: []}
+    for i, experiment in enumerate(grid.experiments):
+        for seed in inputs:
             with monkeypatch.context() as patch:
-                witness = Witness(patch)
+                recorder = InputRecorder(patch)
                 outcome = execute(grid, tmp_path, Job(i, seed))
             if outcome is not None and outcome.state == "refused":
                 continue
             assert outcome is not None
-            assert outcome.state == "done", f"{contest}: {outcome.reason}"
+            assert outcome.state == "done", f"{experiment}: {outcome.reason}"
             assert outcome.result is not None
             budget = outcome.result["epochs"], outcome.result["steps"], outcome.result["weights"]
             assert budget[:2] == (2, 2 * 8)
-            assert len(witness.batches) == 16
-            seen[seed].append((witness.weights[0], witness.splits, witness.batches, budget))
-    for records in seen.values():
+            assert len(recorder.batches) == 16
+            inputs[seed].append((recorder.weights[0], recorder.splits, recorder.batches, budget))
+    for records in inputs.values():
         assert len(records) >= 6
         assert all(record == records[0] for record in records)
-    assert seen[0][0][0] != seen[1][0][0]
-    assert seen[0][0][1] != seen[1][0][1]
-    assert seen[0][0][2] != seen[1][0][2]
+    assert inputs[0][0][0] != inputs[1][0][0]
+    assert inputs[0][0][1] != inputs[1][0][1]
+    assert inputs[0][0][2] != inputs[1][0][2]
 
 
-def test_configurations_differ_by_the_rule_and_its_own_settings_alone(blobs: Path) -> None:
+def test_configurations_differ_only_in_the_rule_and_its_settings(blobs: Path) -> None:
     grid = small(blobs, rules=("backprop", "lra-e:beta=0.2", "kolen-pollack:weight_decay=0.1"))
-    found = {"lr": 0.01}
+    chosen = {"lr": 0.01}
     plain = [
-        dataclasses.replace(c.config(4, found), rule=lra.Backprop(), weight_decay=None)
-        for c in grid.contests
+        dataclasses.replace(c.config(4, chosen), rule=lra.Backprop(), weight_decay=None)
+        for c in grid.experiments
     ]
     assert all(config == plain[0] for config in plain)
-    assert grid.contests[2].config(4, found).weight_decay == 0.1
+    assert grid.experiments[2].config(4, chosen).weight_decay == 0.1
     trials = [
-        dataclasses.replace(c.trial_config(found), rule=lra.Backprop()) for c in grid.contests
+        dataclasses.replace(c.trial_config(chosen), rule=lra.Backprop()) for c in grid.experiments
     ]
     assert trials[0] == trials[1]
     assert trials[0].seed == 1000
@@ -119,17 +119,17 @@ def test_configurations_differ_by_the_rule_and_its_own_settings_alone(blobs: Pat
 def test_each_rule_has_the_same_trials(blobs: Path, tmp_path: Path) -> None:
     grid = small(blobs, rules=("backprop", "lra-e"), trials=3, seeds=0)
     for i in range(2):
-        for _ in range(5):  # two more than there are
+        for _ in range(5):  # two more than the trials
             execute(grid, tmp_path, Job(i))
     schedule = Schedule(grid, tmp_path)
     assert schedule.finished()
-    points = [[settings for settings, _ in schedule.found[i].trials] for i in range(2)]
+    points = [[settings for settings, _ in schedule.search_results[i].trials] for i in range(2)]
     assert points[0] == points[1]
     assert len(points[0]) == 3
     assert len(list((tmp_path / "runs").iterdir())) == 6
 
 
-def test_trials_do_not_touch_the_test_split_and_runs_do_so_once(
+def test_trials_never_use_the_test_split_and_runs_use_it_once(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with np.load(blobs) as arrays:
@@ -138,17 +138,17 @@ def test_trials_do_not_touch_the_test_split_and_runs_do_so_once(
     measured: list[bool] = []
     measure = training.measure
 
-    def watched(network: Any, x: Tensor, y: Tensor) -> Any:
+    def recorded(network: Any, x: Tensor, y: Tensor) -> Any:
         measured.append(len(y) == len(x_test) and bits(x) == bits(x.new_tensor(x_test)))
         return measure(network, x, y)
 
-    monkeypatch.setattr(training, "measure", watched)
+    monkeypatch.setattr(training, "measure", recorded)
     for i in (0, 0, 1, 1):
         outcome = execute(grid, tmp_path, Job(i))
         assert outcome is not None
         assert outcome.result is not None
         assert outcome.result["test_accuracy"] is None
-    assert measured == [False] * 8  # two trials of each rule, two epochs of each
+    assert measured == [False] * 8  # two rules, two trials, two epochs
     measured.clear()
     schedule = Schedule(grid, tmp_path)
     settings = schedule.settings(0)
@@ -156,17 +156,17 @@ def test_trials_do_not_touch_the_test_split_and_runs_do_so_once(
     outcome = execute(grid, tmp_path, Job(0, 0, tuple(settings.items())))
     assert outcome is not None
     assert outcome.result is not None
-    assert measured == [False, False, True, True]  # at the end: the best weights and the last
+    assert measured == [False, False, True, True]  # at the end, the best and the last weights
     execute(grid, tmp_path, Job(0, 0, tuple(settings.items())))
     assert len(measured) == 4
 
 
-def test_settings_are_chosen_by_validation_whatever_the_test_labels_say(
+def test_settings_are_chosen_by_validation_and_independent_of_test_labels(
     blobs: Path, tmp_path: Path
 ) -> None:
     with np.load(blobs) as arrays:
         content = dict(arrays)
-    found = []
+    results = []
     for name, labels in (("a", content["y_test"]), ("b", content["y_test"][::-1])):
         path = tmp_path / name / "blobs.npz"
         path.parent.mkdir()
@@ -176,14 +176,14 @@ def test_settings_are_chosen_by_validation_whatever_the_test_labels_say(
             execute(grid, tmp_path / name, Job(0))
         schedule = Schedule(grid, tmp_path / name)
         assert schedule.settings(0)
-        found.append(schedule.found[0])
-    assert found[0] == found[1]
-    values = [value for _, value in found[0].trials]
-    chosen = next(value for settings, value in found[0].trials if settings == found[0].settings)
-    assert chosen == max(values)
+        results.append(schedule.search_results[0])
+    result = results[0]
+    assert result == results[1]
+    chosen = next(value for settings, value in result.trials if settings == result.settings)
+    assert chosen == max(value for _, value in result.trials)
 
 
-def test_of_equal_accuracies_the_smaller_loss_is_chosen(
+def test_a_smaller_loss_breaks_ties_of_accuracy(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter((0.5, 0.2, 0.3))
@@ -198,10 +198,12 @@ def test_of_equal_accuracies_the_smaller_loss_is_chosen(
     for _ in range(3):
         execute(grid, tmp_path, Job(0))
     schedule = Schedule(grid, tmp_path)
-    assert schedule.settings(0) == schedule.found[0].trials[1][0]
+    assert schedule.settings(0) == schedule.search_results[0].trials[1][0]
 
 
-def test_tpe_and_pruning_give_each_rule_as_many_trials(blobs: Path, tmp_path: Path) -> None:
+def test_tpe_and_pruning_give_each_rule_the_same_number_of_trials(
+    blobs: Path, tmp_path: Path
+) -> None:
     options = Search(("lr=1e-4..1e-1:log", "beta=0.1..1"), sampler="tpe", prune=True)
     grid = small(blobs, rules=("backprop", "lra-e"), trials=6, seeds=0, epochs=4, options=options)
     for i in range(2):
@@ -210,8 +212,8 @@ def test_tpe_and_pruning_give_each_rule_as_many_trials(blobs: Path, tmp_path: Pa
     schedule = Schedule(grid, tmp_path)
     assert schedule.finished()
     for i in range(2):
-        assert len(schedule.found[i].trials) == 6
-        assert len({tuple(s.items()) for s, _ in schedule.found[i].trials}) == 6
-    stopped = [v is None for i in range(2) for _, v in schedule.found[i].trials]
+        assert len(schedule.search_results[i].trials) == 6
+        assert len({tuple(s.items()) for s, _ in schedule.search_results[i].trials}) == 6
+    stopped = [v is None for i in range(2) for _, v in schedule.search_results[i].trials]
     assert any(stopped)
     assert not all(stopped)

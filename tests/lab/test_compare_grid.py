@@ -1,4 +1,4 @@
-"""What a comparison is made of: words and what they mean, names of runs, points of a search."""
+"""Parsing of a comparison's command line, names of runs, and points of a search."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from lra.lab import cli
 from lra.lab.compare.digest import digest
 from lra.lab.compare.grid import Grid, Search
 from lra.lab.compare.space import Choice, Range, even_point, read_dimension
-from lra.lab.compare.spec import ENTRANTS, read_model, read_rule
+from lra.lab.compare.spec import RULES_AND_METHODS, read_model, read_rule
 from lra.lab.compare.words import command
 from lra.lab.config import TrainConfig
 from lra.lab.parts import LECUN
@@ -23,7 +23,7 @@ def grid(*datasets: str, **changes: object) -> Grid:
     return Grid(datasets or ("digits",), **changes)
 
 
-def test_names_of_runs_that_earlier_versions_made() -> None:
+def test_names_of_runs_match_those_of_earlier_versions() -> None:
     settings = {"dataset": "mnist", "model": "mlp", "width": 128, "depth": 8, "batch_size": 100}
     more = {"schedule": "one-cycle", "init": LECUN, "activation": "sigmoid", "validation": 38_000}
     config = TrainConfig(rule=lra.Backprop(), seed=1000, epochs=1, lr=1e-4, **settings, **more)
@@ -31,7 +31,7 @@ def test_names_of_runs_that_earlier_versions_made() -> None:
     assert digest(dataclasses.replace(config, lr=1e-3)) == "16f663eef1"
 
 
-def test_options_to_come_change_no_name() -> None:
+def test_new_options_change_no_name() -> None:
     @dataclasses.dataclass(frozen=True)
     class Small(Axis):
         beta: float = 0.1
@@ -41,16 +41,16 @@ def test_options_to_come_change_no_name() -> None:
     @dataclasses.dataclass(frozen=True)
     class Small(Axis):
         beta: float = 0.1
-        to_come: int = 3
+        new: int = 3
 
     assert digest(Small(0.2)) == digest(small)
     assert digest(Small(0.2, 4)) != digest(small)
 
 
-# words
+# parsing
 
 
-def test_a_rule_with_options_of_each_kind() -> None:
+def test_a_rule_with_options_of_each_type() -> None:
     spec = read_rule(
         "lra-e:beta=0.2,init=normal:0.1,relative=batch,local_loss=absolute,two_sided=true,"
         "surrogate=tanh,lr=0.01,optimizer=sgd"
@@ -61,7 +61,7 @@ def test_a_rule_with_options_of_each_kind() -> None:
         **{
             "local_loss": lra.crossing.Absolute(),
             "two_sided": True,
-            "through": lra.crossing.TanhSurrogate(),
+            "surrogate": lra.crossing.TanhSurrogate(),
         },
         **{"lr": 0.01, "optimizer": "sgd"},
     }
@@ -71,11 +71,11 @@ def test_a_rule_with_options_of_each_kind() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ENTRANTS)
-def test_every_rule_of_the_table_enters_by_its_name(name: str) -> None:
-    (contest,) = grid(rules=(name,)).contests
-    assert contest.config(3, {}).rule == lra.rules.named(name)
-    assert contest.config(3, {}).seed == 3
+@pytest.mark.parametrize("name", RULES_AND_METHODS)
+def test_every_rule_and_method_can_be_named(name: str) -> None:
+    (experiment,) = grid(rules=(name,)).experiments
+    assert experiment.config(3, {}).rule == lra.rules.named(name)
+    assert experiment.config(3, {}).seed == 3
 
 
 def test_a_network_with_settings() -> None:
@@ -84,27 +84,27 @@ def test_a_network_with_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("backprop:beta=1", "unknown option of rule 'backprop' 'beta'; known: "),
         ("lra-e:bta=1", "Did you mean 'beta'"),
         ("lra-e:beta", "expected NAME or NAME:OPTION=VALUE"),
         ("lra-e:beta=1,beta=2", "beta is given twice"),
-        ("lra-e:beta=much", "beta of rule 'lra-e': 'much' is no such value"),
-        ("lra-e:two_sided=1", "'1' is no such value .true or false"),
-        ("lra-e:relative=image", "'image' is no such value .*unit, sample, batch"),
+        ("lra-e:beta=much", "beta of rule 'lra-e': 'much' is not a valid value"),
+        ("lra-e:two_sided=1", "'1' is not a valid value .true or false"),
+        ("lra-e:relative=image", "'image' is not a valid value .*unit, sample, batch"),
         ("lra-e:local_loss=huber", "known: absolute, cauchy, mixed, squared"),
         ("lra-e:epochs=3", "unknown option of rule 'lra-e' 'epochs'"),
         ("lra", "unknown rule 'lra'; known: "),
     ],
 )
-def test_words_that_stand_for_no_rule(text: str, says: str) -> None:
-    with pytest.raises(lra.errors.OptionError, match=says):
+def test_invalid_rules_are_refused(text: str, message: str) -> None:
+    with pytest.raises(lra.errors.OptionError, match=message):
         grid(rules=(text,))
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"rules": ("backprop", "backprop")}, "rules: 'backprop' is given twice"),
         ({"models": ("mlp:hiden=3",)}, "unknown option of model 'mlp' 'hiden'"),
@@ -117,21 +117,26 @@ def test_words_that_stand_for_no_rule(text: str, says: str) -> None:
         ({"options": Search(sampler="grid")}, "unknown sampler 'grid'; known: even, random, tpe"),
     ],
 )
-def test_grids_that_cannot_be(changes: dict[str, object], says: str) -> None:
-    with pytest.raises(lra.errors.OptionError, match=says):
+def test_invalid_grids_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(lra.errors.OptionError, match=message):
         grid(**changes)
 
 
-def test_depths_are_for_networks_that_have_one_and_do_not_state_it() -> None:
+def test_depths_apply_to_networks_that_have_a_depth_and_do_not_set_it() -> None:
     made = grid("digits", "mnist", models=("mlp", "lenet", "mlp:depth=4"), depths=(3, 8))
     assert [str(problem) for problem in made.problems] == [
         *("digits, mlp:depth=3", "digits, mlp:depth=8", "digits, lenet", "digits, mlp:depth=4"),
         *("mnist, mlp:depth=3", "mnist, mlp:depth=8", "mnist, lenet", "mnist, mlp:depth=4"),
     ]
-    assert [c.config(0, {}).depth for c in made.contests[:: len(lra.RULES)]] == [3, 8, None, 4] * 2
+    assert [c.config(0, {}).depth for c in made.experiments[:: len(lra.RULES)]] == [
+        3,
+        8,
+        None,
+        4,
+    ] * 2
 
 
-def test_a_grid_is_the_words_of_its_command() -> None:
+def test_a_grid_survives_its_command_line_and_its_configuration() -> None:
     made = grid(
         *("digits", "mnist"), rules=("backprop", "lra-e:beta=0.2"), models=("mlp:width=32",),
         depths=(3, 5), seeds=2, epochs=4, lr=0.01, weight_decay=0.0, trials=6,
@@ -146,22 +151,22 @@ def test_a_grid_is_the_words_of_its_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "dimension"),
     [
         ("lr=1e-4..1e-1:log", Range("lr", 1e-4, 1e-1, True)),
         ("beta=0.1..2", Range("beta", 0.1, 2.0)),
         ("gamma=0,0.5,1", Choice("gamma", ("0", "0.5", "1"))),
     ],
 )
-def test_what_a_search_chooses_from(text: str, found: object) -> None:
-    assert read_dimension(text) == found
+def test_dimensions_are_parsed(text: str, dimension: object) -> None:
+    assert read_dimension(text) == dimension
 
 
 @pytest.mark.parametrize(
     "text",
     ["lr", "lr=", "lr=2..1", "lr=0..1:log", "lr=1..2:log10", "lr=a..b", "g=1,1", "lr=1..nan"],
 )
-def test_words_that_stand_for_no_range(text: str) -> None:
+def test_invalid_dimensions_are_refused(text: str) -> None:
     with pytest.raises(lra.errors.OptionError, match="search"):
         read_dimension(text)
 
@@ -169,7 +174,7 @@ def test_words_that_stand_for_no_range(text: str) -> None:
 def test_points_cover_a_range_and_a_square() -> None:
     log = [Range("lr", 1e-4, 1.0, True)]
     assert even_point(log, 0)["lr"] == pytest.approx(1e-2)
-    for count in (5, 8, 13):  # no gap is more than three times what even steps would leave
+    for count in (5, 8, 13):  # no gap exceeds three times that of even steps
         marks = sorted(even_point([Range("x", 0, 1)], i)["x"] for i in range(count))
         gaps = [b - a for a, b in zip([0.0, *marks], [*marks, 1.0], strict=True)]
         assert max(gaps) < 3 / (count + 1)
@@ -180,15 +185,15 @@ def test_points_cover_a_range_and_a_square() -> None:
     assert {even_point(choice, i)["gamma"] for i in range(4)} == {"0", "1"}
 
 
-def test_each_rule_is_searched_in_what_it_has_and_does_not_state() -> None:
+def test_each_rule_is_searched_over_options_that_it_has_and_does_not_set() -> None:
     made = grid(
         rules=("backprop", "lra-e", "lra-e:beta=0.3", "backprop:lr=0.1"),
         trials=4,
         options=Search(("lr=1e-4..1e-1:log", "beta=0.1..1", "gamma=0,1")),
     )
-    names = [[d.name for d in contest.space] for contest in made.contests]
+    names = [[d.name for d in experiment.space] for experiment in made.experiments]
     assert names == [["lr"], ["lr", "beta", "gamma"], ["lr", "gamma"], []]
-    assert [contest.trials for contest in made.contests] == [4, 4, 4, 0]
-    config = made.contests[1].config(0, {"lr": 0.0123456, "beta": 0.25, "gamma": "0"})
+    assert [experiment.trials for experiment in made.experiments] == [4, 4, 4, 0]
+    config = made.experiments[1].config(0, {"lr": 0.0123456, "beta": 0.25, "gamma": "0"})
     assert config.lr == 0.0123
     assert config.rule == lra.LRAE(0.25, 0.0)

@@ -1,4 +1,4 @@
-"""What a report says, against results whose figures are known; and how it looks in a browser."""
+"""Reports of results with known figures, as Markdown, as HTML and in a browser."""
 
 import re
 import shutil
@@ -42,12 +42,12 @@ def outcome(accuracy: float | None) -> Outcome:
 
 
 def entries(grid: Grid) -> Any:
-    for contest in grid.contests:
-        found = ACCURACIES[contest.entrant.text]
+    for experiment in grid.experiments:
+        found = ACCURACIES[experiment.rule.text]
         curve = [{"validation_accuracy": 50.0 + 10 * i, "epoch": i + 1.0} for i in range(4)]
         runs = tuple(Run(f"run-{i}", i, outcome(a), curve) for i, a in enumerate(found))
         refusal = None if found else "refused: <b>no</b> feedback | `here` for 'x_1'"
-        yield Entry(contest, {"lr": 0.00316}, (({"lr": 0.00316}, 96.5),), runs, refusal)
+        yield Entry(experiment, {"lr": 0.00316}, (({"lr": 0.00316}, 96.5),), runs, refusal)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,13 @@ def report(grid: Grid, table: Table) -> Report:
     return make_report(grid, [table], Path("runs/x"))
 
 
-def test_what_can_be_told_apart_is_said_plainly(table: Table) -> None:
+def test_the_verdict_states_which_differences_are_significant(table: Table) -> None:
     assert verdict(table) == [
         "backprop: 97.00 ± 1.00.",
-        "Cannot be told apart from backprop by these 3 seeds: lra-e.",
+        "No significant difference from backprop with these 3 seeds: lra-e.",
         "Better than backprop: mirrored-lra.",
         "Worse than backprop: kolen-pollack.",
-        "Not compared, for want of a result for every seed: sign-symmetry, feedback-alignment.",
+        "Not compared, since results are missing: sign-symmetry, feedback-alignment.",
     ]
 
 
@@ -88,11 +88,11 @@ def test_the_table_has_the_figures(report: Report) -> None:
     assert lines["feedback-alignment"][0] == "refused"
 
 
-def test_the_report_tells_how_it_was_made(report: Report) -> None:
+def test_the_report_states_how_it_was_made(report: Report) -> None:
     text = report.markdown
     for part in (
         "lra compare digits --rules backprop lra-e",
-        "Seeds 0 to 2 decide the split",
+        "Seeds 0 to 2 determine the split",
         "the best of 1 trials for each rule on each network, judged by validation data alone",
         "lr=0.00316: 96.50",
         "Machine: a machine.",
@@ -101,12 +101,12 @@ def test_the_report_tells_how_it_was_made(report: Report) -> None:
         assert part in text, part
 
 
-class Reader(HTMLParser):
-    """Notes what a page refers to, and the tags that are open at its end."""
+class PageParser(HTMLParser):
+    """Collects a page's ids, its external references, and its unclosed tags."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.outside: list[str] = []
+        self.external: list[str] = []
         self.open: list[str] = []
         self.ids: list[str] = []
 
@@ -117,19 +117,19 @@ class Reader(HTMLParser):
         self.ids += [value for name, value in attrs if name == "id" and value]
         for name in ("src", "href", "xlink:href"):
             if (values.get(name) or "#")[0] != "#":
-                self.outside.append(str(values[name]))
+                self.external.append(str(values[name]))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_nothing_else(report: Report) -> None:
+def test_the_page_is_well_formed_and_self_contained(report: Report) -> None:
     page = html(report)
-    reader = Reader()
-    reader.feed(page)
-    assert reader.open == []
-    assert reader.outside == []
-    assert len(set(reader.ids)) == len(reader.ids)
+    parser = PageParser()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.external == []
+    assert len(set(parser.ids)) == len(parser.ids)
     assert page.count("<svg ") == 2
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
@@ -137,7 +137,7 @@ def test_the_page_is_whole_and_needs_nothing_else(report: Report) -> None:
     assert "&lt;b&gt;no&lt;/b&gt; feedback | `here` for 'x_1'" in page
 
 
-def test_pictures_are_files_beside_the_markdown(report: Report, tmp_path: Path) -> None:
+def test_plots_are_files_beside_the_markdown(report: Report, tmp_path: Path) -> None:
     write_markdown(report, tmp_path / "page.md")
     shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (tmp_path / "page.md").read_text())
     assert shown == ["page/gaps-1.svg", "page/curves-1.svg"]
@@ -149,20 +149,20 @@ def test_pictures_are_files_beside_the_markdown(report: Report, tmp_path: Path) 
         assert f">{rule}</text>" in text
 
 
-def test_pictures_are_the_same_each_time(grid: Grid, table: Table, report: Report) -> None:
+def test_plots_are_reproducible(grid: Grid, table: Table, report: Report) -> None:
     assert make_report(grid, [table], Path("runs/x")) == report
 
 
 def browse(*words: str, page: Path) -> str:
-    """Open a page in the browser, and give what it prints."""
+    """Open a page in the browser and return its output."""
     assert BROWSER is not None
-    found = subprocess.run(
+    done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *words,
          f"--user-data-dir={page.parent / 'profile'}", page.as_uri()],
         capture_output=True, text=True, timeout=200,
     )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
@@ -185,7 +185,7 @@ def test_the_page_in_a_browser(report: Report, tmp_path: Path, width: int, dark:
     found = re.search(r"<title>(\d+) (\d+) (\d+)</title>", dom)
     assert found, dom[:500]
     content, window, texts = map(int, found.groups())
-    assert content <= window  # nothing sticks out, whatever the width
+    assert content <= window  # nothing overflows
     assert texts > 20
     browse(*scheme, size, f"--screenshot={tmp_path / 'shot.png'}", page=page)
     picture = imread(tmp_path / "shot.png")[..., :3]
@@ -193,7 +193,7 @@ def test_the_page_in_a_browser(report: Report, tmp_path: Path, width: int, dark:
     corner = picture[2, 2]
     assert (corner.max() < 0.2) if dark else (corner.min() > 0.9)
     contrast = np.abs(picture - corner).max(-1)
-    assert (contrast > 0.6).mean() > 0.01  # what is written can be read
+    assert (contrast > 0.6).mean() > 0.01  # the text is legible
 
 
 @needs_browser

@@ -1,4 +1,4 @@
-"""A comparison that is stopped, killed, and shared comes to the same end."""
+"""A comparison that is stopped, killed or shared ends with the same results."""
 
 import csv
 import functools
@@ -30,7 +30,7 @@ from lra.lab.compare.results import tables, write_runs
 from lra.lab.compare.schedule import Schedule
 
 KILLS = int(os.environ.get("LRA_KILLS", "8"))
-"""How often comparisons are killed; the seed of the moments is LRA_KILL_SEED."""
+"""How often comparisons are killed; LRA_KILL_SEED is the seed of the times."""
 
 RULES = ("backprop", "lra-e:beta=0.2", "kolen-pollack")
 
@@ -46,21 +46,21 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def work_alone(grid: Grid, out: Path) -> Schedule:
-    """Do all jobs in this process, one after the other."""
+    """Run all jobs in this process, one after the other."""
     schedule, end = Schedule(grid, out), time.monotonic() + PATIENCE
     while not schedule.finished():
         assert time.monotonic() < end
         next_job = schedule.next((), ())
-        if next_job is None:  # a killed process's trial is not known to be dead yet
+        if next_job is None:  # the trial of a killed process does not count as dead yet
             time.sleep(0.1)
         else:
             execute(grid, out, next_job)
-        schedule.look_again()
+        schedule.retry_now()
     return schedule
 
 
 def table_of(schedule: Schedule, path: Path) -> list[dict[str, str]]:
-    """Give a comparison's runs.csv without what is measured by the clock."""
+    """Return the rows of a comparison's runs.csv without measured times."""
     write_runs(tables(schedule), path)
     with path.open(newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
@@ -75,21 +75,21 @@ def display() -> Display:
 
 @pytest.mark.slow
 def test_a_comparison_from_its_command(blobs: Path, tmp_path: Path) -> None:
-    said = tmp_path / "said.txt"
+    output = tmp_path / "output.txt"
     words = [
         *("compare", blobs, "--rules", *RULES[:2], "--models", "mlp:width=5,depth=3", "gpt"),
         *("--epochs", 2, "--batch-size", 16, "--seeds", 2, "--device", "cpu", "--trials", 2),
         *("--out", tmp_path / "out", "--jobs", 2, "--page", tmp_path / "page.md"),
     ]
-    child = fork_lra(words, said)
+    child = fork_lra(words, output)
     child.join(PATIENCE)
-    text = said.read_text()
+    text = output.read_text()
     assert child.exitcode == 0, text
-    assert "rules: 2, networks: 2, seeds: 2, trials of each: 2; 2 at once" in text
+    assert "rules: 2, networks: 2, seeds: 2, trials per rule: 2; 2 jobs in parallel" in text
     assert re.search(r"gpt: backprop, a trial: refused \(gpt reads text", text), text
     assert re.search(r"8/\d+  blobs, mlp.*seed \d: validation", text), text
     assert "; about " in text
-    assert "Cannot be told apart from backprop by these 2 seeds" in text
+    assert "No significant difference from backprop with these 2 seeds" in text
     rows = list(csv.DictReader((tmp_path / "out" / "runs.csv").read_text().splitlines()))
     assert [(row["rule"], row["seed"], row["state"]) for row in rows] == [
         (rule, str(seed), "done") for rule in RULES[:2] for seed in range(2)
@@ -102,7 +102,7 @@ def test_a_comparison_from_its_command(blobs: Path, tmp_path: Path) -> None:
     assert (one.test, one.seed, one.epochs) == (True, 0, 2)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").rglob("result.json")}
     assert len(before) == 8
-    again = fork_lra(words, said)
+    again = fork_lra(words, output)
     again.join(PATIENCE)
     assert again.exitcode == 0
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").rglob("result.json")}
@@ -134,7 +134,7 @@ def test_a_rule_that_fails_does_not_stop_the_others(
     monkeypatch.undo()
     schedule.store.forget_refusals()
     states = [e.runs[0].outcome.state for e in tables(work_alone(grid, tmp_path))[0].entries]
-    assert states == ["done", "done", "diverged"]  # what failed is tried anew
+    assert states == ["done", "done", "diverged"]  # the failed run is tried again
 
 
 def test_a_refused_rule_is_tried_once(
@@ -157,7 +157,7 @@ def test_a_refused_rule_is_tried_once(
 
 
 @pytest.mark.slow
-def test_a_job_whose_process_dies_again_and_again_is_given_up(
+def test_a_job_whose_process_keeps_dying_fails(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = small(blobs, rules=("backprop",), seeds=2)
@@ -165,7 +165,7 @@ def test_a_job_whose_process_dies_again_and_again_is_given_up(
     schedule = Pool(grid, tmp_path, 1, display()).work()
     states = {seed: outcome.state for (_, seed), outcome in schedule.runs.items()}
     assert states == {0: "failed", 1: "done"}
-    assert "its process ended 3 times" in schedule.runs[0, 0].reason
+    assert "its process died 3 times" in schedule.runs[0, 0].reason
 
 
 def _die_at_seed_0(grid: Grid, out: Path, task: Job, connection: Any) -> None:
@@ -177,7 +177,7 @@ def _die_at_seed_0(grid: Grid, out: Path, task: Job, connection: Any) -> None:
 _PROCESS = pool._process
 
 
-def test_trouble_that_all_share_ends_the_comparison(blobs: Path, tmp_path: Path) -> None:
+def test_an_error_that_affects_all_runs_ends_the_comparison(blobs: Path, tmp_path: Path) -> None:
     data = write_blobs(tmp_path / "gone.npz")
     grid = small(data, rules=("backprop",), seeds=2)
     data.unlink()
@@ -189,12 +189,12 @@ def test_trouble_that_all_share_ends_the_comparison(blobs: Path, tmp_path: Path)
 
 
 def long(dataset: Path, **changes: Any) -> Grid:
-    """Give a grid whose runs have time to be killed."""
+    """Return a grid whose runs take long enough to be killed."""
     return small(dataset, **({"epochs": 6, "rules": RULES, "seeds": 2, "batch_size": 4} | changes))
 
 
 def _work(grid: Grid, out: Path, seed: int) -> None:
-    """Work in a process of its own, with torch's generator wherever it is."""
+    """Run all jobs in a separate process, from another state of torch's generator."""
     os.setpgid(0, 0)
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -213,13 +213,13 @@ def start(target: Callable[..., None], *args: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trials", [0, 2])
-def test_killed_at_random_moments_it_ends_with_the_same_table(
+def test_a_comparison_killed_at_random_times_ends_with_the_same_table(
     blobs: Path, tmp_path: Path, trials: int
 ) -> None:
     grid = long(blobs, trials=trials)
     expected = table_of(work_alone(grid, tmp_path / "whole"), tmp_path / "expected.csv")
     draw = random.Random(os.environ.get("LRA_KILL_SEED", "0"))
-    out, kills, torn = tmp_path / "killed", 0, 0
+    out, kills = tmp_path / "killed", 0
     while kills < KILLS:
         process = start(_work, grid, out, kills)
         process.join(draw.uniform(0.0, 3.0) if trials else draw.uniform(0.0, 1.5))
@@ -229,7 +229,6 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += 1
-        torn += any(_torn(out))
     last = start(_work, grid, out, 99)
     last.join(PATIENCE)
     assert last.exitcode == 0
@@ -237,38 +236,38 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(
     assert len(expected) == len(RULES) * 2
 
 
-def _torn(out: Path) -> list[Path]:
+def _unfinished(out: Path) -> list[Path]:
     folders = (out / "runs").iterdir() if (out / "runs").exists() else ()
     return [folder for folder in folders if not (folder / runs.RESULT).exists()]
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_workers_and_the_same_command_goes_on(blobs: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_workers_and_the_same_command_resumes(blobs: Path, tmp_path: Path) -> None:
     grid = long(blobs, rules=RULES[:2], epochs=40, seeds=1)
     words = [
         *("compare", blobs, "--rules", *RULES[:2], "--models", "mlp:width=5,depth=3"),
         *("--epochs", 40, "--batch-size", 4, "--seeds", 1, "--device", "cpu", "--jobs", 2),
         *("--out", tmp_path / "out"),
     ]
-    said = tmp_path / "said.txt"
-    child = fork_lra(words, said)
+    output = tmp_path / "output.txt"
+    child = fork_lra(words, output)
     folders = tmp_path / "out" / "runs"
     ready = functools.partial(_all_have_epochs, folders, 2)
-    assert wait_for(ready, child.is_alive), said.read_text()
+    assert wait_for(ready, child.is_alive), output.read_text()
     assert child.pid is not None
     os.kill(child.pid, signal.SIGINT)
     child.join(PATIENCE)
-    assert child.exitcode == 130, said.read_text()
-    assert "lra: stopped; the same command again goes on" in said.read_text()
-    assert "Traceback" not in said.read_text()
-    assert len(_torn(tmp_path / "out")) == 2
+    assert child.exitcode == 130, output.read_text()
+    assert "lra: stopped; run the same command again to resume" in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert len(_unfinished(tmp_path / "out")) == 2
     schedule = Schedule(grid, tmp_path / "out")
     assert all(schedule.store.free(schedule.name(i, 0)) for i in range(2))  # no worker is left
-    for folder in _torn(tmp_path / "out"):
+    for folder in _unfinished(tmp_path / "out"):
         assert (folder / "checkpoint").exists()
-    again = fork_lra(words, said)
+    again = fork_lra(words, output)
     again.join(PATIENCE)
-    assert again.exitcode == 0, said.read_text()
+    assert again.exitcode == 0, output.read_text()
     found = table_of(Schedule(grid, tmp_path / "out"), tmp_path / "found.csv")
     assert found == table_of(work_alone(grid, tmp_path / "whole"), tmp_path / "whole.csv")
 
@@ -278,7 +277,7 @@ def _all_have_epochs(folders: Path, count: int) -> bool:
 
 
 @pytest.mark.slow
-def test_workers_stop_when_the_first_process_is_killed(blobs: Path, tmp_path: Path) -> None:
+def test_workers_stop_when_the_main_process_is_killed(blobs: Path, tmp_path: Path) -> None:
     grid = long(blobs, rules=RULES[:2], epochs=1000, seeds=1)
     process = start(_pool, grid, tmp_path)
     ready = functools.partial(_all_have_epochs, tmp_path / "runs", 2)
@@ -290,7 +289,7 @@ def test_workers_stop_when_the_first_process_is_killed(blobs: Path, tmp_path: Pa
     while not all(schedule.store.free(schedule.name(i, 0)) for i in range(2)):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert len(_torn(tmp_path)) == 2
+    assert len(_unfinished(tmp_path)) == 2
 
 
 def _pool(grid: Grid, out: Path) -> None:
@@ -300,19 +299,19 @@ def _pool(grid: Grid, out: Path) -> None:
 # several workers
 
 
-def test_a_run_that_another_process_has_is_left_to_it(blobs: Path, tmp_path: Path) -> None:
+def test_a_run_claimed_by_another_process_is_skipped(blobs: Path, tmp_path: Path) -> None:
     grid = small(blobs, rules=("backprop",), seeds=2)
     schedule = Schedule(grid, tmp_path)
-    with schedule.store.claim(schedule.name(0, 0)) as ours:
-        assert ours
+    with schedule.store.claim(schedule.name(0, 0)) as claimed:
+        assert claimed
         assert execute(grid, tmp_path, Job(0, 0)) is None
         assert schedule.next((), ()) == Job(0, 1)
-    schedule.look_again()
+    schedule.retry_now()
     assert schedule.next((), ()) == Job(0, 0)
 
 
 def _share(grid: Grid, out: Path, done: Path) -> None:
-    """Do the trials that wait; write down those that were done here."""
+    """Run waiting trials, and write one line to `done` for each."""
     torch.set_num_threads(1)
     plots.curves = lambda *args, **more: None  # type: ignore[assignment]
     schedule = Schedule(grid, out)
@@ -320,8 +319,8 @@ def _share(grid: Grid, out: Path, done: Path) -> None:
         task = schedule.next((), ())
         if task is not None and execute(grid, out, task) is not None:
             with done.open("a") as file:
-                file.write(f"{task.contest}\n")
-        schedule.look_again()
+                file.write(f"{task.experiment}\n")
+        schedule.retry_now()
 
 
 @pytest.mark.slow
@@ -341,34 +340,34 @@ def test_two_workers_on_one_database_share_the_trials(blobs: Path, tmp_path: Pat
     assert [len(found) for found in folders] == [len(found) for found in done]
     found = [Schedule(grid, tmp_path / path.stem) for path in lists]
     assert all(schedule.finished() for schedule in found)
-    assert found[0].found == found[1].found
+    assert found[0].search_results == found[1].search_results
 
 
-def test_a_killed_trial_is_taken_up_again_where_it_was(
+def test_a_killed_trial_is_resumed(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "GRACE", 3)
     grid = long(blobs, rules=("backprop",), trials=1, seeds=0, epochs=50)
     process = start(_work, grid, tmp_path, 0)
-    (name,) = [grid.contests[0].name_of(grid.contests[0].trial_config({"lr": 0.00173}))]
+    (name,) = [grid.experiments[0].name_of(grid.experiments[0].trial_config({"lr": 0.00173}))]
     folder = tmp_path / "runs" / name
     store = job.Store(tmp_path)
     assert wait_for(lambda: bool(store.curve(name)), process.is_alive)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    torn = runs.read_config(folder)
+    saved = runs.read_config(folder)
     steps: list[float] = []
     schedule = Schedule(grid, tmp_path)
     end = time.monotonic() + PATIENCE
     while (task := schedule.next((), ())) is None:
         assert time.monotonic() < end
-        schedule.look_again()
+        schedule.retry_now()
         time.sleep(0.2)
     outcome = execute(grid, tmp_path, task, steps.append)
     assert outcome is not None
     assert outcome.state == "done"
-    assert runs.read_config(folder) == torn
-    assert steps[0] > 1 / 50  # not from the beginning
+    assert runs.read_config(folder) == saved
+    assert steps[0] > 1 / 50  # resumed, not restarted
     assert len(list((tmp_path / "runs").iterdir())) == 1
     assert len(job.Store(tmp_path).curve(name)) == 50
     assert schedule.finished() or Schedule(grid, tmp_path).finished()

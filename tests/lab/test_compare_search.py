@@ -1,8 +1,7 @@
-"""Trials in a database that several processes share."""
+"""Trials in a database shared by several processes."""
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,24 @@ from workbench import write_blobs
 
 from lra.errors import OptionError
 from lra.lab.compare.grid import Search
+from lra.lab.compare.job import OnEpoch
 from lra.lab.compare.search import Score, Study, open_storage
-
-Hear = Callable[[int, float], None]
 
 
 @pytest.fixture
-def contest(tmp_path: Path) -> Any:
+def experiment(tmp_path: Path) -> Any:
     options = Search(storage=f"sqlite:///{tmp_path / 'shared.db'}")
     return small(
         write_blobs(tmp_path / "blobs.npz"), rules=("backprop",), trials=8, seeds=0, options=options
-    ).contests[0]
+    ).experiments[0]
 
 
-def study_of(contest: Any) -> Study:
-    return Study(contest, open_storage(contest.grid.options.storage))
+def study_of(experiment: Any) -> Study:
+    return Study(experiment, open_storage(experiment.grid.options.storage))
 
 
-def test_each_trial_is_taken_once(contest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also by those who see it wait at the same moment, which is drawn out here."""
+def test_each_trial_is_claimed_once(experiment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by workers that find it at the same moment, which is stretched here."""
     find = TrialModel.find_or_raise_by_id
 
     def slowly(trial_id: int, session: Any, for_update: bool = False) -> Any:
@@ -41,68 +39,68 @@ def test_each_trial_is_taken_once(contest: Any, monkeypatch: pytest.MonkeyPatch)
             time.sleep(0.05)
         return found
 
-    studies = [study_of(contest) for _ in range(4)]
-    assert studies[0].takeable() == 8
+    studies = [study_of(experiment) for _ in range(4)]
+    assert studies[0].num_waiting() == 8
     monkeypatch.setattr(TrialModel, "find_or_raise_by_id", slowly)
-    taken: list[float] = []
-    together = threading.Barrier(len(studies))
+    claimed: list[float] = []
+    barrier = threading.Barrier(len(studies))
 
-    def score(settings: dict[str, Any], hear: Hear) -> Score:
-        taken.append(settings["lr"])
+    def train(settings: dict[str, Any], report: OnEpoch) -> Score:
+        claimed.append(settings["lr"])
         return Score(0.5, 1.0)
 
-    def take(study: Study) -> None:
-        together.wait()
+    def claim(study: Study) -> None:
+        barrier.wait()
         for _ in range(2):
-            study.try_one(score)
+            study.run_one(train)
 
-    threads = [threading.Thread(target=take, args=(study,)) for study in studies]
+    threads = [threading.Thread(target=claim, args=(study,)) for study in studies]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(taken) == len(set(taken)) == 8
-    assert all(study.ended() == 8 for study in studies)
+    assert len(claimed) == len(set(claimed)) == 8
+    assert all(study.num_finished() == 8 for study in studies)
 
 
-@pytest.mark.parametrize("speaks", [True, False], ids=["reports", "ends"])
+@pytest.mark.parametrize("reports", [True, False], ids=["reports", "ends"])
 @pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.COMPLETE])
-def test_a_trial_that_others_took_for_dead_is_theirs(
-    contest: Any, state: TrialState, speaks: bool
+def test_a_suspended_trial_belongs_to_those_who_replaced_it(
+    experiment: Any, state: TrialState, reports: bool
 ) -> None:
-    ours, theirs = study_of(contest), study_of(contest)
+    ours, theirs = study_of(experiment), study_of(experiment)
     reached: list[str] = []
 
-    def score(settings: dict[str, Any], hear: Hear) -> Score:
+    def train(settings: dict[str, Any], report: OnEpoch) -> Score:
         (trial,) = theirs.study.get_trials(states=(TrialState.RUNNING,))
         if state == TrialState.COMPLETE:
             theirs.study._storage.set_trial_user_attr(trial._trial_id, "loss", 1.0)
         values = 0.5 if state == TrialState.COMPLETE else None
         theirs.study.tell(trial.number, values, state)
-        reached.append("slept")
-        if speaks:
-            hear(1, 0.9)
-            reached.append("went on")
+        reached.append("replaced")
+        if reports:
+            report(1, 0.9)
+            reached.append("continued")
         return Score(0.9, 0.1)
 
-    ours.try_one(score)
-    assert reached == ["slept"]
+    ours.run_one(train)
+    assert reached == ["replaced"]
     ended = state == TrialState.COMPLETE
-    assert (theirs.ended(), theirs.takeable()) == (int(ended), 8 - ended)
+    assert (theirs.num_finished(), theirs.num_waiting()) == (int(ended), 8 - ended)
     if ended:
         (trial,) = theirs.study.get_trials(states=(TrialState.COMPLETE,))
         assert (trial.value, trial.user_attrs["loss"]) == (0.5, 1.0)
 
 
 @pytest.mark.parametrize("failure", [ValueError("a defect"), KeyError("a defect")])
-def test_what_fails_in_a_trial_is_heard_of(contest: Any, failure: Exception) -> None:
-    def score(settings: dict[str, Any], hear: Hear) -> Score:
+def test_an_error_in_a_trial_propagates(experiment: Any, failure: Exception) -> None:
+    def train(settings: dict[str, Any], report: OnEpoch) -> Score:
         raise failure
 
-    study = study_of(contest)
+    study = study_of(experiment)
     with pytest.raises(type(failure), match="a defect"):
-        study.try_one(score)
-    assert study.takeable() == 8  # its slot is open again
+        study.run_one(train)
+    assert study.num_waiting() == 8  # its slot is free again
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])

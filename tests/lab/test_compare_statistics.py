@@ -1,4 +1,4 @@
-"""Intervals and differences, against published tables and figures worked out by hand."""
+"""Intervals and differences, against published tables and hand calculations."""
 
 import math
 
@@ -24,20 +24,20 @@ def test_students_t_in_closed_form() -> None:
     assert student(2, p) == pytest.approx(p * math.sqrt(2 / (1 - p * p)), rel=1e-9)
 
 
-def test_a_difference_by_pairs() -> None:
+def test_a_paired_difference() -> None:
     gap = paired([97.0, 96.0, 98.0], [96.0, 96.5, 96.5])  # 1.0, -0.5, 1.5
     assert gap.mean == pytest.approx(2 / 3)
     deviation = math.sqrt(((1 / 3) ** 2 + (7 / 6) ** 2 + (5 / 6) ** 2) / 2)
-    assert gap.reach == pytest.approx(4.302653 * deviation / math.sqrt(3), rel=1e-6)
-    assert not gap.apart
-    assert paired([3.0, 4.0, 5.1], [1.0, 2.0, 3.0]).apart
+    assert gap.half_width == pytest.approx(4.302653 * deviation / math.sqrt(3), rel=1e-6)
+    assert not gap.significant
+    assert paired([3.0, 4.0, 5.1], [1.0, 2.0, 3.0]).significant
 
 
-def test_what_one_seed_does_not_tell() -> None:
+def test_one_seed_gives_no_interval() -> None:
     gap = paired([97.0], [96.0])
-    assert (gap.mean, gap.reach, gap.apart) == (1.0, None, False)
+    assert (gap.mean, gap.half_width, gap.significant) == (1.0, None, False)
     assert spread([97.0]).deviation is None
 
 
-def test_equal_runs_are_not_apart() -> None:
-    assert not paired([97.0, 96.0], [97.0, 96.0]).apart
+def test_equal_runs_do_not_differ() -> None:
+    assert not paired([97.0, 96.0], [97.0, 96.0]).significant

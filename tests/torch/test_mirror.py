@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.functions.module import InterceptedModule
-from lra.torch.layers import LocalWeights
+from lra.torch.layers.slots import feedback_slots
 from lra.torch.registry import WEIGHT_LAYERS
 
 SAMPLES = 3000
@@ -65,13 +64,9 @@ LAYERS = {
 
 def pairs(model):
     """Feedback weights and the weights that they stand beside, by rows."""
-    for module in model.modules():
-        if isinstance(module, LocalWeights) and module.feedback is not None:
-            yield module.feedback.detach(), module.weight.detach()
-        elif isinstance(module, InterceptedModule):
-            for key, name in module.table.feedback.items():
-                if name in module.table.added:
-                    yield getattr(module, name).detach(), module.weight_of(key).detach()
+    for _, module, slot in feedback_slots(model):
+        if slot.own:
+            yield slot.stored(module).detach(), slot.weight(module).detach()
 
 
 def angle(E, W):

@@ -52,5 +52,5 @@ def test_a_model_as_it_is(library, name):
         pytest.skip("timm asks for torchvision: pip install --no-deps timm")
     row = reach.scaled(library, name, 1.0, False)
     assert row["share"] == 1.0
-    assert row["units"] == 1.0
+    assert row["activations"] == 1.0
     assert reach.verdict(row).startswith("reached"), reach.verdict(row)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lra
-from lra.torch.share import _ALIKE
+from lra.torch.share import _ELEMENTWISE
 
 SETTINGS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "SGD": (torch.optim.SGD, {"lr": 0.1}),
@@ -142,7 +142,7 @@ def test_shared_feedback_moves_as_learned_feedback(kind: str, steps: int) -> Non
 
 
 def test_every_optimizer_that_is_known_is_held_to_it() -> None:
-    assert {cls for cls, _ in SETTINGS.values()} == set(_ALIKE)
+    assert {cls for cls, _ in SETTINGS.values()} == set(_ELEMENTWISE)
 
 
 @pytest.mark.parametrize("rule", [lra.LRAE(), lra.MirroredLRA(), lra.KolenPollack()], ids=repr)

@@ -16,7 +16,7 @@ from lra.crossing import Surrogate
 from lra.errors import DataError, OptionError
 from lra.inits import FanIn, Init
 from lra.lab.images import channels_first
-from lra.torch.layers.state import FeedbackSampler
+from lra.torch.layers.sampler import FeedbackSampler
 
 Shape = tuple[int, ...]
 LECUN, KAIMING = FanIn(math.sqrt(3)), FanIn(math.sqrt(6))

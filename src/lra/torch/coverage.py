@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from lra.errors import ConversionError
-from lra.torch.functions.module import InterceptedModule
-from lra.torch.layers import Local, LocalActivation, LocalWeights
+from lra.torch.layers import Local, LocalActivation
+from lra.torch.layers.slots import feedback_slots
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Coverage:
         escaped: how many nonlinear functions in the example stayed on autograd, all in skipped
             modules.
         crossed: how many places the example's error crossed by the rule.
-        proved: whether an example has proved that nothing else escapes.
+        verified: whether an example has verified that nothing else escapes.
     """
 
     weights: dict[str, int]
@@ -35,7 +35,7 @@ class Coverage:
     passes: dict[str, int]
     escaped: int
     crossed: int
-    proved: bool
+    verified: bool
 
     @property
     def share(self) -> float:
@@ -50,8 +50,8 @@ class Coverage:
 
     @property
     def full(self) -> bool:
-        """Whether an example has proved that every weight and unit follows the rule."""
-        return self.proved and not self.left and not self.escaped
+        """Whether an example has verified that every weight and unit follows the rule."""
+        return self.verified and not self.left and not self.escaped
 
     def __str__(self) -> str:
         types = sorted({*self.weights, *self.left, *self.units})
@@ -61,11 +61,11 @@ class Coverage:
             counts = self.weights.get(name, 0), self.left.get(name, 0), self.units.get(name, 0)
             lines.append("{:{}}  {:>13,}  {:>13,}  {:>6,}".format(name, width, *counts))
         lines.append(f"{self.share:.1%} of the weights follow the rule")
-        if self.proved:
+        if self.verified:
             passes = ", ".join(f"{name} ({calls})" for name, calls in self.passes.items())
             lines.append(f"passed on by autograd, by design: {passes or 'nothing'}")
         else:
-            lines.append("not proved: give lra.convert an example= to know of what forwards call")
+            lines.append("not verified: give lra.convert an example= to know of what forwards call")
         return "\n".join(lines)
 
 
@@ -81,16 +81,16 @@ def coverage(model: nn.Module) -> Coverage:
     Raises:
         ConversionError: for a model in which nothing is converted.
     """
-    layers = [m for m in model.modules() if isinstance(m, (LocalWeights, InterceptedModule))]
+    layers = [m for m in model.modules() if isinstance(m, Local) and m.multiplies]
     if not layers:
         raise ConversionError(
             f"coverage: no layer of this {type(model).__name__} is converted; "
             "call lra.convert(model, rule) first"
         )
-    record = layers[0]._lra.conversion
-    audited = record.audit
-    skipped = set(record.skipped)
-    added = {id(getattr(m, name)) for m in layers for name in _names(m)}
+    conversion = layers[0]._lra.conversion
+    audited = conversion.audit
+    skipped = set(conversion.skipped)
+    added = {id(slot.stored(m)) for _, m, slot in feedback_slots(model) if slot.name}
     weights: Counter[str] = Counter()
     left: Counter[str] = Counter()
     units: Counter[str] = Counter()
@@ -112,7 +112,3 @@ def coverage(model: nn.Module) -> Coverage:
         audited.crossings if audited else 0,
         audited is not None,
     )
-
-
-def _names(module: LocalWeights | InterceptedModule) -> list[str]:
-    return module.table.added if isinstance(module, InterceptedModule) else [module.kept_as]

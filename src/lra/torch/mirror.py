@@ -1,4 +1,4 @@
-"""Mirror: set feedback weights by what layers answer to noise, whenever that is wanted."""
+"""Mirror feedback weights: estimate W from a layer's answer to noise, at any time."""
 
 import warnings
 from typing import TypeVar
@@ -12,9 +12,8 @@ from lra.feedback import Learned, Offset, Random
 from lra.inits import Mirror
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
-from lra.torch.functions.module import InterceptedModule
-from lra.torch.layers import Local, LocalWeights
-from lra.torch.layers.state import FeedbackSampler
+from lra.torch.layers.sampler import FeedbackSampler
+from lra.torch.layers.slots import feedback_slots
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,30 +26,30 @@ def mirror(
     step: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> M:
-    """Move the feedback weights of a converted model to its weights, as noise tells them.
+    """Move the feedback weights of a converted model towards its weights, by noise alone.
 
-    E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E) with noise x ~ N(0, 1), in every layer that keeps
-    feedback weights. Call it after loading weights, or every some steps where E drifts from W.
-    Given a model in DistributedDataParallel, all processes take the mean of what their noise tells.
+    E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E) with noise x ~ N(0, 1), in every layer that stores
+    feedback weights. Use it after loading weights, or every few steps where E drifts away from W.
+    For a model in DistributedDataParallel, E becomes the mean over all processes.
 
     Args:
         model: a converted model.
-        samples: how many times each layer fires.
-        step: how far E moves, above 0 and up to 1.
-        generator: of the noise; by default that of the weights' device.
+        samples: the number of noise samples per layer.
+        step: how far E moves, above 0 and at most 1.
+        generator: the source of the noise, by default that of the weights' device.
 
     Returns:
         The same model.
 
     Raises:
-        ConversionError: for a model that is not converted, that is sharded, that keeps no feedback
-            weights which could mirror W, or whose weights are computed in each forward (weight
-            norm), which only `convert(..., example=)` sees.
-        OptionError: for a number that is out of range.
+        ConversionError: for a model that is not converted, that is sharded, or that stores no
+            feedback weights that could mirror W; and for weights that are derived in each forward
+            (weight norm), which only `convert(..., example=)` sees.
+        OptionError: for a number out of range.
 
     Warns:
-        LraWarning: where processes train together, and this one cannot tell that they will have the
-            same E: the model is not the one in DistributedDataParallel, and no generator is given.
+        LraWarning: where several processes run and could end with different E: the model is not the
+            one in DistributedDataParallel, and no generator is given.
 
     Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
     """
@@ -64,72 +63,58 @@ def mirror(
         )
     if any(is_sharded(module) for module in model.modules()):
         raise ConversionError("mirror: the model is sharded; mirror it first, then shard")
-    if any(isinstance(m, Local) and m._lra.conversion.router is not None for m in model.modules()):
+    if any(slot.route is not None for _, _, slot in feedback_slots(model)):
         raise ConversionError(
-            "mirror: errors skip layers in this model, and the feedback weights between two layers "
-            "have no weights to mirror; rules with wiring=lra.wiring.Chain() do"
+            "mirror: errors skip layers in this model, so there is no weight between two layers to "
+            "mirror; use a rule with wiring=lra.wiring.Chain()"
         )
     pairs: list[tuple[Tensor, FeedbackSampler, bool]] = []
-    computed: list[str] = []
-    for path, module in model.named_modules():
-        if not isinstance(module, (LocalWeights, InterceptedModule)):
+    derived: list[str] = []
+    for path, module, slot in feedback_slots(model):
+        if not (slot.own and isinstance(slot.feedback, (Learned, Random, Offset))):
             continue
-        feedback = module._lra.feedback
-        if not isinstance(feedback, (Learned, Random, Offset)):
+        W = slot.weight(module)
+        if W is None:
+            derived.append(f"{path}.{slot.parameter}".strip("."))
             continue
-        offset = isinstance(feedback, Offset)
-        if isinstance(module, LocalWeights):
-            kept = getattr(module, module.kept_as)
-            if kept is not None:
-                run = module.product_of(module)
-                draw = FeedbackSampler(module.weight, run=run, generator=generator)
-                pairs.append((kept, draw, offset))
-            continue
-        for key, name in module.table.feedback.items():
-            if name not in module.table.added:
-                continue
-            W = module.weight_of(key)
-            if W is None:
-                computed.append(f"{path}.{key.partition(':')[0]}".strip("."))
-            else:
-                draw = FeedbackSampler(W, generator=generator)
-                pairs.append((getattr(module, name), draw, offset))
-    if computed:
+        sampler = FeedbackSampler(W, run=module.product_of(module), generator=generator)
+        pairs.append((slot.stored(module), sampler, slot.offset))
+    if derived:
         raise ConversionError(
-            f"mirror: {', '.join(computed)}: the layers multiply with what each forward computes "
-            "from these, which only an example shows: lra.restore(model), and lra.convert(model, "
-            "rule, example=...) anew with init=lra.inits.Mirror()"
+            f"mirror: {', '.join(derived)}: the layers multiply with tensors that each forward "
+            "derives from these, which only an example shows; call lra.restore(model), and "
+            "lra.convert(model, rule, example=...) with init=lra.inits.Mirror()"
         )
     if not pairs:
         raise ConversionError(
-            f"mirror: this {type(model).__name__} keeps no feedback weights that could mirror W; "
-            "rules with lra.feedback.Learned or lra.feedback.Random feedback do"
+            f"mirror: this {type(model).__name__} stores no feedback weights that could mirror W; "
+            "use a rule with lra.feedback.Learned or lra.feedback.Random"
         )
-    for kept, draw, offset in pairs:
-        E = init.draw(draw)
-        kept.lerp_(E - draw.W if offset else E, float(step))
-    _share(model, [kept for kept, _, _ in pairs], generator is not None)
+    for stored, sampler, offset in pairs:
+        E = init.draw(sampler)
+        stored.lerp_(E - sampler.W if offset else E, float(step))
+    _average(model, [stored for stored, _, _ in pairs], generator is not None)
     return model
 
 
-def _share(model: nn.Module, feedback: list[Tensor], seeded: bool) -> None:
-    """Give all processes of a data-parallel model the mean of their feedback weights."""
+def _average(model: nn.Module, feedback: list[Tensor], seeded: bool) -> None:
+    """Average feedback weights over the processes of a data-parallel model."""
     wrapped = next((m for m in model.modules() if isinstance(m, DistributedDataParallel)), None)
     if wrapped is not None:
         group = wrapped.process_group
         for E in feedback:
             distributed.all_reduce(E, group=group)
             E /= distributed.get_world_size(group)
-    elif not seeded and _many_processes():
+    elif not seeded and _several_processes():
         warnings.warn(
-            "mirror: several processes run, and each one's feedback weights now hold noise of its "
-            "own; where they train one model, give lra.mirror the model in "
-            "DistributedDataParallel, or every process a generator with the same seed",
+            "mirror: several processes run, and the feedback weights of each now hold other noise. "
+            "If they train one model, pass lra.mirror the model in DistributedDataParallel, or "
+            "pass every process a generator with the same seed",
             LraWarning,
             stacklevel=3,
         )
 
 
-def _many_processes() -> bool:
-    together = distributed.is_available() and distributed.is_initialized()
-    return together and distributed.get_world_size() > 1
+def _several_processes() -> bool:
+    ready = distributed.is_available() and distributed.is_initialized()
+    return ready and distributed.get_world_size() > 1

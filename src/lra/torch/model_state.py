@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
-from lra.torch.functions.module import InterceptedModule
+from lra.torch.layers import Local
 
 _TABLES = dict, OrderedDict, set, list
 
@@ -101,8 +101,8 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
         finally:
             random_states.put(states)
             for module, own in buffers:
-                table = module.table.added if isinstance(module, InterceptedModule) else ()
-                drawn = {key: b for key, b in module._buffers.items() if key in table}
+                added = module._lra.added if isinstance(module, Local) else ()
+                drawn = {k: b for k, b in module._buffers.items() if k in added and k not in own}
                 module._buffers.clear()
                 module._buffers.update(own | drawn)  # fixed feedback that this pass has shown
 

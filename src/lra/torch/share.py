@@ -1,4 +1,4 @@
-"""Shared feedback: learned E kept as W + D, so that it costs an optimizer nothing."""
+"""Shared feedback: learned E stored as W + D, so that it costs the optimizer nothing."""
 
 import weakref
 from collections import Counter
@@ -13,80 +13,73 @@ from lra.errors import ConversionError
 from lra.feedback import Learned, Offset
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
-from lra.torch.functions.module import InterceptedModule
-from lra.torch.layers import Local, LocalWeights
+from lra.torch.layers.slots import FeedbackSlot, feedback_slots
 from lra.torch.user_warnings import link_feedback, offsets_of
 
 MOMENTUM = "offset_momentum"
-"""The key, in an optimizer's state of W, of the momentum that decay gives D, as a share of D."""
+"""The key in an optimizer's state of W for the momentum of D's decay, as a fraction of D."""
 
-_ALIKE = (
+_ELEMENTWISE = (
     *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
     *(torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Rprop, torch.optim.Adagrad),
     torch.optim.Adadelta,
 )
-"""Optimizers whose step, but for decay, depends on a number's own gradients alone."""
+"""Optimizers whose step, apart from decay, depends only on a number's own gradients."""
 
 
 def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """Keep learned feedback weights E as W + D, where D = E - W changes by weight decay alone.
+    """Store learned feedback weights E as W + D, where D = E - W changes by weight decay alone.
 
-    With dE = dW and one optimizer for both, a step moves E as it moves W. So D needs no gradient,
-    no state of the optimizer, and nothing to be sent between processes: with Adam, feedback keeps
-    one number a weight in the place of four. The optimizer gets a hook by which each step shrinks D
-    as decay shrinks E - W. The numbers are those of learned feedback, to rounding, but where all
-    parameters are looked at together (clipping by the norm of all gradients no longer counts dE
-    beside dW), where more than the layer itself moves W (a penalty in the loss), which E then
-    follows, and where a layer is frozen, whose D does not shrink.
+    With dE = dW and one optimizer for both, each step moves E exactly as it moves W. D then needs no
+    gradient, no optimizer state and no communication between processes: with Adam, feedback takes
+    one number per weight instead of four. A hook on the optimizer shrinks D in each step as decay
+    shrinks E - W.
 
-    Call it after building the optimizer and before the first step, and before
-    DistributedDataParallel. Layers that cannot share keep their learned E: those of another gamma
-    than 1, of weights that are tied, or computed in each forward. Call it again for a new optimizer
-    of a model that shares, also of a copy.
+    The result equals learned feedback up to rounding, with three exceptions. Clipping by the norm of
+    all gradients no longer counts dE. Where something besides the layer moves W (a penalty in the
+    loss), E follows. And the D of a frozen layer does not shrink.
+
+    Call this after building the optimizer, before the first step, and before
+    DistributedDataParallel. Layers that cannot share keep their learned E: those with a gamma other
+    than 1, with tied weights, or with weights that are derived in each forward. Call it again for a
+    new optimizer of a model that shares, or for a copy.
 
     Args:
         model: a converted model.
-        optimizer: what moves its weights, and E with the same settings.
+        optimizer: the optimizer of its weights, and of E with the same settings.
 
     Returns:
         The qualified names of the layers that share.
 
     Raises:
-        ConversionError: for a model that is not converted, that is sharded or in
-            DistributedDataParallel, or of which no layer can share; and for an optimizer by which
-            E and W do not move alike: of a class that is not known, with decay that goes through an
-            adaptive denominator (Adam with weight_decay, AdamW is fine), with other settings or
-            another past for E than for W. Nothing is changed then.
+        ConversionError: for a model that is not converted, is sharded or in
+            DistributedDataParallel, or has no layer that can share; and for an optimizer that moves
+            E and W differently: of an unknown class, with decay that goes through an adaptive
+            denominator (Adam with weight_decay; AdamW is fine), or with other settings or another
+            state for E than for W. Nothing is changed then.
 
     Source: Kolen and Pollack, Backpropagation without weight transport, 1994, for E - W.
     """
     _check(model, optimizer)
-    layers = _layers(model)
-    pairs = [
-        (layer, *link_feedback) for layer in layers.values() for link_feedback in _pairs(layer)
-    ]
-    _check_moves([(W, E) for layer, W, E in pairs if not _shares(layer)], optimizer)
-    for layer, _, E in pairs:
-        if not _shares(layer):
+    layers = _candidates(model)
+    new = [layer for layer in layers.values() if not _shares(layer)]
+    _check_moves([pair for layer in new for pair in _pairs(layer)], optimizer)
+    for layer in new:
+        for _, E in _pairs(layer):
             _drop(optimizer, E)
-    for layer in layers.values():
-        if not _shares(layer):
-            _turn(layer)
-    shared = [link_feedback for layer in layers.values() for link_feedback in _pairs(layer)]
+    for layer in new:
+        _store_offsets(layer)
+    shared = [pair for layer in layers.values() for pair in _pairs(layer)]
     if optimizer not in offsets_of:
         optimizer.register_step_post_hook(_shrink)
     own = {id(W) for W, _ in shared}
-    others = [
-        link_feedback
-        for link_feedback in offsets_of.get(optimizer, ())
-        if id(link_feedback[0]()) not in own
-    ]
+    others = [pair for pair in offsets_of.get(optimizer, ()) if id(pair[0]()) not in own]
     offsets_of[optimizer] = others + [(weakref.ref(W), weakref.ref(D)) for W, D in shared]
     return list(layers)
 
 
 def _check(model: nn.Module, optimizer: Optimizer) -> None:
-    """Refuse what cannot share at all."""
+    """Refuse models and optimizers that cannot share at all."""
     what = f"this {type(model).__name__}"
     if not isinstance(optimizer, Optimizer):
         raise ConversionError(
@@ -98,20 +91,20 @@ def _check(model: nn.Module, optimizer: Optimizer) -> None:
         )
     if any(isinstance(m, DistributedDataParallel) or is_sharded(m) for m in model.modules()):
         raise ConversionError(
-            f"share_feedback: {what} is spread over processes already; share first, then wrap it. "
-            "Feedback weights of a sharded model stay learned ones"
+            f"share_feedback: {what} is distributed over processes already; share first, then wrap "
+            "it. Feedback weights of a sharded model stay learned"
         )
-    if type(optimizer) not in _ALIKE:
+    if type(optimizer) not in _ELEMENTWISE:
         raise ConversionError(
-            f"share_feedback: whether a {type(optimizer).__name__} moves E as it moves W is not "
-            f"known; it is of {', '.join(cls.__name__ for cls in _ALIKE)}"
+            f"share_feedback: a {type(optimizer).__name__} is not known to move E as it moves W; "
+            f"use one of {', '.join(cls.__name__ for cls in _ELEMENTWISE)}"
         )
     for group in optimizer.param_groups:
         _kind_of_decay(optimizer, group)
 
 
 def _kind_of_decay(optimizer: Optimizer, group: dict[str, Any]) -> str:
-    """Tell how decay shrinks E - W: "" for not at all, "decoupled", or by "sgd"."""
+    """Return how decay shrinks E - W: "" for not at all, "decoupled", or "sgd"."""
     if not group.get("weight_decay"):
         return ""
     if group.get("decoupled_weight_decay") or isinstance(optimizer, torch.optim.AdamW):
@@ -119,44 +112,44 @@ def _kind_of_decay(optimizer: Optimizer, group: dict[str, Any]) -> str:
     if isinstance(optimizer, torch.optim.SGD):
         return "sgd"
     raise ConversionError(
-        f"share_feedback: the weight_decay={group['weight_decay']:g} of this "
-        f"{type(optimizer).__name__} is divided by what the gradients were, so that E and W decay "
-        "differently; use AdamW, or weight_decay=0, or leave feedback weights learned"
+        f"share_feedback: this {type(optimizer).__name__} divides its weight_decay="
+        f"{group['weight_decay']:g} by past gradients, so E and W decay differently; use AdamW, or "
+        "weight_decay=0, or leave feedback weights learned"
     )
 
 
-def _shares(layer: Local) -> bool:
-    return isinstance(layer._lra.feedback, Offset)
+def _slots(layer: Any) -> list[FeedbackSlot]:
+    """Return the slots of a layer that store something."""
+    return [slot for slot in layer._lra.slots.values() if slot.name]
 
 
-def _layers(model: nn.Module) -> dict[str, LocalWeights | InterceptedModule]:
-    """Give the layers that can share, or do, by name."""
+def _shares(layer: Any) -> bool:
+    return any(slot.offset for slot in _slots(layer))
+
+
+def _candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that can share, or do, by name."""
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     reasons: list[str] = []
-    found: dict[str, LocalWeights | InterceptedModule] = {}
-    lent: list[tuple[str, str]] = []  # E of layers that a followed one multiplies with
-    for path, module in model.named_modules():
-        if not isinstance(module, (LocalWeights, InterceptedModule)):
+    found: dict[str, nn.Module] = {}
+    linked: list[tuple[str, str]] = []  # layers that use a submodule's E must share as it does
+    for path, layer in {path: layer for path, layer, slot in feedback_slots(model)}.items():
+        slots = _slots(layer)
+        if not slots:
             continue
-        own = _names(module)
-        trouble = _trouble(module, own, uses)
-        if isinstance(module, InterceptedModule):
-            others = [n for n in module.table.feedback.values() if n and n not in own.values()]
-            lent += [(path, f"{path}.{n.rpartition('.')[0]}".strip(".")) for n in others]
-        if not own and not (isinstance(module, InterceptedModule) and module.table.feedback):
-            continue
-        if trouble:
-            reasons.append(f"{path!r}: {trouble}")
+        for slot in slots:
+            if not slot.own:
+                linked.append((path, f"{path}.{slot.name.rpartition('.')[0]}".strip(".")))
+        reason = _reason_against(layer, slots, uses)
+        if reason:
+            reasons.append(f"{path!r}: {reason}")
         else:
-            found[path] = module
+            found[path] = layer
     while torn := {
-        name
-        for link_feedback in lent
-        for name in link_feedback
-        if (link_feedback[0] in found) != (link_feedback[1] in found)
+        name for pair in linked for name in pair if (pair[0] in found) != (pair[1] in found)
     }:
         found = {path: layer for path, layer in found.items() if path not in torn}
-    if not any(_names(layer) for layer in found.values()):
+    if not any(slot.own for layer in found.values() for slot in _slots(layer)):
         why = "".join(f"\n  - {reason}" for reason in reasons[:8])
         raise ConversionError(
             "share_feedback: no layer has feedback weights that it could share with its weights"
@@ -165,46 +158,35 @@ def _layers(model: nn.Module) -> dict[str, LocalWeights | InterceptedModule]:
     return found
 
 
-def _names(layer: LocalWeights | InterceptedModule) -> dict[str, str]:
-    """Give the names of a layer's weights, with what it keeps beside each."""
-    if isinstance(layer, LocalWeights):
-        kept = getattr(layer, layer.kept_as)
-        return {} if kept is None else {"weight": layer.kept_as}
-    return {key: name for key, name in layer.table.feedback.items() if name in layer.table.added}
-
-
-def _trouble(
-    layer: LocalWeights | InterceptedModule, names: dict[str, str], uses: Counter[int]
-) -> str:
-    """Say why a layer cannot share; "" if it can."""
-    feedback = layer._lra.feedback
+def _reason_against(layer: Any, slots: list[FeedbackSlot], uses: Counter[int]) -> str:
+    """Return why a layer cannot share, or ""."""
+    feedback = layer.rule.feedback
     if _shares(layer):
         return ""
     if type(feedback) is not Learned or feedback.gamma != 1:
-        return f"E is that of {feedback}, and moves as W by gamma = 1 alone"
+        return f"its feedback is {feedback}; E moves as W does only with Learned() and gamma 1"
     if layer._lra.conversion.router is not None:
-        return "E leads from another layer"
-    if not layer._lra.drawn:
-        return "E is on a meta device still"
-    for key in names:
-        W = layer.weight if isinstance(layer, LocalWeights) else layer.weight_of(key)
+        return "its E belongs to another layer's error"
+    for slot in slots:
+        if not slot.own:
+            continue
+        if not slot.drawn:
+            return "its E is still on a meta device"
+        W = slot.weight(layer)
         if not isinstance(W, nn.Parameter):
-            return f"{key.partition(':')[0]} is computed in each forward"
+            return f"{slot.parameter} is derived in each forward"
         if uses[id(W)] > 1:
-            return f"{key} is tied, and other layers move it too"
+            return f"{slot.key} is tied, so other layers move it too"
     return ""
 
 
-def _pairs(layer: LocalWeights | InterceptedModule) -> list[tuple[nn.Parameter, nn.Parameter]]:
-    """Give a layer's weights, with what it keeps for each."""
-    names = _names(layer)
-    if isinstance(layer, LocalWeights):
-        return [(layer.weight, getattr(layer, name)) for name in names.values()]  # type: ignore[misc]
-    return [(layer.weight_of(key), getattr(layer, name)) for key, name in names.items()]  # type: ignore[misc]
+def _pairs(layer: Any) -> list[tuple[Any, Any]]:
+    """Return a layer's weights with what is stored for each."""
+    return [(slot.weight(layer), slot.stored(layer)) for slot in _slots(layer) if slot.own]
 
 
-def _check_moves(pairs: list[tuple[nn.Parameter, nn.Parameter]], optimizer: Optimizer) -> None:
-    """Refuse an optimizer by which some E does not move as its W does."""
+def _check_moves(pairs: list[tuple[Any, Any]], optimizer: Optimizer) -> None:
+    """Refuse an optimizer that moves some E differently from its W."""
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for W, E in pairs:
         of_W, of_E = (groups.get(id(p)) for p in (W, E))
@@ -212,61 +194,57 @@ def _check_moves(pairs: list[tuple[nn.Parameter, nn.Parameter]], optimizer: Opti
             continue  # nothing moves either
         if of_W is None or of_E is None:
             raise ConversionError(
-                "share_feedback: the optimizer moves some weights and not their feedback weights, "
-                "or the other way round; build it after lra.convert, with model.parameters()"
+                "share_feedback: the optimizer has some weights without their feedback weights, or "
+                "the reverse; build it after lra.convert, with model.parameters()"
             )
-        other = [k for k in of_W if k != "params" and not _same(of_W[k], of_E[k])]
+        other = [k for k in of_W if k != "params" and not _equal(of_W[k], of_E[k])]
         if other:
             raise ConversionError(
-                "share_feedback: feedback weights have other settings than their weights, of "
-                f"{', '.join(other)}; give both the same, or leave feedback weights learned"
+                "share_feedback: feedback weights have other optimizer settings than their weights "
+                f"({', '.join(other)}); use the same for both, or leave feedback weights learned"
             )
-        if not _same(optimizer.state.get(W, {}), optimizer.state.get(E, {})):
+        if not _equal(optimizer.state.get(W, {}), optimizer.state.get(E, {})):
             raise ConversionError(
-                "share_feedback: the optimizer has moved weights and feedback weights differently; "
-                "share before the first step, or with a new optimizer"
+                "share_feedback: the optimizer has already moved weights and feedback weights "
+                "differently; share before the first step, or with a new optimizer"
             )
 
 
-def _same(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
     return bool(one == other)
 
 
 def _drop(optimizer: Optimizer, E: Tensor) -> None:
-    """Take a parameter from an optimizer."""
+    """Remove a parameter from an optimizer."""
     optimizer.state.pop(E, None)
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if p is not E]
 
 
 @torch.no_grad()
-def _turn(layer: LocalWeights | InterceptedModule) -> None:
-    """Have a layer keep D = E - W in the place of each E."""
-    for name, (W, E) in zip(_names(layer).values(), _pairs(layer), strict=True):
-        D = nn.Parameter(E - W, requires_grad=False)
-        if isinstance(layer, InterceptedModule):
-            delattr(layer, name)
-            layer.table.added[layer.table.added.index(name)] = f"{name}_offset"
-        else:
-            layer.register_parameter(name, None)
-        layer.register_parameter(f"{name}_offset", D)
+def _store_offsets(layer: Any) -> None:
+    """Store D = E - W instead of each E of a layer."""
+    init = layer.rule.feedback.init
+    for slot in _slots(layer):
+        slot.feedback = Offset(init)
+        if not slot.own:
+            slot.name = f"{slot.name}_offset"
+            continue
+        W = slot.weight(layer)
+        assert W is not None
+        D = nn.Parameter(slot.stored(layer) - W, requires_grad=False)
+        slot.replace(layer, f"{slot.name}_offset", D)
         link_feedback(W, D)
-    if isinstance(layer, InterceptedModule):  # of its own, and of layers that it multiplies with
-        table = layer.table.feedback
-        table.update({key: f"{name}_offset" for key, name in table.items() if name})
-    learned = layer.rule.feedback
-    assert isinstance(learned, Learned)
-    layer._lra.instead = Offset(learned.init)
 
 
 @torch.no_grad()
 def _shrink(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Shrink every D as the step's decay has shrunk E - W; a hook after the step."""
-    found = getattr(optimizer, "found_inf", None)  # of a GradScaler; the step was none then
+    found = getattr(optimizer, "found_inf", None)  # of a GradScaler, which skipped the step then
     if found is not None and bool(found):
         return
     offset_of = {W(): D() for W, D in offsets_of[optimizer]}
@@ -278,18 +256,18 @@ def _shrink(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         pairs = [(W, offset_of[W]) for W in moved if offset_of[W] is not None]
         if kind == "sgd":
             for W, D in pairs:
-                D.mul_(_by_sgd(group, optimizer.state[W]))
+                D.mul_(_sgd_factor(group, optimizer.state[W]))
         elif pairs:
             torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])
 
 
-def _by_sgd(group: dict[str, Any], state: dict[str, Any]) -> Any:
-    """Give what SGD's decay multiplies D by: a step along decay D, with momentum v D."""
+def _sgd_factor(group: dict[str, Any], state: dict[str, Any]) -> Any:
+    """Return what SGD's decay multiplies D by: a step along decay D, with momentum v D."""
     decay, momentum = group["weight_decay"], group["momentum"]
     if not momentum:
         return 1 - group["lr"] * decay
     v = state.get(MOMENTUM)
     v = decay if v is None else momentum * v + (1 - group["dampening"]) * decay
-    by = 1 - group["lr"] * (decay + momentum * v if group["nesterov"] else v)
-    state[MOMENTUM] = v / by  # of what D is now
-    return by
+    factor = 1 - group["lr"] * (decay + momentum * v if group["nesterov"] else v)
+    state[MOMENTUM] = v / factor  # as a fraction of the new D
+    return factor

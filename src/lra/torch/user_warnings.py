@@ -70,7 +70,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
 
 def check_first_errors(record: Any, h: Tensor) -> None:
     """Look at the error that comes back to a layer's output h, in the first passes only."""
-    if torch.compiler.is_compiling() or record.looked >= _PASSES or transforming():
+    if torch.compiler.is_compiling() or record.errors_checked >= _PASSES or transforming():
         return  # in this order, or a graph would be compiled anew for each number of looks
     if h.requires_grad and record.rule.crossing.needs_terms and h.dim() > 1 and h.numel():
         h.register_hook(functools.partial(_check_scale, record, h.detach()))  # type: ignore[no-untyped-call]
@@ -78,7 +78,7 @@ def check_first_errors(record: Any, h: Tensor) -> None:
 
 def _check_scale(record: Any, h: Tensor, error: Tensor) -> None:
     shared, terms, error = record.conversion, record.terms, error.detach()
-    record.looked += 1
+    record.errors_checked += 1
     if shared.warned or h.shape != error.shape:
         return
     N = count_terms(terms, h.shape)

@@ -1,1 +1,1 @@
-"""Rules compared: a grid of runs, a search of settings, tables, pictures and a report."""
+"""Comparison of rules: a grid of runs, a search over settings, tables, plots and a report."""

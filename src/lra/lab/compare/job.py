@@ -1,4 +1,4 @@
-"""What one process does: a trial of a search, or a run."""
+"""The work of one process: a trial of a search, or a run."""
 
 import contextlib
 import time
@@ -8,108 +8,121 @@ from pathlib import Path
 from typing import Any
 
 from lra.errors import LraError
-from lra.lab.compare.grid import Contest, Grid
+from lra.lab.compare.grid import Experiment, Grid
 from lra.lab.compare.store import Outcome, Store
 from lra.lab.display import Reporter
 from lra.lab.networks import NETWORKS
 
-Tell = Callable[[float], None]
-"""Hears which share of its steps a run has done."""
-Hear = Callable[[int, float], None]
-"""Hears an epoch's number, and how good it was: the larger the better."""
+OnProgress = Callable[[float], None]
+"""Receives the share of its steps that a run has completed."""
+OnEpoch = Callable[[int, float], None]
+"""Receives an epoch's number and its validation score."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial of a contest (`seed` None), or the run of a seed with the settings found."""
+    """A trial of an experiment (`seed` is None), or a run with a seed and the chosen settings."""
 
-    contest: int
+    experiment: int
     seed: int | None = None
     settings: tuple[tuple[str, Any], ...] = ()
 
 
-class Unfit(LraError):  # noqa: N818 - ends a trial, whose outcome says why
-    """A trial of a rule that cannot train the network; its outcome says why."""
+class TrialFailed(LraError):  # noqa: N818 - ends a trial
+    """Ends a trial whose rule cannot train the network; the outcome has the reason."""
 
 
 class EpochReporter(Reporter):
-    """Tells how far a run is, and how good each epoch was; `epochs` of it were done before."""
+    """Reports a run's progress and the validation score of each epoch.
 
-    def __init__(self, tell: Tell, hear: Hear | None = None, epochs: int = 0) -> None:
-        self.tell, self.hear, self.before = tell, hear, epochs
+    Args:
+        on_progress: receives the share of the run that is done.
+        on_epoch: receives each epoch's number and score.
+        epochs: the number of epochs completed before.
+    """
 
-    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
-        """Hear how long the run is."""
-        self.steps, self.all, self.text = steps, epochs * steps, text
+    def __init__(
+        self, on_progress: OnProgress, on_epoch: OnEpoch | None = None, epochs: int = 0
+    ) -> None:
+        self.on_progress, self.on_epoch, self.before = on_progress, on_epoch, epochs
+
+    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
+        """Record the length of the run."""
+        self.steps, self.total, self.text = steps, epochs * steps, text
         self.done = self.before * steps
 
     def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
-        """Tell the share of the steps that are done."""
-        self.tell((self.done + step) / self.all)
+        """Report the share of the steps that are done."""
+        self.on_progress((self.done + step) / self.total)
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Tell how good an epoch was."""
+        """Report the epoch's validation score."""
         self.done = row["epoch"] * self.steps
-        if self.hear:
-            self.hear(row["epoch"], merit(row, self.text))
+        if self.on_epoch:
+            self.on_epoch(row["epoch"], validation_score(row, self.text))
 
 
-def merit(figures: Mapping[str, Any], text: bool) -> float:
-    """Give what settings are chosen by: validation accuracy, or the loss of text, negative."""
+def validation_score(figures: Mapping[str, Any], text: bool) -> float:
+    """Return the score by which settings are chosen, higher is better.
+
+    It is the validation accuracy; on text, minus the validation loss.
+    """
     return float(-figures["validation_loss"] if text else figures["validation_accuracy"])
 
 
-def execute(grid: Grid, out: Path, job: Job, tell: Tell = lambda share: None) -> Outcome | None:
-    """Do a job; None where another process is at it, or did it.
+def execute(
+    grid: Grid, out: Path, job: Job, on_progress: OnProgress = lambda share: None
+) -> Outcome | None:
+    """Run a job and return its outcome, or None if another process has taken the job.
 
     Raises:
-        LraError: where the whole comparison cannot go on, or a signal came.
+        LraError: if the whole comparison cannot continue, or after a signal.
     """
-    store, contest = Store(out), grid.contests[job.contest]
+    store, experiment = Store(out), grid.experiments[job.experiment]
     if job.seed is None:
-        return _try_settings(store, contest, tell)
-    config = contest.config(job.seed, dict(job.settings))
-    name = contest.name_of(config)
-    with store.claim(name) as ours:
-        if not ours:
+        return _try_settings(store, experiment, on_progress)
+    config = experiment.config(job.seed, dict(job.settings))
+    name = experiment.name_of(config)
+    with store.claim(name) as claimed:
+        if not claimed:
             return None
-        return store.train(name, config, EpochReporter(tell, None, len(store.curve(name))))
+        return store.train(name, config, EpochReporter(on_progress, None, len(store.curve(name))))
 
 
-def _try_settings(store: Store, contest: Contest, tell: Tell) -> Outcome | None:
+def _try_settings(store: Store, experiment: Experiment, on_progress: OnProgress) -> Outcome | None:
     from lra.lab.compare.search import Score, Study, open_storage
 
-    text = NETWORKS[contest.problem.model.name].text
-    ended: list[Outcome] = []
+    text = NETWORKS[experiment.problem.model.name].text
+    outcomes: list[Outcome] = []
 
-    def score(settings: dict[str, Any], hear: Hear) -> Score:
-        config = contest.trial_config(settings)
-        name = contest.name_of(config)
-        with _patiently(store, name):
-            before = store.curve(name)
-            for row in before:  # of a trial that was stopped before
-                hear(int(row["epoch"]), merit(row, text))
-            outcome = store.train(name, config, EpochReporter(tell, hear, len(before)))
-        ended.append(outcome)
+    def train(settings: dict[str, Any], on_epoch: OnEpoch) -> Score:
+        config = experiment.trial_config(settings)
+        name = experiment.name_of(config)
+        with _claim_when_free(store, name):
+            before = store.curve(name)  # of an interrupted trial
+            for row in before:
+                on_epoch(int(row["epoch"]), validation_score(row, text))
+            outcome = store.train(name, config, EpochReporter(on_progress, on_epoch, len(before)))
+        outcomes.append(outcome)
         if outcome.state in ("refused", "failed"):
-            store.record(contest.key, outcome)
-            raise Unfit(outcome.reason)
-        if outcome.result is None:  # diverged: worse than all others
+            store.record(experiment.key, outcome)
+            raise TrialFailed(outcome.reason)
+        if outcome.result is None:  # diverged: worse than any other trial
             return Score(-1e9 if text else 0.0, 1e9)
-        return Score(merit(outcome.result, text), outcome.result["validation_loss"])
+        return Score(validation_score(outcome.result, text), outcome.result["validation_loss"])
 
-    study = Study(contest, open_storage(store.storage(contest.grid.options.storage)))
-    with contextlib.suppress(Unfit):
-        study.try_one(score)
-    return ended[0] if ended else None
+    study = Study(experiment, open_storage(store.storage(experiment.grid.options.storage)))
+    with contextlib.suppress(TrialFailed):
+        study.run_one(train)
+    return outcomes[0] if outcomes else None
 
 
 @contextlib.contextmanager
-def _patiently(store: Store, name: str) -> Any:
-    """Take a run, once nobody else is at it: who lost a trial while asleep may still be."""
+def _claim_when_free(store: Store, name: str) -> Any:
+    """Claim a run, waiting while a process that has lost its trial still trains it."""
     while True:
-        with store.claim(name) as ours:
-            if ours:
+        with store.claim(name) as claimed:
+            if claimed:
                 yield
                 return
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Which machine this is, and with which versions."""
+"""The machine and the package versions, for reports."""
 
 import functools
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 PACKAGES = ("lra-e", "torch", "numpy", "optuna")
-"""The packages whose versions a report tells."""
+"""The packages whose versions a report states."""
 
 
 @functools.cache
 def machine() -> str:
-    """Name the processor, the accelerator if there is one, and the system."""
+    """Return the names of the processor, the accelerator if any, and the system."""
     parts = [f"{_processor()}, {cores()} cores"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
@@ -22,27 +22,27 @@ def machine() -> str:
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of Python and of the packages that count."""
-    found = {"Python": platform.python_version()}
+    """Return the versions of Python and of `PACKAGES`."""
+    result = {"Python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            result[name] = "not installed"
+    return result
 
 
 def _processor() -> str:
-    known = Path("/proc/cpuinfo")
-    if known.exists():
-        for line in known.read_text().splitlines():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""The most memory that a run held."""
+"""The peak memory of a run."""
 
 import contextlib
 import sys
@@ -9,13 +9,14 @@ import torch
 
 @contextlib.contextmanager
 def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
-    """Give what tells the peak so far: of CUDA's tensors, or of the process as the system has it.
+    """Yield a function that returns the peak memory so far, in bytes.
 
-    A run has a process of its own, so the system's peak is the run's, with Python, torch and the
-    data, which are the same for all rules. None where the system does not tell.
+    On CUDA it counts tensors; elsewhere it is the peak resident size of the process. Each run has
+    its own process, so that size includes Python, torch and the data, which are the same for all
+    rules. It is None on Windows, where it cannot be measured.
 
     Args:
-        device: as in `lra train`.
+        device: the device, as in `lra train`.
     """
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:

@@ -1,4 +1,4 @@
-"""A report as files: Markdown with its pictures beside it, and one HTML page that has all in it."""
+"""Reports as files: Markdown with plots beside it, and one self-contained HTML page."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -14,10 +14,10 @@ from lra.lab.compare.report import Report
 
 
 def write_markdown(report: Report, path: Path) -> None:
-    """Write a report's Markdown, and its pictures into a folder of the same name beside it.
+    """Write a report's Markdown, and its plots into a folder of the same name beside it.
 
     Raises:
-        RunError: where the disk refuses.
+        RunError: if a file or folder cannot be written.
     """
     folder = path.with_suffix("")
     try:
@@ -32,12 +32,16 @@ def write_markdown(report: Report, path: Path) -> None:
 
 
 def write_html(report: Report, path: Path) -> None:
-    """Write a report as one HTML page that needs nothing else; errors as `write_markdown`."""
+    """Write a report as one self-contained HTML page.
+
+    Raises:
+        RunError: if the file cannot be written.
+    """
     write_atomically(path, html(report).encode())
 
 
 def html(report: Report) -> str:
-    """Give a report as one HTML page."""
+    """Return a report as one self-contained HTML page."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
     def image(renderer: Any, tokens: Sequence[Token], i: int, *_: Any) -> str:

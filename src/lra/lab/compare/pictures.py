@@ -1,4 +1,4 @@
-"""The pictures of a comparison, as SVG that takes the colours of its page."""
+"""The plots of a comparison, as SVG in the colours of the page that shows them."""
 
 import io
 import re
@@ -14,14 +14,14 @@ from lra.lab.compare.results import Table
 
 _STYLES = ("-", "--", ":", "-.")
 _COLOURS = ("#d1495b", "#2e86de", "#2a9d5c", "#e08e0b", "#8e5cc7", "#0fa3a3", "#c2559d", "#8a8d3a")
-_OWN = "#000000"
-"""What matplotlib draws black becomes the page's own colour."""
+_TEXT_COLOUR = "#000000"
+"""Black is replaced by the text colour of the page."""
 
 _DARK = "<style>@media (prefers-color-scheme: dark) { svg { color: #ddd } }</style>"
 
 
 def curves(table: Table) -> str | None:
-    """Draw each rule's validation curve: the mean over seeds, and the range; none without them."""
+    """Plot each rule's validation curve as mean and range over seeds; None without curves."""
     column = "validation_loss" if table.text else "validation_accuracy"
     figure, axes = _axes(4.6, 3.4)
     drawn = 0
@@ -56,18 +56,18 @@ def curves(table: Table) -> str | None:
 
 
 def gaps(table: Table) -> str | None:
-    """Draw each rule's difference to the first: every seed, the mean, and its interval of 95 %."""
+    """Plot each rule's difference to the baseline: every seed, the mean and its 95 % interval."""
     shown = [(entry, gap) for entry in table.entries if (gap := table.gap(entry))]
     if not shown:
         return None
     figure, axes = _axes(4.6, 1.2 + 0.28 * len(shown))
-    axes.axvline(0, color=_OWN, linewidth=1)
+    axes.axvline(0, color=_TEXT_COLOUR, linewidth=1)
     base = table.values(table.base)
     for y, (entry, gap) in enumerate(shown):
         colour = _style(table.entries.index(entry))["color"]
         each = [value - base[seed] for seed, value in table.values(entry).items()]
         axes.plot(each, [y] * len(each), "o", color=colour, ms=3, alpha=0.5)
-        axes.errorbar([gap.mean], [y], xerr=gap.reach, fmt="|", color=colour, ms=9, capsize=3)
+        axes.errorbar([gap.mean], [y], xerr=gap.half_width, fmt="|", color=colour, ms=9, capsize=3)
     axes.set_yticks(range(len(shown)), [entry.label for entry, _ in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     unit = "loss (nats)" if table.text else "accuracy (percentage points)"
@@ -81,13 +81,13 @@ def _line(curve: Any, column: str) -> list[float]:
     values = [row[column] for row in curve if column in row]
     if column == "validation_loss":
         return values
-    return [max(100 - value, 1e-2) for value in values]  # a logarithm has no 0
+    return [max(100 - value, 1e-2) for value in values]  # a log axis cannot show 0
 
 
 def _style(index: int) -> dict[str, Any]:
-    """Give the colour and the dashes of a rule; the first is the page's own colour."""
+    """Return the colour and line style of a rule; the baseline has the page's text colour."""
     if index == 0:
-        return {"color": _OWN, "linestyle": "-"}
+        return {"color": _TEXT_COLOUR, "linestyle": "-"}
     colour = _COLOURS[(index - 1) % len(_COLOURS)]
     return {"color": colour, "linestyle": _STYLES[(index - 1) // len(_COLOURS) % len(_STYLES)]}
 
@@ -105,7 +105,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Give a figure as SVG, the same each time, with names of its own inside."""
+    """Return a figure as reproducible SVG whose ids are unique within a page."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(
@@ -116,12 +116,12 @@ def _svg(figure: Figure, name: str) -> str:
     mark = "".join(c if c.isalnum() else "-" for c in name)
     svg = re.sub(r'\bid="', f'id="{mark}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\1{mark}-", svg)
-    svg = svg.replace(_OWN, "currentColor")
+    svg = svg.replace(_TEXT_COLOUR, "currentColor")
     head, _, body = svg.partition(">")
     return f'{head} role="img" fill="currentColor">{_DARK}<title>{name}</title>{body}'
 
 
 def all_pictures(table: Table) -> dict[str, str]:
-    """Draw what can be drawn of a network's results, by name."""
+    """Return all plots of a network's results that have data, by name."""
     drawn = {"gaps": gaps(table), "curves": curves(table)}
     return {name: svg for name, svg in drawn.items() if svg is not None}

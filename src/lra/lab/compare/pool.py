@@ -1,4 +1,4 @@
-"""Processes that do a comparison's jobs: as many at once as asked for, one thread each."""
+"""A pool of worker processes that run a comparison's jobs, one thread each."""
 
 import _thread
 import contextlib
@@ -23,37 +23,37 @@ from lra.lab.compare.worker import Worker
 from lra.lab.stop import Stop
 from lra.lab.training import Interrupted
 
-DEATHS = 3
-"""How often the process of a job may be killed before the job is given up."""
-LOOK = 0.2
-"""Seconds between looks at what others do, and at signals."""
+MAX_CRASHES = 3
+"""Number of times that a job's process may die before the job counts as failed."""
+POLL_SECONDS = 0.2
+"""Interval at which signals and the jobs of other machines are checked."""
 
 
 class Stopped(Interrupted):
-    """A comparison that a signal ended; the same command goes on."""
+    """Raised when a signal ended a comparison; the same command resumes it."""
 
     def __init__(self, number: int) -> None:
-        LraError.__init__(self, "stopped; the same command again goes on")
+        LraError.__init__(self, "stopped; run the same command again to resume")
         self.signal = number
 
 
 class Pool:
-    """The processes of this machine.
+    """The worker processes of this machine.
 
     Args:
-        grid: what is compared.
+        grid: the grid of the comparison.
         out: the comparison's folder.
-        jobs: how many processes at once.
-        display: shows how far they are.
+        jobs: the number of parallel processes.
+        display: shows the progress.
     """
 
     def __init__(self, grid: Grid, out: Path, jobs: int, display: Display) -> None:
         self.grid, self.out, self.jobs, self.display = grid, out, jobs, display
         self.schedule = Schedule(grid, out)
         self.workers: list[Worker] = []
-        self.deaths: dict[Job, int] = {}
-        portable = "forkserver" if os.name == "posix" else "spawn"
-        self.context = multiprocessing.get_context(portable)
+        self.crashes: dict[Job, int] = {}
+        method = "forkserver" if os.name == "posix" else "spawn"
+        self.context = multiprocessing.get_context(method)
         if os.name == "posix":
             preload = ["lra.lab.compare.job"]
             if self.schedule.studies:
@@ -61,11 +61,14 @@ class Pool:
             self.context.set_forkserver_preload(preload)
 
     def work(self) -> Schedule:
-        """Do all jobs, with others who share the folder; gives what became of them.
+        """Run all jobs, together with other machines that share the folder.
+
+        Returns:
+            The schedule with all outcomes.
 
         Raises:
             Stopped: after Ctrl-C or SIGTERM; every run has a checkpoint.
-            RunError: where a job says that none can go on.
+            RunError: if a job meets an error that ends the whole comparison.
         """
         self.schedule.store.forget_refusals()
         stop = Stop()
@@ -75,7 +78,7 @@ class Pool:
                     self._start()
                     if not self.workers and self.schedule.finished():
                         return self.schedule
-                    self._hear(LOOK)
+                    self._receive(POLL_SECONDS)
                     self.display.show(self.schedule, self.workers, self.jobs)
             finally:
                 self._end()
@@ -83,7 +86,7 @@ class Pool:
         raise Stopped(stop.signal)
 
     def _start(self) -> None:
-        """Start jobs that nobody is at, as long as there is room."""
+        """Start free jobs until all worker slots are taken."""
         while len(self.workers) < self.jobs:
             beginning = [w.job for w in self.workers if w.job.seed is None and w.share is None]
             job = self.schedule.next([w.job for w in self.workers], beginning)
@@ -97,52 +100,54 @@ class Pool:
             theirs.close()
             self.workers.append(Worker(job, process, ours))
 
-    def _hear(self, seconds: float) -> None:
-        """Wait for news from workers, and see who has ended."""
+    def _receive(self, seconds: float) -> None:
+        """Wait for messages from workers, and reap those that have ended."""
         if not self.workers:
             time.sleep(seconds)
         ready = wait([w.connection for w in self.workers], seconds)
         for worker in [w for w in self.workers if w.connection in ready]:
             try:
                 while worker.connection.poll():
-                    self._note(worker, *worker.connection.recv())
+                    self._handle(worker, *worker.connection.recv())
             except (EOFError, OSError):
-                self._bury(worker)
+                self._reap(worker)
 
-    def _note(self, worker: Worker, kind: str, what: Any) -> None:
+    def _handle(self, worker: Worker, kind: str, what: Any) -> None:
         match kind:
-            case "share":
+            case "progress":
                 worker.share = what
-            case "note":
-                self.display.say(f"{self.grid.contests[worker.job.contest]}: {what}")
-            case "end":
-                worker.outcome, worker.said = what, True
-            case "trouble":
-                worker.trouble = what
+            case "warning":
+                self.display.say(f"{self.grid.experiments[worker.job.experiment]}: {what}")
+            case "outcome":
+                worker.outcome, worker.finished = what, True
+            case "fatal error":
+                worker.fatal_error = what
 
-    def _bury(self, worker: Worker) -> None:
-        """See what a worker that has ended leaves."""
+    def _reap(self, worker: Worker) -> None:
+        """Remove a worker that has ended; record its job as failed after `MAX_CRASHES` deaths."""
         worker.process.join()
         worker.connection.close()
         self.workers.remove(worker)
-        self.schedule.look_again()
-        if worker.trouble is not None:
-            raise RunError(worker.trouble)
-        if worker.said:
+        self.schedule.retry_now()
+        if worker.fatal_error is not None:
+            raise RunError(worker.fatal_error)
+        if worker.finished:
             if worker.outcome is not None:
                 self.display.ended(self.schedule, worker, self.jobs)
             return
         job = worker.job
-        self.deaths[job] = self.deaths.get(job, 0) + 1
-        if self.deaths[job] == DEATHS:
-            how = worker.process.exitcode
-            reason = f"its process ended {DEATHS} times before the run did, the last time by {how}"
-            contest = self.grid.contests[job.contest]
-            name = contest.key if job.seed is None else self.schedule.name(job.contest, job.seed)
+        self.crashes[job] = self.crashes.get(job, 0) + 1
+        if self.crashes[job] == MAX_CRASHES:
+            code = worker.process.exitcode
+            reason = f"its process died {MAX_CRASHES} times, the last time with exit code {code}"
+            experiment = self.grid.experiments[job.experiment]
+            name = (
+                experiment.key if job.seed is None else self.schedule.name(job.experiment, job.seed)
+            )
             self.schedule.store.record(name, Outcome("failed", reason))
 
     def _end(self) -> None:
-        """Ask the workers to stop, and wait until they have saved their runs."""
+        """Stop the workers, and wait until they have saved their runs."""
         for worker in self.workers:
             with contextlib.suppress(OSError):
                 worker.connection.send("stop")
@@ -153,31 +158,31 @@ class Pool:
 
 
 def _process(grid: Grid, out: Path, job: Job, connection: Connection) -> None:
-    """Do a job in a process of its own."""
+    """Run a job in a worker process."""
     import torch
 
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C is the first process's to hear
+        os.setsid()  # so that the terminal sends Ctrl-C to the main process only
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     lock = threading.Lock()
 
-    def tell(kind: str, what: Any) -> None:
-        with lock, contextlib.suppress(OSError):  # nobody listens any more
+    def send(kind: str, what: Any) -> None:
+        with lock, contextlib.suppress(OSError):  # the main process has ended
             connection.send((kind, what))
 
     def listen() -> None:
-        """Stop at a word of the first process, or at its end."""
+        """Interrupt this process when the main process sends a message or ends."""
         with contextlib.suppress(EOFError, OSError):
             connection.recv()
         _thread.interrupt_main()
 
-    warnings.showwarning = lambda message, *_, **__: tell("note", str(message))
+    warnings.showwarning = lambda message, *_, **__: send("warning", str(message))
     threading.Thread(target=listen, daemon=True).start()
     try:
-        tell("end", execute(grid, out, job, lambda share: tell("share", share)))
+        send("outcome", execute(grid, out, job, lambda share: send("progress", share)))
     except (Interrupted, KeyboardInterrupt):
         pass
     except LraError as error:
-        tell("trouble", str(error))
+        send("fatal error", str(error))

@@ -1,4 +1,4 @@
-"""The report of a comparison, in Markdown, with its pictures."""
+"""The report of a comparison, in Markdown with plots."""
 
 import dataclasses
 import datetime
@@ -16,7 +16,13 @@ from lra.lab.compare.words import command
 
 @dataclass(frozen=True)
 class Report:
-    """A report: Markdown that shows pictures by their names, and these pictures as SVG."""
+    """A report.
+
+    Attributes:
+        title: the title.
+        markdown: the text; it refers to each plot as NAME.svg.
+        pictures: the plots as SVG, by name.
+    """
 
     title: str
     markdown: str
@@ -24,15 +30,15 @@ class Report:
 
 
 def make_report(grid: Grid, found: Sequence[Table], out: Path) -> Report:
-    """Write a report of what a comparison found.
+    """Build the report of a comparison.
 
     Args:
-        grid: what was compared.
-        found: the results.
-        out: the comparison's folder, for the commands.
+        grid: the grid of the comparison.
+        found: the results, one table for each network.
+        out: the comparison's folder, which the printed command names.
     """
     names = ", ".join(dict.fromkeys(Path(d).stem for d in grid.datasets))
-    title = f"{len(grid.entrants)} learning rules compared: {names}"
+    title = f"{len(grid.rule_specs)} learning rules compared: {names}"
     lines = [f"# {title}", "", _opening(grid, found, out), ""]
     pictures: dict[str, str] = {}
     if len(found) > 1:
@@ -45,19 +51,21 @@ def make_report(grid: Grid, found: Sequence[Table], out: Path) -> Report:
         pictures |= {f"{name}-{i}": svg for name, svg in drawn.items()}
         lines += [f"![{name}, {_escape(str(table.problem))}]({name}-{i}.svg)" for name in drawn]
         lines.append("")
-    lines += ["## How to read this", "", *_bullets(_reading(grid, found)), ""]
-    lines += ["## How it was made", "", *_bullets(_making(grid, found)), ""]
-    lines += _searches(found)
-    lines += _troubles(found)
-    lines += ["## To repeat a line", "", "With the settings that the search chose:", "", "```sh"]
-    lines += [*(_again(grid, entry) for t in found for entry in t.entries if entry.done), "```", ""]
+    lines += ["## How to read the tables", "", *_bullets(_reading_notes(found)), ""]
+    lines += ["## How the runs were made", "", *_bullets(_method_notes(grid, found)), ""]
+    lines += _trials_section(found)
+    lines += _failures_section(found)
+    lines += ["## Reproduce a row", "", "With the settings in the tables:", "", "```sh"]
+    lines += [_row_command(grid, entry) for t in found for entry in t.entries if entry.done]
+    lines += ["```", ""]
     return Report(title, "\n".join(lines), pictures)
 
 
-def _again(grid: Grid, entry: Entry) -> str:
+def _row_command(grid: Grid, entry: Entry) -> str:
+    """Return the command that trains a rule on a network with the chosen settings."""
     chosen = settings_text(entry.settings)
     text = entry.label + (("," if ":" in entry.label else ":") + chosen if chosen else "")
-    problem = entry.contest.problem
+    problem = entry.experiment.problem
     one = dataclasses.replace(
         grid, datasets=(problem.dataset,), rules=(text,), models=(problem.model_text,), depths=(),
         trials=0, options=type(grid.options)(),
@@ -73,13 +81,13 @@ def _opening(grid: Grid, found: Sequence[Table], out: Path) -> str:
     date = datetime.date.today().isoformat()
     size = ", ".join(
         (
-            _count(len(grid.entrants), "rule"),
+            _count(len(grid.rule_specs), "rule"),
             _count(len(found), "network"),
             _count(grid.seeds, "seed"),
         )
     )
     return (
-        f"{size}: {_count(runs, 'run')}, {hours:.1f} hours of training without the trials. "
+        f"{size}: {_count(runs, 'run')}, {hours:.1f} hours of training, not counting trials. "
         f"Written on {date} by\n\n```sh\n{command(grid, out)}\n```"
     )
 
@@ -89,7 +97,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _glance(found: Sequence[Table]) -> list[str]:
-    """Give the means of all networks in one table, a line for each rule."""
+    """Return a table of means with a row for each rule and a column for each network."""
     rows = []
     for entries in zip(*(table.entries for table in found), strict=True):
         row = [entries[0].label]
@@ -100,65 +108,67 @@ def _glance(found: Sequence[Table]) -> list[str]:
     return _table(["rule", *(str(table.problem) for table in found)], rows)
 
 
-def _reading(grid: Grid, found: Sequence[Table]) -> Iterable[str]:
+def _reading_notes(found: Sequence[Table]) -> Iterable[str]:
     intervals = sum(bool(table.gap(entry)) for table in found for entry in table.entries)
     yield (
-        "A figure is the mean over seeds ± the sample standard deviation, of the weights that were "
-        "best on validation data, measured once on the test pair."
+        "Each figure is the mean ± the sample standard deviation over seeds. It is measured once "
+        "on the test split, with the weights that had the best validation result."
     )
     yield (
-        "A difference is taken seed by seed, between runs that start from the same weights and see "
-        "the same batches. Its interval is Student's t of 95 %. Each is for itself: one "
-        f"in twenty misses the true difference by chance, and {intervals} are given here."
+        "Differences are paired by seed: both runs start from the same weights and see the same "
+        "batches. Intervals are Student's t intervals of 95 %, not corrected for multiple "
+        "comparisons: one in twenty misses the true difference by chance, and this report has "
+        f"{intervals}."
     )
     yield (
-        "Rules whose intervals hold 0 cannot be told apart by these seeds, which does not show "
-        "that they are equal. Where feedback is near the weights, or mirrors them, a rule tends to "
-        "backprop, so that equal accuracy is no wonder there."
+        "If an interval contains 0, these seeds do not distinguish the two rules. This does not "
+        "show that they are equal. A rule whose feedback is close to the weights, or mirrors them, "
+        "approaches backprop, so equal accuracy is expected there."
     )
     yield (
-        "Feedback weights are those that are learned, beside the weights. Seconds a step count "
-        "what an epoch takes, its validation included, while other runs had the other cores; "
-        "memory is the most that the process held (on CUDA, its tensors)."
+        "The column feedback counts learned feedback weights, which come on top of the weights. "
+        "The time per step includes validation and was measured while other runs used the other "
+        "cores. Memory is the peak of the process (on CUDA, of its tensors)."
     )
     if any(entry.count("diverged") for table in found for entry in table.entries):
-        yield "Runs that diverged are counted, and not averaged; such a rule is not compared."
+        yield "Diverged runs are counted but not averaged, and their rules are not compared."
 
 
-def _making(grid: Grid, found: Sequence[Table]) -> Iterable[str]:
+def _method_notes(grid: Grid, found: Sequence[Table]) -> Iterable[str]:
     yield (
-        f"Seeds 0 to {grid.seeds - 1} decide the split, the first weights and the order of the "
-        "batches, the same for every rule."
+        f"Seeds 0 to {grid.seeds - 1} determine the split, the initial weights and the order of "
+        "the batches. They are the same for every rule."
     )
-    epochs = f"{grid.epochs} epochs" if grid.epochs else "10 epochs, or 1,000 steps if more"
-    decay = "the optimizer's own" if grid.weight_decay is None else f"{grid.weight_decay:g}"
-    kept = "2,000 training samples, or a tenth" if grid.validation is None else grid.validation
+    epochs = _count(grid.epochs, "epoch") if grid.epochs else "10 epochs, or 1,000 steps if more"
+    decay = "the optimizer's default" if grid.weight_decay is None else f"{grid.weight_decay:g}"
+    held_out = "2,000 samples or a tenth" if grid.validation is None else f"{grid.validation:,}"
     yield (
         f"Every run: {epochs}, batches of {grid.batch_size}, {grid.optimizer}, schedule "
-        f"{grid.schedule}, weight decay {decay}, {kept} for validation, one thread."
+        f"{grid.schedule}, weight decay {decay}, {held_out} for validation, one thread."
     )
     if grid.trials:
         options = grid.options
-        trial = f"{options.trial_epochs} epochs" if options.trial_epochs else "as long as a run"
+        length = options.trial_epochs
+        trial = _count(length, "epoch") if length else "the length of a run"
         how = {"even": "points that cover the space evenly", "random": "points drawn at random"}
         yield (
             f"Settings: the best of {grid.trials} trials for each rule on each network, judged by "
             f"validation data alone, with seed {TRIAL_SEED}, each {trial}; "
-            f"{how.get(options.sampler, 'chosen by TPE')}"
-            f"{', stopped early where below the median' if options.prune else ''}. Searched: "
-            f"{'; '.join(map(str, grid.space))}, where a rule has it and does not state it."
+            f"{how.get(options.sampler, 'points chosen by TPE')}"
+            f"{', stopped early if below the median' if options.prune else ''}. Searched: "
+            f"{'; '.join(map(str, grid.space))}, for rules that have the setting and do not fix it."
         )
     else:
         yield (
-            f"Settings: as stated, step size {grid.lr:g} where a rule states none. Nothing was "
-            "searched, so a rule may be shown below its best; --trials 8 searches."
+            f"Settings: as given, learning rate {grid.lr:g} for rules that do not set it. Nothing "
+            "was searched, so a rule may do better with other settings; --trials 8 searches."
         )
     known = {r.outcome.machine for t in found for e in t.entries for r in e.done}
     yield f"Machine: {' and '.join(sorted(known - {''})) or machine()}."
     yield "Versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()) + "."
 
 
-def _searches(found: Sequence[Table]) -> list[str]:
+def _trials_section(found: Sequence[Table]) -> list[str]:
     rows = [
         [
             *(str(table.problem), entry.label, settings_text(entry.settings)),
@@ -171,11 +181,11 @@ def _searches(found: Sequence[Table]) -> list[str]:
         for entry in table.entries
         if entry.trials
     ]
-    headed = ["network", "rule", "chosen", "trials: validation accuracy (%), or minus the loss"]
-    return ["## Trials", "", *_table(headed, rows), ""] if rows else []
+    header = ["network", "rule", "chosen", "trials: validation accuracy (%), or minus the loss"]
+    return ["## Trials", "", *_table(header, rows), ""] if rows else []
 
 
-def _troubles(found: Sequence[Table]) -> list[str]:
+def _failures_section(found: Sequence[Table]) -> list[str]:
     rows = []
     for table in found:
         for entry in table.entries:
@@ -189,16 +199,16 @@ def _troubles(found: Sequence[Table]) -> list[str]:
                 for run in entry.runs
                 if run.outcome.state in ("failed", "diverged") and not entry.refusal
             ]
-    headed = ["network", "rule", "why"]
-    return ["## What has no result", "", *_table(headed, rows), ""] if rows else []
+    header = ["network", "rule", "reason"]
+    return ["## No result", "", *_table(header, rows), ""] if rows else []
 
 
-def _table(headed: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Give a Markdown table; columns that are empty in every row are left out."""
-    kept = [i for i in range(len(headed)) if i < 2 or any(row[i] for row in rows)]
-    lines = ["| " + " | ".join(_escape(headed[i]) for i in kept) + " |"]
-    lines.append("|---" * len(kept) + "|")
-    lines += ["| " + " | ".join(_escape(row[i]) for i in kept) + " |" for row in rows]
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table without the columns that are empty in every row."""
+    columns = [i for i in range(len(header)) if i < 2 or any(row[i] for row in rows)]
+    lines = ["| " + " | ".join(_escape(header[i]) for i in columns) + " |"]
+    lines.append("|---" * len(columns) + "|")
+    lines += ["| " + " | ".join(_escape(row[i]) for i in columns) + " |" for row in rows]
     return lines
 
 
@@ -207,7 +217,7 @@ def _bullets(texts: Iterable[str]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Keep a text from being read as Markdown."""
+    """Escape the characters that Markdown interprets."""
     text = " ".join(text.split())
     for mark in r"\`*_<>[]|":
         text = text.replace(mark, f"\\{mark}")

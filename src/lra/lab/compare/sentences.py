@@ -1,4 +1,4 @@
-"""What a network's results say, in plain sentences, and in a table."""
+"""The results on a network as sentences and as table rows."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,39 +8,38 @@ from lra.lab.compare.statistics import Gap, Spread
 
 HEADINGS = (
     *("rule", "{figure}", "minus {base}, paired (95 %)", "seeds", "settings"),
-    *("weights", "feedback", "ms a step", "peak MB"),
+    *("weights", "feedback", "ms per step", "peak MB"),
 )
 
 
 def verdict(table: Table) -> list[str]:
-    """Say which rules differ from the first one, and which cannot be told apart from it."""
+    """Return sentences on which rules differ significantly from the baseline."""
     base = table.spread(table.base)
     name = table.base.label
     if base is None:
-        return [f"{name} has no result here, so nothing can be compared with it."]
+        return [f"{name} has no result here, so no rule is compared with it."]
     gaps = {entry.label: table.gap(entry) for entry in table.entries[1:]}
     known = {label: gap for label, gap in gaps.items() if gap}
-    said = [f"{name}: {spread_text(base, table)}."]
-    if any(gap.reach is None for gap in known.values()):
+    sentences = [f"{name}: {spread_text(base, table)}."]
+    if any(gap.half_width is None for gap in known.values()):
         return [
-            *said,
-            "One seed for each rule tells nothing about chance: no rule can be told apart.",
+            *sentences,
+            "With one seed for each rule, no difference can be distinguished from chance.",
         ]
-    alike = [label for label, gap in known.items() if not gap.apart]
-    up = [label for label, gap in known.items() if gap.apart and gap.mean > 0]
-    down = [label for label, gap in known.items() if gap.apart and gap.mean < 0]
+    similar = [label for label, gap in known.items() if not gap.significant]
+    up = [label for label, gap in known.items() if gap.significant and gap.mean > 0]
+    down = [label for label, gap in known.items() if gap.significant and gap.mean < 0]
     better, worse = (down, up) if table.text else (up, down)
-    if alike:
-        said.append(
-            f"Cannot be told apart from {name} by these {base.count} seeds: {_list(alike)}."
-        )
+    if similar:
+        seeds = f"these {base.count} seeds"
+        sentences.append(f"No significant difference from {name} with {seeds}: {_list(similar)}.")
     for labels, what in ((better, "Better"), (worse, "Worse")):
         if labels:
-            said.append(f"{what} than {name}: {_list(labels)}.")
+            sentences.append(f"{what} than {name}: {_list(labels)}.")
     others = [label for label, gap in gaps.items() if gap is None]
     if others:
-        said.append(f"Not compared, for want of a result for every seed: {_list(others)}.")
-    return said
+        sentences.append(f"Not compared, since results are missing: {_list(others)}.")
+    return sentences
 
 
 def _list(labels: Iterable[str]) -> str:
@@ -48,7 +47,7 @@ def _list(labels: Iterable[str]) -> str:
 
 
 def headings(table: Table) -> list[str]:
-    """Give the columns' names."""
+    """Return the column headings."""
     where, _, what = table.figure.partition("_")
     unit = "nats" if table.text else "%"
     named = {"figure": f"{where} {what} ({unit})", "base": table.base.label}
@@ -56,21 +55,21 @@ def headings(table: Table) -> list[str]:
 
 
 def cells(table: Table, entry: Entry) -> list[str]:
-    """Give a rule's line of the table."""
-    found = table.spread(entry)
-    if found is None:
+    """Return a rule's row of the table."""
+    values = table.spread(entry)
+    if values is None:
         return [entry.label, state(entry), *[""] * (len(HEADINGS) - 2)]
     weights, feedback = entry.mean("weights"), entry.mean("feedback_weights")
     gap, seconds, memory = table.gap(entry), entry.step_seconds, entry.memory
-    trouble = "".join(
+    failures = "".join(
         f", {entry.count(what)} {what}" for what in ("diverged", "failed") if entry.count(what)
     )
     return [
         entry.label,
-        spread_text(found, table),
+        spread_text(values, table),
         gap_text(gap, table) if gap else ("" if entry is table.base else "not compared"),
-        f"{found.count}{trouble}",
-        settings_text(entry.settings) or "as stated",
+        f"{values.count}{failures}",
+        settings_text(entry.settings) or "as given",
         f"{weights:,.0f}" if weights is not None else "",
         f"{feedback:,.0f}" if feedback is not None else "",
         f"{1000 * seconds:.2f}" if seconds is not None else "",
@@ -79,7 +78,7 @@ def cells(table: Table, entry: Entry) -> list[str]:
 
 
 def state(entry: Entry) -> str:
-    """Say what became of a rule without a result."""
+    """Return the state of a rule without a result, in a few words."""
     if entry.refusal:
         return entry.refusal.partition(":")[0]
     return (
@@ -93,26 +92,26 @@ def state(entry: Entry) -> str:
 
 
 def settings_text(settings: dict[str, Any]) -> str:
-    """Write settings as the command takes them."""
+    """Format settings as the command line accepts them."""
     return ",".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in settings.items()
     )
 
 
-def spread_text(found: Spread, table: Table) -> str:
-    """Write a mean and a deviation."""
+def spread_text(values: Spread, table: Table) -> str:
+    """Format a mean and a deviation."""
     digits = _digits(table)
-    deviation = f" ± {found.deviation:.{digits}f}" if found.deviation is not None else ""
-    return f"{found.mean:.{digits}f}{deviation}"
+    deviation = f" ± {values.deviation:.{digits}f}" if values.deviation is not None else ""
+    return f"{values.mean:.{digits}f}{deviation}"
 
 
 def gap_text(gap: Gap, table: Table) -> str:
-    """Write a difference with its interval."""
+    """Format a difference with its interval."""
     digits = _digits(table)
-    if gap.reach is None:
+    if gap.half_width is None:
         return f"{gap.mean:+.{digits}f}"
-    ends = (f"{gap.mean + sign * gap.reach:+.{digits}f}" for sign in (-1, 1))
+    ends = (f"{gap.mean + sign * gap.half_width:+.{digits}f}" for sign in (-1, 1))
     return f"{gap.mean:+.{digits}f} ({' to '.join(ends)})"
 
 

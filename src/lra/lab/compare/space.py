@@ -1,4 +1,4 @@
-"""What a search may choose from: ranges of numbers, and lists of values, each by a name."""
+"""The dimensions of a search: named ranges of numbers and lists of values."""
 
 import math
 from collections.abc import Sequence
@@ -9,34 +9,34 @@ from lra.errors import OptionError
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, evenly by themselves or by their logarithms."""
+    """Numbers from `low` to `high`, on a linear or a logarithmic scale."""
 
     name: str
     low: float
     high: float
     log: bool = False
 
-    def at(self, share: float) -> float:
-        """Give the number at a share of the way, 0 to 1."""
+    def at(self, fraction: float) -> float:
+        """Return the number at a fraction of the range, from 0 to 1."""
         if self.log:
-            return self.low * math.exp(share * math.log(self.high / self.low))
-        return self.low + (self.high - self.low) * share
+            return self.low * math.exp(fraction * math.log(self.high / self.low))
+        return self.low + (self.high - self.low) * fraction
 
     def __str__(self) -> str:
-        scale = ", by logarithm" if self.log else ""
+        scale = " on a log scale" if self.log else ""
         return f"{self.name} from {self.low:g} to {self.high:g}{scale}"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Values as words."""
+    """A list of values, each as text."""
 
     name: str
     values: tuple[str, ...]
 
-    def at(self, share: float) -> str:
-        """Give the value at a share of the way, 0 to 1."""
-        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+    def at(self, fraction: float) -> str:
+        """Return the value at a fraction of the list, from 0 to 1."""
+        return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
 
     def __str__(self) -> str:
         return f"{self.name} of {', '.join(self.values)}"
@@ -46,10 +46,10 @@ Dimension = Range | Choice
 
 
 def read_dimension(text: str) -> Dimension:
-    """Read lr=1e-4..1e-1:log, beta=0.1..2, or gamma=0,0.1,1.
+    """Parse a dimension: lr=1e-4..1e-1:log, beta=0.1..2, or gamma=0,0.1,1.
 
     Raises:
-        OptionError: for anything else.
+        OptionError: if the text is none of these forms.
     """
     name, equals, rest = text.partition("=")
     wrong = OptionError(
@@ -65,20 +65,20 @@ def read_dimension(text: str) -> Dimension:
     span, colon, scale = rest.partition(":")
     low, _, high = span.partition("..")
     try:
-        found = Range(name, float(low), float(high), bool(colon))
+        dimension = Range(name, float(low), float(high), bool(colon))
     except ValueError as error:
         raise wrong from error
     if colon and scale != "log":
         raise wrong
-    if not (math.isfinite(found.low) and math.isfinite(found.high) and found.low < found.high):
+    if not -math.inf < dimension.low < dimension.high < math.inf:
         raise OptionError(f"search {text!r}: LOW must be below HIGH, and both finite")
-    if found.log and found.low <= 0:
-        raise OptionError(f"search {text!r}: by logarithm LOW must be above 0")
-    return found
+    if dimension.log and dimension.low <= 0:
+        raise OptionError(f"search {text!r}: LOW must be above 0 on a log scale")
+    return dimension
 
 
 def even_point(dimensions: Sequence[Dimension], index: int) -> dict[str, float | str]:
-    """Give the index-th of points that cover a space evenly; the first is its middle.
+    """Return point number `index` of a sequence that covers a space evenly from its middle on.
 
     Coordinate j of point i is frac(1/2 + i g^-(j+1)), with g^(d+1) = g + 1 for d dimensions.
 

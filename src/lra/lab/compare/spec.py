@@ -1,6 +1,7 @@
-"""Rules and networks as words of a command: NAME, or NAME:OPTION=VALUE,OPTION=VALUE."""
+"""Rules and networks on the command line: NAME, or NAME:OPTION=VALUE,OPTION=VALUE."""
 
 import enum
+import functools
 import inspect
 import types
 import typing
@@ -19,22 +20,22 @@ from lra.lab.rule_options import LOCAL_LOSSES
 from lra.methods import METHODS
 from lra.rules import RULES
 
-ENTRANTS: dict[str, Callable[..., Any]] = {**RULES, **METHODS}
-"""What can be compared: the rules, and the methods whose step takes several passes."""
+RULES_AND_METHODS: dict[str, Callable[..., Any]] = {**RULES, **METHODS}
+"""All that can be compared: the rules, and the methods of several passes."""
 
 STEP = ("lr", "feedback_lr", "weight_decay", "momentum", "smoothing", "optimizer")
-"""Settings of `lra train` that a rule may have for itself; the budget and the data are the same."""
+"""Settings of `lra train` that may differ between rules; the budget and the data may not."""
 
 SHAPE = (
     *("width", "depth", "patch", "context"),
     *("activation", "straight_through", "bias", "init", "batch_size"),
 )
-"""Settings of `lra train` that a network may have for itself."""
+"""Settings of `lra train` that may differ between networks."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A name and its settings, as read from `text`."""
+    """A name and its settings, parsed from `text`."""
 
     text: str
     name: str
@@ -42,40 +43,49 @@ class Spec:
 
 
 def read_rule(text: str) -> Spec:
-    """Read a rule or a method with options of its own, and settings of its steps.
+    """Parse a rule or method with its options and the settings in `STEP`.
 
     Raises:
-        OptionError: for an unknown name or option, or a value that the option cannot have.
+        OptionError: for an unknown name or option, or an invalid value.
     """
-    name, words = _parts(text)
-    if name not in ENTRANTS:
-        raise unknown("rule", name, ENTRANTS)
-    kinds = rule_kinds(name) | {field: _config_kinds()[field] for field in STEP}
-    return Spec(text, name, _values(f"rule {name!r}", words, kinds))
+    name, words = _split(text)
+    if name not in RULES_AND_METHODS:
+        raise unknown("rule", name, RULES_AND_METHODS)
+    kinds = rule_option_types(name) | {field: _config_option_types()[field] for field in STEP}
+    return Spec(text, name, _parse_values(f"rule {name!r}", words, kinds))
 
 
 def read_model(text: str) -> Spec:
-    """Read a network of `lra train --model` with its settings; errors as `read_rule`."""
-    name, words = _parts(text)
+    """Parse a network of `lra train --model` with its settings.
+
+    Raises:
+        OptionError: for an unknown name or setting, or an invalid value.
+    """
+    name, words = _split(text)
     if name not in NETWORKS:
         raise unknown("model", name, NETWORKS)
-    kinds = {field: _config_kinds()[field] for field in SHAPE}
-    return Spec(text, name, _values(f"model {name!r}", words, kinds))
+    kinds = {field: _config_option_types()[field] for field in SHAPE}
+    return Spec(text, name, _parse_values(f"model {name!r}", words, kinds))
 
 
-def rule_kinds(name: str) -> dict[str, Any]:
-    """Give the options of a rule with the types of their values."""
-    hints = typing.get_type_hints(ENTRANTS[name])
-    options = inspect.signature(ENTRANTS[name]).parameters
-    return {option: hints.get(option, str) for option in options}
+def rule_option_types(name: str) -> dict[str, Any]:
+    """Return the options of a rule and the types of their values.
+
+    The wiring is not an option, since each wiring has a named rule.
+    """
+    factory = RULES_AND_METHODS[name]
+    function = factory.func if isinstance(factory, functools.partial) else factory
+    hints = typing.get_type_hints(function)
+    options = inspect.signature(factory).parameters
+    return {option: hints.get(option, str) for option in options if option != "wiring"}
 
 
-def _config_kinds() -> dict[str, Any]:
+def _config_option_types() -> dict[str, Any]:
     return typing.get_type_hints(TrainConfig)
 
 
-def _parts(text: str) -> tuple[str, dict[str, str]]:
-    """Split a name from its settings, and these from each other."""
+def _split(text: str) -> tuple[str, dict[str, str]]:
+    """Split a text into its name and its settings."""
     name, colon, rest = text.partition(":")
     words: dict[str, str] = {}
     for part in rest.split(",") if colon else ():
@@ -91,7 +101,7 @@ def _parts(text: str) -> tuple[str, dict[str, str]]:
     return name, words
 
 
-def _values(owner: str, words: Mapping[str, str], kinds: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_values(owner: str, words: Mapping[str, str], kinds: Mapping[str, Any]) -> dict[str, Any]:
     for option in words:
         if option not in kinds:
             raise unknown(f"option of {owner}", option, kinds)
@@ -102,35 +112,35 @@ def _values(owner: str, words: Mapping[str, str], kinds: Mapping[str, Any]) -> d
 
 
 def read_value(what: str, text: str, kind: Any) -> Any:
-    """Read a value of a type: a number, a flag, one of a few names, how weights are drawn, ...
+    """Parse a value of a type: a number, a flag, a name, an initialization, ...
 
     Raises:
-        OptionError: for a text that stands for no such value.
+        OptionError: if the text is not a value of the type.
     """
-    kinds = _alternatives(kind)
+    kinds = _union_types(kind)
     if type(None) in kinds and text == "none":
         return None
     errors = []
     for one in kinds:
         try:
-            return _read_as(what, text, one)
+            return _parse_as(what, text, one)
         except ValueError as error:  # of OptionError too
             errors.append(str(error))
-    raise OptionError(f"{what}: {text!r} is no such value ({'; '.join(errors)})")
+    raise OptionError(f"{what}: {text!r} is not a valid value ({'; '.join(errors)})")
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """Give the types of a union, names of choices before free text."""
+def _union_types(kind: Any) -> tuple[Any, ...]:
+    """Return the types of a union; an enum replaces plain text."""
     if typing.get_origin(kind) is typing.Annotated:
-        return _alternatives(typing.get_args(kind)[0])
+        return _union_types(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kinds = [one for part in typing.get_args(kind) for one in _alternatives(part)]
+        kinds = [one for part in typing.get_args(kind) for one in _union_types(part)]
         choices = any(isinstance(one, type) and issubclass(one, enum.Enum) for one in kinds)
         return tuple(one for one in kinds if not (choices and one is str))
     return (kind,)
 
 
-def _read_as(what: str, text: str, kind: Any) -> Any:
+def _parse_as(what: str, text: str, kind: Any) -> Any:
     if kind is bool:
         if text not in ("true", "false"):
             raise OptionError("true or false")
@@ -151,14 +161,14 @@ def _read_as(what: str, text: str, kind: Any) -> Any:
                 if text not in table:
                     raise unknown(base.__name__, text, table)
                 return typing.cast("Mapping[str, Any]", table)[text]()
-    raise OptionError(f"{what} cannot be written in a word")
+    raise OptionError(f"{what} cannot be set on the command line")
 
 
-def distinct(what: str, texts: Iterable[str]) -> None:
-    """Refuse a word that comes twice.
+def check_distinct(what: str, texts: Iterable[str]) -> None:
+    """Check that no text occurs twice.
 
     Raises:
-        OptionError: naming it.
+        OptionError: if a text does; the message names it.
     """
     seen: set[str] = set()
     for text in texts:

@@ -1,4 +1,4 @@
-"""Means, deviations, and differences by pairs with their intervals."""
+"""Means, deviations, and paired differences with confidence intervals."""
 
 import math
 import statistics
@@ -7,25 +7,27 @@ from dataclasses import dataclass
 
 
 def student(degrees: int, confidence: float = 0.95) -> float:
-    """Give how many standard errors an interval of Student's t reaches to either side.
+    """Return the half-width, in standard errors, of a Student's t confidence interval.
 
     Args:
-        degrees: of freedom, 1 or more.
-        confidence: that the interval holds the truth.
+        degrees: degrees of freedom, 1 or more.
+        confidence: the confidence level.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
     """
     low, high = 0.0, 1.0
-    while _within(high, degrees) < confidence:
+    while _probability_within(high, degrees) < confidence:
         high *= 2
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < confidence else (low, middle)
+        low, high = (
+            (middle, high) if _probability_within(middle, degrees) < confidence else (low, middle)
+        )
     return high
 
 
-def _within(t: float, degrees: int) -> float:
-    """Give the chance that |T| is below t."""
+def _probability_within(t: float, degrees: int) -> float:
+    """Return the probability that |T| < t for Student's T."""
     angle = math.atan(t / math.sqrt(degrees))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = degrees % 2
@@ -39,7 +41,7 @@ def _within(t: float, degrees: int) -> float:
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean and a sample standard deviation of `count` values; none of one value."""
+    """The mean and sample standard deviation of `count` values; of one value it is None."""
 
     mean: float
     deviation: float | None
@@ -47,30 +49,30 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Give the mean and the deviation of values."""
+    """Return the mean and the deviation of values."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return Spread(statistics.fmean(values), deviation, len(values))
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A mean difference by pairs, and its interval of 95 %; none of one pair."""
+    """A mean paired difference with the half-width of its 95 % interval; None for one pair."""
 
     mean: float
-    reach: float | None
+    half_width: float | None
     count: int
 
     @property
-    def apart(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.reach is not None and abs(self.mean) > self.reach
+    def significant(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Gap:
-    """Compare values of the same seeds: mean of ours - theirs, with the interval of Student's t."""
+    """Return the mean of ours - theirs, paired by seed, with its Student's t interval."""
     gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
-    found = spread(gaps)
-    if found.deviation is None:
-        return Gap(found.mean, None, 1)
-    reach = student(len(gaps) - 1) * found.deviation / math.sqrt(len(gaps))
-    return Gap(found.mean, reach, len(gaps))
+    values = spread(gaps)
+    if values.deviation is None:
+        return Gap(values.mean, None, 1)
+    half_width = student(len(gaps) - 1) * values.deviation / math.sqrt(len(gaps))
+    return Gap(values.mean, half_width, len(gaps))

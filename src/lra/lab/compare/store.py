@@ -1,10 +1,10 @@
-"""A comparison's folder: its runs, what became of each, and whose turn it is.
+"""The folder of a comparison: its runs, their outcomes, and their locks.
 
-    OUT/runs/NAME/       an ordinary run of `lra train`, named by what it trains
-    OUT/records/NAME.json  what the run's folder cannot tell: refused, diverged, failed, memory
-    OUT/locks/NAME.lock  locked by the process that trains; the system opens it when that one ends
+    OUT/runs/NAME/         an ordinary run of `lra train`, named by its configuration
+    OUT/records/NAME.json  the outcome: refused, diverged or failed; machine and peak memory
+    OUT/locks/NAME.lock    held by the process that trains; the system releases it when that ends
 
-Several machines may share the folder, where its file system lets processes lock files.
+Several machines can share the folder if its file system supports file locks.
 """
 
 import contextlib
@@ -30,15 +30,15 @@ State = Literal["done", "diverged", "refused", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """The outcome of a run.
 
     Attributes:
-        state: done; diverged, which is a result too; refused, where the rule cannot train the
-            network; or failed, by an error that nobody foresaw.
-        reason: why it is not done.
-        memory: the most that the process held, in bytes, where that can be measured.
-        machine: where it came to its end.
-        result: what `result.json` holds, where it is done.
+        state: "done"; "diverged"; "refused" if the rule cannot train the network; or "failed"
+            after an unexpected error.
+        reason: why the run is not done.
+        memory: the peak memory of the process in bytes, or None if it cannot be measured.
+        machine: the machine on which the run ended.
+        result: the content of `result.json` of a run that is done.
     """
 
     state: State
@@ -49,7 +49,14 @@ class Outcome:
 
 
 class Store:
-    """The folder of a comparison."""
+    """The folder of a comparison.
+
+    Args:
+        out: the folder; it is created if needed.
+
+    Raises:
+        RunError: if a folder cannot be created.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -60,26 +67,26 @@ class Store:
                 raise RunError(f"cannot make the folder {out / part}: {error.strerror}") from error
 
     def storage(self, url: str | None) -> str:
-        """Give the database of the trials: the one that is named, or a file here."""
+        """Return the URL of the trials' database: the given one, or a file in the folder."""
         return url or f"sqlite:///{self.out.resolve() / 'trials.db'}"
 
     def folder(self, name: str) -> Path:
-        """Give a run's folder."""
+        """Return the folder of a run."""
         return self.out / "runs" / name
 
     def outcome(self, name: str) -> Outcome | None:
-        """Tell what became of a run, if it has ended."""
+        """Return the outcome of a run, or None if it has not ended."""
         record = _read_json(self._record(name))
         result = _read_json(self.folder(name) / runs.RESULT)
         if result is not None:
             known = {k: v for k, v in (record or {}).items() if k in ("memory", "machine")}
             return Outcome("done", **known, result=result)
-        if record is None or record["state"] == "done":  # its folder was removed since
+        if record is None or record["state"] == "done":  # done, but its folder was removed
             return None
         return Outcome(record["state"], record["reason"])
 
     def curve(self, name: str) -> list[dict[str, float]]:
-        """Read a run's epochs, as in metrics.csv."""
+        """Return the rows of a run's metrics.csv, one for each epoch."""
         path = self.folder(name) / runs.METRICS
         if not path.exists():
             return []
@@ -87,20 +94,20 @@ class Store:
             return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
     def forget_refusals(self) -> None:
-        """Forget what was refused or failed, which another version may be able to train."""
+        """Delete the records of refused and failed runs, so that they are tried again."""
         for path in (self.out / "records").glob("*.json"):
             record = _read_json(path)
             if record is None or record["state"] in ("refused", "failed"):
                 path.unlink(missing_ok=True)
 
     def free(self, name: str) -> bool:
-        """Tell whether nobody trains a run at this moment."""
-        with self.claim(name) as ours:
-            return ours
+        """Return whether no process is training a run."""
+        with self.claim(name) as claimed:
+            return claimed
 
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Take a run for this process, or give False where another one has it."""
+        """Claim a run for this process; yield False if another process holds it."""
         lock = filelock.FileLock(self.out / "locks" / f"{name}.lock")
         try:
             lock.acquire(blocking=False)
@@ -113,7 +120,7 @@ class Store:
             lock.release()
 
     def record(self, name: str, outcome: Outcome) -> None:
-        """Write down what became of a run; its result is in the run's own folder."""
+        """Write the record of a run, without the result, which is in the run's folder."""
         content = {k: v for k, v in asdict(outcome).items() if k != "result"}
         runs.write_json(self._record(name), content)
 
@@ -121,20 +128,20 @@ class Store:
         return self.out / "records" / f"{name}.json"
 
     def train(self, name: str, config: TrainConfig, reporter: Reporter) -> Outcome:
-        """Train a run that is claimed, or go on with it.
+        """Train or resume a claimed run.
 
         Raises:
-            Interrupted: after a signal; it can be resumed.
-            RunError: where the disk refuses.
-            DataError: where the data cannot be had.
+            Interrupted: after a signal; the run can be resumed.
+            RunError: if a file cannot be read or written.
+            DataError: if the data cannot be loaded.
         """
-        found = self.outcome(name)
-        if found is not None:
-            return found
+        known = self.outcome(name)
+        if known is not None:
+            return known
         folder = self.folder(name)
         try:
             with peak_memory(config.device) as peak:
-                result = self._go(folder, config, reporter)
+                result = self._train_or_resume(folder, config, reporter)
             outcome = Outcome("done", memory=peak(), machine=machine(), result=result)
         except Diverged as error:
             outcome = Outcome("diverged", str(error))
@@ -142,15 +149,17 @@ class Store:
             outcome = Outcome("refused", str(error))
         except LraError:
             raise
-        except Exception as error:  # of one rule on one network; the others go on
+        except Exception as error:  # must not end the other runs
             outcome = Outcome("failed", f"{type(error).__name__}: {error}")
         self.record(name, outcome)
         return outcome
 
-    def _go(self, folder: Path, config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
+    def _train_or_resume(
+        self, folder: Path, config: TrainConfig, reporter: Reporter
+    ) -> dict[str, Any]:
         if checkpoint.exists(folder):
             return training.resume(folder, reporter=reporter)
-        if folder.exists():  # killed before its first checkpoint, maybe amid its configuration
+        if folder.exists():  # killed before its first checkpoint
             shutil.rmtree(folder)
         return training.train(config, folder, reporter=reporter)
 
@@ -161,5 +170,5 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); remove it, and go on") from error
+        raise RunError(f"{path}: cannot be read ({error}); delete it and run again") from error
     return content

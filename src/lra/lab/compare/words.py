@@ -1,4 +1,4 @@
-"""A grid as the words of a command."""
+"""The command line that describes a grid."""
 
 import dataclasses
 import shlex
@@ -9,20 +9,20 @@ from lra.lab.compare.grid import Grid
 
 
 def command(grid: Grid, out: Path | None = None, verb: str = "compare") -> str:
-    """Write the command that makes a comparison."""
+    """Return the command that runs a comparison."""
     words = ["lra", verb, *grid.datasets, *_flags(grid, ("datasets", "options"))]
     words += _flags(grid.options, ())
     return shlex.join([*words, *(("--out", str(out)) if out else ())])
 
 
-def _flags(value: Any, but: tuple[str, ...]) -> list[str]:
-    """Give the options of a dataclass that are not as by default."""
+def _flags(options: Any, exclude: tuple[str, ...]) -> list[str]:
+    """Return the fields of a dataclass that differ from their defaults, as flags."""
     words: list[str] = []
-    for field in dataclasses.fields(value):
-        given = getattr(value, field.name)
-        if field.name in but or given == field.default:
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in exclude or value == field.default:
             continue
         words.append(f"--{field.name.replace('_', '-')}")
-        if given is not True:
-            words += map(str, given if isinstance(given, tuple) else (given,))
+        if value is not True:
+            words += map(str, value if isinstance(value, tuple) else (value,))
     return words

@@ -1,4 +1,4 @@
-"""The record that a comparison keeps of each of its worker processes."""
+"""The state of one worker process of a comparison."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ class Worker:
     """A process that runs a job.
 
     Attributes:
-        job: what it runs.
+        job: the job.
         process: the process.
         connection: the pipe over which it reports.
-        began: when it started, by `time.monotonic`.
-        share: the part of the job that is done, from 0 to 1.
-        outcome: the result, where there is one.
-        said: whether the worker reported its end.
-        trouble: the message of an error that stops the whole comparison.
+        began: its start time, by `time.monotonic`.
+        share: the share of the job that is done, from 0 to 1, or None before the first step.
+        outcome: the outcome, if there is one.
+        finished: whether the worker reported that the job is over.
+        fatal_error: the message of an error that ends the whole comparison.
     """
 
     job: Job
@@ -30,5 +30,5 @@ class Worker:
     began: float = field(default_factory=time.monotonic)
     share: float | None = None
     outcome: Outcome | None = None
-    said: bool = False
-    trouble: str | None = None
+    finished: bool = False
+    fatal_error: str | None = None

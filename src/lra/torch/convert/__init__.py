@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lra.errors import ConversionError
-from lra.feedback import Offset
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
 from lra.rules import Rule
@@ -15,9 +14,9 @@ from lra.torch.convert.plan import Selector, find_skipped, listing, make_plan
 from lra.torch.convert.swap import swap, undo
 from lra.torch.convert.wiring import wire
 from lra.torch.distributed import is_sharded
-from lra.torch.functions.module import InterceptedModule, SkippedModule
-from lra.torch.layers import Local, LocalSequential, LocalWeights
-from lra.torch.layers.state import Conversion
+from lra.torch.functions.module import SkippedModule
+from lra.torch.layers import Local, LocalSequential
+from lra.torch.layers.slots import Conversion, feedback_slots
 from lra.torch.model_state import arguments
 from lra.torch.registry import WEIGHT_LAYERS
 from lra.wiring import Chain, Direct, Stride
@@ -107,7 +106,7 @@ def convert(
     try:
         swap(model, plan, rule, terms, discovering=True)
         discover(model, rule, terms, example, plan, find_inputs=named is None)
-        if not any(isinstance(m, (LocalWeights, InterceptedModule)) for m in model.modules()):
+        if not any(isinstance(m, Local) and m.multiplies for m in model.modules()):
             raise _nothing(model)
         if not isinstance(rule.wiring, Chain):
             wire(model, rule, plan.shared, *arguments(example))
@@ -165,12 +164,7 @@ def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
         ConversionError: for a model in which nothing is converted.
     """
     _require_converted(model, "feedback_parameters")
-    found: list[Any] = []
-    for module in model.modules():
-        if isinstance(module, LocalWeights):
-            found.append(module.feedback)
-        elif isinstance(module, InterceptedModule) and not isinstance(module._lra.feedback, Offset):
-            found += [getattr(module, name) for name in module.table.added]
+    found = [slot.stored(m) for _, m, slot in feedback_slots(model) if slot.own and not slot.offset]
     return list(dict.fromkeys(E for E in found if isinstance(E, nn.Parameter)))
 
 

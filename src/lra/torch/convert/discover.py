@@ -68,7 +68,7 @@ def discover(
         found = run()
     for module in model.modules():
         if isinstance(module, InterceptedModule):
-            module.table.discovering = False
+            module._lra.discovering = False
     refuse(
         Refusal(c.module, type(paths[c.module]).__name__, str(f).replace("\n    ", "; "))
         for c, f in dict.fromkeys(found)
@@ -112,11 +112,11 @@ def _intercept_more(
     for path, used in functions.items():
         module = paths[path]
         known = used - {None}
-        if isinstance(module, InterceptedModule) and not known <= module.table.activations:
+        if isinstance(module, InterceptedModule) and not known <= module._lra.activations:
             new = True
-            module.table.activations |= frozenset(known)
-            named = {f: getattr(f, "__name__", "") for f in module.table.activations}
-            module.table.in_place = frozenset(
+            module._lra.activations |= frozenset(known)
+            named = {f: getattr(f, "__name__", "") for f in module._lra.activations}
+            module._lra.in_place = frozenset(
                 f for f, name in named.items() if name.endswith("_") and not name.endswith("__")
             )
     return new

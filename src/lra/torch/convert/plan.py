@@ -18,7 +18,7 @@ from lra.rules import Rule
 from lra.torch.convert.forward_scan import escapes
 from lra.torch.distributed import is_sharded
 from lra.torch.layers import Local, LocalActivation, is_activation
-from lra.torch.layers.state import Conversion
+from lra.torch.layers.slots import Conversion
 from lra.torch.registry import ACTIVATIONS, INTERCEPTED, TORCH_ACTIVATIONS, WEIGHT_LAYERS
 
 Selector = str | type[nn.Module]

@@ -7,7 +7,7 @@ from lra.errors import ConversionError
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 from lra.torch.convert.plan import Plan
-from lra.torch.functions.module import InterceptedModule, SkippedModule, Table
+from lra.torch.functions.module import InterceptedModule, SkippedModule
 from lra.torch.layers import (
     Local,
     LocalActivation,
@@ -18,7 +18,8 @@ from lra.torch.layers import (
     local_class,
     local_weights,
 )
-from lra.torch.layers.state import RuleState, draw_feedback
+from lra.torch.layers.sampler import draw_feedback
+from lra.torch.layers.slots import RuleState
 from lra.torch.ops.routing import remove_router
 from lra.wiring import Chain
 
@@ -62,8 +63,9 @@ def swap(
         for path, module in plan.intercepted.items():
             _become(module, local_class(InterceptedModule, type(module)))
             assert isinstance(module, InterceptedModule)
-            table = Table(discovering=discovering)
-            module._lra = RuleState(rule, path, terms, conversion=plan.shared, table=table)
+            module._lra = RuleState(
+                rule, path, terms, conversion=plan.shared, discovering=discovering
+            )
             if not discovering:
                 module.prepare()
         for path, module in plan.skipped.items():

@@ -1,4 +1,4 @@
-"""Wire a converted model: learn from one pass in which order its layers run, and link them."""
+"""Wire a converted model: find the order of its layers in one pass, and link them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,9 +11,8 @@ from lra.errors import ConversionError
 from lra.feedback import Stored
 from lra.rules import Rule
 from lra.torch.audit.recorder import tensors_in
-from lra.torch.functions.module import InterceptedModule
-from lra.torch.layers import LocalWeights
-from lra.torch.layers.state import Conversion, draw_between
+from lra.torch.layers.sampler import draw_between
+from lra.torch.layers.slots import Conversion
 from lra.torch.model_state import copied, preserve_state
 from lra.torch.ops.autograd import apply_weights
 from lra.torch.ops.ops import BilinearOp, WeightOp
@@ -21,24 +20,24 @@ from lra.torch.ops.routing import ErrorRouter, Layout, Link
 from lra.torch.user_warnings import link_feedback
 
 _MOST = 2**30
-"""How many numbers the feedback weights between two layers may have."""
+"""The largest number of feedback weights between two layers."""
 
 
 @dataclass
 class _Site:
-    """A layer as the example has seen it first: what it reads and gives, and from which it comes.
+    """A layer in its first call of the example.
 
     Attributes:
         z: its input.
-        last: whether its units are in the last dimension.
+        units_last: whether its units are in the last dimension.
         h: its result.
         below: the layers whose results its input is made of.
-        level: how many layers come before it, on the longest path.
+        level: the number of layers before it on the longest path, and itself.
         above: all layers that its result goes into, itself among them.
     """
 
     z: Tensor
-    last: bool
+    units_last: bool
     h: Tensor | None = None
     below: set[str] = field(default_factory=set)
     level: int = 0
@@ -46,21 +45,23 @@ class _Site:
 
 
 class OrderRecorder(ErrorRouter):
-    """Stands in the hub's place in the example's pass, and notes who runs after whom."""
+    """Replaces the router in the example's pass, and records which layer runs after which."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__(rule.feedback)
         self.sites: dict[str, _Site] = {}
         self.nodes: dict[Any, str] = {}
 
-    def detach_input(self, site: str, z: Tensor, E: Tensor | None, last: bool) -> Tensor:
-        """Note a layer's input."""
+    def detach_input(
+        self, site: str, link: Link | None, z: Tensor, E: Tensor | None, units_last: bool
+    ) -> Tensor:
+        """Record a layer's input."""
         if z.requires_grad and site not in self.sites:
-            self.sites[site] = _Site(z, last, below=self.results([z]) - {site})
+            self.sites[site] = _Site(z, units_last, below=self.results([z]) - {site})
         return z
 
     def run(self, site: str, op: WeightOp | BilinearOp, z: Tensor, *tensors: Any) -> Tensor:
-        """Note a layer's result, by the node of the graph that gave it."""
+        """Record a layer's result, by the node of the graph that computed it."""
         h = apply_weights(op, z, *tensors)
         if site in self.sites and self.sites[site].h is None:
             self.sites[site].h = h
@@ -68,7 +69,7 @@ class OrderRecorder(ErrorRouter):
         return h
 
     def results(self, tensors: Iterable[Tensor]) -> set[str]:
-        """Give the layers whose results tensors are made of, without another layer between."""
+        """Return the layers whose results tensors are made of, without another layer between."""
         found: set[str] = set()
         queue: list[Any] = [t.grad_fn for t in tensors if t.grad_fn is not None]
         seen = set(queue)
@@ -87,24 +88,22 @@ class OrderRecorder(ErrorRouter):
 def wire(
     model: nn.Module, rule: Rule, shared: Conversion, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """Link the layers of a model that follows a rule already, as the rule's wiring says.
+    """Link the layers of a converted model as the rule's wiring says.
 
     Raises:
-        ConversionError: where errors start at several layers, or where feedback weights between two
-            layers cannot be.
+        ConversionError: where errors start at several layers, or where there can be no feedback
+            weights between two layers.
     """
-    scout = OrderRecorder(rule)
-    shared.router = scout
+    recorder = OrderRecorder(rule)
+    shared.router = recorder
     try:
         with preserve_state(model), torch.inference_mode(False):  # which enables gradients too
             args, kwargs = copied((args, kwargs))
             outputs = tensors_in(model(*args, **kwargs))
-        sites = _levels(scout, outputs)
+        sites = _levels(recorder, outputs)
         router = ErrorRouter(rule.feedback)
-        links = _links(sites, rule.wiring.reach)
-        for link in links:
-            _give(model, rule, link, sites[link.site], sites[link.source])
-        router.links = {link.site: link for link in links}
+        for link in _links(sites, rule.wiring.reach):
+            _route(model, rule, link, sites[link.site], sites[link.source])
         shared.router = router
     except BaseException:
         shared.router = None
@@ -113,15 +112,15 @@ def wire(
     model.register_forward_hook(router.end)
 
 
-def _levels(scout: OrderRecorder, outputs: list[Tensor]) -> dict[str, _Site]:
-    """Give the layers that the outputs depend on, with those above each."""
+def _levels(recorder: OrderRecorder, outputs: list[Tensor]) -> dict[str, _Site]:
+    """Return the layers that the outputs depend on, with the layers above each."""
     sites: dict[str, _Site] = {}
-    for name, site in scout.sites.items():  # in the order of the pass
+    for name, site in recorder.sites.items():  # in the order of the pass
         site.below &= sites.keys()
         site.level = 1 + max((sites[below].level for below in site.below), default=0)
         if site.h is not None:
             sites[name] = site
-    reached = scout.results(outputs)
+    reached = recorder.results(outputs)
     for name in reversed(sites):
         site = sites[name]
         site.above |= {name}
@@ -133,13 +132,13 @@ def _levels(scout: OrderRecorder, outputs: list[Tensor]) -> dict[str, _Site]:
 
 
 def _links(sites: dict[str, _Site], reach: int | None) -> list[Link]:
-    """Decide whom each layer's input hears; a layer that hears itself is left to the chain."""
+    """Decide where each layer's error comes from; those that use their own stay in the chain."""
     heads = [name for name, site in sites.items() if site.above == {name}]
     if len(heads) > 1:
         raise ConversionError(
-            f"convert: errors start at several layers here ({', '.join(map(repr, heads))}), and "
-            "a wiring other than lra.wiring.Chain() needs one output layer above all others; leave the "
-            "others on backprop with skip="
+            f"convert: errors start at several layers here ({', '.join(map(repr, heads))}), and a "
+            "wiring other than lra.wiring.Chain() needs one output layer above all others; exclude "
+            "the others with skip="
         )
     found = []
     for name, site in sites.items():
@@ -156,64 +155,60 @@ def _link(name: str, site: _Site, source: str, above: _Site) -> Link:
     assert h is not None
     layout = _layout(name, site, source, above)
     z = layout.batched(z, len(h))
-    tokens = site.last and above.last and z.dim() > 2 and z.shape[:-1] == h.shape[:-1]
+    both_last = site.units_last and above.units_last
+    tokens = both_last and z.dim() > 2 and z.shape[:-1] == h.shape[:-1]
     link = Link(name, source, layout, tokens, site.z.dim(), h.dim())
     outputs, units = _shape(link, site, above)
     if outputs * units > _MOST:
         raise ConversionError(
-            f"convert: {name!r} reads {units:,} units and would hear the {outputs:,} of "
-            f"{source!r}, through {outputs * units:,} feedback weights, more than {_MOST:,}. "
-            "Use lra.wiring.Direct(), whose output layer is small, or lra.wiring.Chain()"
+            f"convert: {name!r} reads {units:,} units and would receive its error from the "
+            f"{outputs:,} units of {source!r}, through {outputs * units:,} feedback weights, more "
+            f"than {_MOST:,}. Use lra.wiring.Direct(), whose output layer is small, or "
+            "lra.wiring.Chain()"
         )
     return link
 
 
 def _layout(name: str, site: _Site, source: str, above: _Site) -> Layout:
-    """Find out where the batch stands in an input, by what one sample's result depends on."""
+    """Find where the batch is in an input, from what one sample's result depends on."""
     z, h = site.z, above.h
     assert h is not None
-    able = Layout if site.last else (Layout.FIRST,)  # convolutions have the batch first
+    able = Layout if site.units_last else (Layout.FIRST,)  # convolutions have the batch first
     fitting = [layout for layout in able if layout.fits(z.shape, len(h))]
     if len(fitting) > 1 and not z.is_meta:
         moved = torch.autograd.grad(h[0].sum(), z, retain_graph=True)[0]
         alone = [one for one in fitting if not bool(one.batched(moved, len(h))[1:].any())]
-        mixed = Layout.FIRST in fitting and not alone  # a batch norm, which mixes samples
+        mixed = Layout.FIRST in fitting and not alone  # a batch norm mixes samples
         if mixed or moved.any():
             fitting = [Layout.FIRST] if mixed or Layout.FIRST in alone else alone
     if len(fitting) != 1:
         raise ConversionError(
-            f"convert: {name!r} reads {tuple(z.shape)} and would hear {source!r}, which gives "
-            f"{tuple(h.shape)}, and the example does not tell which part of the input belongs to "
-            "which sample, or no error comes there; try an example= of other numbers of samples "
-            "(two at least) and positions, or lra.wiring.Chain(), or leave the layer on backprop with "
-            "skip="
+            f"convert: {name!r} reads {tuple(z.shape)} and would receive its error from {source!r}, "
+            f"which returns {tuple(h.shape)}. The example does not show which part of the input "
+            "belongs to which sample, or no error arrives there; try an example= with other "
+            "numbers of samples (two at least) and positions, or lra.wiring.Chain(), or exclude "
+            "the layer with skip="
         )
     return fitting[0]
 
 
 def _shape(link: Link, site: _Site, source: _Site) -> tuple[int, int]:
-    """Give the shape of a link's feedback weights."""
+    """Return the shape of a link's feedback weights."""
     assert source.h is not None
     below = link.below(site.z, len(source.h))
     return link.above(source.h).shape[1], below.shape[1]
 
 
-def _give(model: nn.Module, rule: Rule, link: Link, site: _Site, source: _Site) -> None:
-    """Put the feedback weights of a link in the place of those that the layer has."""
+def _route(model: nn.Module, rule: Rule, link: Link, site: _Site, source: _Site) -> None:
+    """Give a layer's slot the feedback weights of a link instead of its own."""
     path, _, key = link.site.partition(":")
-    layer = model.get_submodule(path)
-    shape = _shape(link, site, source)
-    if isinstance(layer, InterceptedModule):
-        owner, _, name = layer.table.feedback[key].rpartition(".")
-        holder, W = layer.get_submodule(owner), layer.weight_of(key)
-    else:
-        assert isinstance(layer, LocalWeights)
-        holder, name, W = layer, "feedback", layer.weight
-    E = draw_between(rule.feedback, shape, getattr(holder, name) if W is None else W)
-    requires = bool(getattr(holder, name).requires_grad)
-    delattr(holder, name)
+    layer: Any = model.get_submodule(path)
+    slot = layer._lra.slots[key or "weight"]
+    slot.route = link
+    W, before = slot.weight(layer), slot.stored(layer)
+    E = draw_between(rule.feedback, _shape(link, site, source), before if W is None else W)
     if rule.feedback.stored is Stored.LEARNED:
-        holder.register_parameter(name, nn.Parameter(E, requires_grad=requires))
-        link_feedback(W, getattr(holder, name))
-    else:
-        holder.register_buffer(name, E)
+        E = nn.Parameter(E, requires_grad=before.requires_grad)
+    slot.replace(layer, slot.name.rpartition(".")[2], E)
+    if W is not None:
+        link_feedback(W, E)

@@ -26,8 +26,9 @@ from lra.torch.diagnose.report import (
 )
 from lra.torch.diagnose.watcher import Watch, kind_of, row_of
 from lra.torch.distributed import is_sharded
-from lra.torch.functions.module import InterceptedModule, SkippedModule
-from lra.torch.layers import Local, LocalWeights
+from lra.torch.functions.module import SkippedModule
+from lra.torch.layers import Local
+from lra.torch.layers.slots import feedback_slots
 from lra.torch.model_state import arguments, copied, preserve_modules, preserve_state, unwrapped
 from lra.torch.ops import observer
 
@@ -102,9 +103,9 @@ def diagnose(
     step = _closure(model, x, t, loss)
     if method is not None and not isinstance(x, Tensor):
         raise OptionError(f"diagnose: a method takes a tensor x, got a {type(x).__name__}")
-    for module in model.modules():
-        if isinstance(module, (LocalWeights, InterceptedModule)) and not module._lra.drawn:
-            module.draw_again()  # as the first pass would
+    for _, module, slot in feedback_slots(model):
+        if not slot.drawn:
+            slot.draw(module)  # as the first pass would
     # Gradients are enabled, whatever the caller has set.
     with torch.inference_mode(False), torch.enable_grad():
         with preserve_modules(model), preserve_state(model):
@@ -280,8 +281,7 @@ def _assign(
 def _rows_of_feedback(model: nn.Module) -> dict[str, str]:
     """Name for each of the feedback weights the row of the weights that they stand beside."""
     found = {}
-    for path, module in model.named_modules():
-        if isinstance(module, InterceptedModule):
-            for key, name in module.table.feedback.items():
-                found[f"{path}.{name}".strip(".")] = row_of(path, key)
+    for path, _, slot in feedback_slots(model):
+        if slot.name:
+            found[f"{path}.{slot.name}".strip(".")] = row_of(path, slot.key)
     return found

@@ -224,7 +224,8 @@ def _quiet() -> Iterator[None]:
 
 def _hears(layer: Any, key: str = "") -> bool:
     """Tell whether the input of a layer, or of a product in it, hears another layer."""
-    return layer._lra.link_of(key) is not None
+    slot = layer._lra.slots.get(key or "weight")
+    return slot is not None and slot.route is not None
 
 
 def _type(module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Following a forward: the functions that it calls become places of the rule."""
+"""The function mode that intercepts a module's forward and turns its calls into ops."""
 
 import threading
 from collections.abc import Callable
@@ -22,7 +22,8 @@ from lra.torch.functions.tables import (
     overwrites,
 )
 from lra.torch.layers.linear import LinearMap, MatmulMap
-from lra.torch.layers.state import FeedbackSampler, effective_feedback
+from lra.torch.layers.sampler import FeedbackSampler
+from lra.torch.layers.slots import FeedbackSlot
 from lra.torch.ops import observer
 from lra.torch.ops.autograd import apply_activation, apply_weights
 from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error
@@ -33,12 +34,12 @@ from lra.torch.user_warnings import check_first_errors
 
 @dataclass(frozen=True)
 class Source:
-    """Where a tensor that weights alone make up comes from.
+    """Where a tensor that is made of weights alone comes from.
 
     Attributes:
-        key: the name of the parameter, with the shape where something was computed from it.
-        like: the tensor that the feedback weights of this key look like.
-        views: how the feedback weights of the key become those of the tensor.
+        key: the name of the parameter, with the shape of what is derived from it after a colon.
+        like: a tensor of the shape and type of this key's feedback weights.
+        views: the functions that turn these feedback weights into those of the tensor.
     """
 
     key: str
@@ -57,8 +58,8 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [tensor for part in tree for tensor in tensors_in(part)]
 
 
-def _apart(function: Any, args: Any, kwargs: Any) -> tuple[Callable[..., Any], list[Tensor]]:
-    """Split a call into a function of its floating tensors and these."""
+def _split_tensors(function: Any, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+    """Split a call into a function of its floating-point tensors, and these tensors."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
     rest = [None if i in at else leaf for i, leaf in enumerate(leaves)]
@@ -73,13 +74,13 @@ def _apart(function: Any, args: Any, kwargs: Any) -> tuple[Callable[..., Any], l
     return call, [leaves[i] for i in at]
 
 
-def _of(h: Tensor, function: Any, args: Any, kwargs: Any) -> Callable[[Tensor], Any]:
-    """Give a call as a function of one of its tensors."""
+def _as_function_of(h: Tensor, function: Any, args: Any, kwargs: Any) -> Callable[[Tensor], Any]:
+    """Return a call as a function of one of its tensors."""
     if len(args) == 1 and not kwargs:
         return function  # type: ignore[no-any-return]
     leaves, spec = pytree.tree_flatten((args, kwargs))
     at = next(i for i, leaf in enumerate(leaves) if leaf is h)
-    leaves[at] = None  # else the graph would hold itself
+    leaves[at] = None  # or the graph would hold a reference to itself
 
     def call(v: Tensor) -> Any:
         own, named = pytree.tree_unflatten([*leaves[:at], v, *leaves[at + 1 :]], spec)
@@ -89,49 +90,50 @@ def _of(h: Tensor, function: Any, args: Any, kwargs: Any) -> Callable[[Tensor], 
 
 
 class FunctionInterceptor(TorchFunctionMode):
-    """Watches the functions that a layer's forward calls, and makes places of them."""
+    """Runs a module's forward and turns the functions that it calls into ops of the rule."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
-        computing = getattr(layer, "parametrizations", None)
-        buffers = (*layer.buffers(recurse=False), *(computing.buffers() if computing else ()))
+        derived = getattr(layer, "parametrizations", None)
+        buffers = (*layer.buffers(recurse=False), *(derived.buffers() if derived else ()))
         self.sources: dict[Tensor, Source | None] = dict.fromkeys(buffers)
+        """The tensors that are made of weights and constants alone; None for constants."""
         self.sources |= layer.sources()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function, as a place of the rule where it is one."""
+        """Run a function, as an op of the rule where it is one."""
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled() or func in ATTRIBUTES or left.depth:
+        if not torch.is_grad_enabled() or func in ATTRIBUTES or skipping.depth:
             return func(*args, **kwargs)
         if func in COMPOSITES:
             with self:
                 return COMPOSITES[func](*args, **kwargs)
         given = tensors_in((args, kwargs))
-        if not given:  # positions and the like, made of nothing
+        if not given:  # made of no tensor, such as positions
             out = func(*args, **kwargs)
             self.sources.update((t, None) for t in tensors_in(out) if not t.is_floating_point())
             return out
-        if func in VIEWS or (func is F.embedding and given[0] in self.sources):  # by whatever index
+        if func in VIEWS or (func is F.embedding and given[0] in self.sources):  # indices aside
             given = [t for t in given if t.is_floating_point() or t.is_complex()] or given
         static = [t for t in given if t in self.sources or isinstance(t, nn.Parameter)]
         if static and len(static) == len(given):
             return self._derive(func, args, kwargs, static)
         if func in BILINEAR_FUNCTIONS and static:
             return self._multiply(func, args, kwargs, static)
-        if func in ACTIVATION_FUNCTIONS or func in self.layer.units:
+        if func in ACTIVATION_FUNCTIONS or func in self.layer._lra.activations:
             return self._activate(func, args, kwargs, given)
         return func(*args, **kwargs)
 
     def _derive(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
-        """Follow what is computed from weights alone."""
+        """Run a function of weights alone, and note where its results come from."""
         out = func(*args, **kwargs)
         known = [(t, self.sources[t]) for t in static if self.sources.get(t) is not None]
         made = tensors_in(out)
         if not known:
             self.sources.update((t, None) for t in made if t not in self.sources)
             return out
-        root, source = max(known, key=lambda link_feedback: link_feedback[0].numel())
+        root, source = max(known, key=lambda entry: entry[0].numel())
         assert source is not None
         for i, t in enumerate(made):
             if t in self.sources:
@@ -151,89 +153,88 @@ class FunctionInterceptor(TorchFunctionMode):
         return out
 
     def _multiply(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
-        """Send the error of a product with one weight down by the rule."""
-        layer = self.layer
+        """Run a product of data with one weight as an op."""
+        state = self.layer._lra
         bias = bias_of(func, args, kwargs)
         operands = [t for t in tensors_in((args, kwargs)) if t is not bias]
         weights = [t for t in static if t is not bias and self.sources.get(t) is not None]
         crossed = [t for t in operands if needs_error(t) and all(t is not W for W in weights)]
-        if len(weights) != 1 or not crossed or isinstance(layer._lra.feedback, Transpose):
+        if len(weights) != 1 or not crossed or isinstance(state.rule.feedback, Transpose):
             return func(*args, **kwargs)
         W = weights[0]
         source = self.sources[W]
         assert source is not None
-        kept = layer.feedback_of(source.key, source.like)
+        slot = self.layer.slot_of(source.key, source.like)
+        stored = slot.current(self.layer, source.like)
         if observer.current is not None:
-            observer.current.name_next(layer, source.key)
-        router, site = layer._lra.conversion.router, f"{layer._lra.path}:{source.key}"
-        feedback, (z, *more) = layer._lra.feedback, crossed
-        detach_input = (
-            z
-            if router is None or more
-            else router.detach_input(site, z, kept, func not in CONVOLUTIONS)
-        )
-        if detach_input is z:
-            E = self._effective(func, W, kept, source)
+            observer.current.name_next(self.layer, source.key)
+        router, site = state.conversion.router, f"{state.path}:{source.key}"
+        z, *more = crossed
+        detached = z
+        if router is not None and not more:
+            units_last = func not in CONVOLUTIONS
+            detached = router.detach_input(site, slot.route, z, stored, units_last)
+        if detached is z:
+            feedback, E = slot.feedback, self._effective(func, W, slot, stored, source)
         else:  # no error crosses the product itself
             feedback, E = Transpose(), W.detach()
-            args, kwargs = pytree.tree_map(lambda t: detach_input if t is z else t, (args, kwargs))
-        op, given = _product(feedback, func, args, kwargs, W, bias)
+            args, kwargs = pytree.tree_map(lambda t: detached if t is z else t, (args, kwargs))
+        op, given = _as_op(feedback, func, args, kwargs, W, bias)
         h = apply_weights(op, *given, E) if router is None else router.run(site, op, *given, E)
-        check_first_errors(layer._lra, h)
+        check_first_errors(state, h)
         return h
 
     def _effective(
-        self, func: Any, W: Tensor, kept: Tensor | None, source: Source
+        self, func: Any, W: Tensor, slot: FeedbackSlot, stored: Tensor | None, source: Source
     ) -> Tensor | None:
-        """Give the E of one product."""
+        """Return the E of one product."""
         for view in source.views:
-            kept = None if kept is None else view(kept)
-        if not self.layer.computes:
-            return kept
-        plain, feedback = W.detach(), self.layer._lra.feedback
+            stored = None if stored is None else view(stored)
+        if not slot.computed:
+            return stored
+        plain = W.detach()
         draw = FeedbackSampler(plain, fan_in_of(func, W))
-        E: Tensor = effective_feedback(feedback, plain, kept, draw)
+        E: Tensor = slot.effective(plain, stored, draw)
         return E
 
     def _activate(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
-        """Send the error of a nonlinear function across by the rule."""
-        layer = self.layer
-        moving = [t for t in given if needs_error(t)]
-        if len(moving) != 1 or isinstance(layer.rule.crossing, Derivative):
-            return func(*args, **kwargs)  # a choice between activities, or nothing to cross
-        (h,) = moving
+        """Run an activation as an op."""
+        state = self.layer._lra
+        crossed = [t for t in given if needs_error(t)]
+        if len(crossed) != 1 or isinstance(state.rule.crossing, Derivative):
+            return func(*args, **kwargs)  # a choice between activations, or nothing to cross
+        (h,) = crossed
         if any(t.numel() > 1 and t.shape != h.shape[-t.dim() :] for t in given if t is not h):
             return func(*args, **kwargs)
-        call = _of(h, func, args, kwargs)
+        call = _as_function_of(h, func, args, kwargs)
         if observer.current is not None:
-            observer.current.name_next(layer, func.__name__)
-        changes = func in layer.table.in_place or overwrites(func, args, kwargs)
+            observer.current.name_next(self.layer, func.__name__)
+        in_place = call if func in state.in_place or overwrites(func, args, kwargs) else None
 
-        def pure(v: Tensor) -> Any:
+        def copied(v: Tensor) -> Any:
             return call(v.clone())
 
-        phi = phi_of_call(func, args, kwargs, h, pure if changes else call)
-        in_place = call if changes else None
-        return apply_activation(phi, layer.rule.crossing, layer._lra.terms, h, in_place)
+        phi = phi_of_call(func, args, kwargs, h, call if in_place is None else copied)
+        return apply_activation(phi, state.rule.crossing, state.terms, h, in_place)
 
 
-def _product(
+def _as_op(
     feedback: Feedback, func: Any, args: Any, kwargs: Any, W: Tensor, bias: Tensor | None
 ) -> tuple[WeightOp | BilinearOp, list[Any]]:
-    """Give a product of data and a weight W as a place, with the tensors that it takes before E."""
+    """Return a product of data and a weight W as an op, with the tensors that it takes before E."""
     if func is F.linear and W.dim() == 2 and not {"input", "weight"} & kwargs.keys():
         return WeightOp(LinearMap(), feedback), [args[0], W, bias]
     if is_matmul(func, args, kwargs, W, bias):
         return WeightOp(MatmulMap(func), feedback), [args[-2], W, bias]
-    call, given = _apart(func, args, kwargs)
+    call, given = _split_tensors(func, args, kwargs)
     at = next(i for i, t in enumerate(given) if t is W)
     return BilinearOp(call, feedback, at, len(given)), [*given]
 
 
-class _Left(threading.local):
-    """Counts how deep in modules that are left to autograd a thread's forward is."""
+class _Skipping(threading.local):
+    """How many skipped modules a thread's forward is inside of."""
 
     depth = 0
 
 
-left = _Left()
+skipping = _Skipping()

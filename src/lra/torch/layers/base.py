@@ -1,4 +1,4 @@
-"""What every converted layer shares: its rule, its feedback weights, and the way back."""
+"""What all converted modules share: their rule, their feedback slots, and their way to disk."""
 
 import copyreg
 import sys
@@ -8,33 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from lra.errors import RuleError
-from lra.feedback import Feedback, Offset, Stored, Transpose
+from lra.feedback import Stored, Transpose
 from lra.rules import Rule
-from lra.torch.layers.state import (
-    FeedbackSampler,
-    RuleState,
-    as_weights,
-    draw_between,
-    draw_feedback,
-    effective_feedback,
-    translate,
-)
+from lra.torch.layers.sampler import FeedbackSampler, Run
+from lra.torch.layers.slots import FeedbackSlot, RuleState, add_tensor, translate
 from lra.torch.ops.autograd import apply_weights
 from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
 from lra.torch.user_warnings import check_first_errors, link_feedback, warn_of_mirrored
 
 
 class Local(nn.Module):
-    """Mixed in before a module's class: it keeps its forward and gets a rule's backward."""
+    """Mixed in before a module's class, which keeps its forward and gets a rule's backward."""
 
     plain: ClassVar[type[Any]]
     fuses: ClassVar[bool] = False
-    """Whether a Sequential may run it with its neighbours in one autograd Function."""
+    """Whether a Sequential can run it with its neighbours in one autograd Function."""
+    multiplies: ClassVar[bool] = False
+    """Whether modules of this kind multiply with weights."""
     _lra: RuleState
 
     @classmethod
     def wrap(cls, plain: type[nn.Module]) -> dict[str, Any]:
-        """Give what a class made for a plain one has of its own."""
+        """Return the attributes of a class that is made for a plain one."""
         return {}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -53,31 +48,64 @@ class Local(nn.Module):
 
     @property
     def follows_rule(self) -> bool:
-        """Whether errors cross this layer by the rule's own backward, not by torch's."""
+        """Whether errors cross this module by the rule's backward pass, not by autograd's."""
         return True
 
     def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
-        """Give this layer as a place that errors cross, with the tensors that it takes."""
+        """Return this module as an op, with the tensors that the op takes."""
         raise NotImplementedError
 
+    @staticmethod
+    def product_of(layer: Any) -> Run | None:
+        """Return the product that a layer computes, where it is not x W^T of its weight's rows."""
+        return None
+
+    def draw_feedback(self) -> None:
+        """Draw all feedback weights of this module again, at the scale of its current weights."""
+        for slot in self._lra.slots.values():
+            slot.draw(self)
+
     def extra_repr(self) -> str:
-        """Describe the plain layer, then the axis that applies to it."""
+        """Describe the plain module, then the axis that applies to it."""
         return ", ".join(filter(None, (super().extra_repr(), self._describe())))
 
     def _describe(self) -> str:
         raise NotImplementedError
 
     def restore(self) -> None:
-        """Become the plain class again, and drop what the conversion added."""
+        """Become the plain class again, and remove what the conversion added."""
+        for name in self._lra.added:
+            delattr(self, name)
         del self._lra
         self.__class__ = self.plain
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # A plain network's weights load as they are, and the feedback weights stay.
+        own = [slot for slot in self._lra.slots.values() if slot.own]
+        missing = []
+        for slot in own:
+            W = slot.weight(self)
+            if W is not None:
+                translate(state_dict, prefix, slot, W)
+            if f"{prefix}{slot.name}" not in state_dict:
+                missing.append(slot)
+                state_dict[f"{prefix}{slot.name}"] = slot.stored(self)
+        # A shared E moves with W, so it needs no warning.
+        warn_of_mirrored(self.rule, any(slot.drawn and not slot.offset for slot in missing))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for slot in own:
+            if not slot.drawn and slot in missing:
+                slot.draw(self)
+            slot.drawn = slot.drawn or slot not in missing
 
 
 _made: dict[tuple[type[Local], type[nn.Module]], type[Local]] = {}
 
 
 def local_class(mixin: type[Local], plain: type[nn.Module]) -> type[Local]:
-    """Give the class that a module of a plain class becomes; the same one every time."""
+    """Return the class that a module of a plain class becomes; the same one every time."""
     if (mixin, plain) not in _made:
         body = {"plain": plain, "__doc__": plain.__doc__, "__module__": mixin.__module__}
         name = f"Local{plain.__name__}"
@@ -86,7 +114,7 @@ def local_class(mixin: type[Local], plain: type[nn.Module]) -> type[Local]:
 
 
 def _blank(mixin: type[Local], plain: type[nn.Module]) -> Local:
-    """Make an empty module of a local class, for pickle to fill."""
+    """Create an empty module of a local class, for pickle to fill."""
     cls = local_class(mixin, plain)
     return cls.__new__(cls)
 
@@ -94,108 +122,80 @@ def _blank(mixin: type[Local], plain: type[nn.Module]) -> Local:
 class LocalWeights(Local):
     """A weight layer across which errors go down through feedback weights.
 
-    `feedback` stands beside `weight` and has its shape: a Parameter where the rule learns it, a
-    buffer where it is fixed, None where the rule keeps none or the layer sees the raw input. Where
-    feedback is shared (`lra.share_feedback`), E is `weight + feedback_offset`, and `feedback` None.
+    `feedback` stands beside `weight` and has its shape: a parameter where the rule learns it, a
+    buffer where it is fixed, and None where the rule stores none or the layer sees the raw input.
+    Where feedback is shared (`lra.share_feedback`), E is `weight + feedback_offset`, and `feedback`
+    is None.
     """
 
+    multiplies = True
     units_last: ClassVar[bool] = True
     """Whether the layer's units are in the last dimension."""
     weight: Tensor
-    bias: Tensor | None  # torch declares Linear's a Tensor, though it may be None
+    bias: Tensor | None  # torch declares Linear's a Tensor, though it can be None
     feedback: Tensor | None
     feedback_offset: Tensor
 
     @property
     def sees_input(self) -> bool:
-        """Whether the layer sees the raw input only, so that no error has to cross it."""
+        """Whether the layer sees only the raw input, so that no error has to cross it."""
         return self._lra.sees_input
 
-    def adopt(self, record: RuleState, E: Tensor | None) -> None:
-        """Take a rule, and what it keeps as feedback weights."""
-        self._lra, rule = record, record.rule
-        record.drawn = E is None or not E.is_meta
-        if E is not None and rule.feedback.stored is Stored.FIXED:
-            self.register_buffer("feedback", E)
-            return
-        learned = None if E is None else nn.Parameter(E, requires_grad=self.weight.requires_grad)
-        self.register_parameter("feedback", learned)
-        link_feedback(self.weight, learned)
-
     @property
-    def kept_as(self) -> str:
-        """The name of what the layer keeps for its feedback, if it keeps anything."""
-        return "feedback_offset" if isinstance(self._lra.feedback, Offset) else "feedback"
+    def slot(self) -> FeedbackSlot | None:
+        """How the layer's weight gets its feedback; None where the layer sees the raw input."""
+        return self._lra.slots.get("weight")
 
-    def _kept(self) -> Tensor | None:
-        """Give the feedback weights, drawn, and learned as long as the weights are."""
-        if not self._lra.drawn:
-            self.draw_again()
-        E: Tensor | None = getattr(self, self.kept_as)
-        if E is not None and E.requires_grad != self.weight.requires_grad:
-            as_weights(E, self.weight, self._lra.feedback)
-        return E
+    def adopt(self, state: RuleState, E: Tensor | None) -> None:
+        """Take a rule, and what the layer stores as feedback weights."""
+        self._lra, feedback = state, state.rule.feedback
+        if not state.sees_input:
+            drawn = E is None or not E.is_meta
+            slot = FeedbackSlot("weight", feedback, "" if E is None else "feedback", drawn)
+            state.slots["weight"] = slot
+        if E is not None and feedback.stored is Stored.LEARNED:
+            E = nn.Parameter(E, requires_grad=self.weight.requires_grad)
+        add_tensor(self, "feedback", E)
+        link_feedback(self.weight, E)
 
     def see_input(self) -> None:
         """Drop the feedback weights: no error has to cross this layer."""
         del self.feedback
         self._lra.sees_input = True
-        self.register_parameter("feedback", None)
-
-    def restore(self) -> None:
-        """Become the plain class again, and drop what the conversion added."""
-        for name in {"feedback", self.kept_as}:
-            delattr(self, name)
-        super().restore()
+        self._lra.slots.clear()
+        add_tensor(self, "feedback", None)
 
     @property
     def follows_rule(self) -> bool:
         """Whether errors cross by feedback other than W itself."""
-        return not (self.sees_input or isinstance(self._lra.feedback, Transpose))
+        return self.slot is not None and not isinstance(self.slot.feedback, Transpose)
 
     def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
-        """Give h = z W^T + b with the E of this pass."""
-        feedback, E, W = self._lra.feedback, self._kept(), self.weight
-        if self.sees_input or self._lra.link_of() is not None:  # no error crosses the layer itself
+        """Return h = z W^T + b with the E of this pass."""
+        slot, W = self.slot, self.weight
+        if slot is None or slot.route is not None:  # no error crosses the layer itself
             return WeightOp(self.map(), Transpose()), (W, self.bias, W.detach())
-        offset = isinstance(feedback, Offset)
-        if not offset and type(feedback).effective is not Feedback.effective:
-            E = effective_feedback(feedback, W, E, FeedbackSampler(W))  # what is kept is not yet E
-        return WeightOp(self.map(), feedback, offset=offset), (W, self.bias, E)
-
-    @torch.no_grad()
-    def draw_again(self) -> None:
-        """Draw the feedback weights anew, at the scale that the layer's weights have now."""
-        kept = getattr(self, self.kept_as)
-        if kept is not None and not kept.is_meta:
-            if self._lra.link_of() is None:
-                E = draw_feedback(self._lra.feedback, self.weight, self.product_of(self))
-                assert E is not None
-            else:
-                E = draw_between(self._lra.feedback, kept.shape, self.weight)
-            kept.copy_(E - self.weight if isinstance(self._lra.feedback, Offset) else E)
-            self._lra.drawn = True
-
-    @staticmethod
-    def product_of(layer: Any) -> Any:
-        """Give the product that the layer runs, where it is not that of its weight's rows."""
-        return None
+        E = slot.current(self, W)
+        if slot.computed and not slot.offset:
+            E = slot.effective(W, E, FeedbackSampler(W))
+        return WeightOp(self.map(), slot.feedback, offset=slot.offset), (W, self.bias, E)
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew, those of the feedback too."""
+        """Draw all weights again, those of the feedback too."""
         super().reset_parameters()  # type: ignore[misc]
         if "_lra" in vars(self):
-            self.draw_again()
+            self.draw_feedback()
 
     def map(self) -> BilinearMap:
-        """Give the layer's arithmetic."""
+        """Return the layer's arithmetic."""
         raise NotImplementedError
 
     def run(self, x: Tensor) -> Tensor:
         """Run the layer on x, with errors coming back through E."""
-        router = self._lra.conversion.router
-        if router is not None:
-            x = router.detach_input(self._lra.path, x, self._kept(), self.units_last)
+        router, slot = self._lra.conversion.router, self.slot
+        if router is not None and slot is not None:
+            E = slot.current(self, self.weight)
+            x = router.detach_input(self._lra.path, slot.route, x, E, self.units_last)
         op, tensors = self.op()
         assert isinstance(op, WeightOp)
         if router is None:
@@ -206,46 +206,29 @@ class LocalWeights(Local):
         return h
 
     def check_input(self, x: Tensor, dimensions: int) -> None:
-        """Refuse what would give wrong updates.
+        """Refuse an input that would lead to wrong updates.
 
         Args:
             x: the layer's input.
-            dimensions: how many it has where there is no batch.
+            dimensions: the number of its dimensions without a batch.
 
         Raises:
-            RuleError: where an error would have to cross a layer taken to see the raw input, or
-                where N would be counted in an input without a batch.
+            RuleError: where an error would have to cross a layer that is taken to see the raw
+                input, or where N would be counted in an input without a batch.
         """
-        if x.dim() <= dimensions and self._lra.counts and torch.is_grad_enabled():
+        if x.dim() <= dimensions and self._lra.counts_terms and torch.is_grad_enabled():
             raise RuleError(
-                f"layer {self._lra.path!r} was given one sample without a batch, of shape "
-                f"{tuple(x.shape)}; the number N of terms of the loss would be counted as "
-                f"{x.shape[0]} there. Say what it is: lra.set_loss_terms(model, 1) for the loss of "
-                "one sample"
+                f"layer {self._lra.path!r} got one sample without a batch, of shape "
+                f"{tuple(x.shape)}, in which the number N of terms of the loss would be counted as "
+                f"{x.shape[0]}. Call lra.set_loss_terms(model, 1) for the loss of one sample"
             )
         if self.sees_input and needs_error(x) and torch.is_grad_enabled():
             raise RuleError(
                 f"layer {self._lra.path!r} was converted as one that sees the raw input, so it has "
-                "no feedback weights; but its input requires a gradient, so an error must cross "
+                "no feedback weights, but its input requires a gradient, so an error must cross "
                 "it. Convert with input_layers=() to give every layer feedback weights, or name "
                 "the layers that do see the raw input: input_layers=(...)"
             )
 
     def _describe(self) -> str:
-        return f"feedback={None if self.sees_input else self._lra.feedback}"
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        # Weights of a plain network load as they are: what is kept for feedback stays.
-        name, kept = f"{prefix}{self.kept_as}", getattr(self, self.kept_as)
-        translate(state_dict, f"{prefix}feedback", name, f"{prefix}weight", self.weight)
-        without = name not in state_dict
-        if kept is not None:
-            state_dict.setdefault(name, kept)
-        apart = kept is not None and self.kept_as == "feedback"  # what is shared goes with W
-        warn_of_mirrored(self.rule, without and apart and self._lra.drawn)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if not self._lra.drawn and without:
-            self.draw_again()
-        self._lra.drawn = self._lra.drawn or not without
+        return f"feedback={None if self.slot is None else self.slot.feedback}"

@@ -11,7 +11,7 @@ from lra.errors import ConversionError, RuleError
 from lra.torch.black_box import run_only
 from lra.torch.layers.base import LocalWeights
 from lra.torch.layers.linear import LinearMap
-from lra.torch.layers.state import Run
+from lra.torch.layers.sampler import Run
 from lra.torch.ops.ops import BilinearMap, Gradients
 from lra.torch.registry import WEIGHT_LAYERS, Product
 

@@ -1,8 +1,8 @@
-"""Wirings other than the chain: what a layer reads hears the error of a layer further up.
+"""Error routing for wirings other than the chain.
 
-In a forward pass the input z of a layer is handed to a hub, and the layer goes on with z.detach(),
-which cuts the chain. The layer that z hears then ties it to its own result h, in one place: its
-backward has the error e at h, and sends d = e E to z.
+In a forward pass the input z of a layer is registered with the error router, and the layer continues
+with z.detach(), which cuts autograd's chain. The layer from which z receives its error then ties z
+to its own result h in one op: the op's backward pass gets the error e at h and sends d = e E to z.
 """
 
 import enum
@@ -22,7 +22,7 @@ from lra.torch.ops.ops import BilinearOp, Gradients, WeightOp, needs_error
 
 
 class Layout(enum.StrEnum):
-    """Where the batch stands in an input of several positions for each sample."""
+    """Where the batch is in an input with several positions for each sample."""
 
     FIRST = "(batch, ...)"
     FLAT = "(batch * positions, ...)"
@@ -30,7 +30,7 @@ class Layout(enum.StrEnum):
     SECOND_FLAT = "(positions * batch, ...)"
 
     def fits(self, shape: Sequence[int], batch: int) -> bool:
-        """Tell whether an input of some shape may be of this layout."""
+        """Return whether an input of some shape can have this layout."""
         match self:
             case Layout.FIRST:
                 return shape[0] == batch
@@ -40,7 +40,7 @@ class Layout(enum.StrEnum):
                 return shape[0] > batch and shape[0] % batch == 0
 
     def batched(self, z: Tensor, batch: int) -> Tensor:
-        """Give an input as (batch, positions, ...), or as it is where the batch is first."""
+        """Return an input as (batch, positions, ...), or unchanged where the batch is first."""
         match self:
             case Layout.FIRST:
                 return z
@@ -51,8 +51,8 @@ class Layout(enum.StrEnum):
             case Layout.SECOND_FLAT:
                 return z.reshape(-1, batch, *z.shape[1:]).transpose(0, 1)
 
-    def back(self, d: Tensor, shape: torch.Size, batch: int) -> Tensor:
-        """Give an error of (batch * ..., units) the shape and order of the input."""
+    def restored(self, d: Tensor, shape: torch.Size, batch: int) -> Tensor:
+        """Return an error of (batch * ..., units) in the shape and order of the input."""
         match self:
             case Layout.FIRST | Layout.FLAT:
                 return d.reshape(shape)
@@ -64,16 +64,17 @@ class Layout(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Link:
-    """Which layer the input of a layer hears.
+    """From which layer the input of a layer receives its error.
 
     Attributes:
-        site: the layer, by qualified name; with a colon, one of the products in its forward.
-        source: the layer whose error its input hears; the batch comes first in its result.
-        layout: where the batch stands in the input.
+        site: the layer, by qualified name; for a product in an intercepted module, the key of its
+            weight comes after a colon.
+        source: the layer whose error the input receives. The batch is first in its result.
+        layout: where the batch is in the input.
         tokens: whether both have the same positions between the batch and the last dimension, so
-            that one E serves all of them.
+            that one E serves all positions.
         rank: the number of dimensions of the input, with the batch.
-        source_rank: the same of the source's result.
+        source_rank: the number of dimensions of the source's result.
     """
 
     site: str
@@ -84,46 +85,47 @@ class Link:
     source_rank: int
 
     def above(self, h: Tensor) -> Tensor:
-        """Give the source's result, or its error, as rows that E knows."""
+        """Return the source's result, or its error, as rows that E multiplies."""
         h = h.unsqueeze(0) if h.dim() == self.source_rank - 1 else h  # one sample, without a batch
         return h.reshape(-1, h.shape[-1]) if self.tokens else h.reshape(len(h), -1)
 
     def below(self, z: Tensor, batch: int) -> Tensor:
-        """Give the input as rows that E knows."""
+        """Return the input as rows of E's units."""
         z = z.unsqueeze(0) if z.dim() == self.rank - 1 else z
         z = self.layout.batched(z, batch)
         return z.reshape(-1, z.shape[-1]) if self.tokens else z.reshape(len(z), -1)
 
     def check(self, z: Tensor, E: Tensor, h: Tensor) -> None:
-        """Refuse shapes that are not those of the example."""
+        """Refuse shapes that do not fit the example's."""
         above, batch = self.above(h), self.batch(h)
         fits = z.dim() < self.rank or self.layout.fits(z.shape, batch)
         below = self.below(z, batch) if fits else None
         shape = above.shape[1], *(below.shape[1:] if below is not None else ())
         if below is None or tuple(E.shape) != shape or len(below) != len(above):
             raise RuleError(
-                f"layer {self.site!r} reads {tuple(z.shape)} and hears {self.source!r}, which "
-                f"gives {tuple(h.shape)}, through feedback weights of {tuple(E.shape)}: those "
-                "serve inputs of the shape that convert's example= had, batch aside"
+                f"layer {self.site!r} reads {tuple(z.shape)} and receives its error from "
+                f"{self.source!r}, which returns {tuple(h.shape)}, through feedback weights of "
+                f"{tuple(E.shape)}. They fit only inputs of the shape that convert's example= had, "
+                "apart from the batch"
             )
 
     def batch(self, h: Tensor) -> int:
-        """Tell the number of samples from the source's result."""
+        """Return the number of samples in the source's result."""
         return 1 if h.dim() == self.source_rank - 1 else len(h)
 
 
 Listener = tuple[Link, Tensor, Tensor]
-"""A link, the input that hears, and the E through which it does."""
+"""A link, the input that receives the error, and the E that the error goes through."""
 
 
 @dataclass(frozen=True)
 class BroadcastOp:
-    """h as it is; its error e goes on, and as d = e E to the inputs that hear it.
+    """h unchanged; its error e passes on, and goes as d = e E to the inputs that wait for it.
 
-    Its tensors are these inputs and the E between, each once.
+    Its tensors are these inputs and the E of each, each tensor once.
 
     Attributes:
-        heard: for each link, which of the tensors is its input, and which its E.
+        listeners: for each link, the indices of its input and of its E among the tensors.
         shapes: the shapes of the tensors.
         feedback: the feedback axis.
     """
@@ -138,7 +140,7 @@ class BroadcastOp:
         return len(self.shapes)
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Give h, if it fits what hears it."""
+        """Return h, if it fits the inputs that wait for it."""
         for link, z, E in self.listeners:
             link.check(parameters[z], parameters[E], x)
         return x.view_as(x)
@@ -146,20 +148,20 @@ class BroadcastOp:
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Keep every E, and the inputs where E learns from them."""
-        return tuple(parameters[i] for i in self._held())
+        """Save every E, and the inputs where E learns from them."""
+        return tuple(parameters[i] for i in self._saved())
 
-    def _held(self) -> list[int]:
-        """Tell which tensors are kept."""
+    def _saved(self) -> list[int]:
+        """Return the indices of the tensors that are saved."""
         learned = self.feedback.stored is Stored.LEARNED
         return sorted({i for _, z, E in self.listeners for i in ((z, E) if learned else (E,))})
 
     def backward(
         self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
-        """Give e, then d for each input and dE = the update of e^T z."""
+        """Compute e, then d for each input, and dE as the feedback's update of e^T z."""
         learned = self.feedback.stored is Stored.LEARNED
-        known = dict(zip(self._held(), saved, strict=True))
+        known = dict(zip(self._saved(), saved, strict=True))
         found: list[Tensor | None] = [None] * self.parameters
 
         def add(i: int, gradient: Tensor) -> None:
@@ -169,71 +171,71 @@ class BroadcastOp:
         for link, z, E in self.listeners:
             e, batch = link.above(error).to(known[E].dtype), link.batch(error)
             if needs[1 + z]:
-                add(z, link.layout.back(e @ known[E], self.shapes[z], batch))
+                add(z, link.layout.restored(e @ known[E], self.shapes[z], batch))
             if needs[1 + E] and learned:
                 rows = link.below(known[z], batch).to(e.dtype)
                 add(E, self.feedback.update(e.t() @ rows))
         return error if needs[0] else None, *found
 
 
-def _relay(listeners: list[Listener], feedback: Feedback) -> tuple[BroadcastOp, list[Tensor]]:
-    """Give the place that sends errors to what hears them, with its tensors."""
-    tensors = [*{id(t): t for _, *pair in listeners for t in pair}.values()]
+def _broadcast(waiting: list[Listener], feedback: Feedback) -> tuple[BroadcastOp, list[Tensor]]:
+    """Return the op that sends errors to the inputs that wait for them, with its tensors."""
+    tensors = [*{id(t): t for _, *both in waiting for t in both}.values()]
     at = {id(t): i for i, t in enumerate(tensors)}
-    links = tuple((link, at[id(z)], at[id(E)]) for link, z, E in listeners)
-    return BroadcastOp(links, tuple(t.shape for t in tensors), feedback), tensors
+    listeners = tuple((link, at[id(z)], at[id(E)]) for link, z, E in waiting)
+    return BroadcastOp(listeners, tuple(t.shape for t in tensors), feedback), tensors
 
 
-def _backward_runs() -> bool:
-    """Tell whether this is called in a backward pass, as what checkpointing computes again is."""
+def _in_backward_pass() -> bool:
+    """Return whether this runs in a backward pass, as checkpointing's recomputation does."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @dataclass
 class ErrorRouter:
-    """Brings what hears together with what it hears, in each forward pass.
+    """Matches each input with the layer whose error it receives, in each forward pass.
 
     Attributes:
         feedback: the feedback axis.
-        links: for each layer whose input hears another layer, that link.
-        told: the layers whose inputs have heard one in the last pass.
+        delivered: the sites whose inputs were matched in the last pass.
     """
 
     feedback: Feedback
-    links: dict[str, Link] = field(default_factory=dict)
     delivered: set[str] = field(default_factory=set)
     _waiting: dict[int, dict[str, list[Listener]]] = field(default_factory=dict)
     _traced: dict[str, list[Listener]] = field(default_factory=dict)
-    """What waits while a pass is compiled: apart, or a graph would depend on eager passes."""
+    """What waits while a pass is compiled: separate, or a graph would depend on eager passes."""
 
     def __getstate__(self) -> dict[str, Any]:
         emptied: dict[str, Any] = {"_waiting": {}, "_traced": {}}
-        return vars(self) | emptied  # of the tensors of a pass that has not ended
+        return vars(self) | emptied  # without the tensors of a pass that has not ended
 
     def _own(self) -> dict[str, list[Listener]]:
-        """Give what waits in this thread's pass."""
+        """Return what waits in this thread's pass, by source."""
         if torch.compiler.is_compiling():
             return self._traced
         return self._waiting.setdefault(threading.get_ident(), {})
 
-    def detach_input(self, site: str, z: Tensor, E: Tensor | None, last: bool) -> Tensor:
-        """Take a layer's input to hear another layer, and give it without its past.
+    def detach_input(
+        self, site: str, link: Link | None, z: Tensor, E: Tensor | None, units_last: bool
+    ) -> Tensor:
+        """Register a layer's input for an error from another layer, and return it detached.
 
         Args:
             site: the layer.
-            z: its input.
-            E: the feedback weights through which the input hears.
-            last: whether the layer's units are in the last dimension.
+            link: where the error comes from; None to leave the input in autograd's chain.
+            z: the input.
+            E: the feedback weights that the error goes through.
+            units_last: whether the layer's units are in the last dimension.
         """
-        link = self.links.get(site)
         if link is None or not needs_error(z):
             return z
         assert E is not None
-        if _backward_runs():
+        if _in_backward_pass():
             if site not in self.delivered:
                 raise RuleError(
                     f"layer {site!r} runs with gradients only inside the backward pass, where no "
-                    "error can reach it any more: call checkpoint with use_reentrant=False"
+                    "error can reach it; call checkpoint with use_reentrant=False"
                 )
             return z.detach()
         waiting = self._own().setdefault(link.source, [])
@@ -242,43 +244,44 @@ class ErrorRouter:
         return z.detach()
 
     def run(self, site: str, op: WeightOp | BilinearOp, z: Tensor, *tensors: Any) -> Tensor:
-        """Give a layer's result, tied to the inputs that wait for its error."""
-        listeners = self._own().pop(site, None)
-        if not listeners:
+        """Run a layer, and tie its result to the inputs that wait for its error."""
+        waiting = self._own().pop(site, None)
+        if not waiting:
             return apply_weights(op, z, *tensors)
         if not torch.compiler.is_compiling():
-            self.delivered.update(link.site for link, _, _ in listeners)
-        relay, given = _relay(listeners, self.feedback)
-        return apply_ops((op, relay), z, *tensors, *given)
+            self.delivered.update(link.site for link, _, _ in waiting)
+        broadcast, given = _broadcast(waiting, self.feedback)
+        return apply_ops((op, broadcast), z, *tensors, *given)
 
     def begin(self, module: nn.Module, args: Any) -> None:
-        """Forget what a pass that failed has left; a hook before the model's forward."""
+        """Forget what a failed pass has left; a hook before the model's forward."""
         if not torch.compiler.is_compiling() and any(is_sharded(m) for m in module.modules()):
             raise RuleError(
                 "errors that skip layers need the feedback weights of one layer while another "
-                "runs, when FSDP holds them no more; use DistributedDataParallel, or lra.wiring.Chain()"
+                "runs, when FSDP no longer holds them; use DistributedDataParallel, or "
+                "lra.wiring.Chain()"
             )
-        if not _backward_runs():
+        if not _in_backward_pass():
             self._own().clear()
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 self.delivered.clear()
 
     def end(self, module: nn.Module, args: Any, output: Any) -> None:
-        """See that all have heard; a hook after the model's forward."""
+        """Check that every input was matched; a hook after the model's forward."""
         waiting = self._own()
-        missed = sorted({link.site for listeners in waiting.values() for link, _, _ in listeners})
-        sources = sorted(source for source, listeners in waiting.items() if listeners)
+        missed = sorted({link.site for each in waiting.values() for link, _, _ in each})
+        sources = sorted(source for source, each in waiting.items() if each)
         waiting.clear()
         if missed:
             raise RuleError(
-                f"{', '.join(missed)} would learn nothing in this pass: what they read hears "
-                f"{', '.join(sources)}, which did not run after them, as it did in the example. "
-                "Convert with an example= of what training does, or use lra.wiring.Chain()"
+                f"{', '.join(missed)} would learn nothing in this pass: the error comes from "
+                f"{', '.join(sources)}, which did not run after them as it did in the example. "
+                "Convert with an example= that does what training does, or use lra.wiring.Chain()"
             )
 
 
 def remove_router(model: nn.Module) -> None:
-    """Take the hub's hooks off."""
+    """Remove the hooks of an error router."""
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for key, hook in list(hooks.items()):
             if isinstance(getattr(hook, "__self__", None), ErrorRouter):

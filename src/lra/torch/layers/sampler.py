@@ -1,0 +1,112 @@
+"""Drawing feedback weights for a layer: from a distribution, or from its answer to noise."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lra.feedback import Feedback, Stored
+
+
+@dataclass(frozen=True)
+class Run:
+    """A layer as a function that noise can be sent through.
+
+    Attributes:
+        f: y = f(x, W).
+        shape: the shape of one sample's x.
+        black_box: whether f can only be run, on vectors, and has no adjoint.
+    """
+
+    f: Callable[[Tensor, Tensor], Tensor]
+    shape: tuple[int, ...]
+    black_box: bool = False
+
+
+@dataclass(frozen=True)
+class FeedbackSampler:
+    """Draws tensors of W's shape, type and device.
+
+    Attributes:
+        W: the weights.
+        inputs: the number of inputs that each unit reads, where that is not the size of W[0].
+        like: the weights whose size sets the scale, where those are not W.
+        run: the layer's product, where it is not x W^T.
+        generator: the source of the noise, by default the device's own.
+    """
+
+    W: Tensor
+    inputs: int | None = None
+    like: Tensor | None = None
+    run: Run | None = None
+    generator: torch.Generator | None = None
+
+    @property
+    def fan_in(self) -> int:
+        """The number of inputs that each unit reads."""
+        return self.W[0].numel() if self.inputs is None else self.inputs
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of W; nan where W holds no values."""
+        W = (self.W if self.like is None else self.like).detach()
+        return math.nan if W.is_meta or not W.numel() else float(W.double().square().mean().sqrt())
+
+    def __call__(self, kind: str, scale: float) -> Tensor:
+        """Draw a tensor: normal by std, uniform by bound, or orthogonal by gain."""
+        E = torch.empty_like(self.W, requires_grad=False)
+        if kind == "orthogonal":  # torch factorises no half precision
+            exact = torch.promote_types(E.dtype, torch.float32)
+            rows = torch.empty(len(E), E[0].numel(), dtype=exact, device=E.device)
+            return E.copy_(nn.init.orthogonal_(rows, scale).view(E.shape))
+        return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
+
+    def noise_correlation(self, samples: int) -> tuple[Tensor, Any]:
+        """Send noise through the layer; return its correlation with the output, and uses of W."""
+        W = self.W.detach()
+        if self.run is None:  # each row of W reads a vector, or a patch of one
+            rows = W.reshape(len(W), -1)
+            x = self._noise(samples, (rows.shape[1],))
+            return ((x @ rows.T).T @ x).view_as(W), samples
+        f = self.run.f
+        x = self._noise(samples, self.run.shape)
+        if self.run.black_box:
+            y = f(x, W)
+            return (y - y.mean(0)).T @ x, samples - 1  # without the layer's own offset
+        y, correlate = torch.func.vjp(lambda W: f(x, W), W)[:2]
+        count = torch.func.vjp(lambda W: f(torch.ones_like(x), W), W)[1]
+        return correlate(y)[0], count(torch.ones_like(y))[0]
+
+    def _noise(self, samples: int, shape: tuple[int, ...]) -> Tensor:
+        like = {"dtype": self.W.dtype, "device": self.W.device}
+        return torch.randn((samples, *shape), generator=self.generator, **like)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.no_grad()
+def draw_feedback(feedback: Feedback, W: Any, run: Run | None = None) -> Tensor | None:
+    """Draw what a layer with weight W stores for its feedback, if anything."""
+    if feedback.stored is Stored.NOTHING:
+        return None
+    if W.is_meta:
+        return torch.empty_like(W, requires_grad=False)
+    with torch._C.DisableTorchFunction():  # out of sight of function modes
+        E: Tensor = feedback.draw(FeedbackSampler(W, run=run))
+    return E
+
+
+@torch.no_grad()
+def draw_between(feedback: Feedback, shape: Sequence[int], W: Tensor) -> Tensor:
+    """Draw the E between two layers, of shape (units above, units below).
+
+    Args:
+        feedback: the feedback axis.
+        shape: E's shape.
+        W: the weight of the lower layer, which sets E's type, device and scale.
+    """
+    E = W.detach().new_empty(shape)
+    if not E.is_meta:
+        E = feedback.draw(FeedbackSampler(E, like=W))
+    return E
