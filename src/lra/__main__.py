@@ -1,4 +1,4 @@
-"""Run the `lra` command: also as `python -m lra`."""
+"""The entry point of the `lra` command, also run by `python -m lra`."""
 
 import os
 import signal
@@ -7,14 +7,14 @@ from types import FrameType
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of a run's processes says so
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one message for all processes of a run
         print("lra: stopped", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(128 + number)
 
 
 def main() -> None:
-    """Load the command and run it; Ctrl-C while it loads ends the process at once."""
-    before = signal.signal(signal.SIGINT, _stop)  # libraries that load may swallow the exception
+    """Import and run the command. Ctrl-C during the import ends the process at once."""
+    before = signal.signal(signal.SIGINT, _stop)  # imports may swallow KeyboardInterrupt
     from lra.lab import cli
 
     signal.signal(signal.SIGINT, before)

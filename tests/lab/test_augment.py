@@ -1,4 +1,4 @@
-"""Augmentation: against plain loops for the same draw, and by how often each change comes."""
+"""Augmentation: compared with plain loops for the same draws, and by the frequency of changes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def generator(seed: int = 0) -> Generator:
 
 
 def images(n: int, shape: tuple[int, ...]) -> Tensor:
-    """Images in which no two values are alike, and none is 0."""
+    """Return images whose values are all different and not 0."""
     return torch.arange(1.0, n * torch.Size(shape).numel() + 1).reshape(n, *shape)
 
 
 def at(image: Tensor, row: int, column: int) -> Tensor:
-    """The value or values of a pixel; 0 outside the image."""
+    """Return the value or values of a pixel; 0 outside the image."""
     axis = channel_axis(image.shape)
     pixels = image if axis is None else image.movedim(axis, -1)
     height, width = pixels.shape[:2]
@@ -62,25 +62,25 @@ def test_crop(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("side", "reach"), [(2, 1), (7, 1), (15, 1), (16, 2), (28, 3), (32, 4)])
 def test_crop_moves_by_up_to_an_eighth(side: int, reach: int) -> None:
     x = torch.zeros(4000, side, side)
-    x[:, 0, 0] = 1  # a mark, which shows where the image went unless it is cut off
+    x[:, 0, 0] = 1  # marks the corner, which may be cut off
     out = augment(x, ("crop",), generator())
-    places = out.flatten(1).argmax(1)[out.flatten(1).any(1)]
-    rows, columns = places // side, places % side
+    corners = out.flatten(1).argmax(1)[out.flatten(1).any(1)]
+    rows, columns = corners // side, corners % side
     assert rows.unique().tolist() == columns.unique().tolist() == list(range(reach + 1))
 
 
-def test_how_often_each_change_comes() -> None:
+def test_augmentations_are_uniform() -> None:
     x = images(1, (32, 32)).expand(20_000, 32, 32)
     flipped = augment(x, ("flip",), generator())[:, 0, 0] != 1
-    assert abs(flipped.double().mean() - 0.5) < 0.02  # six deviations
-    corners = augment(x, ("crop",), generator())[:, 4, 4]  # tells the place: 9 x 9 of them
+    assert abs(flipped.double().mean() - 0.5) < 0.02  # six standard deviations
+    corners = augment(x, ("crop",), generator())[:, 4, 4]  # identifies one of 9 x 9 shifts
     counts = torch.unique(corners, return_counts=True)[1]
     assert len(counts) == 81
-    assert counts.min() > 150  # of 247 to be expected, deviation 16
+    assert counts.min() > 150  # 247 expected, standard deviation 16
     assert counts.max() < 350
 
 
-def test_one_after_the_other() -> None:
+def test_augmentations_are_applied_in_order() -> None:
     x = images(30, (3, 8, 8))
     draws = generator()
     by_hand = augment(augment(x, ("flip",), draws), ("crop",), draws)
@@ -91,7 +91,7 @@ def test_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.uint8])
-def test_it_keeps_the_type_and_leaves_its_input(kind: str, dtype: torch.dtype) -> None:
+def test_augmentation_preserves_dtype_and_input(kind: str, dtype: torch.dtype) -> None:
     x = images(5, (3, 4, 4)).to(dtype)
     before = x.clone()
     assert augment(x, (kind,), generator()).dtype == dtype

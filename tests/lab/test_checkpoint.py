@@ -1,4 +1,4 @@
-"""Checkpoints: whole at any moment, and read only when whole, fitting, and free of code."""
+"""Checkpoints: intact at any time, and read only if they are intact, fit, and hold no code."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from workbench import differences, packed
+from workbench import checkpoint_bytes, differences
 
 from lra.errors import RunError
 from lra.lab import checkpoint
@@ -19,7 +19,7 @@ from lra.lab.config import TrainConfig
 
 CONFIG = TrainConfig("digits", hidden=(4, 3)).to_config()
 NEW = f"{NAME}.new"
-UNFIT = r"torn or altered|not a checkpoint of this program"
+UNFIT = r"truncated or altered|not a checkpoint of this program"
 
 
 def state_of(number: int) -> dict[str, Any]:
@@ -34,13 +34,13 @@ def state_of(number: int) -> dict[str, Any]:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: no `except OSError` sees it."""
+    """Stands for the end of the process: no `except OSError` catches it."""
 
 
 def break_at(
     monkeypatch: pytest.MonkeyPatch, step: int, failure: Callable[[], BaseException]
 ) -> list[str]:
-    """Let the step-th call that changes the disk fail, before it has done anything."""
+    """Make the step-th call that changes the disk fail before it has any effect."""
     calls: list[str] = []
 
     def breaking(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,13 +61,13 @@ def test_round_trip(tmp_path: Path) -> None:
     state = state_of(1)
     save(tmp_path, state)
     assert not differences(load(tmp_path / NAME, CONFIG), state)
-    found, troubles = latest(tmp_path, CONFIG)
-    assert not differences(found, state)
-    assert troubles == []
+    loaded, problems = latest(tmp_path, CONFIG)
+    assert not differences(loaded, state)
+    assert problems == []
     assert [p.name for p in tmp_path.iterdir()] == [NAME]
 
 
-def test_the_one_before_stays(tmp_path: Path) -> None:
+def test_the_last_checkpoint_stays_as_the_previous_one(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         save(tmp_path, state_of(number))
     assert load(tmp_path / NAME, CONFIG)["number"] == 3
@@ -88,21 +88,21 @@ def test_content_is_flushed_before_it_is_renamed(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_failing_disk_leaves_a_whole_file(
+def test_a_failing_disk_leaves_an_intact_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, code: int
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     break_at(monkeypatch, step, lambda: OSError(code, os.strerror(code)))
-    says = "the disk is full" if code == errno.ENOSPC else "Input/output error"
-    with pytest.raises(RunError, match=rf"cannot write .*file: .*{says}"):
+    reason = "the disk is full" if code == errno.ENOSPC else "Input/output error"
+    with pytest.raises(RunError, match=rf"cannot write .*file: .*{reason}"):
         write_atomically(path, b"new content")
     assert path.read_bytes() == (b"old" if step < 3 else b"new content")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 class FullFile:
-    """A file on a disk that takes a few bytes more."""
+    """A file on a disk with room for only a few more bytes."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -138,8 +138,8 @@ def no_space() -> OSError:
 def test_saving_loses_nothing_at_any_step(
     tmp_path: Path, before: int, failure: Callable[[], BaseException], error: type[BaseException]
 ) -> None:
-    """With none, one or two checkpoints there, fail at each step, look, go on, and save again."""
-    steps = 6 if before else 5  # flush, rename, flush; the one before aside; rename, flush
+    """With none, one or two checkpoints, fail at each step, then read, and save again."""
+    steps = 6 if before else 5  # flush, rename, flush; rename the last one; rename, flush
     for step in range(1, steps + 2):
         folder = tmp_path / str(step)
         folder.mkdir()
@@ -151,27 +151,27 @@ def test_saving_loses_nothing_at_any_step(
                 save(folder, state_of(before))
                 assert len(calls) == steps
             else:
-                says = None if error is Killed else r"cannot write .*checkpoint.*the disk is full"
-                with pytest.raises(error, match=says):
+                full = r"cannot write .*checkpoint.*the disk is full"
+                with pytest.raises(error, match=None if error is Killed else full):
                     save(folder, state_of(before))
         renamed = "replace" in calls[: step - 1]
         if before or renamed:
-            found, troubles = latest(folder, CONFIG)
-            assert troubles == []
-            assert not differences(found, state_of(before if renamed else before - 1))
+            loaded, problems = latest(folder, CONFIG)
+            assert problems == []
+            assert not differences(loaded, state_of(before if renamed else before - 1))
         else:
             with pytest.raises(RunError, match="no checkpoint"):
                 latest(folder, CONFIG)
         save(folder, state_of(9))
-        found, troubles = latest(folder, CONFIG)
-        assert (found["number"], troubles) == (9, [])
+        loaded, problems = latest(folder, CONFIG)
+        assert (loaded["number"], problems) == (9, [])
 
 
-# reading what is not whole
+# reading damaged files
 
 
-def test_torn_anywhere(tmp_path: Path) -> None:
-    whole = packed(state_of(1))
+def test_truncation_at_any_byte_is_detected(tmp_path: Path) -> None:
+    whole = checkpoint_bytes(state_of(1))
     path = tmp_path / NAME
     cuts = {0, 1, 16, 17, 18, 48, 49, 50, len(whole) - 1}
     cuts |= set(random.Random(0).sample(range(len(whole)), 60))
@@ -181,14 +181,14 @@ def test_torn_anywhere(tmp_path: Path) -> None:
             load(path, CONFIG)
         assert str(path) in str(e.value)
     path.write_bytes(whole + b"\0")
-    with pytest.raises(RunError, match="torn or altered"):
+    with pytest.raises(RunError, match="truncated or altered"):
         load(path, CONFIG)
     path.write_bytes(whole)
     assert load(path, CONFIG)["number"] == 1
 
 
-def test_one_byte_flipped_anywhere(tmp_path: Path) -> None:
-    whole = packed(state_of(1))
+def test_a_flipped_bit_in_any_byte_is_detected(tmp_path: Path) -> None:
+    whole = checkpoint_bytes(state_of(1))
     path = tmp_path / NAME
     for at in {0, 16, 17, 48, 49, len(whole) - 1, *random.Random(1).sample(range(len(whole)), 60)}:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
@@ -199,26 +199,26 @@ def test_one_byte_flipped_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        lambda: packed([1, 2]),
-        lambda: packed({"number": 1}),
-        lambda: packed({"config": "digits"}),
+        lambda: checkpoint_bytes([1, 2]),
+        lambda: checkpoint_bytes({"number": 1}),
+        lambda: checkpoint_bytes({"config": "digits"}),
         lambda: b"",
-        lambda: b"lra-checkpoint-2\n" + packed(state_of(1))[17:],
+        lambda: b"lra-checkpoint-2\n" + checkpoint_bytes(state_of(1))[17:],
     ],
     ids=["a list", "no config", "config no mapping", "empty", "another version"],
 )
-def test_other_files(tmp_path: Path, content: Callable[[], bytes]) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, content: Callable[[], bytes]) -> None:
     (tmp_path / NAME).write_bytes(content())
     with pytest.raises(RunError, match="not a checkpoint of this program"):
         load(tmp_path / NAME, CONFIG)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"checkpoint: cannot be read \(No such file"):
         load(tmp_path / NAME, CONFIG)
 
 
-def test_another_configuration_names_what_differs(tmp_path: Path) -> None:
+def test_another_configuration_lists_the_differences(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
     other = TrainConfig("digits", hidden=(4, 3), lr=0.5, optimizer="sgd").to_config()
     with pytest.raises(RunError, match="from another configuration") as e:
@@ -244,7 +244,7 @@ class Code:
 def malicious(target: Path) -> list[bytes]:
     state = state_of(1) | {"extra": Code(target)}
     return [
-        packed(state),
+        checkpoint_bytes(state),
         checkpoint.seal(pickle.dumps(state)),
         checkpoint.seal(pickle.dumps(Code(target))),
     ]
@@ -263,65 +263,66 @@ def test_code_is_refused_and_does_not_run(tmp_path: Path, kind: int) -> None:
         assert target.read_text() == "ran"
 
 
-# which checkpoint is taken up
+# which checkpoint is loaded
 
 
-def test_the_previous_good_one_is_used(tmp_path: Path) -> None:
+def test_the_previous_valid_checkpoint_is_used(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
     save(tmp_path, state_of(2))
     bad = malicious(tmp_path / "ran")[0]
     (tmp_path / NAME).write_bytes(bad)
-    found, (trouble,) = latest(tmp_path, CONFIG)
-    assert found["number"] == 1
-    assert str(tmp_path / NAME) in trouble
-    assert "might run code" in trouble
+    loaded, (problem,) = latest(tmp_path, CONFIG)
+    assert loaded["number"] == 1
+    assert str(tmp_path / NAME) in problem
+    assert "might run code" in problem
     assert not (tmp_path / "ran").exists()
     assert (tmp_path / f"{NAME}.refused").read_bytes() == bad
     assert not (tmp_path / NAME).exists()
-    # It is the newest again: saving once more must not push the good one out for the bad one.
+    # The valid one is the newest again: the next save must not replace it by the invalid one.
     save(tmp_path, state_of(3))
     assert load(tmp_path / NAME, CONFIG)["number"] == 3
     assert load(tmp_path / PREVIOUS, CONFIG)["number"] == 1
 
 
-def test_a_bad_new_one_is_passed_over(tmp_path: Path) -> None:
+def test_an_invalid_new_checkpoint_is_skipped(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
-    (tmp_path / NEW).write_bytes(packed(state_of(2))[:-9])
-    found, (trouble,) = latest(tmp_path, CONFIG)
-    assert found["number"] == 1
-    assert "torn" in trouble
+    (tmp_path / NEW).write_bytes(checkpoint_bytes(state_of(2))[:-9])
+    loaded, (problem,) = latest(tmp_path, CONFIG)
+    assert loaded["number"] == 1
+    assert "truncated" in problem
     assert (tmp_path / f"{NEW}.refused").exists()
     assert latest(tmp_path, CONFIG)[1] == []
 
 
-def test_two_bad_ones_are_passed_over(tmp_path: Path) -> None:
+def test_two_invalid_checkpoints_are_skipped(tmp_path: Path) -> None:
     for number in (1, 2):
         save(tmp_path, state_of(number))
     (tmp_path / NAME).write_bytes(b"noise")
     (tmp_path / NEW).write_bytes(b"")
-    found, troubles = latest(tmp_path, CONFIG)
-    assert found["number"] == 1
-    assert len(troubles) == 2
+    loaded, problems = latest(tmp_path, CONFIG)
+    assert loaded["number"] == 1
+    assert len(problems) == 2
     left = {f"{NEW}.refused", PREVIOUS, f"{NAME}.refused"}
     assert {p.name for p in tmp_path.iterdir()} == left
 
 
-def test_none_is_good(tmp_path: Path) -> None:
+def test_no_checkpoint_is_valid(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
     save(tmp_path, state_of(2))
     (tmp_path / NAME).write_bytes(b"noise")
-    (tmp_path / PREVIOUS).write_bytes(packed(state_of(1))[:-1])
+    (tmp_path / PREVIOUS).write_bytes(checkpoint_bytes(state_of(1))[:-1])
     (tmp_path / NEW).write_bytes(malicious(tmp_path / "ran")[0])
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(RunError, match="no checkpoint to resume from") as e:
         latest(tmp_path, CONFIG)
-    for name, why in ((NAME, "not a checkpoint"), (PREVIOUS, "torn"), (NEW, "might run code")):
+    reasons = {NAME: "not a checkpoint", PREVIOUS: "truncated", NEW: "might run code"}
+    for name, reason in reasons.items():
         assert f"{tmp_path / name}: " in str(e.value)
-        assert why in str(e.value)
+        assert reason in str(e.value)
     assert "lra train ... --out" in str(e.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_there_is_none(tmp_path: Path) -> None:
+def test_no_checkpoint_exists(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no checkpoint to resume from: it has none"):
         latest(tmp_path, CONFIG)

@@ -1,4 +1,4 @@
-"""The command `lra`: what it offers, what it refuses and how, and what it says."""
+"""The command `lra`: help, parsing, errors and printed output."""
 
 import csv
 import json
@@ -23,15 +23,15 @@ from lra.lab.recipes import RECIPES
 from lra.lab.rule_options import RuleOptions
 
 
-class Said:
-    """What a call of the command left: exit code, standard output, and errors."""
+class Output:
+    """The exit code, standard output and standard error of a call of the command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
 
     @property
     def words(self) -> str:
-        """All that was said, frames and line ends left out."""
+        """All output, without frames and line ends."""
         return " ".join(re.sub(r"[│╭╮╰╯─]|---+", " ", self.out + self.err).split())
 
 
@@ -52,14 +52,14 @@ class Call:
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
 
-    def __call__(self, *words: object) -> Said:
+    def __call__(self, *words: object) -> Output:
         code = 0
         try:
             cli.main([*map(str, words)])
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
         out, err = self.capsys.readouterr()
-        return Said(code, out, err)
+        return Output(code, out, err)
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +78,15 @@ def run(tmp_path_factory: pytest.TempPathFactory, blobs: Path) -> Path:
 
 
 def test_help(call: Call) -> None:
-    said = call("--help")
-    assert said.code == 0
+    output = call("--help")
+    assert output.code == 0
     for name in {name.split()[0] for name in cli.COMMANDS}:
-        assert re.search(rf"• {name} +[A-Z]", said.out)
-    said_of_data = call("data", "--help")
-    assert said_of_data.code == 0
+        assert re.search(rf"• {name} +[A-Z]", output.out)
+    data_output = call("data", "--help")
+    assert data_output.code == 0
     for name in ("list", "fetch", "show"):
-        assert re.search(rf"• {name} +[A-Z]", said_of_data.out)
-    assert call("-h").out == call().out == said.out
+        assert re.search(rf"• {name} +[A-Z]", data_output.out)
+    assert call("-h").out == call().out == output.out
 
 
 def test_version(call: Call) -> None:
@@ -108,21 +108,21 @@ OPTIONS = {
 
 
 NESTED = ("rule", "config", "grid", "options")
-"""Fields whose own fields are the options."""
+"""Fields that hold a dataclass of options."""
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
-    said = call(*name.split(), "--help")
-    assert said.code == 0
-    assert said.err == ""
-    assert f"usage: lra {name} " in said.words
-    shown = set(re.findall(r"(?<=[│ ])--?[a-z][a-z-]*(?=[ ,\n])", said.out))
+    output = call(*name.split(), "--help")
+    assert output.code == 0
+    assert output.err == ""
+    assert f"usage: lra {name} " in output.words
+    listed = set(re.findall(r"(?<=[│ ])--?[a-z][a-z-]*(?=[ ,\n])", output.out))
     expected = {"-h", "--help"}
     for cls in OPTIONS[name]:
         for f in fields(cls):
             if "Positional" in str(f.type):
-                assert f.name.upper().removesuffix("S") in said.out
+                assert f.name.upper().removesuffix("S") in output.out
             elif f.name not in NESTED or cls is RuleOptions:
                 option = f.name.replace("_", "-")
                 expected.add(f"--{option}")
@@ -132,20 +132,20 @@ def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
         expected.add("--resume")
     if name in ("compare", "tune"):
         expected.add("--tune")  # another name of --trials
-    assert shown == expected
+    assert listed == expected
 
 
 def test_help_shows_defaults(call: Call) -> None:
-    said = call("train", "--help")
-    assert "(default: mlp)" in said.words
-    assert "(default: 0.001)" in said.words
-    assert "None" not in said.words
-    said = call("train", "--recipe", "paper", "--help")
-    assert "(default: 256 256 256)" in said.words
-    assert "(default: normal:0.2236" in said.words
+    output = call("train", "--help")
+    assert "(default: mlp)" in output.words
+    assert "(default: 0.001)" in output.words
+    assert "None" not in output.words
+    output = call("train", "--recipe", "paper", "--help")
+    assert "(default: 256 256 256)" in output.words
+    assert "(default: normal:0.2236" in output.words
 
 
-# what is refused
+# errors
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_help_shows_defaults(call: Call) -> None:
         ("train digits --patch 2", "patch is an option of vit, not of mlp; leave it out, or"),
         ("train digits --model vit --patch 9", "vit: patch 9 is larger than the images, 8x8"),
         ("train digits --model resnet --depth 9", r"depth must be 6 n \+ 2: 8, 14, 20, 32,.*got 9"),
-        ("train digits --hidden 4 --width 4", "hidden says all sizes; leave it out, or width"),
+        ("train digits --hidden 4 --width 4", "hidden already sets all sizes; leave out .* width"),
         ("train digits --hidden", "--hidden needs sizes, as in --hidden 256 256"),
         ("train digits --hidden --epochs 1", "--hidden needs sizes, as in --hidden 256 256"),
         ("train digits --width 9999999", "width must be a whole number, at most 1,000,000; got"),
@@ -186,13 +186,13 @@ def test_help_shows_defaults(call: Call) -> None:
         ("train digits --precision 16", "unknown precision '16'; known: 32, 64, bf16-mixed"),
         ("train digits --device gpu", "unknown device 'gpu'; known: auto, cpu, cuda, mps"),
         ("train digits --local-loss squarred", "local loss 'squarred'.*Did you mean 'squared'"),
-        ("train digits --through tan", "unknown surrogate 'tan'.*Did you mean 'tanh'"),
+        ("train digits --surrogate tan", "unknown surrogate 'tan'.*Did you mean 'tanh'"),
         (
             "train digits --rule sign-symmetry --magnitude big",
             "'big' for argument '--magnitude'. Expected one of .*'batch'",
         ),
         ("train digts", "unknown dataset 'digts'.*Did you mean 'digits'"),
-        ("train digits --rule backprop --beta 0.1", "rule 'backprop' has no options, got 'beta'"),
+        ("train digits --rule backprop --beta 0.1", "rule 'backprop' has no options; got 'beta'"),
         ("train digits --rule kolen-pollack --beta 0.1", "option of rule 'kolen-pollack' 'beta'"),
         ("train digits --rule feedback-alignment --gamma 1", "'gamma'; known: init"),
         ("train digits --magnitude fixed", "option of rule 'lra-e' 'magnitude'"),
@@ -211,12 +211,12 @@ def test_help_shows_defaults(call: Call) -> None:
         ("data fetch mnits", "unknown dataset 'mnits'.*Did you mean 'mnist'"),
     ],
 )
-def test_wrong_words_are_refused(call: Call, tmp_path: Path, words: str, expected: str) -> None:
-    said = call(*words.split())
-    assert said.code == 2
-    assert re.search(expected, said.words), said.words
-    assert said.out == "" or "lra-e on" not in said.out
-    assert "Traceback" not in said.err
+def test_wrong_arguments_are_refused(call: Call, tmp_path: Path, words: str, expected: str) -> None:
+    output = call(*words.split())
+    assert output.code == 2
+    assert re.search(expected, output.words), output.words
+    assert output.out == "" or "lra-e on" not in output.out
+    assert "Traceback" not in output.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -224,35 +224,35 @@ def test_wrong_words_are_refused(call: Call, tmp_path: Path, words: str, expecte
     ("words", "expected"),
     [
         ("train nowhere.npz", "nowhere.npz: there is no such file"),
-        ("train --resume nowhere", "nowhere is no run's folder"),
-        ("evaluate nowhere", "nowhere is no run's folder"),
-        ("predict nowhere file.npy", "nowhere is no run's folder"),
+        ("train --resume nowhere", "nowhere is not a run's folder"),
+        ("evaluate nowhere", "nowhere is not a run's folder"),
+        ("predict nowhere file.npy", "nowhere is not a run's folder"),
         ("train mnist", "mnist"),
         ("data fetch mnist", "mnist"),
     ],
 )
-def test_what_is_not_there_ends_with_1(call: Call, words: str, expected: str) -> None:
-    said = call(*words.split())
-    assert said.code == 1
-    assert said.err.startswith("lra: ")
-    assert expected in said.err
+def test_missing_files_exit_with_1(call: Call, words: str, expected: str) -> None:
+    output = call(*words.split())
+    assert output.code == 1
+    assert output.err.startswith("lra: ")
+    assert expected in output.err
 
 
 @pytest.mark.parametrize("words", ["--lr 3", "--epochs 9", "--recipe paper", "digits", "--rule x"])
 def test_resume_takes_no_settings(call: Call, run: Path, words: str) -> None:
     before = (run / runs.CONFIG).read_bytes()
-    said = call("train", "--resume", run, *words.split())
-    assert said.code == 2
-    assert words.split()[0] in said.words
+    output = call("train", "--resume", run, *words.split())
+    assert output.code == 2
+    assert words.split()[0] in output.words
     assert (run / runs.CONFIG).read_bytes() == before
 
 
 def test_an_existing_run(call: Call, blobs: Path, tmp_path: Path) -> None:
     words = ("train", blobs, "--out", "run", "--hidden", "4", "--device", "cpu", "--epochs")
     assert call(*words, 1).code == 0
-    said = call(*words, 2)
-    assert said.code == 1
-    assert "run exists already; choose another --out, resume it" in said.err
+    output = call(*words, 2)
+    assert output.code == 1
+    assert "run exists already; choose another --out, resume it" in output.err
     assert len(metrics(tmp_path / "run")) == 1
     assert call(*words, 2, "--overwrite").code == 0
     assert len(metrics(tmp_path / "run")) == 2
@@ -261,30 +261,30 @@ def test_an_existing_run(call: Call, blobs: Path, tmp_path: Path) -> None:
 # recipes and rules
 
 
-def test_a_recipe_and_some_options_over_it() -> None:
+def test_options_override_a_recipe() -> None:
     words = ["mnist", "--recipe", "seed-mnist", "--epochs", "20", "--beta", "0.05"]
     config, options = read_train(words)
-    made = RECIPES["seed-mnist"]
+    recipe = RECIPES["seed-mnist"]
     expected = TrainConfig(
         "mnist",
         lra.LRAE(beta=0.05, gamma=1.0, init=Normal(0.1)),
-        **made.settings | {"epochs": 20},
+        **recipe.settings | {"epochs": 20},
     )
     assert config == expected
     assert options.recipe == "seed-mnist"
     assert config.epochs == 20
-    assert made.settings["epochs"] == 100
+    assert recipe.settings["epochs"] == 100
 
 
 @pytest.mark.parametrize("words", ["--recipe=paper mnist", "mnist --recipe paper"])
-def test_a_recipe_in_each_way_to_write_it(words: str) -> None:
+def test_both_spellings_of_the_recipe_option(words: str) -> None:
     config, _ = read_train([*words.split(), "--hidden", "9"])
     paper = RECIPES["paper"]
     rule = lra.named(paper.rule, **paper.options)
     assert config == TrainConfig("mnist", rule, **paper.settings | {"hidden": (9,)})
 
 
-def test_options_over_a_recipe_of_another_kind() -> None:
+def test_options_of_each_type_override_a_recipe() -> None:
     words = "mnist --recipe seed-mnist --bias --init fan-in:2 --feedback-init normal:0.5 --gain 3"
     config, _ = read_train(words.split())
     assert config.bias is True
@@ -293,8 +293,8 @@ def test_options_over_a_recipe_of_another_kind() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in lra.RULES if name != "lra-e"])
-def test_another_rule_than_the_recipe(name: str) -> None:
-    """The recipe's set-up, and nothing of its rule."""
+def test_a_rule_other_than_the_recipes(name: str) -> None:
+    """The recipe's settings apply, but no option of its rule."""
     config, _ = read_train(["mnist", "--recipe", "seed-mnist", "--rule", name])
     assert config == TrainConfig("mnist", lra.named(name), **RECIPES["seed-mnist"].settings)
 
@@ -312,10 +312,10 @@ def test_the_recipes_rule_by_name_keeps_its_options() -> None:
         ("--beta 0.5 --gamma 0.25 --gain 2", lra.LRAE(0.5, 0.25, 2.0)),
         ("--local-loss cauchy", lra.LRAE(local_loss=lra.crossing.Cauchy())),
         (
-            "--local-loss absolute --through tanh",
+            "--local-loss absolute --surrogate tanh",
             lra.LRAE(0.1, 1, 1, lra.crossing.Absolute(), lra.crossing.TanhSurrogate()),
         ),
-        ("--through identity", lra.LRAE(surrogate=lra.crossing.IdentitySurrogate())),
+        ("--surrogate identity", lra.LRAE(surrogate=lra.crossing.IdentitySurrogate())),
         ("--rule backprop", lra.Backprop()),
         ("--rule kolen-pollack --gamma 0.5", lra.KolenPollack(0.5)),
         ("--rule sign-symmetry --magnitude batch", lra.SignSymmetry(lra.feedback.Magnitude.BATCH)),
@@ -394,52 +394,52 @@ def test_train_evaluate_predict(call: Call, blobs: Path, tmp_path: Path) -> None
         "--out",
         "run",
     ]
-    said = call("train", blobs, *words)
-    assert (said.code, said.err) == (0, "")
+    output = call("train", blobs, *words)
+    assert (output.code, output.err) == (0, "")
     config = runs.read_config(tmp_path / "run")
     assert config == tiny(blobs)
     result = json.loads((tmp_path / "run" / runs.RESULT).read_text())
-    lines = said.out.splitlines()
+    lines = output.out.splitlines()
     assert lines[0].startswith("lra-e on blobs.npz: 6-7-5-3, tanh; 107 weights, 50 learned")
     assert lines[1].split() == ["epoch", "loss", "train", "%", "validation", "%", "samples/s"]
     for line, row in zip(lines[2:5], metrics(tmp_path / "run"), strict=True):
-        shown = line.replace(",", "").split()
-        assert shown[0] == f"{row['epoch']}/3"
+        cells = line.replace(",", "").split()
+        assert cells[0] == f"{row['epoch']}/3"
         for text, name in zip(
-            shown[1:4], ("loss", "train_accuracy", "validation_accuracy"), strict=True
+            cells[1:4], ("loss", "train_accuracy", "validation_accuracy"), strict=True
         ):
             digits = len(text.partition(".")[2])
             assert text == f"{float(row[name]):.{digits}f}"
-        assert float(shown[4]) > 0
+        assert float(cells[4]) > 0
     assert lines[5].startswith(
         f"test accuracy {result['test_accuracy']:.2f}% (best epoch {result['best_epoch']} of 3), "
         f"{result['test_accuracy_last']:.2f}% with the last weights; "
     )
     assert lines[6:] == ["curves, weights and figures are in run"]
-    assert all(c == "\n" or c.isprintable() for c in said.out)
+    assert all(c == "\n" or c.isprintable() for c in output.out)
 
-    said = call("evaluate", "run")
+    output = call("evaluate", "run")
     accuracy = f"{result['test_accuracy']:.2f}%"
     assert re.fullmatch(
         rf"blobs.npz: accuracy {accuracy}, loss \d\.\d{{4}}, over 41 test samples",
-        said.out.splitlines()[0],
+        output.out.splitlines()[0],
     )
-    assert [line.split()[0] for line in said.out.splitlines()[1:]] == ["0", "1", "2"]
+    assert [line.split()[0] for line in output.out.splitlines()[1:]] == ["0", "1", "2"]
 
     x = np.load(blobs)["x_test"]
     np.save(tmp_path / "x.npy", x)
-    said = call("predict", "run", "x.npy")
-    rows = list(csv.DictReader(said.out.splitlines()))
-    found = runs.predict(tmp_path / "run", tmp_path / "x.npy")
+    output = call("predict", "run", "x.npy")
+    rows = list(csv.DictReader(output.out.splitlines()))
+    predictions = runs.predict(tmp_path / "run", tmp_path / "x.npy")
     assert [row["index"] for row in rows] == [str(i) for i in range(41)]
     assert [(row["class"], row["probability"]) for row in rows] == [
-        (name, f"{share:.4f}") for name, share in found
+        (name, f"{probability:.4f}") for name, probability in predictions
     ]
     assert call("predict", "run", "x.npy", "--out", "y.csv").out == ""
-    assert (tmp_path / "y.csv").read_text() == said.out
+    assert (tmp_path / "y.csv").read_text() == output.out
 
 
-def test_no_test_pair_and_no_validation(call: Call, tmp_path: Path) -> None:
+def test_no_test_set_and_no_validation(call: Call, tmp_path: Path) -> None:
     write_blobs(tmp_path / "alone.npz", n_test=None)
     words = [
         "train",
@@ -455,10 +455,10 @@ def test_no_test_pair_and_no_validation(call: Call, tmp_path: Path) -> None:
         "--out",
         "run",
     ]
-    said = call(*words)
-    assert said.code == 0
-    assert "best epoch 1 of 1; alone.npz has no test pair" in said.out
-    assert re.search(r"  1/1 .* - ", said.out)
+    output = call(*words)
+    assert output.code == 0
+    assert "best epoch 1 of 1; no test set: alone.npz has none" in output.out
+    assert re.search(r"  1/1 .* - ", output.out)
 
 
 def test_each_run_gets_a_folder_of_its_own(
@@ -466,17 +466,17 @@ def test_each_run_gets_a_folder_of_its_own(
 ) -> None:
     monkeypatch.setattr(time, "strftime", lambda form: "now")
     for seed in (0, 1, 2):
-        said = call("train", blobs, "--epochs", 1, "--hidden", 4, "--device=cpu", "--seed", seed)
-        assert said.code == 0
+        output = call("train", blobs, "--epochs", 1, "--hidden", 4, "--device=cpu", "--seed", seed)
+        assert output.code == 0
     expected = ["blobs-lra-e-now", "blobs-lra-e-now-2", "blobs-lra-e-now-3"]
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == expected
     assert [runs.read_config(tmp_path / "runs" / name).seed for name in expected] == [0, 1, 2]
 
 
 def test_resume(call: Call, run: Path) -> None:
-    said = call("train", "--resume", run)
-    assert said.code == 0
-    assert "test accuracy" in said.out
+    output = call("train", "--resume", run)
+    assert output.code == 0
+    assert "test accuracy" in output.out
     assert call("train", f"--resume={run}").code == 0
 
 
@@ -484,9 +484,9 @@ def test_resume(call: Call, run: Path) -> None:
 
 
 def test_data_list(call: Call) -> None:
-    said = call("data", "list")
-    assert (said.code, said.err) == (0, "")
-    lines = said.out.splitlines()
+    output = call("data", "list")
+    assert (output.code, output.err) == (0, "")
+    lines = output.out.splitlines()
     assert lines[0].split()[:5] == ["digits", "1,437", "+", "360", "of"]
     assert lines[1].strip().endswith("digits.npz")
     assert lines[2].split()[:5] == ["mnist", "60,000", "+", "10,000", "of"]
@@ -515,17 +515,17 @@ def test_data_show(call: Call, blobs: Path, tmp_path: Path) -> None:
 
 
 def on_terminal(words: Sequence[object]) -> tuple[int | None, str]:
-    """Run the command with a terminal as its output, and give what the terminal got."""
-    screen, slave = os.openpty()
-    child = fork_lra(words, os.ttyname(slave))
-    got = b""
+    """Run the command on a terminal, and return its exit code and output."""
+    screen, terminal = os.openpty()
+    child = fork_lra(words, os.ttyname(terminal))
+    output = b""
     while child.is_alive() or select.select([screen], [], [], 0)[0]:
         if select.select([screen], [], [], 0.05)[0]:
-            got += os.read(screen, 65536)
+            output += os.read(screen, 65536)
     child.join()
-    os.close(slave)
+    os.close(terminal)
     os.close(screen)
-    return child.exitcode, got.decode()
+    return child.exitcode, output.decode()
 
 
 def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
@@ -535,11 +535,11 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
         path,
         *["--hidden", "30", "30", "--epochs", "3", "--batch-size", "8", "--device", "cpu"],
     ]
-    code, got = on_terminal([*words, "--out", tmp_path / "run"])
-    assert code == 0, got
-    assert "\x1b[?25l" in got  # the cursor is hidden ...
-    assert got.rstrip().rpartition("\x1b[?25h")[0]  # ... and comes back
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", got)
+    code, output = on_terminal([*words, "--out", tmp_path / "run"])
+    assert code == 0, output
+    assert "\x1b[?25l" in output  # the cursor is hidden ...
+    assert output.rstrip().rpartition("\x1b[?25h")[0]  # ... and shown again
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
     assert "━" in plain
     assert re.search(r"epoch 2 .*loss \d\.\d{4} +train \d+\.\d\d% +[\d,]+ samples/s", plain)
     assert re.search(r"\d:\d\d:\d\d", plain)  # time left
@@ -548,15 +548,15 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
     assert any(line.startswith("test accuracy") for line in lines)
 
 
-def test_a_terminal_is_left_in_order_after_an_error(tmp_path: Path, blobs: Path) -> None:
+def test_the_terminal_is_restored_after_an_error(tmp_path: Path, blobs: Path) -> None:
     words = [
         "train",
         blobs,
         *["--optimizer", "sgd", "--lr", "1e30", "--weight-decay", "0.01"],
         *["--device", "cpu", "--hidden", "9", "9"],
     ]
-    code, got = on_terminal([*words, "--out", tmp_path / "run"])
+    code, output = on_terminal([*words, "--out", tmp_path / "run"])
     assert code == 1
-    assert "\x1b[?25l" in got
-    assert got.rfind("\x1b[?25h") > got.rfind("\x1b[?25l")
-    assert "lra: " in got.rpartition("\x1b[?25h")[2]
+    assert "\x1b[?25l" in output
+    assert output.rfind("\x1b[?25h") > output.rfind("\x1b[?25l")
+    assert "lra: " in output.rpartition("\x1b[?25h")[2]

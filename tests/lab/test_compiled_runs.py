@@ -1,4 +1,4 @@
-"""Compiled runs: held against eager ones, and against themselves after a stop."""
+"""Compiled runs: compared with eager runs, and with uninterrupted ones after a stop."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from lra.errors import OptionError
 from lra.lab import learning, training
 from lra.lab.config import TrainConfig
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
 
 
 @pytest.fixture
@@ -28,20 +28,20 @@ def blobs(tmp_path):
 
 @pytest.fixture(autouse=True)
 def steps(monkeypatch):
-    """Have steps traced, and spare the compiling of kernels; gives the steps that were made."""
+    """Trace steps without compiling kernels, and return the list of compiled steps."""
     torch._dynamo.reset()
-    made = []
+    steps = []
 
-    def compile_step(*args, **options):
-        made.append(true(*args, backend="aot_eager", **options))
-        return made[-1]
+    def traced_step(*args, **options):
+        steps.append(compile_step(*args, backend="aot_eager", **options))
+        return steps[-1]
 
-    true = lra.compile_step
-    monkeypatch.setattr(lra, "compile_step", compile_step)
-    return made
+    compile_step = lra.compile_step
+    monkeypatch.setattr(lra, "compile_step", traced_step)
+    return steps
 
 
-HOW = {False: "never", True: "always"}
+MODES = {False: "never", True: "always"}
 SETTINGS = {
     "schedule": {"rule": lra.MirroredLRA(samples=50), "schedule": "cosine", "feedback_lr": 1e-4},
     "normalised": {"model": "residual-mlp", "width": 6, "depth": 3, "optimizer": "sgd"},
@@ -50,9 +50,9 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_compiled_run_is_the_eager_run_but_for_rounding(tmp_path, blobs, steps, name):
+def test_a_compiled_run_equals_the_eager_run_up_to_rounding(tmp_path, blobs, steps, name):
     for compiled in (False, True):
-        config = tiny(blobs, compile=HOW[compiled], precision="64", **SETTINGS[name])
+        config = tiny(blobs, compile=MODES[compiled], precision="64", **SETTINGS[name])
         training.train(config, tmp_path / str(compiled))
     eager, ours = (saved_state(tmp_path / str(compiled)) for compiled in (False, True))
     torch.testing.assert_close(ours["model"], eager["model"], rtol=1e-8, atol=1e-10)
@@ -64,7 +64,7 @@ def test_a_compiled_run_is_the_eager_run_but_for_rounding(tmp_path, blobs, steps
 
 
 @pytest.mark.parametrize("stops", [(7, 8, 19), (3, 15, 16)])
-def test_a_compiled_run_that_was_stopped_ends_in_the_same_bits(tmp_path, blobs, stops):
+def test_a_resumed_compiled_run_is_bit_identical(tmp_path, blobs, stops):
     config = tiny(blobs, compile="always", activation="rrelu")
     training.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, f"{stops}")
@@ -81,20 +81,20 @@ def test_diagnoses_change_nothing_and_compile_nothing(tmp_path, blobs, steps):
     assert [step.compilations for step in steps] == [1, 1]
 
 
-def test_the_time_of_compiling_is_told_once(tmp_path, blobs):
+def test_the_compile_time_is_reported_once(tmp_path, blobs):
     watcher = Watcher()
     training.train(tiny(blobs, compile="always"), tmp_path / "run", reporter=watcher)
     (note,) = (note for note in watcher.notes() if "compiling" in note)
     assert float(note.removeprefix("compiling took ").removesuffix(" s")) > 0
 
 
-def test_texts(tmp_path, steps):
+def test_text(tmp_path, steps):
     path = tmp_path / "text.txt"
     path.write_text("the quick brown fox jumps over the lazy dog. " * 40)
     losses = []
     for compiled in (False, True):
         config = tiny(
-            *(path,), model="gpt", compile=HOW[compiled], epochs=1, precision="64",
+            *(path,), model="gpt", compile=MODES[compiled], epochs=1, precision="64",
             context=8, width=8, depth=1,
         )  # fmt: skip
         training.train(config, tmp_path / str(compiled))
@@ -104,7 +104,7 @@ def test_texts(tmp_path, steps):
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"rule": lra.methods.PredictiveCoding()}, "predictive-coding takes several passes"),
         ({"devices": 2}, "several devices"),
@@ -112,28 +112,28 @@ def test_texts(tmp_path, steps):
         ({"compile": "yes"}, "unknown compile 'yes'; known: always, auto, never"),
     ],
 )
-def test_refused_settings(settings, says):
-    with pytest.raises(OptionError, match=says):
+def test_refused_settings(settings, message):
+    with pytest.raises(OptionError, match=message):
         TrainConfig("digits", **({"compile": "always"} | settings))
 
 
-def test_runs_are_compiled_where_it_pays(tmp_path, blobs, steps, monkeypatch):
+def test_auto_compiles_long_runs(tmp_path, blobs, steps, monkeypatch):
     config = tiny(blobs, compile="auto")
     watcher = Watcher()
     training.train(config, tmp_path / "short", reporter=watcher)
     assert not steps
-    (_, epochs, each), *_ = (what for kind, what in watcher.heard if kind == "start")
-    all_steps = epochs * each
-    for worth, count in ((all_steps + 1, 0), (all_steps, 1)):
-        monkeypatch.setattr(learning, "_WORTH", worth)
-        training.train(config, tmp_path / str(worth))
+    (_, epochs, epoch_steps), *_ = (event for kind, event in watcher.events if kind == "start")
+    all_steps = epochs * epoch_steps
+    for min_steps, count in ((all_steps + 1, 0), (all_steps, 1)):
+        monkeypatch.setattr(learning, "_MIN_STEPS", min_steps)
+        training.train(config, tmp_path / str(min_steps))
         assert len(steps) == count
-    for hindered in ({"rule": lra.methods.PredictiveCoding()}, {"precision": "bf16-mixed"}):
-        training.train(tiny(blobs, compile="auto", epochs=1, **hindered), tmp_path / str(hindered))
+    for obstacle in ({"rule": lra.methods.PredictiveCoding()}, {"precision": "bf16-mixed"}):
+        training.train(tiny(blobs, compile="auto", epochs=1, **obstacle), tmp_path / str(obstacle))
     training.train(tiny("digits", compile="auto", model="lenet", epochs=1), tmp_path / "lenet")
     with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
         training.train(config, tmp_path / "without")
-    monkeypatch.setattr("lra.torch.compiled.available", lambda: False)  # as of an older torch
+    monkeypatch.setattr("lra.torch.compiled.available", lambda: False)  # as in an older torch
     training.train(config, tmp_path / "older")
     assert len(steps) == 1
 
@@ -141,7 +141,7 @@ def test_runs_are_compiled_where_it_pays(tmp_path, blobs, steps, monkeypatch):
 @pytest.mark.parametrize("model", ["lenet", "resnet", "vit"])
 def test_convolutions_are_refused_on_a_cpu(tmp_path, model):
     config = tiny("digits", compile="always", model=model)
-    says = f"{model} is not compiled for a CPU; leave --compile out"
-    with pytest.raises(OptionError, match=says):
+    message = f"{model} is not compiled for a CPU; leave --compile out"
+    with pytest.raises(OptionError, match=message):
         training.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

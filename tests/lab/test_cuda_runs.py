@@ -1,4 +1,4 @@
-"""Runs on a CUDA device: resumed, they end in the same bits."""
+"""Runs on a CUDA device: resumed runs are bit-identical to uninterrupted ones."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lra.lab.training import train
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch by its compiler
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # from torch's compiler
 ]
 SETTINGS: dict[str, dict[str, Any]] = {
     "lra-e": {},
@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_resumed_runs_end_in_the_same_bits(
+def test_resumed_runs_are_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(plots, "curves", lambda *args, **more: None)

@@ -1,4 +1,4 @@
-"""Data: the bundled set, names, the catalogue, the split; the slow test alone uses the network."""
+"""Data: the bundled dataset, names, catalogue and split. Only the slow test uses the network."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_digits() -> None:
     assert np.bincount(digits.y_test).tolist() == [36] * 10
     assert digits.classes == tuple("0123456789")
     images = np.concatenate([digits.x_train, digits.x_test]).reshape(1797, 64)
-    assert len(np.unique(images, axis=0)) == 1797  # no image is on both sides
-    # The class means tell the labels: the labels belong to these images.
+    assert len(np.unique(images, axis=0)) == 1797  # no image is in both parts
+    # Most images are closest to the mean of their class, so the labels belong to these images.
     means = np.stack([digits.x_train[digits.y_train == c].mean(0) for c in range(10)])
     distance = ((digits.x_test[:, None] - means) ** 2).sum((2, 3))
     assert (distance.argmin(1) == digits.y_test).mean() > 0.85
 
 
-def test_digits_fetch_gives_the_file_in_the_package() -> None:
+def test_fetching_digits_returns_the_packaged_file() -> None:
     (path,) = data.fetch("digits")
     assert path.stat().st_size < 80_000
     with np.load(path, allow_pickle=False) as arrays:
@@ -64,48 +64,49 @@ def test_the_catalogue_lists_the_names() -> None:
     assert tuple(entry.name for entry in entries) == data.NAMES
     for entry in entries:
         if entry.name in ("digits", "python"):  # the others are fetched
-            found = data.load(entry.name)
-            assert found.x_test is not None
-            assert (len(found.x_train), len(found.x_test)) == (entry.num_train, entry.num_test)
-            assert found.sample_shape == entry.sample_shape
-            assert found.num_classes == entry.num_classes
+            dataset = data.load(entry.name)
+            assert dataset.x_test is not None
+            assert (len(dataset.x_train), len(dataset.x_test)) == (entry.num_train, entry.num_test)
+            assert dataset.sample_shape == entry.sample_shape
+            assert dataset.num_classes == entry.num_classes
             assert entry.available
 
 
 # split
 
 
-def own(x: np.ndarray, y: np.ndarray, classes: int = 10) -> data.Dataset:
+def make(x: np.ndarray, y: np.ndarray, classes: int = 10) -> data.Dataset:
     names = tuple(f"class {i} $" for i in range(classes))
     return data.Dataset("own", x.astype(np.float32), y.astype(np.int64), None, None, names)
 
 
 @pytest.mark.parametrize(("n", "validation"), [(1, 0), (10, 0), (10, 1), (10, 9), (999, 100)])
 def test_split(n: int, validation: int) -> None:
-    dataset = own(np.zeros((n, 2)), np.zeros(n))
-    train, held = data.split(dataset, validation, seed=3)
-    assert len(held) == validation
-    assert np.sort(np.concatenate([train, held])).tolist() == list(range(n))
-    assert train.dtype == held.dtype == np.int64
+    dataset = make(np.zeros((n, 2)), np.zeros(n))
+    train, held_out = data.split(dataset, validation, seed=3)
+    assert len(held_out) == validation
+    assert np.sort(np.concatenate([train, held_out])).tolist() == list(range(n))
+    assert train.dtype == held_out.dtype == np.int64
     assert (np.diff(train) > 0).all()
-    assert (np.diff(held) > 0).all()
-    again = data.split(own(np.ones((n, 5)), np.ones(n)), validation, seed=3)
-    np.testing.assert_array_equal(again[1], held)  # it depends on n, validation and seed alone
+    assert (np.diff(held_out) > 0).all()
+    again = data.split(make(np.ones((n, 5)), np.ones(n)), validation, seed=3)
+    np.testing.assert_array_equal(again[1], held_out)  # depends on n, validation and seed only
 
 
-def test_split_draws_at_random() -> None:
-    dataset = own(np.zeros((1000, 1)), np.zeros(1000))
+def test_split_is_uniform() -> None:
+    dataset = make(np.zeros((1000, 1)), np.zeros(1000))
     draws = np.stack([data.split(dataset, 200, seed)[1] for seed in range(200)])
     assert len(np.unique(draws, axis=0)) == 200
-    share = np.bincount(draws.ravel(), minlength=1000) / 200  # each about 0.2, deviation 0.028
+    # each about 0.2, with a standard deviation of 0.028
+    share = np.bincount(draws.ravel(), minlength=1000) / 200
     assert 0.05 < share.min() < share.max() < 0.35
-    assert data.split(dataset, 5, 0)[1].tolist() == [11, 269, 850, 855, 921]  # for good
+    assert data.split(dataset, 5, 0)[1].tolist() == [11, 269, 850, 855, 921]  # must never change
 
 
 @pytest.mark.parametrize(("validation", "seed"), [(-1, 0), (10, 0), (11, 0), (3, -1)])
 def test_split_out_of_range(validation: int, seed: int) -> None:
     with pytest.raises(OptionError, match=r"validation = .* 0 and 9|seed = -1"):
-        data.split(own(np.zeros((10, 2)), np.zeros(10)), validation, seed)
+        data.split(make(np.zeros((10, 2)), np.zeros(10)), validation, seed)
 
 
 def test_the_library_prints_nothing_and_leaves_pyplot_alone(tmp_path: Path) -> None:
@@ -120,17 +121,17 @@ assert "torch" not in sys.modules
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-# the real thing
+# real datasets
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_real_sets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_datasets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRA_CACHE", str(tmp_path))
     monkeypatch.delenv("LRA_DATA", raising=False)
     paths = data.fetch(name)
     assert len(paths) == 4
-    monkeypatch.setattr(sources, "REMOTE", {})  # the second time no source is asked
+    monkeypatch.setattr(sources, "REMOTE", {})  # the second load uses no source
     dataset = data.load(name)
     assert dataset.x_test is not None
     assert dataset.y_test is not None

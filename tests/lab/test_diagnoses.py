@@ -1,4 +1,4 @@
-"""Diagnoses of runs: held against the run without them, or without stops; and the verdict."""
+"""Diagnoses of runs: compared with runs without diagnoses or without stops; and the verdict."""
 
 import csv
 import json
@@ -27,23 +27,23 @@ from lra.lab.verdict import verdict
 NOISY = {"activation": "bernoulli", "straight_through": "sigmoid"}
 
 
-def events(folder):
-    """Read TensorBoard's log: tag, step and value of every number."""
+def read_events(folder):
+    """Read the TensorBoard log: tag, step and value of every number."""
     (path,) = folder.glob(runs.EVENTS)
-    content, found = path.read_bytes(), []
+    content, events = path.read_bytes(), []
     while content:
         size = int.from_bytes(content[:8], "little")
         event = Event.FromString(content[12 : 12 + size])
-        found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        events += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
         content = content[16 + size :]
-    return found
+    return events
 
 
 @pytest.mark.parametrize(
     "rule",
     [lra.LRAE(), lra.SignSymmetry("batch"), lra.MirroredLRA(), lra.methods.PredictiveCoding(5)],
 )
-def test_a_run_is_the_same_to_the_bit_with_diagnoses_and_without(tmp_path, rule):
+def test_diagnoses_do_not_change_a_run(tmp_path, rule):
     data = write_blobs(tmp_path / "blobs.npz")
     for name, every in (("plain", None), ("diagnosed", 3)):
         training.train(tiny(data, rule=rule, diagnose=every, **NOISY), tmp_path / name)
@@ -57,13 +57,13 @@ def test_a_run_is_the_same_to_the_bit_with_diagnoses_and_without(tmp_path, rule)
     assert not (plain / runs.DIAGNOSES).exists()
 
 
-def test_every_so_many_steps_each_layer_is_written_down(tmp_path):
+def test_each_diagnosis_is_saved_and_logged(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
-    heard = []
+    received = []
     watcher = Watcher()
-    watcher.diagnosis = lambda epoch, step, found: heard.append((epoch, step, found))
+    watcher.diagnosis = lambda *arguments: received.append(arguments)
     training.train(config, tmp_path / "run", reporter=watcher)
-    assert [(epoch, step) for epoch, step, _ in heard] == [
+    assert [(epoch, step) for epoch, step, _ in received] == [
         (1, 0),
         (1, 5),
         (2, 10),
@@ -72,35 +72,36 @@ def test_every_so_many_steps_each_layer_is_written_down(tmp_path):
     ]
     with (tmp_path / "run" / runs.DIAGNOSES).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    expected = [{"epoch": e, "step": s} | row for e, s, found in heard for row in found.rows()]
+    expected = [{"epoch": e, "step": s} | row for e, s, each in received for row in each.rows()]
     as_text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in expected]
     assert rows == as_text
     assert diagnoses.read(tmp_path / "run") == expected
-    logged = [event for event in events(tmp_path / "run") if event[0].startswith("diagnose/")]
+    events = read_events(tmp_path / "run")
+    logged = [event for event in events if event[0].startswith("diagnose/")]
     numbers = [
         (f"diagnose/{name}", step, value)
-        for _, step, found in heard
-        for name, value in found.scalars().items()
+        for _, step, diagnosis in received
+        for name, value in diagnosis.scalars().items()
     ]
     assert [event[:2] for event in logged] == [number[:2] for number in numbers]
-    values = [torch.tensor([each[2] for each in some]) for some in (logged, numbers)]
+    values = [torch.tensor([event[2] for event in series]) for series in (logged, numbers)]
     torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize("stops", [(1,), (4, 5, 17), (10, 20)])
-def test_stops_leave_no_trace_in_the_table(tmp_path, stops):
+def test_stops_do_not_change_the_table(tmp_path, stops):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5, rule=lra.SignSymmetry("batch"))
     training.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, "diagnoses")
     whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
     assert (whole / runs.DIAGNOSES).read_bytes() == (stopped / runs.DIAGNOSES).read_bytes()
-    assert events(whole)[:3] != []
+    assert read_events(whole)[:3] != []
     for folder in (whole, stopped):
-        tags = [event[:2] for event in events(folder)]
+        tags = [event[:2] for event in read_events(folder)]
         assert len(tags) == len(set(tags))
 
 
-def test_what_a_killed_run_wrote_after_its_checkpoint_is_found_again(tmp_path):
+def test_rows_after_the_last_checkpoint_are_replaced(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
     training.train(config, tmp_path / "run")
     table = tmp_path / "run" / runs.DIAGNOSES
@@ -108,10 +109,10 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_found_again(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "CHECK_EVERY", 1)
         stop = Watcher((7,), lambda: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):  # without a checkpoint, and with one diagnosis more
+        with pytest.raises(KeyboardInterrupt):  # before a checkpoint, but after a diagnosis
             training.train(config, tmp_path / "run", overwrite=True, reporter=stop)
     with table.open("a") as file:
-        file.write("1,10,0,wei")  # and half a line
+        file.write("1,10,0,wei")  # half a line
     training.resume(tmp_path / "run")
     assert table.read_text() == whole
 
@@ -125,17 +126,17 @@ def test_overwriting_a_run_removes_its_diagnoses(tmp_path):
     assert not left & {runs.DIAGNOSES, runs.HEAT_MAP, runs.DIAGNOSE_CURVES}
 
 
-# ---------------------------------------------------------------- the verdict
+# the verdict
 
 
 def row(layer="0", epoch=1, step=1, **values):
     usual = {"kind": "weights", "arrival": "usable", "update": 0.1, "update_relative": 0.01}
-    found = dict.fromkeys(diagnoses.COLUMNS) | usual | {"gradient": 0.1, "angle": 20.0}
-    return found | {"layer": layer, "epoch": epoch, "step": step} | values
+    usual |= {"gradient": 0.1, "angle": 20.0, "layer": layer, "epoch": epoch, "step": step}
+    return dict.fromkeys(diagnoses.COLUMNS) | usual | values
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "problem"),
     [
         ({"angle": 91.0}, "point away"),
         ({"update": 1e-12, "update_relative": 1e-9}, "vanish"),
@@ -144,25 +145,26 @@ def row(layer="0", epoch=1, step=1, **values):
         ({"update": math.nan, "update_relative": math.nan, "arrival": "not finite"}, "explode"),
     ],
 )
-def test_an_epoch_of_bad_updates_is_told(bad, says):
+def test_an_epoch_of_bad_updates_gets_a_verdict(bad, problem):
     rows = [row(epoch=e, step=s) for e, s in ((1, 1), (1, 2), (2, 3), (2, 4), (3, 5))]
     rule = lra.FeedbackAlignment()
     assert verdict(rows, rule) is None
     rows[2] |= bad
-    assert verdict(rows, rule) is None  # once in an epoch of two
+    assert verdict(rows, rule) is None  # one of two diagnoses of an epoch
     rows[3] |= bad
-    said = verdict(rows, rule)
-    assert said.startswith("diagnosis: In epoch 2 of 3 the updates of 1 of 1 weight layers (0)")
-    assert says in said
-    assert "--rule mirrored-lra" in said
+    sentence = verdict(rows, rule)
+    start = "diagnosis: In epoch 2 of 3 the updates of 1 of 1 weight layers (0)"
+    assert sentence.startswith(start)
+    assert problem in sentence
+    assert "--rule mirrored-lra" in sentence
     rows[0] |= bad
     rows[1] |= bad
     assert verdict(rows, rule).startswith("diagnosis: In epochs 1 to 2 of 3 ")
 
 
-def test_what_is_no_fault_of_the_rule_is_not_told():
+def test_updates_as_bad_as_backprops_get_no_verdict():
     rule = lra.LRAE()
-    assert verdict([row(step=0, angle=95.0)], rule) is None  # feedback as it was drawn
+    assert verdict([row(step=0, angle=95.0)], rule) is None  # depends on the initial feedback
     small = {"update": 1e-12, "update_relative": 1e-11, "gradient": 1e-12}
     assert verdict([row(**small)], rule) is None  # backprop's gradient is as small
     large = {"update": 1e6, "update_relative": 1e5, "gradient": 1e6}
@@ -173,7 +175,7 @@ def test_what_is_no_fault_of_the_rule_is_not_told():
     assert verdict([], rule) is None
 
 
-def test_the_remedy_is_one_that_the_rule_lacks():
+def test_the_remedy_depends_on_the_rule():
     tiny_update, away = {"update": 0.0, "update_relative": 0.0}, {"angle": 100.0}
     assert "--normalized" in verdict([row(**tiny_update)], lra.LRAE())
     assert "mirror the weights" in verdict([row(**tiny_update)], lra.LRAE(normalized=True))
@@ -181,7 +183,7 @@ def test_the_remedy_is_one_that_the_rule_lacks():
     assert "mirror the weights" in verdict([row(**away)], lra.LRAE())
     assert "smaller --beta than 2" in verdict([row(**away)], lra.MirroredLRA(2.0))
     mirrored = lra.KolenPollack(init=lra.inits.Mirror())
-    assert "mirror anew" in verdict([row(**away)], mirrored)
+    assert "call lra.mirror(model) again" in verdict([row(**away)], mirrored)
     assert "settings of dtp" in verdict([row(**away)], lra.methods.DTP())
 
 
@@ -194,26 +196,26 @@ def test_sixteen_tanh_layers(tmp_path, rule, fails):
     )
     watcher = Watcher()
     training.train(config, tmp_path / "run", reporter=watcher)
-    said = [note for note in watcher.notes() if note.startswith("diagnosis:")]
-    assert len(said) == fails
+    verdicts = [note for note in watcher.notes() if note.startswith("diagnosis:")]
+    assert len(verdicts) == fails
     if fails:
-        assert "In epochs 1 to 2 of 2 the updates of" in said[0]
-        assert "vanish" in said[0]
+        assert "In epochs 1 to 2 of 2 the updates of" in verdicts[0]
+        assert "vanish" in verdicts[0]
 
 
-# ---------------------------------------------------------------- lra diagnose
+# lra diagnose
 
 
-def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
+def test_the_command_prints_a_table_and_writes_plots(tmp_path, capsys):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10)
     training.train(config, tmp_path / "run")
     cli.main(["diagnose", str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert printed.startswith("step 20, epoch 3\nlayer")
     last = [row for row in diagnoses.read(tmp_path / "run") if row["step"] == 20]
-    for found, line in zip(last, printed.splitlines()[2:], strict=False):
-        assert line.split()[:2] == [found["layer"], found["type"]]
-        assert found["angle"] is None or line.endswith(f"{found['angle']:.1f}°")
+    for expected, line in zip(last, printed.splitlines()[2:], strict=False):
+        assert line.split()[:2] == [expected["layer"], expected["type"]]
+        assert expected["angle"] is None or line.endswith(f"{expected['angle']:.1f}°")
     for name in (runs.HEAT_MAP, runs.DIAGNOSE_CURVES):
         assert str(tmp_path / "run" / name) in printed
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
@@ -221,7 +223,7 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("step 10, epoch 2\n")
 
 
-def test_runs_by_a_method_are_drawn_too(tmp_path, capsys):
+def test_runs_with_a_method_are_plotted(tmp_path, capsys):
     config = tiny(
         write_blobs(tmp_path / "blobs.npz"), diagnose=10, rule=lra.methods.PredictiveCoding(2)
     )
@@ -231,22 +233,22 @@ def test_runs_by_a_method_are_drawn_too(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (None, "train with --diagnose N"),
-        ("a,b\n1,2\n", "no table of diagnoses"),
-        ("HEADER\n1,x,0\n", "line 2 cannot be understood"),
+        ("a,b\n1,2\n", "is not a table of diagnoses"),
+        ("HEADER\n1,x,0\n", "line 2 cannot be parsed"),
         ("HEADER\n", "no diagnosis yet"),
     ],
 )
-def test_tables_that_are_none_are_refused(tmp_path, capsys, content, says):
+def test_invalid_tables_are_refused(tmp_path, capsys, content, message):
     (tmp_path / runs.CONFIG).write_text(json.dumps(tiny("digits").to_config()))
     if content:
         header = ",".join(diagnoses.COLUMNS)
         (tmp_path / runs.DIAGNOSES).write_text(content.replace("HEADER", header))
     with pytest.raises(SystemExit, match="1"):
         cli.main(["diagnose", str(tmp_path)])
-    assert says in capsys.readouterr().err.replace("\n", " ")
+    assert message in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_options(tmp_path, capsys):
@@ -257,4 +259,4 @@ def test_options(tmp_path, capsys):
     training.train(tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10), tmp_path / "run")
     with pytest.raises(SystemExit, match="2"):
         cli.main(["diagnose", str(tmp_path / "run"), "--step", "11"])
-    assert "there are some at 0, 10, 20" in capsys.readouterr().err.replace("\n", " ")
+    assert "there are diagnoses at 0, 10, 20" in capsys.readouterr().err.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Numbers that stop being finite are found in networks of any kind, by the layer's name."""
+"""Non-finite numbers are located by the layer's name, in networks of any kind."""
 
 import math
 import re
@@ -9,7 +9,7 @@ import torch
 from workbench import tiny
 
 import lra
-from lra.lab.finite import weight_not_finite, where_not_finite
+from lra.lab.finite import find_nonfinite_weight, locate_nonfinite
 from lra.lab.models import build_network
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -42,22 +42,23 @@ def samples(name: str) -> torch.Tensor:
         ("gpt", "embedding.weight", r"layer embedding \(Embedding\): its weight"),
     ],
 )
-def test_a_weight(name: str, weight: str, what: str, converted: bool) -> None:
+def test_a_nonfinite_weight_is_located(name: str, weight: str, what: str, converted: bool) -> None:
     model = network(name, converted)
     parameters = dict(model.named_parameters())
-    assert weight_not_finite(model) is None
+    assert find_nonfinite_weight(model) is None
     with torch.no_grad():
         parameters[weight].view(-1)[1] = math.nan
-        parameters["head.bias" if "head.bias" in parameters else "9.bias"][0] = math.inf  # later
-    assert weight_not_finite(model) == weight
-    said = where_not_finite(model, samples(name))
-    assert re.match(rf"in {what}", said), said
-    assert said.endswith("is no longer finite")
+        # another one in a later layer
+        parameters["head.bias" if "head.bias" in parameters else "9.bias"][0] = math.inf
+    assert find_nonfinite_weight(model) == weight
+    message = locate_nonfinite(model, samples(name))
+    assert re.match(rf"in {what}", message), message
+    assert message.endswith("is no longer finite")
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_an_output(name: str) -> None:
-    """The last layer's: all weights are finite, and their product with what arrives is not."""
+def test_a_nonfinite_output_is_located(name: str) -> None:
+    """All weights are finite, but the output of the last layer is not."""
     model = network(name, True)
     head = list(model.modules())[-1]
     with torch.no_grad():
@@ -65,18 +66,18 @@ def test_an_output(name: str) -> None:
         head.bias.fill_(3e38)
         if hasattr(model, "norm"):
             model.norm.bias.fill_(1.0)
-    said = where_not_finite(model, samples(name))
+    message = locate_nonfinite(model, samples(name))
     path = next(path for path, module in model.named_modules() if module is head)
-    assert said == f"in layer {path} (Linear): its output is no longer finite"
+    assert message == f"in layer {path} (Linear): its output is no longer finite"
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_nothing(name: str) -> None:
-    """All is finite, so the outputs must be too large; and the network is left as it was."""
+def test_large_outputs_are_located(name: str) -> None:
+    """All numbers are finite, so the outputs must be too large. The network keeps no hooks."""
     model = network(name, True)
-    said = where_not_finite(model, samples(name))
+    message = locate_nonfinite(model, samples(name))
     assert re.fullmatch(
         r"in layer \S+ \(Linear\): its outputs, up to \d\.\de[+-]\d\d, are too large for the loss",
-        said,
+        message,
     )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

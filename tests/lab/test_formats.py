@@ -1,4 +1,4 @@
-"""The formats of the named datasets, against bytes made by hand."""
+"""The file formats of the named datasets, compared with handmade bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def idx(array: np.ndarray) -> bytes:
         idx(np.zeros((3, 2))) + b"\0",
     ],
 )
-def test_idx_that_is_none(content: bytes) -> None:
+def test_invalid_idx(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^here .*Remedy"):
         parse_idx(content, "here")
 
@@ -39,8 +39,7 @@ def test_idx() -> None:
 
 def test_cifar() -> None:
     images = [
-        bytes([label]) + bytes((label + 7 * place) % 256 for place in range(3072))
-        for label in (9, 0, 4)
+        bytes([label]) + bytes((label + 7 * i) % 256 for i in range(3072)) for label in (9, 0, 4)
     ]
     x, y = parse_cifar(b"".join(images), "")
     assert x.shape == (3, 3, 32, 32)
@@ -59,9 +58,9 @@ def test_cifar() -> None:
         (b"", "it has 0 bytes, and each image takes 3,073"),
         (bytes(3072), "it has 3,072 bytes"),
         (bytes(2 * 3073 + 1), "it has 6,147 bytes"),
-        (bytes(3073) + b"\x0a" + bytes(3072), "an image is of class 10, the highest is 9"),
+        (bytes(3073) + b"\x0a" + bytes(3072), "an image has class 10, the highest is 9"),
     ],
 )
-def test_cifar_that_is_none(content: bytes, message: str) -> None:
+def test_invalid_cifar(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"^here is not a file of CIFAR-10.*{message}.*Remedy"):
         parse_cifar(content, "here")

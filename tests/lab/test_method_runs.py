@@ -1,7 +1,7 @@
-"""Runs by methods: the same bits after stops, states that hold all, answers that are the method's.
+"""Runs with methods: bit-identical after stops, equal to a plain loop, with the method's output.
 
-The oracles are an uninterrupted run, a loop of the method's own with the workbench's batches left
-out (one batch is all the data), and the method's own answer.
+The oracles are an uninterrupted run, a plain loop with the method (with all data as one batch, so
+without the workbench's batches), and the method's own `output`.
 """
 
 import json
@@ -22,7 +22,7 @@ OPTIONS = {
     "predictive-coding": {"steps": 3, "step": 0.2},
     "equilibrium-propagation": {"free_steps": 5, "nudged_steps": 3},
 }
-"""So that they take no time."""
+"""Options that make the methods fast."""
 
 
 def method_of(name: str) -> lra.methods.Method:
@@ -37,7 +37,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", lra.methods.METHODS)
-def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, blobs: Path, name: str) -> None:
+def test_resumed_runs_are_bit_identical(tmp_path: Path, blobs: Path, name: str) -> None:
     config = tiny(blobs, rule=method_of(name))
     train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "parts", (3, 9, 17), 8, name)
@@ -66,7 +66,7 @@ def test_a_run_of_one_batch_is_a_loop_of_the_method(
         losses.append(float(method(network, lambda o: F.cross_entropy(o, t), x)))
         optimizer.step()
     trained = saved_state(tmp_path / "run")["model"]
-    # Noise differs, as rows come in another order; inverses alone feel it in the first steps.
+    # The noise differs, since samples are ordered differently; at first only inverses depend on it.
     tolerance = 2e-2 if name == "dtp" else 1e-4
     assert trained.keys() == network.state_dict().keys()
     for key, value in network.state_dict().items():
@@ -78,24 +78,24 @@ def test_a_run_of_one_batch_is_a_loop_of_the_method(
 
 
 @pytest.mark.parametrize("name", lra.methods.METHODS)
-def test_answers_are_the_methods_own(tmp_path: Path, blobs: Path, name: str) -> None:
+def test_predictions_are_the_methods_own(tmp_path: Path, blobs: Path, name: str) -> None:
     method, data = method_of(name), load(str(blobs))
     train(tiny(blobs, rule=method), tmp_path / "run")
     result = json.loads((tmp_path / "run" / runs.RESULT).read_text())
-    found = runs.evaluate(tmp_path / "run")
+    evaluation = runs.evaluate(tmp_path / "run")
     trained = runs.load(tmp_path / "run")
     assert data.x_test is not None
-    answer = method.output(trained.network, torch.from_numpy(data.x_test))
-    loss = F.cross_entropy(answer, torch.from_numpy(data.y_test).long())
-    assert found.loss == pytest.approx(float(loss), rel=1e-6)
-    assert result["test_loss"] == pytest.approx(found.loss, rel=1e-6)
-    assert result["test_accuracy"] == found.accuracy
+    output = method.output(trained.network, torch.from_numpy(data.x_test))
+    loss = F.cross_entropy(output, torch.from_numpy(data.y_test).long())
+    assert evaluation.loss == pytest.approx(float(loss), rel=1e-6)
+    assert result["test_loss"] == pytest.approx(evaluation.loss, rel=1e-6)
+    assert result["test_accuracy"] == evaluation.accuracy
     if name == "equilibrium-propagation":
         forward = trained.network(torch.from_numpy(data.x_test)).detach()
-        assert (forward - answer).abs().max() > 1e-3
+        assert (forward - output).abs().max() > 1e-3
 
 
-def test_the_command_reads_a_methods_options() -> None:
+def test_command_line_options_of_methods() -> None:
     config, _ = read_train(["digits", "--rule", "predictive-coding", "--steps", "7"])
     assert config.rule == lra.methods.PredictiveCoding(steps=7)
     words = ["--beta", "0.5", "--free-steps", "9", "--nudged-steps", "4", "--one-sided"]
@@ -107,8 +107,8 @@ def test_the_command_reads_a_methods_options() -> None:
         read_train(["digits", "--rule", "dtp", "--beta", "1"])
 
 
-def test_what_a_method_cannot_do_is_said(tmp_path: Path, blobs: Path) -> None:
-    with pytest.raises(lra.errors.OptionError, match="devices: dtp trains on one; got 2"):
+def test_unsupported_settings_of_methods_are_refused(tmp_path: Path, blobs: Path) -> None:
+    with pytest.raises(lra.errors.OptionError, match="devices must be 1 for the method dtp; got 2"):
         tiny(blobs, rule=lra.methods.DTP(), devices=2)
     with pytest.raises(
         lra.errors.MethodError, match="EquilibriumPropagation is not defined on this"

@@ -1,4 +1,4 @@
-"""Networks and optimizers: what the configuration says is what torch gets."""
+"""Networks and optimizers: the configuration's settings reach torch."""
 
 import itertools
 import math
@@ -31,13 +31,13 @@ def test_sizes(hidden: tuple[int, ...], bias: bool) -> None:
     sizes = (6, *hidden, 4)
     kinds = [nn.Flatten, *[nn.Linear, nn.Tanh] * len(hidden), nn.Linear]
     assert [type(m) for m in model] == kinds
-    found = [(m.in_features, m.out_features) for m in linears(model)]
-    assert found == list(itertools.pairwise(sizes))
+    shapes = [(m.in_features, m.out_features) for m in linears(model)]
+    assert shapes == list(itertools.pairwise(sizes))
     assert all((m.bias is not None) is bias for m in linears(model))
     assert model(torch.randn(3, 2, 3)).shape == (3, 4)
 
 
-def test_samples_without_axes_of_their_own() -> None:
+def test_sample_shapes() -> None:
     assert network(sample_shape=(9,))(torch.randn(2, 9)).shape == (2, 4)
     assert network(sample_shape=(1, 3, 3))(torch.randn(2, 1, 3, 3)).shape == (2, 4)
 
@@ -59,15 +59,15 @@ def test_every_activation_builds_converts_and_learns(name: str) -> None:
     torch.testing.assert_close(layers[1].feedback.grad, layers[1].weight.grad)
 
 
-def test_the_number_of_an_activation_arrives() -> None:
+def test_the_number_of_an_activation_is_used() -> None:
     assert network(hidden=(6,), activation="elu:0.25")[2].alpha == 0.25
     assert network(hidden=(6,), activation="quantized:5")[2].k == 5
     assert network(hidden=(6,), activation="lwta:3")[2].k == 3
 
 
-def test_a_surrogate_for_autograd_arrives() -> None:
-    unit = network(hidden=(6,), activation="sign", straight_through="hardtanh")[2]
-    assert unit.straight_through == lra.crossing.HardTanhSurrogate()
+def test_the_surrogate_of_an_activation_is_used() -> None:
+    activation = network(hidden=(6,), activation="sign", straight_through="hardtanh")[2]
+    assert activation.straight_through == lra.crossing.HardTanhSurrogate()
     assert network(hidden=(6,), activation="sign")[2].straight_through is None
 
 
@@ -89,10 +89,10 @@ def test_normal_draws_with_its_deviation() -> None:
         assert layer.weight.std().item() == pytest.approx(0.3, rel=0.1)
         assert abs(layer.weight.mean().item()) < 0.03
         assert layer.weight.abs().max() > 0.6
-    assert first.bias.abs().max() <= 0.1  # torch's own way
+    assert first.bias.abs().max() <= 0.1  # torch's default
 
 
-def test_draws_follow_the_global_generator() -> None:
+def test_draws_use_the_global_generator() -> None:
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -119,12 +119,18 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "own", "cls", "expected"), OPTIONS, ids=str)
-def test_options_arrive_in_the_optimizer(
-    name: str, own: dict[str, Any], cls: type, expected: dict[str, Any]
+@pytest.mark.parametrize(("name", "options", "cls", "expected"), OPTIONS, ids=str)
+def test_options_reach_the_optimizer(
+    name: str, options: dict[str, Any], cls: type, expected: dict[str, Any]
 ) -> None:
     config = TrainConfig(
-        "digits", hidden=(5, 4), optimizer=name, lr=0.25, weight_decay=0.125, feedback_lr=0.5, **own
+        "digits",
+        hidden=(5, 4),
+        optimizer=name,
+        lr=0.25,
+        weight_decay=0.125,
+        feedback_lr=0.5,
+        **options,
     )
     model = lra.convert(build_network(config, (6,), 3), config.rule)
     optimizer = build_optimizer(config, model)
@@ -153,7 +159,7 @@ def test_options_arrive_in_the_optimizer(
     ],
 )
 def test_weight_decay(name: str, given: float | None, expected: float) -> None:
-    """By default there is none where it would be added to the gradient."""
+    """The default is 0 for optimizers that add it to the gradient."""
     config = TrainConfig("digits", hidden=(5,), optimizer=name, weight_decay=given)
     model = lra.convert(build_network(config, (6,), 3), config.rule)
     (group,) = build_optimizer(config, model).param_groups
@@ -165,7 +171,7 @@ def test_every_optimizer_is_tested() -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 0.25), (0.0, 0.0), (0.5, 0.5)])
-def test_step_size_of_feedback(given: float | None, expected: float) -> None:
+def test_learning_rate_of_feedback(given: float | None, expected: float) -> None:
     config = TrainConfig("digits", hidden=(5, 4), lr=0.25, feedback_lr=given)
     model = lra.convert(build_network(config, (6,), 3), config.rule)
     groups = build_optimizer(config, model).param_groups
@@ -181,7 +187,7 @@ def test_step_size_of_feedback(given: float | None, expected: float) -> None:
     [(lra.Backprop(), (5,)), (lra.FeedbackAlignment(), (5,)), (lra.LRAE(), ())],
     ids=str,
 )
-def test_step_size_of_feedback_that_is_not_there(rule: lra.Rule, hidden: tuple[int, ...]) -> None:
+def test_feedback_lr_needs_learned_feedback(rule: lra.Rule, hidden: tuple[int, ...]) -> None:
     config = TrainConfig("digits", hidden=hidden, rule=rule, feedback_lr=0.5)
     model = lra.convert(build_network(config, (6,), 3), rule)
     with pytest.raises(OptionError, match=r"feedback_lr .*learns no feedback"):

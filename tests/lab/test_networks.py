@@ -1,4 +1,4 @@
-"""The workbench's networks: against torch's own layers, formulas, published sizes, and rules."""
+"""The workbench's networks: compared with torch's layers, formulas and published sizes; rules."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from lra.errors import OptionError
 from lra.inits import FanIn, Normal
 from lra.lab.networks import NETWORKS
 from lra.lab.parts import KAIMING, LECUN, Block, ConvBlock, Parts, look_up
-from lra.lab.parts import Table as TableUnit
+from lra.lab.parts import Table as TableActivation
 
 CLASSES = 7
 SMALL: dict[str, dict[str, int]] = {
@@ -34,13 +34,13 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 CASES = [(name, shape) for name, net in NETWORKS.items() for shape in SHAPES[net.reads]]
 
 
-def parts(unit: Any = nn.Tanh, init: lra.inits.Init = LECUN, bias: bool = True) -> Parts:
-    return Parts(unit, init, bias)
+def parts(activation: Any = nn.Tanh, init: lra.inits.Init = LECUN, bias: bool = True) -> Parts:
+    return Parts(activation, init, bias)
 
 
-def build(name: str, shape: tuple[int, ...], made_of: Parts | None = None, **sizes: Any):
+def build(name: str, shape: tuple[int, ...], factory: Parts | None = None, **sizes: Any):
     options = dict(NETWORKS[name].options) | SMALL[name] | sizes
-    return NETWORKS[name].build(made_of or parts(), shape, CLASSES, **options)
+    return NETWORKS[name].build(factory or parts(), shape, CLASSES, **options)
 
 
 def samples(name: str, shape: tuple[int, ...], n: int = 5) -> Tensor:
@@ -57,30 +57,30 @@ def test_the_small_sizes_cover_the_table() -> None:
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
-def test_every_weight_and_unit_follows_the_rule(name: str, shape: tuple[int, ...]) -> None:
-    """One forward on an example proves it; and without one the same modules are converted."""
+def test_coverage_is_full(name: str, shape: tuple[int, ...]) -> None:
+    """An example verifies it; without an example the same modules are converted."""
     x = samples(name, shape)
     terms = "tokens" if NETWORKS[name].text else "batch"
-    proved = lra.convert(build(name, shape), lra.MirroredLRA(samples=20), example=x)
-    covered = lra.coverage(proved)
-    assert covered.full
-    assert covered.share == covered.unit_share == 1
+    verified = lra.convert(build(name, shape), lra.MirroredLRA(samples=20), example=x)
+    coverage = lra.coverage(verified)
+    assert coverage.full
+    assert coverage.share == coverage.unit_share == 1
     model = build(name, shape)
     if name == "resnet":
         model.eval()
     before = model(x)
     lra.convert(model, lra.MirroredLRA(samples=20), loss_terms=terms)
-    assert [type(m) for m in model.modules()] == [type(m) for m in proved.modules()]
+    assert [type(m) for m in model.modules()] == [type(m) for m in verified.modules()]
     assert torch.equal(model(x), before)
     assert before.shape == (5, *((10,) if terms == "tokens" else ()), CLASSES)
-    inputs = {n for n, m in proved.named_modules() if getattr(m, "sees_input", False)}
+    inputs = {n for n, m in verified.named_modules() if getattr(m, "sees_input", False)}
     assert inputs == {n for n, m in model.named_modules() if getattr(m, "sees_input", False)}
-    assert len(inputs) == (name != "gpt")  # an embedding learns below its first weights
+    assert len(inputs) == (name != "gpt")  # its first weight layer reads an embedding
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_updates_tend_to_backprops(name: str) -> None:
-    """E = W and a small beta: the updates are the gradient; with E at random they are not."""
+    """With E = W and a small beta the updates are the gradient; with random E they are not."""
     shape = SHAPES[NETWORKS[name].reads][0]
     x, terms = samples(name, shape), "tokens" if NETWORKS[name].text else "batch"
     x = x.double() if x.is_floating_point() else x
@@ -115,14 +115,14 @@ def test_copies_by_pickle(name: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", [lra.activations.Sign, lambda: lra.activations.LWTA(2), TableUnit], ids=str
+    "activation", [lra.activations.Sign, lambda: lra.activations.LWTA(2), TableActivation], ids=str
 )
 @pytest.mark.parametrize("name", NETWORKS)
-def test_units_that_can_only_be_evaluated(name: str, unit: Any) -> None:
-    """Every weight gets an update, though no unit but LWTA has a derivative."""
+def test_black_box_activations(name: str, activation: Any) -> None:
+    """Every weight gets an update, although only LWTA has a derivative."""
     shape = SHAPES[NETWORKS[name].reads][0]
     sizes = {k: 12 for k in SMALL[name] if k == "width"}
-    model = build(name, shape, parts(unit), **sizes)
+    model = build(name, shape, parts(activation), **sizes)
     lra.convert(model, lra.MirroredLRA(samples=50))
     logits = model(samples(name, shape, 40)).flatten(0, -2)
     F.cross_entropy(logits, torch.arange(len(logits)) % CLASSES).backward()
@@ -130,22 +130,21 @@ def test_units_that_can_only_be_evaluated(name: str, unit: Any) -> None:
     assert [n for n, dW in weights.items() if not dW.abs().sum() > 0] == []
 
 
-def test_a_table_is_looked_up() -> None:
-    unit = TableUnit()
+def test_the_table_activation() -> None:
     h = torch.linspace(-5, 5, 997)
-    z = unit(h)
+    z = TableActivation()(h)
     assert z.dtype == h.dtype
     assert len(z.unique()) == 32
     torch.testing.assert_close(z, torch.from_numpy(look_up(h.numpy())).float())
     assert (z - torch.tanh(h)).abs().max() < 0.3
-    assert (z.diff() < 0).any()  # it is no staircase that only rises
+    assert (z.diff() < 0).any()  # it is not monotonic
 
 
 # the multilayer perceptron
 
 
 def by_hand(sizes: list[int], scale: float, bias: bool) -> list[Tensor]:
-    """Draw a perceptron as the published figures' runs drew it."""
+    """Draw a perceptron's parameters as for the published figures."""
     drawn = []
     for inputs, outputs in itertools.pairwise(sizes):
         layer = nn.Linear(inputs, outputs, bias=bias)
@@ -156,15 +155,15 @@ def by_hand(sizes: list[int], scale: float, bias: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("hidden", [(9, 9), None])
-def test_a_perceptron_is_drawn_as_ever(hidden: tuple[int, ...] | None, bias: bool) -> None:
-    """The stream of draws is that of the published figures, to the bit."""
+def test_perceptron_draws_are_stable(hidden: tuple[int, ...] | None, bias: bool) -> None:
+    """Draws are bit-identical to those of the published figures."""
     torch.manual_seed(5)
     expected = by_hand([6, 9, 9, CLASSES], 0.5, bias)
     torch.manual_seed(5)
     model = build("mlp", (2, 3), parts(init=FanIn(0.5), bias=bias), hidden=hidden)
-    found = list(model.parameters())
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
+    parameters = list(model.parameters())
+    assert len(parameters) == len(expected)
+    for a, b in zip(parameters, expected, strict=True):
         assert torch.equal(a, b)
 
 
@@ -191,7 +190,7 @@ def test_a_residual_perceptron_is_its_formula(depth: int) -> None:
     torch.testing.assert_close(model(x), z @ last.weight.T + last.bias)
 
 
-# networks of convolutions
+# convolutional networks
 
 
 @pytest.mark.parametrize(("shape", "pixels"), [((28, 28), 784), ((1, 32, 32), 1024)])
@@ -212,7 +211,7 @@ def test_lenet_is_its_formula(shape: tuple[int, ...], pixels: int) -> None:
     torch.testing.assert_close(model(x), F.linear(z, w[names[8]], w[names[9]]))
 
 
-def test_lenet_scales_images_of_other_sizes() -> None:
+def test_lenet_resizes_other_images() -> None:
     model = build("lenet", (8, 8))
     x = torch.randn(2, 8, 8)
     scaled = F.interpolate(x[:, None], (32, 32), mode="bilinear", align_corners=False)
@@ -221,7 +220,7 @@ def test_lenet_scales_images_of_other_sizes() -> None:
 
 @pytest.mark.parametrize(("depth", "weights"), [(20, 269_722), (32, 464_154), (56, 853_018)])
 def test_resnets_have_their_published_sizes(depth: int, weights: int) -> None:
-    """The counts that others' implementations of the paper's networks with option A have."""
+    """The counts are those of other implementations of the paper's networks with option A."""
     model = NETWORKS["resnet"].build(parts(nn.ReLU), (3, 32, 32), 10, width=16, depth=depth)
     assert sum(p.numel() for p in model.parameters()) == weights
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
@@ -244,9 +243,9 @@ def test_a_residual_block_is_its_formula(
 
     h = normal(F.conv2d(x, first.weight, stride=stride, padding=1)).relu()
     h = normal(F.conv2d(h, second.weight, padding=1))
-    around = x[:, :, ::stride, ::stride]
-    around = torch.cat((around, torch.zeros(3, outputs - inputs, *around.shape[2:])), 1)
-    torch.testing.assert_close(block(x), (h + around).relu(), rtol=1e-4, atol=1e-5)
+    shortcut = x[:, :, ::stride, ::stride]
+    shortcut = torch.cat((shortcut, torch.zeros(3, outputs - inputs, *shortcut.shape[2:])), 1)
+    torch.testing.assert_close(block(x), (h + shortcut).relu(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_resnet_halves_twice_and_doubles_twice() -> None:
@@ -263,19 +262,19 @@ def test_a_resnet_halves_twice_and_doubles_twice() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("width", "heads"), [(12, 1), (64, 2), (96, 3), (100, 2), (33, 1)])
-def test_a_block_is_torchs_own(width: int, heads: int, causal: bool) -> None:
+def test_a_block_equals_torchs_layer(width: int, heads: int, causal: bool) -> None:
     block = Block(parts(nn.GELU), width, causal)
-    own = nn.TransformerEncoderLayer(
+    expected = nn.TransformerEncoderLayer(
         width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
     )
-    own.self_attn.in_proj_weight = block.attention.qkv.weight
-    own.self_attn.in_proj_bias = block.attention.qkv.bias
-    own.self_attn.out_proj.load_state_dict(block.attention.out.state_dict())
-    own.linear1.load_state_dict(block.mlp[0].state_dict())
-    own.linear2.load_state_dict(block.mlp[2].state_dict())
+    expected.self_attn.in_proj_weight = block.attention.qkv.weight
+    expected.self_attn.in_proj_bias = block.attention.qkv.bias
+    expected.self_attn.out_proj.load_state_dict(block.attention.out.state_dict())
+    expected.linear1.load_state_dict(block.mlp[0].state_dict())
+    expected.linear2.load_state_dict(block.mlp[2].state_dict())
     x = torch.randn(2, 6, width)
     mask = nn.Transformer.generate_square_subsequent_mask(6) if causal else None
-    torch.testing.assert_close(block(x), own(x, src_mask=mask, is_causal=causal))
+    torch.testing.assert_close(block(x), expected(x, src_mask=mask, is_causal=causal))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +283,7 @@ def test_a_block_is_torchs_own(width: int, heads: int, causal: bool) -> None:
         ((8, 8), None, 16),
         ((28, 28), None, 49),
         ((3, 32, 32), None, 64),
-        ((30, 30), None, 64),  # with a margin
+        ((30, 30), None, 64),  # padded
         ((40, 20), None, 50),
         ((2, 3), None, 2),
         ((1, 5), None, 5),
@@ -300,7 +299,7 @@ def test_patches_of_a_vision_transformer(
     assert model.positions.shape == (tokens, 12)
     x = torch.randn(2, *shape, requires_grad=True)
     model(x).sum().backward()
-    assert bool((x.grad != 0).all())  # no pixel is left out
+    assert bool((x.grad != 0).all())  # every pixel is used
 
 
 def test_a_vision_transformer_is_its_formula() -> None:
@@ -315,7 +314,7 @@ def test_a_vision_transformer_is_its_formula() -> None:
     torch.testing.assert_close(model(x), z @ model.head.weight.T + model.head.bias)
 
 
-def test_a_gpt_sees_what_came_before_and_no_more() -> None:
+def test_a_gpt_is_causal() -> None:
     model = build("gpt", (10,)).eval()
     x = samples("gpt", (10,), 1)
     before = model(x)
@@ -325,7 +324,7 @@ def test_a_gpt_sees_what_came_before_and_no_more() -> None:
         changed = (model(other) - before)[0].abs().sum(1) > 1e-7
         assert changed.tolist() == [False] * i + [True] * (10 - i)
     torch.testing.assert_close(model(x[:, :4]), before[:, :4])
-    same = torch.zeros(1, 10, dtype=torch.long)  # positions tell equal characters apart
+    same = torch.zeros(1, 10, dtype=torch.long)  # equal characters differ by position
     assert not torch.allclose(model(same)[0, 0], model(same)[0, 5], atol=1e-4)
 
 
@@ -347,9 +346,9 @@ def test_channels_may_be_first_or_last(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, net in NETWORKS.items() if net.reads == "images"])
-def test_what_is_no_image_is_refused(name: str) -> None:
+def test_samples_that_are_not_images_are_refused(name: str) -> None:
     for shape in ((9,), (4, 5, 6), (1, 3, 8, 8)):
-        with pytest.raises(OptionError, match=r"no image.*--model mlp"):
+        with pytest.raises(OptionError, match=r"not an image.*--model mlp"):
             build(name, shape)
 
 
@@ -371,21 +370,21 @@ def test_sizes_that_do_not_fit_are_refused(name: str, sizes: dict[str, int], mes
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_all_weights_of_layers_are_drawn_as_told(name: str) -> None:
+def test_all_layer_weights_use_the_initialisation(name: str) -> None:
     model = build(name, SHAPES[NETWORKS[name].reads][0], parts(init=Normal(1e-6)))
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     assert all(0 < m.weight.abs().max() < 1e-5 for m in layers)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_layer_has_a_bias_unless_told(name: str) -> None:
+def test_bias_applies_to_all_layers(name: str) -> None:
     model = build(name, SHAPES[NETWORKS[name].reads][0], parts(bias=False))
     kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm)
     assert [m for m in model.modules() if isinstance(m, kinds) and m.bias is not None] == []
 
 
 @pytest.mark.parametrize(("init", "variance"), [(LECUN, 1.0), (KAIMING, 2.0)])
-def test_named_draws_have_their_variances(init: lra.inits.Init, variance: float) -> None:
+def test_named_initialisations_have_their_variances(init: lra.inits.Init, variance: float) -> None:
     weight = parts(init=init).linear(250, 400).weight
     assert weight.var().item() == pytest.approx(variance / 250, rel=0.02)
     weight = parts(init=init).conv(20, 100, 5).weight

@@ -1,4 +1,4 @@
-"""Networks of each kind in runs: resumed to the same bits, and in two processes as in one."""
+"""Runs with each network: bit-identical when resumed, and the same in two processes as in one."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from lra.lab.training import train
 
 
 def write_images(path: Path, n: int = 53) -> Path:
-    """Write an .npz of images (3, 9, 8) of three kinds: 48 to train with, 5 for validation."""
+    """Write an .npz of images (3, 9, 8) of three classes: 48 to train on, 5 for validation."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, 3, 9, 8)).astype(np.float32)
     y = np.arange(n) % 3
@@ -36,7 +36,7 @@ def write_images(path: Path, n: int = 53) -> Path:
 
 
 def write_text(path: Path) -> Path:
-    """Write a text with 31 windows of 12 in its first nine tenths: 28 to train with."""
+    """Write a text with 31 windows of 12 in its first nine tenths, 28 of them to train on."""
     path.write_text("the cat sat on a mat; " * 19)
     return path
 
@@ -52,8 +52,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, name: str) -> None:
-    """Stopped in the midst of an epoch and at the end of one."""
+def test_resumed_runs_are_bit_identical(tmp_path: Path, name: str) -> None:
+    """Stop within an epoch and at the end of one."""
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 8} | SETTINGS[name]
     text = settings.get("model") == "gpt"
     path = write_text(tmp_path / "t.txt") if text else write_images(tmp_path / "i.npz")
@@ -65,8 +65,8 @@ def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, name: str) -> None:
     assert result["epochs"] == 2
 
 
-def test_augmentation_draws_anew_in_each_epoch_and_step() -> None:
-    """All samples are one image, so that their order makes no difference."""
+def test_augmentation_differs_between_epochs_and_steps() -> None:
+    """All samples are the same image, so their order does not matter."""
     image = torch.arange(64.0).reshape(8, 8)
     pair = image.expand(16, 8, 8), torch.zeros(16, dtype=torch.long)
     batches = Batches(pair, TrainConfig("d", augment=("crop",), batch_size=8), 1, 0)
@@ -79,7 +79,7 @@ def test_augmentation_draws_anew_in_each_epoch_and_step() -> None:
 
 @pytest.mark.parametrize("augment", [(), ("flip", "crop")])
 def test_processes_share_the_batches_of_one(augment: tuple[str, ...]) -> None:
-    """From any step on, to the bit; the last batch has a sample for one of them alone."""
+    """The parts are bit-identical, from any step on. The last batch has one sample."""
     x, y = torch.randn(9, 3, 8, 8), torch.arange(9)
     config = TrainConfig("d", augment=augment, batch_size=4, seed=3)
     whole = list(Batches((x, y), config, 1, 0).epoch(2, 0))
@@ -98,7 +98,7 @@ def test_processes_share_the_batches_of_one(augment: tuple[str, ...]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "gpt"])
 def test_two_processes_equal_one(tmp_path: Path, name: str) -> None:
-    """Augmented images, and text, whose loss is a mean over characters."""
+    """With augmented images, and with text, whose loss is a mean over characters."""
     path = write_text(tmp_path / "t.txt") if name == "gpt" else write_images(tmp_path / "i.npz")
     settings: dict[str, Any] = {"precision": "64", "epochs": 2, "batch_size": 5, "lr": 0.01}
     sizes = "--width 8 --depth 1 " + ("--context 12" if name == "gpt" else "--patch 4")
@@ -123,7 +123,7 @@ def test_two_processes_equal_one(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_batch_norm_in_two_processes(tmp_path: Path) -> None:
-    """Each has its part's own statistics; the last batch has a sample for one of them alone."""
+    """Each process uses the statistics of its part. The last batch has one sample."""
     path = write_images(tmp_path / "i.npz", n=47 + 9)
     words = "--model resnet --width 4 --lr 0.01 --epochs 2 --batch-size 23 --validation 9"
     process = start_lra(
@@ -138,5 +138,5 @@ def test_batch_norm_in_two_processes(tmp_path: Path) -> None:
     assert len(means) == 7
     assert all(mean.abs().sum() > 0 for mean in means)
     result = json.loads((tmp_path / "two" / "result.json").read_text())
-    found = training.runs.evaluate(tmp_path / "two")
-    assert (found.accuracy, found.loss) == (result["test_accuracy"], result["test_loss"])
+    evaluation = training.runs.evaluate(tmp_path / "two")
+    assert (evaluation.accuracy, evaluation.loss) == (result["test_accuracy"], result["test_loss"])

@@ -1,4 +1,4 @@
-"""Datasets of the user's own: what is taken, and what is refused, damaged or hostile files too."""
+"""User datasets: valid files, and errors for invalid, damaged and hostile ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def save(folder: Path, **arrays: object) -> Path:
     return path
 
 
-def test_npz_floats_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_npz_floats_are_used_unchanged(tmp_path: Path) -> None:
     path = save(tmp_path, x=X, y=Y.astype(np.int8), x_test=X[:1], y_test=np.array([4], np.uint64))
     dataset = data.load(str(path))
     np.testing.assert_array_equal(dataset.x_train, X.astype(np.float32))
@@ -42,7 +42,7 @@ def test_npz_floats_are_taken_as_they_are(tmp_path: Path) -> None:
     assert data.fetch(str(path)) == [path]
 
 
-def test_npz_bytes_are_scaled_and_the_test_pair_may_be_left_out(tmp_path: Path) -> None:
+def test_npz_bytes_are_scaled_and_the_test_set_is_optional(tmp_path: Path) -> None:
     dataset = data.load(str(save(tmp_path, x=U, y=Y[:2])))
     np.testing.assert_array_equal(dataset.x_train, np.array([[0, 1], [0.2, 0.4]], np.float32))
     assert dataset.x_test is None
@@ -91,7 +91,7 @@ def with_value(value: float) -> np.ndarray:
         ({"x": np.array([[object()]]), "y": Y[:1]}, "cannot be read as .npz"),
     ],
 )
-def test_npz_that_is_wrong(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
+def test_invalid_npz_arrays(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
     path = save(tmp_path, **arrays)
     with pytest.raises(DataError, match=message) as caught:
         data.load(str(path))
@@ -99,7 +99,7 @@ def test_npz_that_is_wrong(tmp_path: Path, arrays: dict[str, object], message: s
     assert "Remedy" in str(caught.value)
 
 
-def test_npz_that_is_no_npz(tmp_path: Path) -> None:
+def test_files_that_are_not_npz(tmp_path: Path) -> None:
     good = save(tmp_path, x=X, y=Y).read_bytes()
     path = tmp_path / "bad.NPZ"
     with pytest.raises(DataError, match=r"no such file. Remedy"):
@@ -121,18 +121,18 @@ def test_npz_that_is_no_npz(tmp_path: Path) -> None:
 @pytest.mark.parametrize("axis", [1, 3])
 def test_npz_of_colour_images_keeps_their_layout(tmp_path: Path, axis: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3)).astype(np.uint8)
-    x = np.moveaxis(images, 3, axis)  # for axis 1 it is stored by columns in part
+    x = np.moveaxis(images, 3, axis)  # not contiguous for axis 1
     dataset = data.load(str(save(tmp_path, x=x, y=Y)))
     assert dataset.sample_shape == x.shape[1:]
     np.testing.assert_array_equal(dataset.x_train, (x / 255).astype(np.float32))
 
 
-def test_npz_by_columns_and_in_the_other_order_of_bytes(tmp_path: Path) -> None:
+def test_npz_in_fortran_order_and_big_endian(tmp_path: Path) -> None:
     path = save(tmp_path, x=np.asfortranarray(X), y=Y.astype(">i4"))
     dataset = data.load(str(path))
     np.testing.assert_array_equal(dataset.x_train, X.astype(np.float32))
     np.testing.assert_array_equal(dataset.y_train, Y)
-    dataset.x_train[0] = 0  # the arrays can be written to
+    dataset.x_train[0] = 0  # the arrays are writable
     dataset.y_train[0] = 0
 
 
@@ -145,8 +145,8 @@ def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
     return stream.getvalue()
 
 
-def stating(shape: str, body: bytes = bytes(64)) -> bytes:
-    """An .npy whose header states a shape of 8-byte numbers, whatever its body is."""
+def npy_declaring(shape: str, body: bytes = bytes(64)) -> bytes:
+    """Return an .npy whose header declares a shape of 8-byte numbers, with any body."""
     head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + body
 
@@ -159,7 +159,7 @@ def zipped(path: Path, members: list[tuple[str, bytes]], kind: int = zipfile.ZIP
 
 
 def refusal(path: Path) -> str:
-    """What is said of a file that is refused, and never at the price of much memory."""
+    """Return the error message for a file, and check that reading it took little memory."""
     tracemalloc.start()
     try:
         with pytest.raises(DataError) as caught:
@@ -172,8 +172,8 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_what_the_hostile_files_are_made_of_is_taken(tmp_path: Path) -> None:
-    members = [("x.npy", stating("(4, 2)")), ("y.npy", npy(Y, (2, 0)))]
+def test_the_parts_of_the_hostile_files_are_valid(tmp_path: Path) -> None:
+    members = [("x.npy", npy_declaring("(4, 2)")), ("y.npy", npy(Y, (2, 0)))]
     dataset = data.load(str(zipped(tmp_path / "own.npz", members)))
     np.testing.assert_array_equal(dataset.x_train, np.zeros((4, 2)))
     np.testing.assert_array_equal(dataset.y_train, Y)
@@ -182,12 +182,15 @@ def test_what_the_hostile_files_are_made_of_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (stating("(4, 1000000000)"), r"states shape \(4, 1000000000\) .* 32,000,000,000 .* has 64"),
-        (stating("(3, 2)"), "so 48 bytes, but has 64"),
-        (stating("(-4, -2)"), "negative"),
-        (stating("(4, 2.0)"), "shape"),
-        (stating("(4, 2"), r"\(.+\)"),
-        (stating("__import__('os')"), "malformed"),
+        (
+            npy_declaring("(4, 1000000000)"),
+            r"declares shape \(4, 1000000000\) .* 32,000,000,000 .* has 64",
+        ),
+        (npy_declaring("(3, 2)"), "so 48 bytes, but has 64"),
+        (npy_declaring("(-4, -2)"), "negative"),
+        (npy_declaring("(4, 2.0)"), "shape"),
+        (npy_declaring("(4, 2"), r"\(.+\)"),
+        (npy_declaring("__import__('os')"), "malformed"),
         (npy(X, (3, 0)), r"version \(3, 0\)"),
         (npy(X)[:50], "EOF"),
         (b"P3\n", "EOF"),
@@ -196,13 +199,13 @@ def test_what_the_hostile_files_are_made_of_is_taken(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
-def test_npz_with_a_member_that_lies(tmp_path: Path, x: bytes, message: str) -> None:
+def test_npz_with_a_false_member_header(tmp_path: Path, x: bytes, message: str) -> None:
     for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         path = zipped(tmp_path / "own.npz", [("x.npy", x), ("y.npy", npy(Y))], kind)
         assert re.search(message, refusal(path))
 
 
-def test_npz_with_foreign_members(tmp_path: Path) -> None:
+def test_npz_with_unexpected_members(tmp_path: Path) -> None:
     x, y = ("x.npy", npy(X)), ("y.npy", npy(Y))
     for extra in ("readme.txt", "../x.npy", "x/", "z.npy"):
         path = zipped(tmp_path / "own.npz", [x, y, (extra, b"")])
@@ -212,41 +215,41 @@ def test_npz_with_foreign_members(tmp_path: Path) -> None:
     assert "two arrays have the same name" in refusal(path)
 
 
-def altered(path: Path, place: int, value: bytes) -> Path:
-    """Alter a field of the first member, at a place in the zip's directory."""
+def alter(path: Path, offset: int, value: bytes) -> Path:
+    """Alter a field of the first member, at an offset in the zip's directory."""
     content = bytearray(path.read_bytes())
-    start = content.index(b"PK\x01\x02") + place
+    start = content.index(b"PK\x01\x02") + offset
     content[start : start + len(value)] = value
     path.write_bytes(content)
     return path
 
 
-def test_npz_whose_directory_lies(tmp_path: Path) -> None:
+def test_npz_with_a_false_directory(tmp_path: Path) -> None:
     def fresh() -> Path:
         return save(tmp_path, x=X, y=Y)
 
-    assert "encrypted" in refusal(altered(fresh(), 8, b"\x01\x00"))
-    assert "compression" in refusal(altered(fresh(), 10, b"\x63\x00"))
-    assert "CRC" in refusal(altered(fresh(), 16, b"\x00\x00\x00\x00"))
-    assert "more bytes than the file has" in refusal(altered(fresh(), 20, b"\xff\xff\xff\x7f"))
-    refusal(altered(fresh(), 42, b"\xff\xff\xff\x7f"))  # where the member starts
+    assert "encrypted" in refusal(alter(fresh(), 8, b"\x01\x00"))
+    assert "compression" in refusal(alter(fresh(), 10, b"\x63\x00"))
+    assert "CRC" in refusal(alter(fresh(), 16, b"\x00\x00\x00\x00"))
+    assert "more bytes than the file has" in refusal(alter(fresh(), 20, b"\xff\xff\xff\x7f"))
+    refusal(alter(fresh(), 42, b"\xff\xff\xff\x7f"))  # the offset of the member
 
 
-def mutated(content: bytes, rng: random.Random) -> bytes:
+def mutate(content: bytes, rng: random.Random) -> bytes:
     body = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
-        place = rng.randrange(len(body))
+        position = rng.randrange(len(body))
         match rng.randrange(5):
             case 0:
-                body[place] = rng.randrange(256)
+                body[position] = rng.randrange(256)
             case 1:
-                body[place] ^= 1 << rng.randrange(8)
+                body[position] ^= 1 << rng.randrange(8)
             case 2:
-                body[place : place + 4] = b"\xff\xff\xff\x7f"
+                body[position : position + 4] = b"\xff\xff\xff\x7f"
             case 3:
-                del body[place : place + 9]
+                del body[position : position + 9]
             case 4:
-                body[place:place] = rng.randbytes(5)
+                body[position:position] = rng.randbytes(5)
     return bytes(body)
 
 
@@ -259,7 +262,7 @@ def test_every_mutated_npz_loads_or_is_refused(tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             for _ in range(500):
-                path.write_bytes(mutated(good, rng))
+                path.write_bytes(mutate(good, rng))
                 try:
                     data.load(str(path))
                     ends["loads"] += 1

@@ -1,4 +1,4 @@
-"""Pictures of samples."""
+"""Plots of samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lra.errors import DataError, OptionError
 from lra.lab import data, pictures
 
 
-def own(x: np.ndarray, y: np.ndarray, classes: int = 10) -> data.Dataset:
+def make(x: np.ndarray, y: np.ndarray, classes: int = 10) -> data.Dataset:
     names = tuple(f"class {i} $" for i in range(classes))
     return data.Dataset("own", x.astype(np.float32), y.astype(np.int64), None, None, names)
 
@@ -25,13 +25,13 @@ def own(x: np.ndarray, y: np.ndarray, classes: int = 10) -> data.Dataset:
 )
 def test_sample_figure(tmp_path: Path, shape: tuple[int, ...], classes: int) -> None:
     rng = np.random.default_rng(0)
-    dataset = own(rng.normal(size=(40, *shape)), np.arange(40) % classes, classes)
+    dataset = make(rng.normal(size=(40, *shape)), np.arange(40) % classes, classes)
     path = data.sample_figure(dataset, tmp_path / "new" / "picture.png", count=13)
     assert path == tmp_path / "new" / "picture.png"
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
+def test_the_seed_selects_the_samples(tmp_path: Path) -> None:
     digits = data.load("digits")
     one, same, other = (
         data.sample_figure(digits, tmp_path / f"{i}.png", count=4, seed=seed).read_bytes()
@@ -42,8 +42,8 @@ def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
 
 def test_sample_figure_of_either_layout_is_the_same(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((4, 5, 6, 3))
-    last = data.sample_figure(own(images, np.arange(4), 4), tmp_path / "last.png")
-    moved = own(np.moveaxis(images, 3, 1), np.arange(4), 4)
+    last = data.sample_figure(make(images, np.arange(4), 4), tmp_path / "last.png")
+    moved = make(np.moveaxis(images, 3, 1), np.arange(4), 4)
     assert moved.sample_shape == (3, 5, 6)
     first = data.sample_figure(moved, tmp_path / "first.png")
     assert first.read_bytes() == last.read_bytes()
@@ -56,21 +56,21 @@ def test_sample_figure_of_text(tmp_path: Path) -> None:
         data.sample_figure(text, tmp_path / "a.png")
 
 
-def test_the_drawn_samples_take_the_classes_in_turn() -> None:
+def test_samples_alternate_between_classes() -> None:
     y = np.array([2, 0, 0, 0, 2, 0, 1])
-    chosen, columns = pictures._in_turn(y, 6, seed=0)
+    chosen, columns = pictures._choose_by_class(y, 6, seed=0)
     assert y[chosen].tolist() == [0, 1, 2, 0, 2, 0]
     assert columns == 6
-    assert len(pictures._in_turn(y, 40, seed=0)[0]) == 7
-    assert pictures._in_turn(np.arange(40) % 10, 40, 0)[1] == 10
-    assert pictures._in_turn(np.arange(36) % 12, 36, 0)[1] == 12
-    assert pictures._in_turn(np.arange(39) % 13, 39, 0)[1] == 10
-    assert pictures._in_turn(np.arange(40) % 3, 40, 0)[1] == 9
+    assert len(pictures._choose_by_class(y, 40, seed=0)[0]) == 7
+    assert pictures._choose_by_class(np.arange(40) % 10, 40, 0)[1] == 10
+    assert pictures._choose_by_class(np.arange(36) % 12, 36, 0)[1] == 12
+    assert pictures._choose_by_class(np.arange(39) % 13, 39, 0)[1] == 10
+    assert pictures._choose_by_class(np.arange(40) % 3, 40, 0)[1] == 9
 
 
 def test_sample_figure_of_constant_and_few_samples(tmp_path: Path) -> None:
     for shape in ((4, 4), (3,)):
-        data.sample_figure(own(np.full((1, *shape), 7.0), np.zeros(1)), tmp_path / "a.png")
+        data.sample_figure(make(np.full((1, *shape), 7.0), np.zeros(1)), tmp_path / "a.png")
     digits = data.load("digits")
     assert data.sample_figure(digits, tmp_path / "d.png").stat().st_size > 10_000
 
@@ -82,9 +82,9 @@ def test_sample_figure_errors(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="seed = -1"):
         data.sample_figure(digits, tmp_path / "a.png", seed=-1)
     with pytest.raises(DataError, match=r"shape \(2, 3, 4, 5\)"):
-        data.sample_figure(own(np.zeros((2, 2, 3, 4, 5)), np.zeros(2)), tmp_path / "a.png")
+        data.sample_figure(make(np.zeros((2, 2, 3, 4, 5)), np.zeros(2)), tmp_path / "a.png")
     with pytest.raises(DataError, match=r"shape \(4, 8, 8\)"):
-        data.sample_figure(own(np.zeros((2, 4, 8, 8)), np.zeros(2)), tmp_path / "a.png")
+        data.sample_figure(make(np.zeros((2, 4, 8, 8)), np.zeros(2)), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="cannot be written"):
         data.sample_figure(digits, tmp_path)

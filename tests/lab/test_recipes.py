@@ -1,4 +1,4 @@
-"""The recipes: each one builds its network and trains it, on small stand-ins for its data."""
+"""The recipes: each builds its network and trains it, on small substitutes for its data."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from lra.lab.training import train
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar-10": (3, 32, 32)}
 
 
-def stand_in(folder: Path, dataset: str, n: int) -> Path:
-    """Write data of the dataset's shape: noise, or a text of n windows and a test pair."""
+def write_substitute(folder: Path, dataset: str, n: int) -> Path:
+    """Write data of the dataset's shape: noise, or a text of n windows and a test set."""
     if dataset == "python":
         path = folder / "some.txt"
         path.write_text("def f(x):\n    return x + 1  # this and that\n" * (n * 4))
@@ -31,24 +31,24 @@ def stand_in(folder: Path, dataset: str, n: int) -> Path:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains(tmp_path: Path, name: str) -> None:
-    """Two steps: every weight moves, and the run is one that can be asked."""
-    made = RECIPES[name]
-    path = stand_in(tmp_path, made.dataset, 30)
+    """In two steps every weight changes, and the run can be evaluated."""
+    recipe = RECIPES[name]
+    path = write_substitute(tmp_path, recipe.dataset, 30)
     words = f"--recipe {name} --epochs 1 --validation 10 --batch-size 10 --device cpu"
-    words += " --samples 100" if made.rule == "mirrored-lra" else ""
+    words += " --samples 100" if recipe.rule == "mirrored-lra" else ""
     config, _ = read_train([str(path), *words.split()])
     result = train(config, tmp_path / "run")
-    assert result["model"] == made.settings.get("model", "mlp")
-    assert result["rule"] == made.rule
+    assert result["model"] == recipe.settings.get("model", "mlp")
+    assert result["rule"] == recipe.rule
     (row,) = metrics(tmp_path / "run")
     assert 0 < float(row["loss"]) < 1000
     trained = runs.load(tmp_path / "run")
     torch.manual_seed(config.seed)
     drawn = build_network(config, trained.sample_shape, len(trained.classes))
     state = saved_state(tmp_path / "run")["model"]
-    still = [n for n, p in drawn.named_parameters() if torch.equal(state[n], p)]
-    assert still == []
-    found = runs.evaluate(tmp_path / "run")
-    assert found.accuracy == pytest.approx(result["test_accuracy"])
-    assert found.loss == pytest.approx(result["test_loss"], rel=1e-4)
-    assert (found.predictions > found.samples) is NETWORKS[config.model].text
+    unchanged = [n for n, p in drawn.named_parameters() if torch.equal(state[n], p)]
+    assert unchanged == []
+    evaluation = runs.evaluate(tmp_path / "run")
+    assert evaluation.accuracy == pytest.approx(result["test_accuracy"])
+    assert evaluation.loss == pytest.approx(result["test_loss"], rel=1e-4)
+    assert (evaluation.predictions > evaluation.samples) is NETWORKS[config.model].text

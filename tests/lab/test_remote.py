@@ -1,4 +1,4 @@
-"""The readers of the network's sources, without a network."""
+"""The readers of network sources, tested without a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lra.lab import remote
-from lra.lab.archives import Failure
+from lra.lab.archives import SourceError
 
 FILES = ("one", "two", "three")
 CONTENT = {file: file.encode() * 100 for file in FILES}
@@ -21,11 +21,11 @@ CONTENT = {file: file.encode() * 100 for file in FILES}
 def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = {f"/good/{k}.gz": gzip.compress(v) for k, v in CONTENT.items()}
     packed["/good/all.tar.gz"] = tar({f"inside/{k}": v for k, v in CONTENT.items()})
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, body: bool) -> None:
-            asked.append(f"{self.command} {self.path}")
+            requests.append(f"{self.command} {self.path}")
             content = packed.get(self.path)
             self.send_response(200 if content else 404)
             self.send_header("Content-Length", str(len(content or b"")))
@@ -42,7 +42,7 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    heard: list[str] = []
+    messages: list[str] = []
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -50,27 +50,27 @@ def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         try:
             base = f"http://127.0.0.1:{server.server_port}"
-            found = dict(remote.mirror(f"{base}/good/").read(FILES, heard.append))
+            files = dict(remote.mirror(f"{base}/good/").read(FILES, messages.append))
             archive = remote.archive(f"{base}/good/all.tar.gz", "inside")
-            unpacked = dict(archive.read(FILES[:2], heard.append))
-            with pytest.raises(Failure, match=r"^404"):
-                list(remote.mirror(f"{base}/gone/").read(FILES, heard.append))
+            unpacked = dict(archive.read(FILES[:2], messages.append))
+            with pytest.raises(SourceError, match=r"^404"):
+                list(remote.mirror(f"{base}/gone/").read(FILES, messages.append))
         finally:
             server.shutdown()
             thread.join()
-    assert {file: gzip.decompress(body) for file, body in found.items()} == CONTENT
+    assert {file: gzip.decompress(body) for file, body in files.items()} == CONTENT
     assert unpacked == {file: CONTENT[file] for file in FILES[:2]}
     urls = [*(f"/good/{file}.gz" for file in FILES), "/good/all.tar.gz"]
-    assert [line for line in asked if line.startswith("GET /good")] == [
+    assert [line for line in requests if line.startswith("GET /good")] == [
         f"GET {url}" for url in urls
     ]
-    assert heard == [f"fetching {base}{url}" for url in (*urls, "/gone/one.gz")]
-    assert len([line for line in asked if "/gone/" in line]) == 2  # a mirror that failed is left
-    with pytest.raises(Failure, match=r"refused|Connection"):
-        list(remote.mirror(f"{base}/good/").read(FILES, heard.append))
+    assert messages == [f"fetching {base}{url}" for url in (*urls, "/gone/one.gz")]
+    assert len([line for line in requests if "/gone/" in line]) == 2  # no file after a failure
+    with pytest.raises(SourceError, match=r"refused|Connection"):
+        list(remote.mirror(f"{base}/good/").read(FILES, messages.append))
 
 
-def test_a_host_that_never_answers_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_never_answers_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     class Hangs:
@@ -86,7 +86,7 @@ def test_a_host_that_never_answers_is_passed_over(monkeypatch: pytest.MonkeyPatc
         remote.mirror("http://host.invalid/"),
         remote.archive("http://host.invalid/all.tar.gz", "inside"),
     ):
-        with pytest.raises(Failure, match=r"no answer within 0\.05 s"):
+        with pytest.raises(SourceError, match=r"no answer within 0\.05 s"):
             list(source.read(FILES, print))
     release.set()
 
@@ -131,21 +131,21 @@ def test_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.rglob("*evil*"))
     del members["package/data/three"]  # only the symbolic link of that name is left
     fake_programs(monkeypatch, "m.tgz", tar(members))
-    with pytest.raises(Failure, match="lacks three"):
+    with pytest.raises(SourceError, match="lacks three"):
         source.read(FILES, print)
     fake_programs(monkeypatch, "m.tgz", tar(members)[:-40])
-    with pytest.raises(Failure, match="archive cannot be read"):
+    with pytest.raises(SourceError, match="archive cannot be read"):
         source.read(FILES, print)
     fake_programs(monkeypatch, "m.zip", b"")
-    with pytest.raises(Failure, match=r"gave 0 files \*\.tgz"):
+    with pytest.raises(SourceError, match=r"delivered 0 files \*\.tgz"):
         source.read(FILES, print)
 
 
 def test_debian(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = {f"./usr/share/{k}.gz": gzip.compress(v) for k, v in CONTENT.items()}
     commands = fake_programs(monkeypatch, "d.deb", b"deb", tar(packed, "w"))
-    found = dict(remote.debian("dataset", "usr/share").read(FILES, print))
-    assert {file: gzip.decompress(body) for file, body in found.items()} == CONTENT
+    files = dict(remote.debian("dataset", "usr/share").read(FILES, print))
+    assert {file: gzip.decompress(body) for file, body in files.items()} == CONTENT
     assert [c[0] for c in commands] == ["/bin/apt-get", "/bin/dpkg-deb"]
     assert commands[0][-2:] == ["download", "dataset"]
 
@@ -155,16 +155,18 @@ def test_programs_that_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     script.write_text("#!/bin/sh\necho 'E: Unable to locate package' >&2\nexit 100\n")
     script.chmod(0o755)
     monkeypatch.setattr(remote.shutil, "which", lambda name: str(tmp_path / name))
-    with pytest.raises(Failure, match=r"status 100: E: Unable to locate.*`apt-get update` as root"):
+    with pytest.raises(
+        SourceError, match=r"status 100: E: Unable to locate.*`apt-get update` as root"
+    ):
         remote.debian("p", "usr").read(FILES, print)
-    with pytest.raises(Failure, match="npm did not run to its end"):
+    with pytest.raises(SourceError, match="npm failed to run"):
         remote.npm("p").read(FILES, print)
     script.write_text("#!/bin/sh\nexec sleep 20\n")
     monkeypatch.setattr(remote, "COMMAND_SECONDS", 0.1)
-    with pytest.raises(Failure, match="did not run to its end"):
+    with pytest.raises(SourceError, match="failed to run"):
         remote.debian("p", "usr").read(FILES, print)
     monkeypatch.setattr(remote.shutil, "which", lambda name: None)
-    with pytest.raises(Failure, match="npm is not on PATH"):
+    with pytest.raises(SourceError, match="npm is not on PATH"):
         remote.npm("p").read(FILES, print)
-    with pytest.raises(Failure, match="apt-get is not on PATH"):
+    with pytest.raises(SourceError, match="apt-get is not on PATH"):
         remote.debian("p", "usr").read(FILES, print)

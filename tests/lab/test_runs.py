@@ -1,4 +1,4 @@
-"""Runs on disk: what can be asked of one later, and what is refused."""
+"""Runs on disk: evaluation, prediction, and errors."""
 
 import json
 from collections.abc import Callable
@@ -51,26 +51,26 @@ def test_evaluate(home: Path) -> None:
     arrays = np.load(home / "blobs.npz")
     x, y = arrays["x_test"], arrays["y_test"]
     p = probabilities(home / "run", x)
-    right = p.argmax(1) == y
-    found = evaluate(home / "run")
-    assert (found.dataset, found.samples) == ("blobs.npz", 41)
-    assert found.accuracy == pytest.approx(100 * right.mean())
-    assert found.loss == pytest.approx(-np.log(p[np.arange(41), y]).mean(), rel=1e-5)
-    expected = {str(c): pytest.approx(100 * right[y == c].mean()) for c in range(CLASSES)}
-    assert found.per_class == expected
+    correct = p.argmax(1) == y
+    evaluation = evaluate(home / "run")
+    assert (evaluation.dataset, evaluation.samples) == ("blobs.npz", 41)
+    assert evaluation.accuracy == pytest.approx(100 * correct.mean())
+    assert evaluation.loss == pytest.approx(-np.log(p[np.arange(41), y]).mean(), rel=1e-5)
+    expected = {str(c): pytest.approx(100 * correct[y == c].mean()) for c in range(CLASSES)}
+    assert evaluation.per_class == expected
     result = json.loads((home / "run" / runs.RESULT).read_text())
-    assert found.accuracy == pytest.approx(result["test_accuracy"])
-    assert 34 < found.accuracy < 100  # so that the figures mean something
+    assert evaluation.accuracy == pytest.approx(result["test_accuracy"])
+    assert 34 < evaluation.accuracy < 100  # better than chance, but not trivial
 
 
 def test_evaluate_on_another_dataset(home: Path, tmp_path: Path) -> None:
     other = write_blobs(tmp_path / "other.npz", n_test=300, seed=5)
     arrays = np.load(other)
     p = probabilities(home / "run", arrays["x_test"])
-    found = evaluate(home / "run", str(other))
-    assert (found.dataset, found.samples) == ("other.npz", 300)
-    assert found.accuracy == pytest.approx(100 * (p.argmax(1) == arrays["y_test"]).mean())
-    assert found != evaluate(home / "run")
+    evaluation = evaluate(home / "run", str(other))
+    assert (evaluation.dataset, evaluation.samples) == ("other.npz", 300)
+    assert evaluation.accuracy == pytest.approx(100 * (p.argmax(1) == arrays["y_test"]).mean())
+    assert evaluation != evaluate(home / "run")
 
 
 def test_evaluate_in_double_precision(home: Path) -> None:
@@ -79,25 +79,25 @@ def test_evaluate_in_double_precision(home: Path) -> None:
     assert next(runs.load(home / "double").network.parameters()).dtype == torch.float64
 
 
-def test_evaluate_by_the_classes_that_are_there(home: Path, tmp_path: Path) -> None:
+def test_evaluate_by_the_existing_classes(home: Path, tmp_path: Path) -> None:
     x, y = np.zeros((4, *SHAPE), np.float32), np.array([0, 1, 1, 0])
     np.savez(tmp_path / "few.npz", x=x, y=y, x_test=x, y_test=y)
-    found = evaluate(home / "run", str(tmp_path / "few.npz"))
-    assert list(found.per_class) == ["0", "1"]
-    assert sorted(found.per_class.values()) in ([0, 0], [0, 100])
-    assert isinstance(found, Evaluation)
+    evaluation = evaluate(home / "run", str(tmp_path / "few.npz"))
+    assert list(evaluation.per_class) == ["0", "1"]
+    assert sorted(evaluation.per_class.values()) in ([0, 0], [0, 100])
+    assert isinstance(evaluation, Evaluation)
 
 
-def test_evaluate_without_a_test_pair(home: Path, tmp_path: Path) -> None:
+def test_evaluate_without_a_test_set(home: Path, tmp_path: Path) -> None:
     path = write_blobs(tmp_path / "alone.npz", n_test=None)
-    with pytest.raises(RunError, match=r"alone.npz has no test pair \(arrays x_test and y_test\)"):
+    with pytest.raises(RunError, match=r"alone.npz has no test set \(arrays x_test and y_test\)"):
         evaluate(home / "run", str(path))
 
 
 def test_evaluate_on_more_classes(home: Path, tmp_path: Path) -> None:
     x, y = np.zeros((4, *SHAPE), np.float32), np.array([0, 1, 2, 3])
     np.savez(tmp_path / "four.npz", x=x, y=y, x_test=x, y_test=y)
-    with pytest.raises(RunError, match=r"four.npz has 4 classes; the network knows 3"):
+    with pytest.raises(RunError, match=r"four.npz has 4 classes; the network has 3"):
         evaluate(home / "run", str(tmp_path / "four.npz"))
 
 
@@ -106,14 +106,14 @@ def test_evaluate_on_other_shapes(home: Path, tmp_path: Path) -> None:
         RunError, match=r"digits: samples of shape \(8, 8\); .* trained on \(2, 3\) \(6 values"
     ):
         evaluate(home / "run", "digits")
-    # As many values, but in another shape: refused as well.
+    # The same number of values, but another shape.
     x, y = np.zeros((4, 3, 2), np.float32), np.array([0, 1, 2, 0])
     np.savez(tmp_path / "turned.npz", x=x, y=y, x_test=x, y_test=y)
     with pytest.raises(RunError, match=r"shape \(3, 2\)"):
         evaluate(home / "run", str(tmp_path / "turned.npz"))
 
 
-def test_evaluate_on_what_is_not_there(home: Path) -> None:
+def test_evaluate_on_missing_data(home: Path) -> None:
     with pytest.raises(OptionError, match=r"unknown dataset 'digts'.*Did you mean 'digits'"):
         evaluate(home / "run", "digts")
     with pytest.raises(DataError, match="no such file"):
@@ -123,9 +123,9 @@ def test_evaluate_on_what_is_not_there(home: Path) -> None:
 # predict
 
 
-def assert_predicted(found: list[tuple[str, float]], p: np.ndarray) -> None:
-    assert [name for name, _ in found] == [str(label) for label in p.argmax(1)]
-    np.testing.assert_allclose([share for _, share in found], p.max(1), rtol=1e-5)
+def assert_predicted(predictions: list[tuple[str, float]], p: np.ndarray) -> None:
+    assert [name for name, _ in predictions] == [str(label) for label in p.argmax(1)]
+    np.testing.assert_allclose([probability for _, probability in predictions], p.max(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "float64", "float16"])
@@ -138,9 +138,9 @@ def test_predict(home: Path, tmp_path: Path, kind: str) -> None:
         file = tmp_path / "samples.npy"
         x = x if kind == "npy" else x.astype(kind)
         np.save(file, x)
-    found = predict(home / "run", file)
-    assert len(set(found)) > 10
-    assert_predicted(found, probabilities(home / "run", x.astype(np.float32)))
+    predictions = predict(home / "run", file)
+    assert len(set(predictions)) > 10
+    assert_predicted(predictions, probabilities(home / "run", x.astype(np.float32)))
 
 
 def test_predict_one_sample(home: Path, tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_predict_one_sample(home: Path, tmp_path: Path) -> None:
 def test_predict_bytes_as_in_training(home: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(0, 256, (20, *SHAPE)).astype(np.uint8)
     np.save(tmp_path / "bytes.npy", x)
-    found = predict(home / "run", tmp_path / "bytes.npy")
-    assert_predicted(found, probabilities(home / "run", (x / 255).astype(np.float32)))
+    predictions = predict(home / "run", tmp_path / "bytes.npy")
+    assert_predicted(predictions, probabilities(home / "run", (x / 255).astype(np.float32)))
     np.savez(tmp_path / "bytes.npz", x=x, y=np.arange(20) % 3)
     np.testing.assert_array_equal(
         data.load(str(tmp_path / "bytes.npz")).x_train, npz.read_samples(tmp_path / "bytes.npy")
@@ -164,11 +164,11 @@ def test_predict_bytes_as_in_training(home: Path, tmp_path: Path) -> None:
 
 
 def test_predict_many_samples(home: Path, tmp_path: Path) -> None:
-    """More than go through the network at once."""
+    """Predict more samples than fit into a chunk."""
     x = np.random.default_rng(0).normal(size=(4500, *SHAPE)).astype(np.float32)
     np.save(tmp_path / "many.npy", x)
-    found = predict(home / "run", tmp_path / "many.npy")
-    assert_predicted(found, probabilities(home / "run", x))
+    predictions = predict(home / "run", tmp_path / "many.npy")
+    assert_predicted(predictions, probabilities(home / "run", x))
 
 
 def test_predict_no_sample(home: Path, tmp_path: Path) -> None:
@@ -176,17 +176,17 @@ def test_predict_no_sample(home: Path, tmp_path: Path) -> None:
     assert predict(home / "run", tmp_path / "none.npy") == []
 
 
-def test_predict_by_the_names_of_the_classes(home: Path, tmp_path: Path) -> None:
+def test_predict_returns_class_names(home: Path, tmp_path: Path) -> None:
     digits = data.load("digits")
     assert digits.x_test is not None
     np.save(tmp_path / "digits.npy", digits.x_test)
-    found = [name for name, _ in predict(home / "digits", tmp_path / "digits.npy")]
-    accuracy = 100 * np.mean(np.array(found, int) == digits.y_test)
+    names = [name for name, _ in predict(home / "digits", tmp_path / "digits.npy")]
+    accuracy = 100 * np.mean(np.array(names, int) == digits.y_test)
     assert accuracy == pytest.approx(evaluate(home / "digits").accuracy)
-    about = runs.load(home / "digits")
-    assert about.classes == tuple("0123456789")
-    assert about.sample_shape == (8, 8)
-    assert not about.network.training
+    trained = runs.load(home / "digits")
+    assert trained.classes == tuple("0123456789")
+    assert trained.sample_shape == (8, 8)
+    assert not trained.network.training
 
 
 @pytest.mark.parametrize("shape", [(5,), (6,), (4, 6), (3, 2), (4, 3, 2), (4, 2, 3, 1), ()])
@@ -206,17 +206,17 @@ class Code:
         return Path.write_text, (self.path, "ran")
 
 
-def object_array(path: Path) -> None:
+def write_objects(path: Path) -> None:
     np.save(path, np.array([Code(path.parent / "ran")], dtype=object), allow_pickle=True)
 
 
-def torn(path: Path) -> None:
+def write_truncated(path: Path) -> None:
     np.savez(path.with_suffix(".npz"), x=np.zeros((40, *SHAPE), np.float32))
     content = path.with_suffix(".npz").read_bytes()
     path.write_bytes(content[:-30])
 
 
-def altered(path: Path) -> None:
+def write_altered(path: Path) -> None:
     np.savez(path.with_suffix(".npz"), x=np.zeros((40, *SHAPE), np.float32))
     content = bytearray(path.with_suffix(".npz").read_bytes())
     content[len(content) // 2] ^= 1
@@ -228,9 +228,9 @@ BAD: dict[str, Callable[[Path], Any]] = {
     "a folder": lambda path: path.mkdir(),
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("1,2,3\n"),
-    "objects": object_array,
-    "torn npz": torn,
-    "altered npz": altered,
+    "objects": write_objects,
+    "truncated npz": write_truncated,
+    "altered npz": write_altered,
     "no array x": lambda path: path.write_bytes(npz_bytes(path, y=np.zeros(3))),
     "objects in npz": lambda path: path.write_bytes(npz_bytes(path, x=np.array([{}], object))),
     "integers": lambda path: np.save(path, np.zeros((3, *SHAPE), np.int64)),
@@ -244,9 +244,9 @@ BAD: dict[str, Callable[[Path], Any]] = {
 
 
 def npz_bytes(path: Path, **arrays: np.ndarray) -> bytes:
-    aside = path.with_suffix(".npz")
-    np.savez(aside, allow_pickle=True, **arrays)
-    return aside.read_bytes()
+    npz_path = path.with_suffix(".npz")
+    np.savez(npz_path, allow_pickle=True, **arrays)
+    return npz_path.read_bytes()
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -259,7 +259,7 @@ def test_predict_refuses_bad_files(home: Path, tmp_path: Path, kind: str) -> Non
     assert "expected" in str(error.value) or "finite" in str(error.value)
 
 
-# runs that are not whole
+# incomplete runs
 
 
 def test_a_run_without_weights_yet(home: Path, tmp_path: Path) -> None:
@@ -267,11 +267,11 @@ def test_a_run_without_weights_yet(home: Path, tmp_path: Path) -> None:
     begin(tmp_path / "begun", config)
     with pytest.raises(RunError, match=r"has no model.safetensors yet: its first epoch"):
         evaluate(tmp_path / "begun")
-    with pytest.raises(RunError, match=r"no run's folder: config.json cannot be read"):
+    with pytest.raises(RunError, match=r"not a run's folder: config.json cannot be read"):
         evaluate(tmp_path / "nothing")
 
 
-def test_a_run_that_is_not_finished_can_be_asked(home: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_can_be_evaluated(home: Path, tmp_path: Path) -> None:
     with pytest.raises(training.Interrupted):
         training.train(tiny(home / "blobs.npz"), tmp_path / "run", reporter=interrupt_at(2))
     assert not (tmp_path / "run" / runs.RESULT).exists()
@@ -281,19 +281,19 @@ def test_a_run_that_is_not_finished_can_be_asked(home: Path, tmp_path: Path) -> 
 def test_damaged_weights(home: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     begin(run, runs.read_config(home / "run"))
-    whole = (home / "run" / runs.WEIGHTS).read_bytes()
-    for content in (whole[:-1], whole[:20], b"", b"\xff" * 100):
+    good = (home / "run" / runs.WEIGHTS).read_bytes()
+    for content in (good[:-1], good[:20], b"", b"\xff" * 100):
         (run / runs.WEIGHTS).write_bytes(content)
         with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
             evaluate(run)
-    weights = safetensors.torch.load(whole)
+    weights = safetensors.torch.load(good)
     (run / runs.WEIGHTS).write_bytes(safetensors.torch.save(weights))  # without the header
     with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
         evaluate(run)
     (run / runs.WEIGHTS).write_bytes((home / "digits" / runs.WEIGHTS).read_bytes())
     with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
         evaluate(run)
-    (run / runs.WEIGHTS).write_bytes(whole)
+    (run / runs.WEIGHTS).write_bytes(good)
     assert evaluate(run) == evaluate(home / "run")
 
 

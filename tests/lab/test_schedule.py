@@ -1,4 +1,4 @@
-"""Schedules: their formulas written out anew, and the step sizes that an optimizer gets."""
+"""Schedules: compared with their formulas, and the learning rates that reach an optimizer."""
 
 import math
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ FACTORS: dict[tuple[str, float | None], list[float]] = {
 
 @pytest.mark.parametrize(("name", "warmup"), FACTORS, ids=str)
 def test_factors_of_ten_steps(name: str, warmup: float | None) -> None:
-    found = [factor(name, warmup, step, 10) for step in range(10)]
-    assert found == pytest.approx(FACTORS[name, warmup], rel=1e-12)
+    factors = [factor(name, warmup, step, 10) for step in range(10)]
+    assert factors == pytest.approx(FACTORS[name, warmup], rel=1e-12)
 
 
 def test_every_schedule_is_tested() -> None:
@@ -37,34 +37,34 @@ def test_every_schedule_is_tested() -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("warmup", [None, 0.0, 0.001, 0.3, 0.999])
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
-def test_no_step_is_of_no_use_or_too_long(name: str, warmup: float | None, steps: int) -> None:
-    found = [factor(name, warmup, step, steps) for step in range(steps)]
-    assert all(0 < value <= 1 for value in found)
+def test_factors_are_between_0_and_1(name: str, warmup: float | None, steps: int) -> None:
+    factors = [factor(name, warmup, step, steps) for step in range(steps)]
+    assert all(0 < value <= 1 for value in factors)
 
 
 @pytest.fixture
 def rates() -> Iterator[list[list[float]]]:
-    """The step sizes of all groups, at each step, but for one of size 0 that a resume tries."""
-    seen: list[list[float]] = []
+    """Record the learning rates of all groups at each step, except the trial step of a resume."""
+    recorded: list[list[float]] = []
 
-    def note(optimizer: Any, *_: Any) -> None:
+    def record(optimizer: Any, *_: Any) -> None:
         if rates := [group["lr"] for group in optimizer.param_groups if group["lr"]]:
-            seen.append(rates)
+            recorded.append(rates)
 
-    hook = register_optimizer_step_pre_hook(note)
-    yield seen
+    hook = register_optimizer_step_pre_hook(record)
+    yield recorded
     hook.remove()
 
 
 @pytest.mark.parametrize(("name", "warmup"), [("constant", None), ("one-cycle", 0.25)])
-def test_the_optimizer_gets_them(
+def test_the_optimizer_uses_the_factors(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     rates: list[list[float]],
     name: str,
     warmup: float | None,
 ) -> None:
-    """One cycle for the whole run, over all epochs and a stop; feedback weights in proportion."""
+    """One cycle spans all epochs and a stop; feedback weights use the same factors."""
     monkeypatch.setattr(training, "CHECK_EVERY", 1)
     path = write_blobs(tmp_path / "blobs.npz")
     config = tiny(path, schedule=name, warmup=warmup, lr=0.02, feedback_lr=0.01, epochs=3)
@@ -74,8 +74,8 @@ def test_the_optimizer_gets_them(
     if name == "constant":
         assert rates == [[0.02, 0.01]] * 24
         return
-    by = [(k + 1) / 6 for k in range(6)] + [1 - k / 18 for k in range(18)]
+    factors = [(k + 1) / 6 for k in range(6)] + [1 - k / 18 for k in range(18)]
     assert len(rates) == 24
-    for (forward, feedback), expected in zip(rates, by, strict=True):
+    for (forward, feedback), expected in zip(rates, factors, strict=True):
         assert forward == pytest.approx(0.02 * expected)
         assert feedback == pytest.approx(0.01 * expected)

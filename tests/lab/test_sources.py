@@ -1,4 +1,4 @@
-"""Sources: every way in which a file can be wrong is found, wherever it comes from."""
+"""Sources: wrong files are detected, whichever source they come from."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 
 from lra.errors import DataError
 from lra.lab import archives, data, origins, sources
-from lra.lab.archives import Failure
-from lra.lab.remote import Event, Source
+from lra.lab.archives import SourceError
+from lra.lab.remote import EventHandler, Source
 
 IDX = TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = tuple(origins.CHECKSUMS["mnist"])
 CIFAR = tuple(origins.CHECKSUMS["cifar-10"])
@@ -59,21 +59,21 @@ def tar(content: Content) -> bytes:
 
 
 def source(label: str, content: Content, calls: list[Sequence[str]]) -> Source:
-    """A source that hands out what it is given and stops where a file is missing."""
+    """Return a source that delivers the given content, and fails at a missing file."""
 
-    def read(files: Sequence[str], tell: Event) -> Iterator[tuple[str, bytes]]:
+    def read(files: Sequence[str], report: EventHandler) -> Iterator[tuple[str, bytes]]:
         calls.append(list(files))
         for file in files:
             if file not in content:
-                raise Failure(f"has no {file}")
-            tell(f"fetching {file}")
+                raise SourceError(f"has no {file}")
+            report(f"fetching {file}")
             yield file, content[file]
 
     return Source(label, read)
 
 
-class House:
-    """A small copy of each set, a cache, and one source that counts what it is asked."""
+class DataHome:
+    """Small copies of the datasets, a cache, and one source that records its calls."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -95,20 +95,27 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
-    house = House(tmp_path)
-    sets = {"mnist": house.content, "fashion-mnist": house.fashion, "cifar-10": house.cifar}
+def data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataHome:
+    data_home = DataHome(tmp_path)
+    datasets = {
+        "mnist": data_home.content,
+        "fashion-mnist": data_home.fashion,
+        "cifar-10": data_home.cifar,
+    }
     sums = {
         name: {file: hashlib.sha256(body).hexdigest() for file, body in content.items()}
-        for name, content in sets.items()
+        for name, content in datasets.items()
     }
     monkeypatch.setattr(sources, "CHECKSUMS", sums)
     monkeypatch.setattr(sources, "SYSTEM", {"fashion-mnist": tmp_path / "system"})
-    good = {name: (source("good source", content, house.calls),) for name, content in sets.items()}
-    monkeypatch.setattr(sources, "REMOTE", good)
+    remote = {
+        name: (source("good source", content, data_home.calls),)
+        for name, content in datasets.items()
+    }
+    monkeypatch.setattr(sources, "REMOTE", remote)
     monkeypatch.setenv("LRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LRA_DATA", raising=False)
-    return house
+    return data_home
 
 
 def check_mnist(dataset: data.Dataset, content: Content) -> None:
@@ -124,31 +131,31 @@ def check_mnist(dataset: data.Dataset, content: Content) -> None:
     assert dataset.sample_shape == (4, 3)
 
 
-# a folder that the user names
+# a folder given by the user
 
 
 @pytest.mark.parametrize("gz", [False, True])
 @pytest.mark.parametrize("sub", ["", "mnist", "MNIST/raw", "mnist/MNIST/raw"])
 @pytest.mark.parametrize("by_variable", [False, True])
 def test_named_folder(
-    house: House, monkeypatch: pytest.MonkeyPatch, gz: bool, sub: str, by_variable: bool
+    data_home: DataHome, monkeypatch: pytest.MonkeyPatch, gz: bool, sub: str, by_variable: bool
 ) -> None:
-    house.folder(house.content, f"mine/{sub}", gz)
-    folder = house.root / "mine"
+    data_home.folder(data_home.content, f"mine/{sub}", gz)
+    folder = data_home.root / "mine"
     if by_variable:
         monkeypatch.setenv("LRA_DATA", str(folder))
     argument = None if by_variable else folder
-    check_mnist(data.load("mnist", argument), house.content)
+    check_mnist(data.load("mnist", argument), data_home.content)
     paths = data.fetch("mnist", argument)
     assert paths == [folder / sub / (f + ".gz" if gz else f) for f in IDX]
-    assert house.calls == []
-    assert not house.cache.exists()
+    assert data_home.calls == []
+    assert not data_home.cache.exists()
     mnist = data.catalogue(argument)[1]
     assert mnist.where == folder / sub
     assert mnist.available
 
 
-def damage(body: bytes, how: str, house: House) -> bytes:
+def damage(body: bytes, how: str, data_home: DataHome) -> bytes:
     match how:
         case "truncated":
             return body[:-1]
@@ -159,9 +166,9 @@ def damage(body: bytes, how: str, house: House) -> bytes:
         case "empty":
             return b""
         case "swapped":
-            return house.content[TEST_X]
+            return data_home.content[TEST_X]
         case "fashion":
-            return house.fashion[TRAIN_X]
+            return data_home.fashion[TRAIN_X]
     raise AssertionError(how)
 
 
@@ -170,57 +177,59 @@ DAMAGES = ["truncated", "longer", "flipped", "empty", "swapped", "fashion"]
 
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("gz", [False, True])
-def test_damaged_file_in_named_folder(house: House, how: str, gz: bool) -> None:
-    bad = damage(house.content[TRAIN_X], how, house)
-    folder = house.folder({**house.content, TRAIN_X: bad}, gz=gz)
+def test_damaged_file_in_named_folder(data_home: DataHome, how: str, gz: bool) -> None:
+    bad = damage(data_home.content[TRAIN_X], how, data_home)
+    folder = data_home.folder({**data_home.content, TRAIN_X: bad}, gz=gz)
     with pytest.raises(DataError) as caught:
         data.load("mnist", folder)
     text = str(caught.value)
     assert str(folder / TRAIN_X) in text
-    assert hashlib.sha256(house.content[TRAIN_X]).hexdigest() in text
+    assert hashlib.sha256(data_home.content[TRAIN_X]).hexdigest() in text
     assert hashlib.sha256(bad).hexdigest() in text
     assert "Remedy" in text
     assert ("this is t10k-images-idx3-ubyte of mnist" in text) == (how == "swapped")
     assert ("this is train-images-idx3-ubyte of fashion-mnist" in text) == (how == "fashion")
-    assert house.calls == []
+    assert data_home.calls == []
     assert data.catalogue(folder)[1].where is None
-    assert (folder / (TRAIN_X + ".gz" if gz else TRAIN_X)).exists()  # a user's file is left alone
+    assert (folder / (TRAIN_X + ".gz" if gz else TRAIN_X)).exists()  # a user's file is not removed
 
 
-def test_damaged_gzip_in_named_folder(house: House) -> None:
-    packed = gzip.compress(house.content[TEST_Y])
-    for bad in (packed[:-9], packed[:-6] + b"\0" + packed[-5:], packed[:12]):
-        folder = house.folder(house.content, f"mine{len(bad)}{bad[-6]}", gz=True)
+def test_damaged_gzip_in_named_folder(data_home: DataHome) -> None:
+    good = gzip.compress(data_home.content[TEST_Y])
+    for bad in (good[:-9], good[:-6] + b"\0" + good[-5:], good[:12]):
+        folder = data_home.folder(data_home.content, f"mine{len(bad)}{bad[-6]}", gz=True)
         (folder / f"{TEST_Y}.gz").write_bytes(bad)
         with pytest.raises(DataError, match=rf"{TEST_Y}\.gz does not unpack.*expected.*found none"):
             data.load("mnist", folder)
 
 
-def test_gzip_that_unpacks_to_too_much(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gzip_that_unpacks_to_too_much(
+    data_home: DataHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "MAX_BYTES", 1000)
-    folder = house.folder({**house.content, TEST_X: bytes(10**6)}, gz=True)
+    folder = data_home.folder({**data_home.content, TEST_X: bytes(10**6)}, gz=True)
     with pytest.raises(DataError, match="over 1,001 bytes"):
         data.load("mnist", folder)
 
 
-def test_missing_file_in_named_folder(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = house.folder({k: v for k, v in house.content.items() if k != TEST_Y})
+def test_missing_file_in_named_folder(data_home: DataHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = data_home.folder({k: v for k, v in data_home.content.items() if k != TEST_Y})
     with pytest.raises(DataError, match=f"the folder given, .*lacks {TEST_Y}. Remedy"):
         data.load("mnist", folder)
     monkeypatch.setenv("LRA_DATA", str(folder))
     with pytest.raises(DataError, match=f"the folder in LRA_DATA, .*lacks {TEST_Y}. Remedy"):
         data.fetch("mnist")
-    assert house.calls == []
+    assert data_home.calls == []
 
 
-def test_missing_named_folder(house: House) -> None:
+def test_missing_named_folder(data_home: DataHome) -> None:
     with pytest.raises(DataError, match=r"nowhere: there is no such folder\. Remedy"):
-        data.load("mnist", house.root / "nowhere")
-    assert data.catalogue(house.root / "nowhere")[1].where is None
+        data.load("mnist", data_home.root / "nowhere")
+    assert data.catalogue(data_home.root / "nowhere")[1].where is None
 
 
-def test_folder_that_must_not_be_read(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = house.folder(house.content)
+def test_unreadable_folder(data_home: DataHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = data_home.folder(data_home.content)
 
     for method in ("read_bytes", "is_file"):
         real = getattr(Path, method)
@@ -237,7 +246,7 @@ def test_folder_that_must_not_be_read(house: House, monkeypatch: pytest.MonkeyPa
             assert data.catalogue(folder)[1].where is None
 
 
-# CIFAR-10: six files, or the archive that they come in
+# CIFAR-10: six files or an archive
 
 
 def check_cifar(dataset: data.Dataset, content: Content) -> None:
@@ -265,45 +274,45 @@ def check_cifar(dataset: data.Dataset, content: Content) -> None:
     assert dataset.reads == "values"
 
 
-def packed(content: Content) -> bytes:
+def cifar_archive(content: Content) -> bytes:
     return tar({f"cifar-10-batches-bin/{file}": body for file, body in content.items()})
 
 
 @pytest.mark.parametrize(
     "sub", ["", "cifar-10", "cifar-10-batches-bin", "cifar-10/cifar-10-batches-bin"]
 )
-def test_cifar_unpacked_in_named_folder(house: House, sub: str) -> None:
-    house.folder(house.cifar, f"mine/{sub}")
-    folder = house.root / "mine"
-    check_cifar(data.load("cifar-10", folder), house.cifar)
+def test_cifar_unpacked_in_named_folder(data_home: DataHome, sub: str) -> None:
+    data_home.folder(data_home.cifar, f"mine/{sub}")
+    folder = data_home.root / "mine"
+    check_cifar(data.load("cifar-10", folder), data_home.cifar)
     assert data.fetch("cifar-10", folder) == [folder / sub / file for file in CIFAR]
     assert data.catalogue(folder)[3].where == folder / sub
-    assert house.calls == []
+    assert data_home.calls == []
 
 
 @pytest.mark.parametrize("sub", ["", "cifar-10"])
-def test_cifar_as_archive_in_named_folder(house: House, sub: str) -> None:
-    folder = house.root / "mine"
+def test_cifar_as_archive_in_named_folder(data_home: DataHome, sub: str) -> None:
+    folder = data_home.root / "mine"
     path = folder / sub / "cifar-10-binary.tar.gz"
     path.parent.mkdir(parents=True)
-    path.write_bytes(packed(house.cifar))
-    check_cifar(data.load("cifar-10", folder), house.cifar)
+    path.write_bytes(cifar_archive(data_home.cifar))
+    check_cifar(data.load("cifar-10", folder), data_home.cifar)
     assert data.fetch("cifar-10", folder) == [path]
     assert data.catalogue(folder)[3].where == path.parent
-    assert list(path.parent.iterdir()) == [path]  # nothing is unpacked beside it
+    assert list(path.parent.iterdir()) == [path]  # nothing is unpacked to disk
 
 
-def test_cifar_archive_that_is_wrong(house: House) -> None:
-    folder = house.root / "mine"
+def test_wrong_cifar_archive(data_home: DataHome) -> None:
+    folder = data_home.root / "mine"
     folder.mkdir()
     path = folder / "cifar-10-binary.tar.gz"
-    good = packed(house.cifar)
-    lacking = packed({k: v for k, v in house.cifar.items() if k != CIFAR[2]})
-    other = packed({**house.cifar, CIFAR[0]: house.cifar[CIFAR[1]]})
+    good = cifar_archive(data_home.cifar)
+    incomplete = cifar_archive({k: v for k, v in data_home.cifar.items() if k != CIFAR[2]})
+    other = cifar_archive({**data_home.cifar, CIFAR[0]: data_home.cifar[CIFAR[1]]})
     for content, message in (
         (good[: len(good) // 2], "its archive cannot be read"),
         (b"", "its archive cannot be read"),
-        (lacking, r"its archive lacks data_batch_3\.bin"),
+        (incomplete, r"its archive lacks data_batch_3\.bin"),
         (other, r"is not data_batch_1\.bin .* this is data_batch_2\.bin of cifar-10"),
     ):
         path.write_bytes(content)
@@ -312,15 +321,15 @@ def test_cifar_archive_that_is_wrong(house: House) -> None:
         assert data.catalogue(folder)[3].where is None
 
 
-def test_cifar_is_fetched_and_kept_unpacked(house: House) -> None:
-    check_cifar(data.load("cifar-10"), house.cifar)
-    cache = house.root / "cache" / "cifar-10"
-    assert {p.name: p.read_bytes() for p in cache.iterdir()} == house.cifar
+def test_cifar_is_cached_unpacked(data_home: DataHome) -> None:
+    check_cifar(data.load("cifar-10"), data_home.cifar)
+    cache = data_home.root / "cache" / "cifar-10"
+    assert {p.name: p.read_bytes() for p in cache.iterdir()} == data_home.cifar
     assert data.fetch("cifar-10") == [cache / file for file in CIFAR]
-    assert house.calls == [list(CIFAR)]
+    assert data_home.calls == [list(CIFAR)]
 
 
-def test_cifar_that_is_nowhere(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cifar(data_home: DataHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "REMOTE", {"cifar-10": ()})
     with pytest.raises(DataError, match=r"Remedy: put cifar-10-binary\.tar\.gz, or data_batch_1"):
         data.load("cifar-10")
@@ -329,17 +338,17 @@ def test_cifar_that_is_nowhere(house: House, monkeypatch: pytest.MonkeyPatch) ->
 # the cache and the sources
 
 
-def test_fetch_fills_the_cache_once(house: House) -> None:
+def test_fetch_fills_the_cache_once(data_home: DataHome) -> None:
     assert data.catalogue()[1].where is None
-    heard: list[str] = []
-    paths = data.fetch("mnist", on_event=heard.append)
-    assert paths == [house.cache / file for file in IDX]
-    assert {p.name: p.read_bytes() for p in paths} == house.content
-    assert sorted(p.name for p in house.cache.iterdir()) == sorted(IDX)
-    assert heard == [f"fetching {file}" for file in IDX]
-    check_mnist(data.load("mnist"), house.content)
-    assert house.calls == [list(IDX)]
-    assert data.catalogue()[1].where == house.cache
+    messages: list[str] = []
+    paths = data.fetch("mnist", on_event=messages.append)
+    assert paths == [data_home.cache / file for file in IDX]
+    assert {p.name: p.read_bytes() for p in paths} == data_home.content
+    assert sorted(p.name for p in data_home.cache.iterdir()) == sorted(IDX)
+    assert messages == [f"fetching {file}" for file in IDX]
+    check_mnist(data.load("mnist"), data_home.content)
+    assert data_home.calls == [list(IDX)]
+    assert data.catalogue()[1].where == data_home.cache
 
 
 def test_default_cache_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,84 +356,92 @@ def test_default_cache_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sources.cache_folder().name == "lra-e"
 
 
-def test_variables_set_to_nothing_count_as_unset(
-    house: House, monkeypatch: pytest.MonkeyPatch
+def test_empty_variables_count_as_unset(
+    data_home: DataHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LRA_DATA", "")
-    check_mnist(data.load("mnist"), house.content)
+    check_mnist(data.load("mnist"), data_home.content)
     monkeypatch.setenv("LRA_CACHE", "")
     assert sources.cache_folder().name == "lra-e"
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_damaged_cache_is_removed_and_fetched_again(house: House, how: str) -> None:
+def test_damaged_cache_is_removed_and_fetched_again(data_home: DataHome, how: str) -> None:
     data.fetch("mnist")
-    path = house.cache / TRAIN_X
-    path.write_bytes(damage(house.content[TRAIN_X], how, house))
-    assert data.catalogue()[1].where is None  # and looking changes nothing
+    path = data_home.cache / TRAIN_X
+    path.write_bytes(damage(data_home.content[TRAIN_X], how, data_home))
+    assert data.catalogue()[1].where is None  # the catalogue does not remove it
     assert path.exists()
     with pytest.warns(UserWarning, match=f"{TRAIN_X} is not .*removed and fetched again"):
         dataset = data.load("mnist")
-    check_mnist(dataset, house.content)
-    assert path.read_bytes() == house.content[TRAIN_X]
-    assert house.calls == [list(IDX), [TRAIN_X]]  # the other three were good
+    check_mnist(dataset, data_home.content)
+    assert path.read_bytes() == data_home.content[TRAIN_X]
+    assert data_home.calls == [list(IDX), [TRAIN_X]]  # the other three were good
 
 
-def test_paths_keep_their_order_when_the_cache_had_some(house: House) -> None:
+def test_paths_stay_in_order_if_some_were_cached(data_home: DataHome) -> None:
     data.fetch("mnist")
-    (house.cache / TRAIN_X).unlink()
+    (data_home.cache / TRAIN_X).unlink()
     assert [path.name for path in data.fetch("mnist")] == list(IDX)
 
 
-def test_damaged_cache_is_never_used_offline(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_cache_is_never_used_offline(
+    data_home: DataHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data.fetch("mnist")
-    (house.cache / TRAIN_Y).write_bytes(house.content[TEST_Y])
+    (data_home.cache / TRAIN_Y).write_bytes(data_home.content[TEST_Y])
     monkeypatch.setattr(sources, "REMOTE", {"mnist": (source("empty source", {}, []),)})
     with pytest.warns(UserWarning, match="removed"), pytest.raises(DataError, match=TRAIN_Y):
         data.load("mnist")
-    assert not (house.cache / TRAIN_Y).exists()
+    assert not (data_home.cache / TRAIN_Y).exists()
 
 
-def test_a_good_file_that_came_meanwhile_is_not_removed(
-    house: House, monkeypatch: pytest.MonkeyPatch
+def test_a_concurrently_repaired_file_is_not_removed(
+    data_home: DataHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data.fetch("mnist")
-    path = house.cache / TRAIN_Y
+    path = data_home.cache / TRAIN_Y
     path.write_bytes(b"bad")
-    checked = sources._checked
+    checked = sources._verify
 
     def checked_while_another_process_repairs(name: str, file: str, content: bytes) -> bytes:
         if content == b"bad":
-            sources._store(path, house.content[TRAIN_Y])
+            sources._write_to_cache(path, data_home.content[TRAIN_Y])
         return checked(name, file, content)
 
-    monkeypatch.setattr(sources, "_checked", checked_while_another_process_repairs)
+    monkeypatch.setattr(sources, "_verify", checked_while_another_process_repairs)
     monkeypatch.setattr(sources, "REMOTE", {"mnist": ()})
     with pytest.warns(UserWarning, match="removed"), pytest.raises(DataError):
         data.load("mnist")
-    assert path.read_bytes() == house.content[TRAIN_Y]
+    assert path.read_bytes() == data_home.content[TRAIN_Y]
 
 
-def test_sources_fail_over_and_good_files_are_kept(
-    house: House, monkeypatch: pytest.MonkeyPatch
+def test_sources_fail_over_and_good_files_are_reused(
+    data_home: DataHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Sequence[str]] = []
-    wrong = {**house.content, TRAIN_Y: house.content[TEST_Y]}
-    half = {TRAIN_Y: gzip.compress(house.content[TRAIN_Y])}
+    wrong = {**data_home.content, TRAIN_Y: data_home.content[TEST_Y]}
+    half = {TRAIN_Y: gzip.compress(data_home.content[TRAIN_Y])}
     chain = (source("a", {}, calls), source("b", wrong, calls), source("c", half, calls))
-    rest = source("d", house.content, calls)
+    rest = source("d", data_home.content, calls)
     monkeypatch.setattr(sources, "REMOTE", {"mnist": (*chain, rest, source("e", {}, calls))})
-    heard: list[str] = []
-    paths = data.fetch("mnist", on_event=heard.append)
-    assert {p.name: p.read_bytes() for p in paths} == house.content
+    messages: list[str] = []
+    paths = data.fetch("mnist", on_event=messages.append)
+    assert {p.name: p.read_bytes() for p in paths} == data_home.content
     assert [p.name for p in paths] == list(IDX)
     after = list(IDX[1:])
     assert calls == [list(IDX), list(IDX), after, [TEST_X, TEST_Y]]
-    assert [line[:8] for line in heard if "failed" in line] == ["a failed", "b failed", "c failed"]
+    assert [line[:8] for line in messages if "failed" in line] == [
+        "a failed",
+        "b failed",
+        "c failed",
+    ]
 
 
-def test_message_when_every_source_fails(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = {**house.fashion, TRAIN_X: b"nonsense"}
+def test_message_when_every_source_fails(
+    data_home: DataHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {**data_home.fashion, TRAIN_X: b"nonsense"}
     chain = (source("mirror one", {}, []), source("mirror two", wrong, []))
     monkeypatch.setattr(sources, "REMOTE", {"fashion-mnist": chain})
     with pytest.raises(DataError) as caught:
@@ -434,9 +451,11 @@ def test_message_when_every_source_fails(house: House, monkeypatch: pytest.Monke
     assert "'fashion-mnist'" in lines[0]
     assert lines[1] == "  - named folder: none given"
     assert lines[2].startswith(
-        f"  - cache {house.root / 'cache' / 'fashion-mnist'}: lacks {TRAIN_X}"
+        f"  - cache {data_home.root / 'cache' / 'fashion-mnist'}: lacks {TRAIN_X}"
     )
-    assert lines[3].startswith(f"  - system package in {house.root / 'system'}: lacks {TRAIN_X}")
+    assert lines[3].startswith(
+        f"  - system package in {data_home.root / 'system'}: lacks {TRAIN_X}"
+    )
     assert lines[4] == f"  - mirror one: has no {TRAIN_X}"
     assert lines[5].startswith(f"  - mirror two: is not {TRAIN_X} of fashion-mnist: expected")
     assert lines[6].startswith("Remedy: ")
@@ -444,22 +463,22 @@ def test_message_when_every_source_fails(house: House, monkeypatch: pytest.Monke
     assert len(lines) == 7
 
 
-def test_system_package(house: House) -> None:
-    folder = house.folder(house.fashion, "system", gz=True)
+def test_system_package(data_home: DataHome) -> None:
+    folder = data_home.folder(data_home.fashion, "system", gz=True)
     assert data.fetch("fashion-mnist") == [folder / f"{f}.gz" for f in IDX]
     assert data.catalogue()[2].where == folder
     dataset = data.load("fashion-mnist")
     assert dataset.classes[9] == "Ankle boot"
     assert dataset.num_classes == 10
-    assert house.calls == []
+    assert data_home.calls == []
     (folder / f"{TRAIN_X}.gz").write_bytes(b"bad")
     data.fetch("fashion-mnist")
-    assert house.calls == [list(IDX)]
+    assert data_home.calls == [list(IDX)]
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_an_error_while_writing_leaves_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch, moment: str
+    data_home: DataHome, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -468,8 +487,8 @@ def test_an_error_while_writing_leaves_nothing(
         patch.setattr(*((os, "fsync") if moment == "fsync" else (Path, "replace")), fail)
         with pytest.raises(DataError, match=r"No space.*LRA_CACHE"):
             data.fetch("mnist")
-    assert list(house.cache.iterdir()) == []
-    check_mnist(data.load("mnist"), house.content)
+    assert list(data_home.cache.iterdir()) == []
+    check_mnist(data.load("mnist"), data_home.content)
 
 
 def test_a_kill_while_writing_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
@@ -477,22 +496,22 @@ def test_a_kill_while_writing_leaves_no_file_under_the_final_name(tmp_path: Path
 import os, pathlib, sys
 from lra.lab import sources
 os.fsync = lambda handle: os._exit(9)
-sources._store(pathlib.Path(sys.argv[1]), b"content" * 100_000)
+sources._write_to_cache(pathlib.Path(sys.argv[1]), b"content" * 100_000)
 """
     path = tmp_path / "cache" / "file"
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert done.returncode == 9
     assert not path.exists()
-    assert sources._store(path, b"content").read_bytes() == b"content"
+    assert sources._write_to_cache(path, b"content").read_bytes() == b"content"
 
 
-def test_two_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_fetches(data_home: DataHome, monkeypatch: pytest.MonkeyPatch) -> None:
     barrier = threading.Barrier(2, timeout=20)
 
-    def read(files: Sequence[str], tell: Event) -> Iterator[tuple[str, bytes]]:
+    def read(files: Sequence[str], report: EventHandler) -> Iterator[tuple[str, bytes]]:
         for file in files:
             barrier.wait()
-            yield file, house.content[file]
+            yield file, data_home.content[file]
 
     monkeypatch.setattr(sources, "REMOTE", {"mnist": (Source("slow", read),)})
     ended: list[list[Path]] = []
@@ -502,19 +521,19 @@ def test_two_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.join(30)
     assert len(ended) == 2
-    assert sorted(p.name for p in house.cache.iterdir()) == sorted(IDX)
-    assert {p.name: p.read_bytes() for p in ended[0]} == house.content
+    assert sorted(p.name for p in data_home.cache.iterdir()) == sorted(IDX)
+    assert {p.name: p.read_bytes() for p in ended[0]} == data_home.content
 
 
-def test_cache_that_cannot_be_used(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocker = house.root / "blocker"
+def test_unusable_cache(data_home: DataHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocker = data_home.root / "blocker"
     blocker.write_bytes(b"")
     monkeypatch.setenv("LRA_CACHE", str(blocker))
     with pytest.raises(DataError, match=r"blocker.*LRA_CACHE"):
         data.load("mnist")
 
 
-def test_the_tables_fit_together() -> None:
+def test_the_tables_are_consistent() -> None:
     assert set(origins.CHECKSUMS) == set(origins.REMOTE) == set(origins.SUBFOLDERS)
     sums = [s for table in origins.CHECKSUMS.values() for s in table.values()]
     assert len(set(sums)) == 14

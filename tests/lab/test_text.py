@@ -1,4 +1,4 @@
-"""Text: windows against slices of the text, and every way in which a file can be wrong."""
+"""Text: windows compared with slices of the text, vocabularies, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(folder: Path, content: str | bytes, name: str = "prose.txt") -> str:
 
 
 def read(dataset: data.Dataset, windows: np.ndarray | None) -> list[str]:
-    """The windows as text, one character at a time."""
+    """Return windows as strings."""
     assert windows is not None
     return ["".join(dataset.classes[i] for i in window) for window in windows]
 
@@ -38,7 +38,7 @@ def test_windows_are_slices_of_the_text(tmp_path: Path, context: int) -> None:
         (PROSE[:-tenth], dataset.x_train, dataset.y_train),
         (PROSE[-tenth:], dataset.x_test, dataset.y_test),
     ):
-        starts = range(0, len(part) - context, context)  # each with a character after its window
+        starts = range(0, len(part) - context, context)  # a character must follow each window
         assert read(dataset, x) == [part[i : i + context] for i in starts]
         assert read(dataset, y) == [part[i + 1 : i + context + 1] for i in starts]
     assert dataset.x_train.dtype == dataset.y_train.dtype == np.int64
@@ -47,71 +47,72 @@ def test_windows_are_slices_of_the_text(tmp_path: Path, context: int) -> None:
     assert dataset.name == "prose.txt"
 
 
-def test_a_window_that_ends_with_its_part_is_used_only_with_a_character_after_it() -> None:
+def test_a_window_needs_a_character_after_it() -> None:
     for length, windows in ((2000, 17), (2010, 18)):  # nine tenths are 1800 and 1809
         dataset = text.make_dataset("t", "ab" * (length // 2), context=100)
         assert len(dataset.x_train) == windows
 
 
-def test_context_is_128_unless_told_otherwise(tmp_path: Path) -> None:
+def test_context_is_128_by_default(tmp_path: Path) -> None:
     assert data.load(write(tmp_path, PROSE)).sample_shape == (128,)
 
 
 def test_split_draws_whole_windows(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, PROSE), context=10)
-    train, held = data.split(dataset, 30, seed=0)
-    assert len(held) == 30
-    assert sorted([*train, *held]) == list(range(len(dataset.x_train)))
+    train, held_out = data.split(dataset, 30, seed=0)
+    assert len(held_out) == 30
+    assert sorted([*train, *held_out]) == list(range(len(dataset.x_train)))
 
 
 # the vocabulary
 
 
-def test_vocabulary_is_of_the_training_part_alone(tmp_path: Path) -> None:
-    heard: list[str] = []
+def test_vocabulary_comes_from_the_training_part(tmp_path: Path) -> None:
+    messages: list[str] = []
     path = write(tmp_path, "abca" * 450 + "abcz" * 50)
-    dataset = data.load(path, on_event=heard.append, context=9)
-    assert dataset.classes == ("a", "b", "c", text.STAND_IN)
+    dataset = data.load(path, on_event=messages.append, context=9)
+    assert dataset.classes == ("a", "b", "c", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_test)[:2] == ["abc�abc�a", "bc�abc�ab"]
-    # of 50: the last one is in no window
-    assert heard == ["prose.txt: 49 characters are not in the vocabulary of 3 and become �"]
+    # The last of the 50 characters is in no window.
+    assert messages == ["prose.txt: 49 characters are not in the vocabulary of 3 and become �"]
 
 
-def test_no_more_than_the_most_frequent_kinds(
+def test_vocabulary_has_the_most_frequent_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "MAX_KINDS", 3)
+    monkeypatch.setattr(text, "MAX_VOCABULARY", 3)
     dataset = data.load(write(tmp_path, "aaabbcddde" * 100), context=10)
-    assert dataset.classes == ("a", "b", "d", text.STAND_IN)
+    assert dataset.classes == ("a", "b", "d", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_train[:2]) == ["aaabb�ddd�"] * 2
 
 
-def test_a_text_that_has_the_stand_in_itself(tmp_path: Path) -> None:
+def test_a_text_with_the_unknown_character(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, "a�b" * 100), context=9)
     assert dataset.classes == ("a", "b", "�")
     assert read(dataset, dataset.x_train[:1]) == ["a�ba�ba�b"]
 
 
-def test_characters_of_every_size(tmp_path: Path) -> None:
+def test_characters_of_every_encoded_size(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, "aé漢😀" * 100), context=8)
-    assert dataset.classes == ("a", "é", "漢", "😀", text.STAND_IN)
+    assert dataset.classes == ("a", "é", "漢", "😀", text.UNKNOWN_CHARACTER)
     assert read(dataset, dataset.x_train[:1]) == ["aé漢😀aé漢😀"]
 
 
 def test_prompts() -> None:
-    classes = ("\n", " ", "a", "b", text.STAND_IN)
+    classes = ("\n", " ", "a", "b", text.UNKNOWN_CHARACTER)
     assert text.encode("ab\nba", classes) == [2, 3, 0, 3, 2]
     assert text.encode("", classes) == []
     assert text.decode([2, 3, 0, 3, 2], classes) == "ab\nba"
     assert text.decode(np.array([4, 1]), classes) == "� "
-    with pytest.raises(OptionError, match=r"does not know: 'X', 'é'; known: '\\n ab�'"):
+    message = r"not in the network's vocabulary: 'X', 'é'; known: '\\n ab�'"
+    with pytest.raises(OptionError, match=message):
         text.encode("aéXbX", classes)
 
 
 # files
 
 
-def test_ends_of_lines_and_the_mark_at_the_start(tmp_path: Path) -> None:
+def test_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
     unix = "one\ntwo\n\nthree\n" * 20
     plain = data.load(write(tmp_path, unix), context=15)
     for content in (unix.replace("\n", "\r\n"), unix.replace("\n", "\r"), f"\ufeff{unix}"):
@@ -131,18 +132,18 @@ def test_ends_of_lines_and_the_mark_at_the_start(tmp_path: Path) -> None:
         (PROSE.encode("utf-16"), r"is not in UTF-8: byte 0 is 0xff"),
     ],
 )
-def test_texts_that_are_wrong(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_invalid_texts(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         data.load(write(tmp_path, content))
 
 
-def test_the_shortest_text_that_is_taken(tmp_path: Path) -> None:
+def test_the_shortest_valid_text(tmp_path: Path) -> None:
     dataset = data.load(write(tmp_path, PROSE[:1290]))
     assert dataset.x_test is not None
     assert (len(dataset.x_train), len(dataset.x_test)) == (9, 1)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (tmp_path / "none.txt", tmp_path / "folder.txt"):
         with pytest.raises(DataError, match=r"\.txt cannot be read \(.*Remedy: check the path"):
             data.load(str(path))
@@ -171,7 +172,7 @@ def test_fetch_checks_the_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small library, with files that are no part of the text."""
+    """A small library, including files that are not part of the text."""
     monkeypatch.setattr(sys, "stdlib_module_names", frozenset({"one", "two", "idlelib", "zlib"}))
     monkeypatch.setattr(text, "library_folder", lambda: tmp_path)
     for name in (
@@ -185,11 +186,11 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-PROPER = ("one.py", "two/__init__.py", "two/deep/er.py", "two/more.py", "two/testing.py")
-IN_ORDER = sorted(PROPER, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+INCLUDED = ("one.py", "two/__init__.py", "two/deep/er.py", "two/more.py", "two/testing.py")
+IN_ORDER = sorted(INCLUDED, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 
 
-def test_library_is_the_modules_proper_in_an_order_of_its_own(library: Path) -> None:
+def test_library_is_the_sorted_modules_without_tests(library: Path) -> None:
     assert text.library_files(library) == [library / name for name in IN_ORDER]
     whole = "".join(f"# {name}\n" * 30 for name in IN_ORDER)
     assert text.read_library(library) == whole
@@ -205,19 +206,19 @@ def test_library_is_cut(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or real(path))
     assert text.read_library(library) == "".join(f"# {name}\n" * 30 for name in IN_ORDER)[:700]
-    assert opened == [library / name for name in IN_ORDER[:2]]  # no more than it needs
+    assert opened == [library / name for name in IN_ORDER[:2]]  # no more than needed
 
 
-def test_library_has_one_vocabulary_whatever_is_in_it(library: Path) -> None:
+def test_library_has_a_fixed_vocabulary(library: Path) -> None:
     (library / IN_ORDER[0]).write_bytes("a\r\nb\tc\x0c\x00é\n".encode() + b"\xff" + b"x" * 90)
     dataset = data.load("python", context=10)
-    assert dataset.classes == ("\t", "\n", *map(chr, range(32, 127)), text.STAND_IN)
+    assert dataset.classes == ("\t", "\n", *map(chr, range(32, 127)), text.UNKNOWN_CHARACTER)
     assert dataset.num_classes == 98
     assert read(dataset, dataset.x_train[:1]) == ["a\nb\tc���\n�"]
 
 
-def test_library_that_is_not_there(library: Path) -> None:
-    for name in PROPER:
+def test_missing_library(library: Path) -> None:
+    for name in INCLUDED:
         (library / name).unlink()
     assert data.catalogue()[4].where is None
     for call in (data.load, data.fetch):
@@ -231,6 +232,6 @@ def test_the_real_library() -> None:
     assert dataset.x_train.shape == (28_124, 128)
     assert dataset.x_test.shape == (3_124, 128)
     assert "import " in "".join(read(dataset, dataset.x_test[:200]))
-    assert text.count_stand_ins(dataset) < 4_000  # one in a thousand
+    assert text.count_unknown(dataset) < 4_000  # 1 in 1,000
     again = data.load("python")
     np.testing.assert_array_equal(again.x_train, dataset.x_train)

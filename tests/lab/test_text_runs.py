@@ -1,4 +1,4 @@
-"""Runs on text: losses a character against the saved weights' own, and what is reported of them."""
+"""Runs on text: losses per character, compared with those of the saved weights, and output."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from workbench import metrics, saved_state, saved_weight, tiny
 
 import lra
 from lra.lab import cli, data, runs, training
-from lra.lab.measure import Measured, measure
+from lra.lab.measure import Metrics, measure
 from lra.lab.models import build_network
 from lra.lab.state import State
 from lra.lab.training import train
@@ -34,15 +34,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_hand(
     network: torch.nn.Module, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
 ) -> tuple[float, float]:
-    """Mean of -log p over all characters, and the share that is right, one window at a time."""
-    losses, right = [], []
-    for window, following in zip(x, y, strict=True):
+    """Compute mean loss and accuracy over all characters, one window at a time."""
+    losses, correct = [], []
+    for window, target in zip(x, y, strict=True):
         with torch.no_grad():
             logits = network(torch.from_numpy(window)[None])[0].double().numpy()
         log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        losses += list(-log_p[np.arange(len(following)), following])
-        right += list(log_p.argmax(1) == following)
-    return float(np.mean(losses)), 100 * float(np.mean(right))
+        losses += list(-log_p[np.arange(len(target)), target])
+        correct += list(log_p.argmax(1) == target)
+    return float(np.mean(losses)), 100 * float(np.mean(correct))
 
 
 def trained_network(folder: Path, classes: int) -> torch.nn.Module:
@@ -51,8 +51,8 @@ def trained_network(folder: Path, classes: int) -> torch.nn.Module:
     return network
 
 
-def test_losses_are_a_character(home: Path) -> None:
-    """Of the best weights on validation and test samples, in the result and by evaluate."""
+def test_losses_are_per_character(home: Path) -> None:
+    """Check validation and test losses of the best weights, in the result and by `evaluate`."""
     arrays = data.load(str(home / "cats.txt"), context=12)
     network = trained_network(home / "run", arrays.num_classes)
     result = json.loads((home / "run" / runs.RESULT).read_text())
@@ -68,31 +68,32 @@ def test_losses_are_a_character(home: Path) -> None:
     losses = [float(row["validation_loss"]) for row in rows]
     assert result["best_epoch"] == 1 + losses.index(min(losses))
     assert float(rows[-1]["train_accuracy"]) > 30
-    found = runs.evaluate(home / "run")
-    assert (found.loss, found.accuracy) == (result["test_loss"], result["test_accuracy"])
-    assert (found.samples, found.predictions) == (len(arrays.x_test), arrays.x_test.size)
-    assert found.per_class == {}
+    evaluation = runs.evaluate(home / "run")
+    assert (evaluation.loss, evaluation.accuracy) == (result["test_loss"], result["test_accuracy"])
+    counts = evaluation.samples, evaluation.predictions
+    assert counts == (len(arrays.x_test), arrays.x_test.size)
+    assert evaluation.per_class == {}
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
-def test_measuring_in_parts(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
-    """A number of characters at once that cuts windows into parts of several sizes."""
+def test_measuring_in_chunks(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """Chunks of n windows, the last one smaller for n = 3."""
     config = tiny("x.txt", **SIZES)
     network = build_network(config, (12,), 9)
     x, y = torch.randint(0, 9, (7, 12)), torch.randint(0, 9, (7, 12))
-    monkeypatch.setattr("lra.lab.measure.AT_ONCE", n * 12)
+    monkeypatch.setattr("lra.lab.measure.CHUNK_SIZE", n * 12)
     sizes: list[int] = []
     hook = network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    found = measure(network, x, y)
+    measured = measure(network, x, y)
     hook.remove()
     assert (sum(sizes), max(sizes)) == (7, n)
     loss, accuracy = by_hand(network, x.numpy(), y.numpy())
-    assert found.loss == pytest.approx(loss, rel=1e-5)
-    assert found.accuracy == pytest.approx(accuracy)
+    assert measured.loss == pytest.approx(loss, rel=1e-5)
+    assert measured.accuracy == pytest.approx(accuracy)
 
 
 def test_one_step_counts_every_character(tmp_path: Path, home: Path) -> None:
-    """The rule's N is all characters of the batch, as the loss's is: one SGD step by hand."""
+    """Like the loss, the rule's N counts all characters of the batch: one SGD step by hand."""
     settings = {"optimizer": "sgd", "lr": 0.5, "precision": "64", "validation": 0, "epochs": 1}
     arrays = data.load(str(home / "cats.txt"), context=12)
     n = len(arrays.x_train)
@@ -112,37 +113,38 @@ def test_one_step_counts_every_character(tmp_path: Path, home: Path) -> None:
         torch.testing.assert_close(saved_weight(state, name), (p - 0.5 * p.grad).detach())
 
 
-def test_the_best_epoch_of_text_has_the_least_loss() -> None:
-    """Of classes it has the best accuracy; without validation samples it is the last."""
-    found = [Measured(2.0, 50.0), Measured(1.0, 40.0), Measured(1.5, 60.0), Measured(1.0, 60.0)]
-    for text, better in ((True, [1, 2, 2, 2]), (False, [1, 1, 3, 3])):
+def test_the_best_epoch_of_text_has_the_lowest_loss() -> None:
+    """For other data it has the best accuracy; without validation samples it is the last."""
+    epochs = [Metrics(2.0, 50.0), Metrics(1.0, 40.0), Metrics(1.5, 60.0), Metrics(1.0, 60.0)]
+    for text, best_epochs in ((True, [1, 2, 2, 2]), (False, [1, 1, 3, 3])):
         state = State()
-        for measured, best in zip(found, better, strict=True):
+        for measured, best in zip(epochs, best_epochs, strict=True):
             before = state.best_epoch
             assert state.close_epoch(10, measured, text) is (best != before)
             assert state.best_epoch == best
-        assert state.best("validation_loss") == found[better[-1] - 1].loss
+        assert state.best("validation_loss") == epochs[best_epochs[-1] - 1].loss
     state = State()
     assert [state.close_epoch(10, None, True) for _ in range(3)] == [True] * 3
     assert state.best_epoch == 3
 
 
 def test_evaluate_on_another_text(home: Path, tmp_path: Path) -> None:
-    """Its characters have other numbers, and some are not known to the network."""
+    """Its characters have other indices, and some are not in the network's vocabulary."""
     text = "a cat that sat; on the moon: " * 30
     (tmp_path / "moon.txt").write_text(text)
-    known = data.load(str(home / "cats.txt"), context=12).classes
+    classes = data.load(str(home / "cats.txt"), context=12).classes
     cut = len(text) - len(text) // 10
-    test = [known.index(c) if c in known else len(known) - 1 for c in text[cut:]]
+    test = [classes.index(c) if c in classes else len(classes) - 1 for c in text[cut:]]
     n = (len(test) - 1) // 12
     x, y = (np.array(test[i : i + n * 12]).reshape(n, 12) for i in (0, 1))
-    loss, accuracy = by_hand(trained_network(home / "run", len(known)), x, y)
-    found = runs.evaluate(home / "run", str(tmp_path / "moon.txt"))
-    assert (found.loss, found.accuracy) == (pytest.approx(loss, rel=1e-5), pytest.approx(accuracy))
-    assert len(known) - 1 in y  # the m and the colon
+    loss, accuracy = by_hand(trained_network(home / "run", len(classes)), x, y)
+    evaluation = runs.evaluate(home / "run", str(tmp_path / "moon.txt"))
+    assert evaluation.loss == pytest.approx(loss, rel=1e-5)
+    assert evaluation.accuracy == pytest.approx(accuracy)
+    assert len(classes) - 1 in y  # "m" and ":" are unknown
 
 
-def test_what_is_said(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_lines(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--model gpt --width 8 --depth 1 --context 12 --epochs 2 --batch-size 16 --device cpu"
     run = tmp_path / "run"
     cli.main(["train", str(home / "cats.txt"), *words.split(), "--out", str(run)])
@@ -157,29 +159,30 @@ def test_what_is_said(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[
         figures = f"{float(row['loss']):.4f}", f"{float(row['train_accuracy']):.2f}", loss
         assert line.split()[:4] == [f"{row['epoch']}/2", *figures]
         ends = (text.index(last) + len(last) for text, last in ((lines[1], "n loss"), (line, loss)))
-        assert abs(next(ends) - next(ends)) < 2  # it is in its column
+        assert abs(next(ends) - next(ends)) < 2  # the loss is below its title
     result = json.loads((run / runs.RESULT).read_text())
     assert lines[4].startswith(
-        f"test loss {result['test_loss']:.4f} nats a character, {result['test_accuracy']:.2f}% "
-        f"right (best epoch {result['best_epoch']} of 2), {result['test_loss_last']:.4f} with"
+        f"test loss {result['test_loss']:.4f} nats per character, accuracy "
+        f"{result['test_accuracy']:.2f}% (best epoch {result['best_epoch']} of 2), "
+        f"{result['test_loss_last']:.4f} with"
     )
     cli.main(["evaluate", str(run)])
-    (said,) = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         rf"cats.txt: accuracy {result['test_accuracy']:.2f}%, loss {result['test_loss']:.4f}, "
         r"over 7 test samples of 84 characters",
-        said,
+        line,
     )
 
 
-def test_the_picture_has_the_losses_alone(home: Path) -> None:
+def test_the_plot_has_only_the_losses(home: Path) -> None:
     picture = imread(home / "run" / runs.CURVES)
     assert picture.shape[1] < 800  # one panel
     colours = {tuple(c) for c in (picture[..., :3].reshape(-1, 3) * 255).round().astype(int)}
     assert {(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)} <= colours
 
 
-def test_weights_that_follow_no_rule_are_told(
+def test_weights_without_a_rule_are_reported(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     convert = lra.convert
@@ -189,6 +192,6 @@ def test_weights_that_follow_no_rule_are_told(
     cli.main(
         f"train digits --hidden 64 64 --epochs 1 --device cpu --out {tmp_path / 'run'}".split()
     )
-    weights, apart = 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10, 64 * 64 + 64
+    weights, skipped = 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10, 64 * 64 + 64
     first = capsys.readouterr().out.splitlines()[0]
-    assert first == f"{100 * apart / weights:.1f}% of the weights follow no rule: Linear"
+    assert first == f"{100 * skipped / weights:.1f}% of the weights do not follow the rule: Linear"

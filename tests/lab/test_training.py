@@ -1,4 +1,4 @@
-"""Training: stopped anywhere, it goes on to the same bits; what it reports is what it did."""
+"""Training: resumed runs are bit-identical, and the reported results are correct."""
 
 import errno
 import functools
@@ -26,11 +26,11 @@ from workbench import (
     Watcher,
     assert_same_run,
     begin,
+    checkpoint_bytes,
     differences,
     fork_lra,
     interrupt_at,
     metrics,
-    packed,
     saved_state,
     saved_weight,
     start_lra,
@@ -45,7 +45,7 @@ from lra.errors import OptionError, RunError
 from lra.lab import checkpoint, cli, data, lock, runs, session, training
 from lra.lab.batches import draw_order
 from lra.lab.config import TrainConfig
-from lra.lab.finite import where_not_finite
+from lra.lab.finite import locate_nonfinite
 from lra.lab.models import build_network
 from lra.lab.training import Interrupted, resume, train
 
@@ -57,16 +57,16 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, blobs: Path) -> Path:
-    """A run of 12 epochs that nothing stopped, and its configuration."""
+    """The folder of an uninterrupted run of 12 epochs."""
     folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
     train(tiny(blobs, epochs=12), folder)
     return folder
 
 
-# what a run leaves
+# the files of a run
 
 
-def test_every_file_is_there(uninterrupted: Path) -> None:
+def test_every_file_is_written(uninterrupted: Path) -> None:
     names = {p.name for p in uninterrupted.iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
@@ -89,7 +89,7 @@ def test_every_file_is_there(uninterrupted: Path) -> None:
     assert saved_state(uninterrupted)["state"]["epoch"] == 12
 
 
-def test_the_curves_are_a_picture(uninterrupted: Path) -> None:
+def test_the_curves_are_plotted(uninterrupted: Path) -> None:
     from matplotlib.image import imread
 
     picture = imread(uninterrupted / runs.CURVES)
@@ -103,15 +103,15 @@ def test_the_curves_are_a_picture(uninterrupted: Path) -> None:
 
 def read_events(folder: Path) -> list[tuple[str, int, float]]:
     """Read a TensorBoard log: records of length, checksum, event, checksum."""
-    found = []
+    events = []
     (path,) = folder.glob("events.out.tfevents.*")
-    content, at = path.read_bytes(), 0
-    while at < len(content):
-        length = int.from_bytes(content[at : at + 8], "little")
-        event = Event.FromString(content[at + 12 : at + 12 + length])
-        found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-        at += 16 + length
-    return found
+    content, start = path.read_bytes(), 0
+    while start < len(content):
+        length = int.from_bytes(content[start : start + 8], "little")
+        event = Event.FromString(content[start + 12 : start + 12 + length])
+        events += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        start += 16 + length
+    return events
 
 
 def assert_events_are_the_metrics(folder: Path) -> None:
@@ -130,14 +130,14 @@ def test_tensorboard_events_are_the_metrics(uninterrupted: Path) -> None:
 
 
 def best_network(folder: Path) -> nn.Sequential:
-    """Build the plain network without the library's own reading, strictly."""
+    """Build the plain network and load its weights strictly, without using `runs.load`."""
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 5)]
     network = nn.Sequential(*layers, nn.Tanh(), nn.Linear(5, 3))
     network.load_state_dict(safetensors.torch.load_file(folder / runs.WEIGHTS), strict=True)
     return network
 
 
-def share_right(network: nn.Module, x: np.ndarray, y: np.ndarray) -> float:
+def accuracy_of(network: nn.Module, x: np.ndarray, y: np.ndarray) -> float:
     with torch.no_grad():
         return 100 * float((network(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
 
@@ -148,13 +148,13 @@ def test_the_test_accuracies_are_those_of_the_saved_weights(
     arrays = np.load(blobs)
     result = json.loads((uninterrupted / runs.RESULT).read_text())
     best = best_network(uninterrupted)
-    accuracy = share_right(best, arrays["x_test"], arrays["y_test"])
+    accuracy = accuracy_of(best, arrays["x_test"], arrays["y_test"])
     assert result["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
     state = saved_state(uninterrupted)["model"]
     plain = {name: value for name, value in state.items() if "feedback" not in name}
     assert len(state) == len(plain) + 2
     best.load_state_dict(plain)
-    accuracy = share_right(best, arrays["x_test"], arrays["y_test"])
+    accuracy = accuracy_of(best, arrays["x_test"], arrays["y_test"])
     assert result["test_accuracy_last"] == pytest.approx(accuracy, abs=1e-9)
 
 
@@ -165,19 +165,19 @@ def test_the_validation_accuracy_is_that_of_the_saved_weights(
     _, validation = data.split(arrays, 13, 0)
     x, y = arrays.x_train[validation], arrays.y_train[validation]
     result = json.loads((uninterrupted / runs.RESULT).read_text())
-    accuracy = share_right(best_network(uninterrupted), x, y)
+    accuracy = accuracy_of(best_network(uninterrupted), x, y)
     assert result["validation_accuracy"] == pytest.approx(accuracy, abs=1e-9)
 
 
 def test_the_best_weights_are_those_of_the_best_epoch(tmp_path: Path, blobs: Path) -> None:
-    """Not the last ones: a run whose accuracy falls keeps what it had before."""
+    """They are not the last ones if the accuracy falls."""
     watcher = Watcher()
     states = {}
 
-    def keep(row: dict[str, Any], epochs: int) -> None:
+    def record(row: dict[str, Any], epochs: int) -> None:
         states[row["epoch"]] = saved_state(tmp_path / "run")["model"]
 
-    watcher.epoch = keep  # type: ignore[method-assign]
+    watcher.epoch = record  # type: ignore[method-assign]
     config = tiny(blobs, epochs=8, optimizer="sgd", lr=3.0, seed=1)
     result = train(config, tmp_path / "run", reporter=watcher)
     assert result["best_epoch"] < 8
@@ -186,14 +186,14 @@ def test_the_best_weights_are_those_of_the_best_epoch(tmp_path: Path, blobs: Pat
         assert torch.equal(value, states[result["best_epoch"]][name])
     assert any(not torch.equal(value, states[8][name]) for name, value in saved.items())
     arrays = np.load(blobs)
-    accuracy = share_right(best_network(tmp_path / "run"), arrays["x_test"], arrays["y_test"])
+    accuracy = accuracy_of(best_network(tmp_path / "run"), arrays["x_test"], arrays["y_test"])
     assert result["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
     assert abs(result["test_accuracy"] - result["test_accuracy_last"]) > 5
 
 
 @pytest.mark.parametrize("rule", [lra.LRAE(), lra.Backprop()], ids=str)
-def test_one_step_is_what_the_rule_says(tmp_path: Path, rule: lra.Rule) -> None:
-    """One batch of all samples: the loss of the first weights, then one SGD step by hand."""
+def test_one_step_equals_the_rule_by_hand(tmp_path: Path, rule: lra.Rule) -> None:
+    """With all samples in one batch: the loss of the initial weights, and one SGD step by hand."""
     path = write_blobs(tmp_path / "few.npz", n=40)
     settings = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0.0, "precision": "64"}
     config = tiny(path, rule=rule, epochs=1, batch_size=40, validation=0, seed=3, **settings)
@@ -207,8 +207,8 @@ def test_one_step_is_what_the_rule_says(tmp_path: Path, rule: lra.Rule) -> None:
     loss = -log_p[torch.arange(40), y].mean()
     (row,) = metrics(tmp_path / "run")
     assert float(row["loss"]) == pytest.approx(loss.item(), rel=1e-12)
-    right = (logits.argmax(1) == y).double().mean().item()
-    assert float(row["train_accuracy"]) == pytest.approx(100 * right, rel=1e-12)
+    accuracy = (logits.argmax(1) == y).double().mean().item()
+    assert float(row["train_accuracy"]) == pytest.approx(100 * accuracy, rel=1e-12)
     assert row["validation_accuracy"] == ""
     assert result["validation_accuracy"] is None
     loss.backward()
@@ -218,7 +218,7 @@ def test_one_step_is_what_the_rule_says(tmp_path: Path, rule: lra.Rule) -> None:
 
 
 def test_the_loss_is_the_mean_over_samples(tmp_path: Path, blobs: Path) -> None:
-    """With next to no learning, batches of 16 and a smaller last one: the loss of all at once."""
+    """With almost no learning, batches of 16 and a smaller one give the loss of all samples."""
     config = tiny(blobs, epochs=1, optimizer="sgd", lr=1e-12, weight_decay=0.0, precision="64")
     train(config, tmp_path / "run")
     network = best_network(tmp_path / "run").double()
@@ -229,8 +229,8 @@ def test_the_loss_is_the_mean_over_samples(tmp_path: Path, blobs: Path) -> None:
     loss = nn.functional.cross_entropy(network(x), torch.from_numpy(y)).item()
     (row,) = metrics(tmp_path / "run")
     assert float(row["loss"]) == pytest.approx(loss, rel=1e-9)
-    share = 100 * float((network(x).argmax(1).numpy() == y).mean())
-    assert float(row["train_accuracy"]) == pytest.approx(share)
+    accuracy = 100 * float((network(x).argmax(1).numpy() == y).mean())
+    assert float(row["train_accuracy"]) == pytest.approx(accuracy)
 
 
 def test_every_sample_is_seen_once_an_epoch_in_another_order() -> None:
@@ -242,21 +242,21 @@ def test_every_sample_is_seen_once_an_epoch_in_another_order() -> None:
     assert torch.equal(orders[0], draw_order(117, 0, 0))
 
 
-def test_the_reporter_hears_all(tmp_path: Path, blobs: Path) -> None:
+def test_the_reporter_receives_all(tmp_path: Path, blobs: Path) -> None:
     watcher = Watcher()
     result = train(tiny(blobs, epochs=2), tmp_path / "run", reporter=watcher)
-    kinds = [kind for kind, _ in watcher.heard]
+    kinds = [kind for kind, _ in watcher.events]
     assert kinds == ["start", "step", "epoch", "step", "epoch", "end"]
-    what, epochs, steps = watcher.heard[0][1]
+    description, epochs, steps = watcher.events[0][1]
     assert (epochs, steps) == (2, 8)
-    assert "lra-e on blobs.npz: 6-7-5-3, tanh" in what
-    assert "117 samples" in what
-    step, loss_sum, correct, seen = watcher.heard[1][1]
+    assert "lra-e on blobs.npz: 6-7-5-3, tanh" in description
+    assert "117 samples" in description
+    step, loss_sum, correct, seen = watcher.events[1][1]
     (first, _) = metrics(tmp_path / "run")
     assert (step, seen) == (8, 117)
     assert loss_sum / seen == pytest.approx(float(first["loss"]))
     assert 100 * correct / seen == pytest.approx(float(first["train_accuracy"]))
-    assert watcher.heard[-1][1] == result
+    assert watcher.events[-1][1] == result
 
 
 def test_the_library_is_silent(
@@ -269,7 +269,7 @@ def test_the_library_is_silent(
 # settings that change a run
 
 
-def test_a_seed_is_a_run(tmp_path: Path, blobs: Path) -> None:
+def test_the_seed_determines_a_run(tmp_path: Path, blobs: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         torch.manual_seed(random.randrange(1000))
         train(tiny(blobs, seed=seed), tmp_path / name)
@@ -277,7 +277,7 @@ def test_a_seed_is_a_run(tmp_path: Path, blobs: Path) -> None:
     assert differences(saved_state(tmp_path / "a")["model"], saved_state(tmp_path / "c")["model"])
 
 
-def test_no_test_pair(tmp_path: Path) -> None:
+def test_no_test_set(tmp_path: Path) -> None:
     path = write_blobs(tmp_path / "no-test.npz", n_test=None)
     result = train(tiny(path), tmp_path / "run")
     assert result["test_accuracy"] is None
@@ -288,7 +288,7 @@ def test_no_test_pair(tmp_path: Path) -> None:
 def test_no_validation(tmp_path: Path, blobs: Path) -> None:
     result = train(tiny(blobs, validation=0), tmp_path / "run")
     assert result["validation_accuracy"] is None
-    assert result["best_epoch"] == 3  # the last one, for want of a better judge
+    assert result["best_epoch"] == 3  # the last one
     assert result["test_accuracy"] == result["test_accuracy_last"]
     assert [row["validation_accuracy"] for row in metrics(tmp_path / "run")] == [""] * 3
     last = saved_state(tmp_path / "run")["model"]
@@ -299,8 +299,8 @@ def test_no_validation(tmp_path: Path, blobs: Path) -> None:
 def test_validation_samples_are_not_trained_on(tmp_path: Path, blobs: Path) -> None:
     watcher = Watcher()
     train(tiny(blobs, epochs=1, validation=60), tmp_path / "run", reporter=watcher)
-    assert "70 samples" in watcher.heard[0][1][0]
-    assert watcher.heard[1][1][3] == 70
+    assert "70 samples" in watcher.events[0][1][0]
+    assert watcher.events[1][1][3] == 70
 
 
 def test_batches_larger_than_the_data_are_refused(tmp_path: Path, blobs: Path) -> None:
@@ -315,9 +315,9 @@ def test_too_many_validation_samples_are_refused(tmp_path: Path, blobs: Path) ->
         train(tiny(blobs, validation=130), tmp_path / "run")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
-def test_a_device_that_is_not_there(tmp_path: Path, blobs: Path) -> None:
-    with pytest.raises(OptionError, match=r"device 'cuda'.*not on this machine"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is available")
+def test_a_missing_device(tmp_path: Path, blobs: Path) -> None:
+    with pytest.raises(OptionError, match=r"device 'cuda'.*not available on this machine"):
         train(tiny(blobs, device="cuda"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -329,7 +329,7 @@ def test_early_stopping(tmp_path: Path, blobs: Path) -> None:
     best = accuracies.index(max(accuracies)) + 1
     assert result["best_epoch"] == best
     assert result["epochs"] == len(rows) == best + 3
-    # No earlier epoch had gone three without a better one.
+    # At no earlier epoch had there been three without an improvement.
     for end in range(1, len(rows)):
         assert end - (accuracies.index(max(accuracies[:end])) + 1) < 3
 
@@ -342,7 +342,7 @@ def test_by_default_small_data_take_a_thousand_steps(
         pass
 
     class Stopping(Watcher):
-        def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
+        def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
             raise Started(epochs, steps)
 
     config = tiny(blobs, epochs=None, batch_size=batch_size)
@@ -378,21 +378,21 @@ def feedback_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if "feedback" in name}
 
 
-def test_feedback_of_step_0_stays(tmp_path: Path, blobs: Path) -> None:
+def test_feedback_lr_0_freezes_feedback(tmp_path: Path, blobs: Path) -> None:
     def initial(config: TrainConfig) -> dict[str, torch.Tensor]:
         torch.manual_seed(config.seed)
         network = lra.convert(build_network(config, (2, 3), 3), config.rule)
         return {n: p.detach() for n, p in network.named_parameters() if "feedback" in n}
 
-    # AdamW decays by step size times decay, and so not at all.
-    still, moved = tiny(blobs, feedback_lr=0.0), tiny(blobs, share_feedback="never")
-    train(still, tmp_path / "still")
-    train(moved, tmp_path / "moved")
-    before = initial(still)
+    # AdamW scales its decay by the learning rate, so there is no decay either.
+    frozen, learned = tiny(blobs, feedback_lr=0.0), tiny(blobs, share_feedback="never")
+    train(frozen, tmp_path / "frozen")
+    train(learned, tmp_path / "learned")
+    before = initial(frozen)
     assert before.keys() == {"3.feedback", "5.feedback"}
-    for name, value in feedback_of(tmp_path / "still").items():
+    for name, value in feedback_of(tmp_path / "frozen").items():
         assert torch.equal(value, before[name])
-    for name, value in feedback_of(tmp_path / "moved").items():
+    for name, value in feedback_of(tmp_path / "learned").items():
         assert not torch.equal(value, before[name])
 
 
@@ -417,8 +417,8 @@ def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, blobs: Path
     folder = tmp_path / "run"
     train(tiny(blobs, epochs=4, seed=1), folder)
     (folder / "checkpoint.refused").write_text("bad")
-    (folder / "checkpoint.new.77.tmp").write_text("torn")
-    (folder / "metrics.csv.77.tmp").write_text("torn")
+    (folder / "checkpoint.new.77.tmp").write_text("half")
+    (folder / "metrics.csv.77.tmp").write_text("half")
     foreign = {"notes.txt": "mine", "plan.tmp": "mine", "old.new": "mine", "sub/checkpoint": "mine"}
     (folder / "sub").mkdir()
     for name, text in foreign.items():
@@ -434,9 +434,10 @@ def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, blobs: Path
     assert len(read_events(folder)) == 10
 
 
-def test_overwriting_refuses_what_is_no_run(tmp_path: Path, blobs: Path) -> None:
+def test_overwriting_refuses_other_folders(tmp_path: Path, blobs: Path) -> None:
     (tmp_path / "metrics.csv").write_text("mine")
-    with pytest.raises(RunError, match="no run's folder; --overwrite replaces earlier runs only"):
+    message = "not a run's folder; --overwrite replaces only earlier runs"
+    with pytest.raises(RunError, match=message):
         train(tiny(blobs), tmp_path, overwrite=True)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("metrics.csv", "mine")]
     (tmp_path / "file").write_text("mine")
@@ -449,25 +450,26 @@ def test_a_run_in_use_is_left_alone(tmp_path: Path, blobs: Path) -> None:
     folder = tmp_path / "run"
     train(tiny(blobs, epochs=1), folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with lock.held(folder):
+    with lock.hold(folder):
         for command in (
             lambda: resume(folder),
             lambda: train(tiny(blobs), folder),
             lambda: train(tiny(blobs), folder, overwrite=True),
         ):
-            with pytest.raises(RunError, match=r"run is in use: another process trains in it"):
+            message = "run is in use: another process is training in it"
+            with pytest.raises(RunError, match=message):
                 command()
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
         assert runs.evaluate(folder).samples == 41
     resume(folder)
 
 
-def test_what_killed_writes_left_is_removed(tmp_path: Path, blobs: Path) -> None:
+def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path, blobs: Path) -> None:
     folder = tmp_path / "run"
     train(tiny(blobs, epochs=1), folder)
     names = {p.name for p in folder.iterdir() if not p.name.startswith("events")}
     for name in ("checkpoint.new.0a.tmp", "metrics.csv.77.tmp", "model.safetensors.1.tmp"):
-        (folder / name).write_text("torn")
+        (folder / name).write_text("half")
     (folder / "notes.tmp").write_text("mine")
     resume(folder)
     left = {p.name for p in folder.iterdir() if not p.name.startswith("events")}
@@ -496,7 +498,7 @@ def test_wrong_settings_replace_nothing(tmp_path: Path, blobs: Path) -> None:
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
-# interrupted and resumed: the same bits
+# interrupted and resumed runs
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "lra-e, adamw": {},
@@ -518,7 +520,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, blobs: Path, name: str) -> None:
+def test_resumed_runs_are_bit_identical(tmp_path: Path, blobs: Path, name: str) -> None:
     config = tiny(blobs, seed=len(name), **SETTINGS[name])
     train(config, tmp_path / "whole")
     stops = sorted(random.Random(name).sample(range(1, 24), 3))
@@ -529,16 +531,16 @@ def test_resumed_runs_end_in_the_same_bits(tmp_path: Path, blobs: Path, name: st
 
 
 def test_the_settings_cover_rules_and_optimizers() -> None:
-    made = [TrainConfig("digits", **settings) for settings in SETTINGS.values()]
-    assert {lra.rules.name_of(config.rule) for config in made} == set(lra.RULES)
-    assert {config.optimizer for config in made} == {"sgd", "adam", "adamw", "rmsprop"}
-    assert {config.precision for config in made} == {"32", "64", "bf16-mixed"}
+    configs = [TrainConfig("digits", **settings) for settings in SETTINGS.values()]
+    assert {config.rule.name for config in configs} == set(lra.RULES)
+    assert {config.optimizer for config in configs} == {"sgd", "adam", "adamw", "rmsprop"}
+    assert {config.precision for config in configs} == {"32", "64", "bf16-mixed"}
 
 
-def test_saving_in_the_midst_of_an_epoch(
+def test_saving_within_an_epoch(
     tmp_path: Path, blobs: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saved after every step; ended without notice; resumed from there."""
+    """Save after every step, end without notice, and resume."""
     monkeypatch.setattr(training, "CHECK_EVERY", 2)
     monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
 
@@ -551,12 +553,12 @@ def test_saving_in_the_midst_of_an_epoch(
     with pytest.raises(Killed):
         train(tiny(blobs, epochs=12), tmp_path / "run", reporter=Watcher([7], die))
     state = saved_state(tmp_path / "run")["state"]
-    assert (state["epoch"], state["step"]) == (1, 5)  # the sixth was done, and not saved yet
+    assert (state["epoch"], state["step"]) == (1, 5)  # the sixth step was not saved yet
     resume(tmp_path / "run")
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
-def test_the_signal_handlers_are_put_back(tmp_path: Path, blobs: Path) -> None:
+def test_the_signal_handlers_are_restored(tmp_path: Path, blobs: Path) -> None:
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted) as stopped:
         train(tiny(blobs), tmp_path / "run", reporter=interrupt_at(1, number=signal.SIGTERM))
@@ -575,7 +577,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, blobs: Path) -> None:
         train(tiny(blobs), tmp_path / "run", reporter=Watcher([1], twice))
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path: Path, blobs: Path) -> None:
+def test_a_finished_run_is_not_changed(tmp_path: Path, blobs: Path) -> None:
     result = train(tiny(blobs), tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     again = resume(tmp_path / "run")
@@ -596,15 +598,15 @@ def test_an_altered_configuration_is_refused(tmp_path: Path, blobs: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no run's folder"),
-        ("{", "no valid JSON"),
+        (None, "not a run's folder"),
+        ("{", "not valid JSON"),
         ("{}", "'type'"),
         ("[]", "'type'"),
         ('{"type": "TrainConfig"}', "dataset"),
         ('{"type": "TrainConfig", "dataset": "digits", "epocs": 1}', "'epocs'"),
     ],
 )
-def test_folders_without_a_good_configuration(
+def test_folders_without_a_valid_configuration(
     tmp_path: Path, content: str | None, message: str
 ) -> None:
     if content is not None:
@@ -622,7 +624,7 @@ def test_a_run_that_ended_before_its_first_checkpoint(
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
-def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path, blobs: Path) -> None:
+def test_a_run_without_its_checkpoints_is_not_restarted(tmp_path: Path, blobs: Path) -> None:
     train(tiny(blobs), tmp_path / "run")
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (tmp_path / "run" / name).unlink()
@@ -632,11 +634,11 @@ def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path, blobs
     assert (tmp_path / "run" / runs.WEIGHTS).read_bytes() == weights
 
 
-# a bad checkpoint: the one before is used
+# invalid checkpoints
 
 
-@pytest.mark.parametrize("kind", ["torn", "another configuration", "runs code"])
-def test_bad_checkpoints_are_passed_over(
+@pytest.mark.parametrize("kind", ["truncated", "another configuration", "runs code"])
+def test_invalid_checkpoints_are_skipped(
     tmp_path: Path, blobs: Path, uninterrupted: Path, kind: str
 ) -> None:
     run = tmp_path / "run"
@@ -644,22 +646,24 @@ def test_bad_checkpoints_are_passed_over(
         train(tiny(blobs, epochs=12), run, reporter=interrupt_at(4))
     path = run / checkpoint.NAME
     match kind:
-        case "torn":
+        case "truncated":
             path.write_bytes(path.read_bytes()[:-100])
         case "another configuration":
-            path.write_bytes(packed(saved_state(run) | {"config": tiny("digits").to_config()}))
+            state = saved_state(run) | {"config": tiny("digits").to_config()}
+            path.write_bytes(checkpoint_bytes(state))
         case _:
-            path.write_bytes(packed({"config": functools.partial(os.mkdir, tmp_path / "ran")}))
+            code = functools.partial(os.mkdir, tmp_path / "ran")
+            path.write_bytes(checkpoint_bytes({"config": code}))
     watcher = Watcher()
     resume(run, reporter=watcher)
     (note,) = watcher.notes()
-    assert note.startswith(f"passed over: {path}: ")
+    assert note.startswith(f"skipped: {path}: ")
     assert (run / "checkpoint.refused").exists()
     assert not (tmp_path / "ran").exists()
     assert_same_run(uninterrupted, run)
 
 
-# a disk that fills, at every write
+# full disks
 
 
 def count_writes(config: TrainConfig, folder: Path) -> int:
@@ -673,55 +677,55 @@ def count_writes(config: TrainConfig, folder: Path) -> int:
 
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path: Path, blobs: Path) -> None:
-    """The disk fills at each flush in turn; then there is room again, and the run goes on."""
+    """Fill the disk at each flush in turn, then make room and continue the run."""
     config = tiny(blobs, epochs=1)
     total = count_writes(config, tmp_path / "whole")
     assert total > 12
     flush = os.fsync
-    for at in range(1, total + 1):
+    for first in range(1, total + 1):
         calls = []
 
-        def filling(handle: int, at: int = at, calls: list[int] = calls) -> None:
+        def fail(handle: int, first: int = first, calls: list[int] = calls) -> None:
             calls.append(handle)
-            if len(calls) >= at:
+            if len(calls) >= first:
                 raise OSError(errno.ENOSPC, "No space left on device")
             flush(handle)
 
-        folder = tmp_path / f"run{at}"
+        folder = tmp_path / f"run{first}"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "fsync", filling)
+            patch.setattr(os, "fsync", fail)
             with pytest.raises(RunError, match=r"cannot write .*: the disk is full"):
                 train(config, folder)
         if (folder / runs.CONFIG).exists():
             resume(folder)
             assert_same_run(tmp_path / "whole", folder)
         else:
-            assert at == 1
+            assert first == 1
             train(config, folder)
 
 
 def test_a_full_disk_in_a_process(tmp_path: Path, blobs: Path, uninterrupted: Path) -> None:
-    """The system itself refuses: no file may grow beyond 4,000 bytes."""
+    """The operating system limits files to 4,000 bytes."""
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
         train(tiny(blobs, epochs=12), run, reporter=interrupt_at(2))
     size = (run / checkpoint.NAME).stat().st_size
     assert size > 8000
-    child = fork_lra(["train", "--resume", run], tmp_path / "said", file_limit=4000)
+    child = fork_lra(["train", "--resume", run], tmp_path / "output", file_limit=4000)
     child.join(PATIENCE)
     assert child.exitcode == 1
-    said = (tmp_path / "said").read_text()
-    assert "lra: cannot write" in said
-    assert "Traceback" not in said
+    output = (tmp_path / "output").read_text()
+    assert "lra: cannot write" in output
+    assert "Traceback" not in output
     resume(run)
     assert_same_run(uninterrupted, run)
 
 
-# losses and weights that are not finite
+# non-finite losses and weights
 
 
 class Poison(Watcher):
-    """Sets one weight of a layer to NaN at a call of `step`."""
+    """Sets one weight of a layer to a value at a call of `step`."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, layer: int, value: float) -> None:
         super().__init__([at], self.poison)
@@ -740,30 +744,31 @@ class Poison(Watcher):
 
 
 @pytest.mark.parametrize(
-    ("every", "at", "value", "place"),
+    ("every", "at", "value", "location"),
     [
         (1, 1, math.nan, "epoch 1, step 2"),
         (1, 10, math.nan, "epoch 2, step 3"),
         (1, 21, math.nan, "epoch 3, step 6"),
-        (3, 4, math.nan, "epoch 2, step 4"),  # looked at after steps 3, 6 and 8
+        (3, 4, math.nan, "epoch 2, step 4"),  # checked after steps 3, 6 and 8
     ],
 )
-def test_a_loss_that_is_not_finite_is_named(
+def test_a_nonfinite_loss_is_located(
     tmp_path: Path,
     blobs: Path,
     monkeypatch: pytest.MonkeyPatch,
     every: int,
     at: int,
     value: float,
-    place: str,
+    location: str,
 ) -> None:
     monkeypatch.setattr(training, "CHECK_EVERY", every)
     poison = Poison(monkeypatch, at, 3, value)
-    with pytest.raises(RunError, match=rf"the loss became (nan|inf) in {place}, in lay") as error:
+    message = rf"the loss became (nan|inf) in {location}, in lay"
+    with pytest.raises(RunError, match=message) as error:
         train(tiny(blobs), tmp_path / "run", reporter=poison)
     assert re.search(r"in layer \d \(Linear\): its (weight|bias) is no longer f", str(error.value))
     assert "smaller --lr" in str(error.value)
-    path, epoch = tmp_path / "run" / checkpoint.NAME, int(place[6]) - 1
+    path, epoch = tmp_path / "run" / checkpoint.NAME, int(location[6]) - 1
     assert path.exists() is (epoch > 0)
     if epoch == 0:
         assert "good checkpoint" not in str(error.value)
@@ -787,31 +792,32 @@ def test_a_loss_that_is_not_finite_is_named(
         (5, "weight", 3e38, r"layer 5 \(Linear\): its output"),
     ],
 )
-def test_the_first_layer_that_is_not_finite_is_named(
+def test_the_first_nonfinite_layer_is_located(
     layer: int, kind: str, value: float, what: str
 ) -> None:
     network = lra.convert(build_network(tiny("digits"), (2, 3), 3), lra.LRAE())
     with torch.no_grad():
         getattr(network[layer], kind)[0] = value
         network[3].bias.fill_(5.0)
-    found = where_not_finite(network, torch.ones(4, 2, 3))
-    assert re.match(rf"in {what} is no longer finite", found)
-
-
-def test_a_network_that_is_finite() -> None:
-    said = where_not_finite(build_network(tiny("digits"), (2, 3), 3), torch.ones(4, 2, 3))
-    assert re.fullmatch(
-        r"in layer 5 \(Linear\): its outputs, up to .* too large for the loss", said
+    assert re.match(
+        rf"in {what} is no longer finite", locate_nonfinite(network, torch.ones(4, 2, 3))
     )
 
 
-def test_weights_that_are_not_finite_are_not_saved(
+def test_a_finite_network() -> None:
+    message = locate_nonfinite(build_network(tiny("digits"), (2, 3), 3), torch.ones(4, 2, 3))
+    assert re.fullmatch(
+        r"in layer 5 \(Linear\): its outputs, up to .* too large for the loss", message
+    )
+
+
+def test_nonfinite_weights_are_not_saved(
     tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last step of an epoch: its loss was finite, the weights after it are not."""
-    says = r"weights stopped being finite by epoch 2, step 8, in 3\.weight"
+    """The loss of the last step of an epoch is finite, but the weights after it are not."""
+    message = r"weights stopped being finite by epoch 2, step 8, in 3\.weight"
     poison = Poison(monkeypatch, 2, 3, math.nan)
-    with pytest.raises(RunError, match=says) as error:
+    with pytest.raises(RunError, match=message) as error:
         train(tiny(blobs), tmp_path / "run", reporter=poison)
     assert "The last good checkpoint is" in str(error.value)
     state = saved_state(tmp_path / "run")
@@ -819,15 +825,17 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert all(bool(value.isfinite().all()) for value in state["model"].values())
 
 
-def test_steps_that_are_far_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_learning_rate_that_is_far_too_large(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = "train digits --optimizer sgd --lr 1e6 --weight-decay 0.01 --hidden 64 64 --out"
     with pytest.raises(SystemExit) as stop:
         cli.main([*words.split(), str(tmp_path / "run")])
     assert stop.value.code == 1
-    said = capsys.readouterr().err
-    assert "lra: the loss became" in said
-    assert "epoch 1, step " in said
-    assert re.search(r"in layer \d \(Linear\): its (weight|outputs?)", said)
+    message = capsys.readouterr().err
+    assert "lra: the loss became" in message
+    assert "epoch 1, step " in message
+    assert re.search(r"in layer \d \(Linear\): its (weight|outputs?)", message)
     assert not (tmp_path / "run" / runs.WEIGHTS).exists()
 
 
@@ -842,7 +850,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory: pytest.TempPathFactory, many: Path) -> tuple[Path, float]:
-    """A run of 24 such epochs that nothing stopped, and how long it took."""
+    """The folder of an uninterrupted run of 24 such epochs, and its duration."""
     folder = tmp_path_factory.mktemp("runs") / "long"
     began = time.monotonic()
     train(tiny(many, epochs=24, batch_size=8, hidden=(40, 40)), folder)
@@ -868,23 +876,23 @@ LONG = [
 def test_killed_at_any_moment(
     tmp_path: Path, many: Path, long_run: tuple[Path, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before the first checkpoint, then six times at drawn moments, and gone on with."""
+    """Kill before the first checkpoint, then six times at random moments; resume each time."""
     monkeypatch.chdir(tmp_path)
-    whole, lasts = long_run
+    whole, duration = long_run
     run, draw = tmp_path / "run", random.Random(0)
     words: list[object] = ["train", many, *LONG]
     epochs = [0]
     for kill in range(7):
-        child = fork_lra(words, tmp_path / "said")
+        child = fork_lra(words, tmp_path / "output")
 
         def begun(kill: int = kill) -> bool:
             if kill == 0:
                 return (run / runs.CONFIG).exists()
             return (run / checkpoint.NAME).exists() and len(metrics(run)) > epochs[-1]
 
-        assert wait_for(begun, child.is_alive), (tmp_path / "said").read_text()
+        assert wait_for(begun, child.is_alive), (tmp_path / "output").read_text()
         if kill:
-            time.sleep(draw.uniform(0, lasts / 20))
+            time.sleep(draw.uniform(0, duration / 20))
         child.kill()
         child.join(PATIENCE)
         assert child.exitcode == -signal.SIGKILL
@@ -904,14 +912,14 @@ def test_killed_at_any_moment(
 def test_ended_by_a_signal(
     tmp_path: Path, many: Path, long_run: tuple[Path, float], number: int, code: int
 ) -> None:
-    """The command in full: a clean end, its exit code, and plain lines; then the same bits."""
+    """A complete command ends cleanly, with its exit code and plain lines; then resume it."""
     process = start_lra("train", many, *LONG, cwd=tmp_path)
     ready = functools.partial(Path.exists, tmp_path / "run" / runs.WEIGHTS)
     assert wait_for(ready, lambda: process.poll() is None), process.communicate()
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
-    assert err == "lra: stopped; go on with: lra train --resume run\n"
+    assert err == "lra: stopped; continue with: lra train --resume run\n"
     lines = out.splitlines()
     assert lines[0].startswith("lra-e on many.npz")
     assert lines[2].startswith("  1/24 ")
@@ -924,7 +932,7 @@ def test_ended_by_a_signal(
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    """The last batch is one sample, so that the second process has none of it."""
+    """The last batch has one sample, so the second process gets none."""
     path = write_blobs(tmp_path / "odd.npz", n=49 + 9)
     config = tiny(path, epochs=4, precision="64", validation=9, patience=4, lr=0.01)
     words = "--hidden 7 5 --epochs 4 --batch-size 16 --precision 64 --validation 9 --patience 4"
@@ -942,15 +950,15 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-9)
         assert a["train_accuracy"] == b["train_accuracy"]
         assert a["validation_accuracy"] == b["validation_accuracy"]
-    # The run of two processes is a run like any other.
+    # The files of a run with two processes are the usual ones.
     best = safetensors.torch.load_file(tmp_path / "two" / runs.WEIGHTS)
     assert set(best) == {f"{i}.{kind}" for i in (1, 3, 5) for kind in ("weight", "bias")}
     assert runs.evaluate(tmp_path / "two").samples == 41
 
 
 @pytest.mark.slow
-def test_processes_of_a_run_end_at_once(tmp_path: Path) -> None:
-    """Nothing is run at their end, where torch may abort them or wait for good."""
+def test_processes_of_a_run_exit_at_once(tmp_path: Path) -> None:
+    """They skip exit handlers, where torch may abort or deadlock."""
     path = write_blobs(tmp_path / "few.npz")
     script = tmp_path / "script.py"
     script.write_text(
@@ -970,7 +978,7 @@ def test_processes_of_a_run_end_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
-    """A signal to one of them ends both, which say so once; then the numbers of one process."""
+    """A signal to one process ends both, with one message; then results equal one process's."""
     path = write_blobs(tmp_path / "many.npz", n=1600)
     train(tiny(path, epochs=9, precision="64", lr=0.01), tmp_path / "one")
     words = "--hidden 7 5 --epochs 9 --batch-size 16 --precision 64 --lr 0.01 --device cpu"
@@ -980,7 +988,7 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
-    assert err == "lra: stopped; go on with: lra train --resume two\n"
+    assert err == "lra: stopped; continue with: lra train --resume two\n"
     assert 1 <= saved_state(tmp_path / "two")["state"]["epoch"] < 9
     process = start_lra("train", "--resume", "two", cwd=tmp_path)
     _, err = process.communicate(timeout=PATIENCE)
@@ -1013,23 +1021,21 @@ def test_every_rule_learns(tmp_path: Path, rule: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_digits_are_learned_by_optimizers_that_divide_by_the_gradient(
-    tmp_path: Path, optimizer: str
-) -> None:
-    """By default they decay nothing: a decay that went through the division would stop them."""
+def test_adaptive_optimizers_learn_digits(tmp_path: Path, optimizer: str) -> None:
+    """Their default weight decay is 0: decay divided by the gradient's size would stop learning."""
     settings: dict[str, Any] = {"hidden": (64, 64), "epochs": 8, "lr": 3e-3, "device": "cpu"}
     config = TrainConfig("digits", optimizer=optimizer, **settings)
     assert train(config, tmp_path / "run")["test_accuracy"] > 92
 
 
 def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:
-    """The ceiling: errors that reach no hidden layer leave it where it was drawn."""
+    """A baseline: hidden layers that receive almost no errors stay at their initial weights."""
     settings: dict[str, Any] = {"hidden": (16, 16), "epochs": 8, "validation": 0, "device": "cpu"}
     settings |= {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "bias": False}
     accuracies = []
     for name, init, rate in (
-        ("deaf", lra.inits.Normal(1e-9), 0.0),
-        ("hearing", lra.inits.FanIn(), None),
+        ("without", lra.inits.Normal(1e-9), 0.0),
+        ("with", lra.inits.FanIn(), None),
     ):
         rule = lra.LRAE(beta=1.0, init=init)
         config = TrainConfig("digits", rule, feedback_lr=rate, **settings)
@@ -1039,7 +1045,7 @@ def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:
         state = saved_state(tmp_path / name)["model"]
         moved = {i: (state[f"{i}.weight"] - drawn[i].weight).abs().max().item() for i in (1, 3, 5)}
         assert moved[5] > 0.1
-        if name == "deaf":
+        if name == "without":
             assert max(moved[1], moved[3]) < 1e-6
         else:
             assert min(moved[1], moved[3]) > 0.05

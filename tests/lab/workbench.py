@@ -1,7 +1,7 @@
-"""What the workbench's tests share: tiny data and runs, comparison to the bit, forked commands.
+"""Helpers of the workbench's tests: tiny data and runs, bitwise comparison, forked commands.
 
-A child is forked from a server that has loaded torch already, so that it starts at once; a few
-tests start `python -m lra` in full.
+Children are forked from a server that has already loaded torch, so that they start at once. A few
+tests start a complete `python -m lra`.
 """
 
 import csv
@@ -36,7 +36,7 @@ SHAPE, CLASSES = (2, 3), 3
 
 
 def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0) -> Path:
-    """Write an .npz of three overlapping clouds of samples of shape (2, 3)."""
+    """Write an .npz of three overlapping clusters of samples of shape (2, 3)."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(CLASSES, *SHAPE)) * 1.5
 
@@ -53,7 +53,7 @@ def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0
 
 
 def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
-    """Configure a run of 3 epochs with 8 steps each, the last batch smaller than the others."""
+    """Return the configuration of 3 epochs of 8 steps, with a smaller last batch."""
     settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "device": "cpu"}
     if changes.get("model", "mlp") == "mlp":
         settings["hidden"] = (7, 5)
@@ -61,48 +61,48 @@ def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
 
 
 def read_train(words: Sequence[str]) -> tuple[TrainConfig, Train]:
-    """Read the options of `lra train`: the configuration that they make, and the options."""
+    """Parse options of `lra train`, and return the configuration and the options."""
     options = cli.parse(["train", *words])
     assert isinstance(options, Train)
     return options.full_config, options
 
 
 class Watcher(Reporter):
-    """Writes down what it hears; does something at the given calls of `step`."""
+    """Records all calls as events, and calls `do` at the given calls of `step`."""
 
     def __init__(self, at: Sequence[int] = (), do: Callable[[], None] | None = None) -> None:
-        self.heard: list[tuple[str, Any]] = []
+        self.events: list[tuple[str, Any]] = []
         self.at, self.do, self.calls = at, do, 0
 
-    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
-        self.heard.append(("start", (what, epochs, steps)))
+    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
+        self.events.append(("start", (description, epochs, steps)))
 
     def note(self, text: str) -> None:
-        self.heard.append(("note", text))
+        self.events.append(("note", text))
 
     def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
-        self.heard.append(("step", (step, loss_sum, correct, seen)))
+        self.events.append(("step", (step, loss_sum, correct, seen)))
         self.calls += 1
         if self.calls in self.at and self.do:
             self.do()
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        self.heard.append(("epoch", row))
+        self.events.append(("epoch", row))
 
     def end(self, result: dict[str, Any], folder: Path) -> None:
-        self.heard.append(("end", result))
+        self.events.append(("end", result))
 
     def notes(self) -> list[str]:
-        return [what for kind, what in self.heard if kind == "note"]
+        return [content for kind, content in self.events if kind == "note"]
 
 
 def interrupt_at(*calls: int, number: int = signal.SIGINT) -> Watcher:
-    """Send this process a signal at the given calls of the reporter's `step`."""
+    """Return a reporter that sends this process a signal at the given calls of `step`."""
     return Watcher(calls, lambda: os.kill(os.getpid(), number))
 
 
 def begin(folder: Path, config: TrainConfig) -> None:
-    """Leave what a run leaves that ended before its first checkpoint."""
+    """Write the files of a run that ended before its first checkpoint."""
     runs.make_folder(folder, overwrite=False)
     runs.create(folder, config)
 
@@ -119,7 +119,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Say where two states differ in any bit; measured times are left out."""
+    """List the locations where two states differ in any bit, ignoring measured times."""
     if type(a) is not type(b):
         return [f"{where}: {type(a).__name__} and {type(b).__name__}"]
     if isinstance(a, Tensor):
@@ -140,7 +140,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Hold two finished runs to the same bits: state, weights' file, figures, result."""
+    """Assert that two finished runs are bit-identical in state, weights, metrics and result."""
     found = differences(saved_state(one), saved_state(other))
     assert not found, found
     assert (one / runs.WEIGHTS).read_bytes() == (other / runs.WEIGHTS).read_bytes()
@@ -149,8 +149,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert not differences(*results), differences(*results)
 
 
-def packed(state: Any) -> bytes:
-    """Give a checkpoint file's content for a state."""
+def checkpoint_bytes(state: Any) -> bytes:
+    """Return the content of a checkpoint file for a state."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return checkpoint.seal(buffer.getvalue())
@@ -159,19 +159,19 @@ def packed(state: Any) -> bytes:
 def train_with_stops(
     config: TrainConfig, folder: Path, stops: Sequence[int], steps: int, seed: str
 ) -> None:
-    """Train with a signal after each of the given steps, of which an epoch has so many."""
+    """Train, and stop by a signal after each of the steps `stops`; an epoch has `steps` steps."""
     draw = random.Random(seed)
     done = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHECK_EVERY", 1)  # so that it can be stopped at every step
+        patch.setattr(training, "CHECK_EVERY", 1)  # stops are possible at every step
         for stop in stops:
             torch.manual_seed(draw.randrange(1000))
             number = draw.choice((signal.SIGINT, signal.SIGTERM))
             watcher = interrupt_at(stop - done, number=number)
-            says = f"go on with: lra train --resume {re.escape(str(folder))}"
-            go = training.resume if done else functools.partial(training.train, config)
-            with pytest.raises(training.Interrupted, match=says):
-                go(folder, reporter=watcher)
+            message = f"continue with: lra train --resume {re.escape(str(folder))}"
+            train = training.resume if done else functools.partial(training.train, config)
+            with pytest.raises(training.Interrupted, match=message):
+                train(folder, reporter=watcher)
             done = stop
             state = saved_state(folder)["state"]
             assert state["epoch"] * steps + state["step"] == stop
@@ -180,10 +180,10 @@ def train_with_stops(
         training.resume(folder)
 
 
-# commands in processes of their own
+# commands in separate processes
 
 PATIENCE = 200.0
-"""Seconds that a process may take: it loads torch, and the machine may have other work."""
+"""Seconds that a process may take: it loads torch, and the machine may be busy."""
 
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")},
@@ -192,7 +192,7 @@ ENVIRONMENT = {
 
 
 def start_lra(*words: object, cwd: Path, **more: Any) -> subprocess.Popen[str]:
-    """Start `python -m lra` in full."""
+    """Start a complete `python -m lra`."""
     return subprocess.Popen(
         [sys.executable, "-m", "lra", *map(str, words)],
         cwd=cwd,
@@ -220,7 +220,7 @@ def _command(words: list[str], output: str, file_limit: int | None) -> None:
 def fork_lra(
     words: Sequence[object], output: Path | str, file_limit: int | None = None
 ) -> multiprocessing.process.BaseProcess:
-    """Start the command in a forked child; its output goes to a file or a terminal."""
+    """Start the command in a forked child, with its output sent to a file or a terminal."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lra.lab.cli"])
@@ -229,10 +229,10 @@ def fork_lra(
     return child
 
 
-def wait_for(what: Callable[[], bool], alive: Callable[[], bool]) -> bool:
-    """Wait until something is so; False where the process ended before."""
+def wait_for(condition: Callable[[], bool], alive: Callable[[], bool]) -> bool:
+    """Wait until a condition holds; return False if the process ended before."""
     end = time.monotonic() + PATIENCE
-    while not what():
+    while not condition():
         if not alive():
             return False
         assert time.monotonic() < end, "waited too long"
@@ -241,7 +241,7 @@ def wait_for(what: Callable[[], bool], alive: Callable[[], bool]) -> bool:
 
 
 def saved_weight(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Give a parameter from a saved state, feedback that is shared with its weights too."""
+    """Return a parameter from a saved state, including feedback stored as a difference."""
     if name in state:
         return state[name]
     return state[f"{name}_offset"] + state[name.replace("feedback", "weight")]

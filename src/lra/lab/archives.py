@@ -1,4 +1,4 @@
-"""Unpack what sources deliver, in memory, with a limit on how much that may become."""
+"""Unpacking of downloaded archives in memory, with a size limit."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import zlib
 from collections.abc import Mapping
 from typing import BinaryIO
 
-MAX_BYTES = 64 * 2**20  # no file of ours unpacks to more, so nothing bigger is unpacked
+MAX_BYTES = 64 * 2**20
+"""The largest unpacked file that is accepted. All files of the datasets are smaller."""
 
 
-class Failure(Exception):  # noqa: N818 - it becomes a line of a DataError
-    """Why a source gave nothing usable."""
+class SourceError(Exception):
+    """The reason why a source did not deliver a file. It becomes a line of a `DataError`."""
 
 
-def unpacked(content: bytes) -> bytes:
-    """Unpack gzip, which is known by its first bytes; anything else is handed back as it is.
+def unpack(content: bytes) -> bytes:
+    """Decompress gzip data, recognised by its first bytes. Return other data unchanged.
 
     Raises:
-        Failure: it is truncated or corrupt.
+        SourceError: the data are truncated or corrupt.
     """
     if not content.startswith(b"\x1f\x8b"):
         return content
@@ -28,23 +29,23 @@ def unpacked(content: bytes) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise Failure(f"does not unpack, it is truncated or corrupt ({error})") from error
+        raise SourceError(f"does not unpack, it is truncated or corrupt ({error})") from error
 
 
-def members(archive: BinaryIO, wanted: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """Read the wanted regular files of a tar archive; nothing is written to disk.
+def read_members(archive: BinaryIO, wanted: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    """Read regular files from a tar archive without writing to disk.
 
     Args:
-        archive: open for reading, packed or not.
-        wanted: for the path of each member the name of its file.
+        archive: the open archive, compressed or not.
+        wanted: maps member paths to file names.
 
     Returns:
-        Each file's name and bytes, in the order of the archive.
+        The name and content of each file, in archive order.
 
     Raises:
-        Failure: the archive cannot be read, or lacks one.
+        SourceError: the archive cannot be read or lacks a wanted file.
     """
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=archive) as tar:
             for member in tar:
@@ -52,9 +53,9 @@ def members(archive: BinaryIO, wanted: Mapping[str, str]) -> list[tuple[str, byt
                 if file and member.isreg() and member.size <= MAX_BYTES:
                     stream = tar.extractfile(member)
                     assert stream is not None
-                    found[file] = stream.read()
+                    contents[file] = stream.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise Failure(f"its archive cannot be read ({' '.join(str(error).split())})") from error
-    if lacking := set(wanted.values()) - found.keys():
-        raise Failure(f"its archive lacks {', '.join(sorted(lacking))}")
-    return list(found.items())
+        raise SourceError(f"its archive cannot be read ({' '.join(str(error).split())})") from error
+    if missing := set(wanted.values()) - contents.keys():
+        raise SourceError(f"its archive lacks {', '.join(sorted(missing))}")
+    return list(contents.items())

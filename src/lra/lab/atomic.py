@@ -1,4 +1,4 @@
-"""The one way to write a file: aside, flushed, and renamed, so that it is whole at any moment."""
+"""Atomic file writes: write to a temporary file, flush it, and rename it."""
 
 import contextlib
 import errno
@@ -9,61 +9,61 @@ from pathlib import Path
 
 from lra.errors import RunError
 
-ABANDONED = 3600.0
-"""Seconds after which what was written aside, and never renamed, is a killed process's."""
+STALE_SECONDS = 3600.0
+"""The age in seconds from which a temporary file counts as left by a killed process."""
 
 
-def put(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment either the old or the new content is there, whole.
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file atomically: it holds the old or the new content at any time, never a part.
 
-    What processes that were killed left aside of it is removed.
+    Stale temporary files of the same path are removed.
 
     Raises:
-        OSError: where the disk is full or refuses.
+        OSError: the disk is full or refuses the write.
     """
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with aside.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
         flush_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
-            aside.unlink()
-    remove_leftovers(path, ABANDONED)
+            temporary.unlink()
+    remove_leftovers(path, STALE_SECONDS)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a run's file, as `put`.
+    """Write a file of a run by `replace_file`.
 
     Raises:
-        RunError: where the disk is full or refuses.
+        RunError: the disk is full or refuses the write.
     """
     try:
-        put(path, content)
+        replace_file(path, content)
     except OSError as error:
-        raise refused(path, error) from error
+        raise write_error(path, error) from error
 
 
 def remove_leftovers(path: Path, age: float = 0.0) -> None:
-    """Remove what was written aside of a file and never renamed, if it is so many seconds old."""
-    for aside in path.parent.glob(f"{path.name}.*.tmp"):
+    """Remove temporary files of a path that are at least `age` seconds old."""
+    for temporary in path.parent.glob(f"{path.name}.*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - aside.stat().st_mtime >= age:
-                aside.unlink()
+            if time.time() - temporary.stat().st_mtime >= age:
+                temporary.unlink()
 
 
-def refused(path: Path, error: OSError) -> RunError:
+def write_error(path: Path, error: OSError) -> RunError:
     """Build the error for a file of a run that cannot be written."""
-    full = "the disk is full; free some space, then lra train --resume goes on"
-    why = full if error.errno == errno.ENOSPC else str(error)
-    return RunError(f"cannot write {path}: {why}")
+    full = "the disk is full; free some space, then continue with lra train --resume"
+    reason = full if error.errno == errno.ENOSPC else str(error)
+    return RunError(f"cannot write {path}: {reason}")
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system lets folders be flushed."""
+    """Flush a folder on POSIX systems, so that a rename in it survives a power failure."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Augmentation: images changed at random in ways that leave their class as it is."""
+"""Augmentation: random changes of images that preserve their class."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def flip(x: Tensor, generator: Generator) -> Tensor:
 
 
 def crop(x: Tensor, generator: Generator) -> Tensor:
-    """Move each image at random by up to an eighth of its sides; x has shape (n, C, H, W).
+    """Shift each image at random by up to an eighth of its sides; x has shape (n, C, H, W).
 
-    It is padded with zeros by p = max(1, side // 8) on every side, and H x W of that are cut out
-    at a place drawn evenly from the (2 p + 1)^2 possible ones.
+    Each side is padded with p = max(1, side // 8) zeros. The H x W crop is drawn uniformly from the
+    (2 p + 1)^2 possible ones.
     """
     n, channels, height, width = x.shape
     down, right = max(1, height // 8), max(1, width // 8)
     padded = F.pad(x, (right, right, down, down))
     top = torch.randint(2 * down + 1, (n, 1), generator=generator)
     left = torch.randint(2 * right + 1, (n, 1), generator=generator)
-    corner = (top * padded.shape[3] + left).to(x.device)  # of each cut, in the flattened image
+    corner = (top * padded.shape[3] + left).to(x.device)  # an index into the flattened image
     rows = torch.arange(height, device=x.device)[:, None] * padded.shape[3]
-    inside = (rows + torch.arange(width, device=x.device)).flatten()
-    places = (corner + inside)[:, None].expand(n, channels, height * width)
-    return padded.flatten(2).gather(2, places).reshape(x.shape)
+    offsets = (rows + torch.arange(width, device=x.device)).flatten()
+    indices = (corner + offsets)[:, None].expand(n, channels, height * width)
+    return padded.flatten(2).gather(2, indices).reshape(x.shape)
 
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {"flip": flip, "crop": crop}
@@ -41,20 +41,20 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {"flip": flip,
 
 
 def augment(x: Tensor, kinds: Sequence[str], generator: Generator) -> Tensor:
-    """Change a batch of images by some augmentations, one after the other.
+    """Apply augmentations to a batch of images, one after the other.
 
     Args:
         x: images of shape (n, H, W), (n, C, H, W) or (n, H, W, C), with 1 or 3 channels C, on any
-            device.
-        kinds: names in `AUGMENTATIONS`.
-        generator: of the draws, on the CPU.
+            device. x is not modified.
+        kinds: names from `AUGMENTATIONS`.
+        generator: the random generator, on the CPU.
 
     Returns:
-        Images of x's shape, type and device; x is left as it is.
+        Images of x's shape, dtype and device.
 
     Raises:
         OptionError: a name is unknown.
-        DataError: the samples are no images.
+        DataError: the samples are not images.
     """
     for kind in kinds:
         if kind not in AUGMENTATIONS:

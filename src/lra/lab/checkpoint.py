@@ -1,4 +1,4 @@
-"""Checkpoints: written aside, flushed and renamed; read only when whole and free of code."""
+"""Checkpoints: written atomically, and read only if they are intact and contain no code."""
 
 import hashlib
 import io
@@ -10,40 +10,41 @@ from typing import Any
 import torch
 
 from lra.errors import RunError
-from lra.lab.atomic import flush_folder, refused, write_atomically
+from lra.lab.atomic import flush_folder, write_atomically, write_error
 
 NAME = "checkpoint"
 PREVIOUS = "checkpoint.previous"
 _NEW = "checkpoint.new"
 NAMES = (_NEW, NAME, PREVIOUS)
-"""Names of the files that may be there, the newest first."""
+"""The possible file names, newest first."""
 Check = Callable[[dict[str, Any]], None]
+"""Raises `RunError` if a checkpoint does not belong to the run."""
 MAGIC = b"lra-checkpoint-1\n"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Save a run's state as the folder's checkpoint; the one before stays as the previous one.
+    """Save a run's state as the current checkpoint, and keep the last one as the previous one.
 
     Args:
         folder: the run's folder.
         state: tensors, numbers, strings and None, in dicts, lists and tuples.
 
     Raises:
-        RunError: where the disk is full or refuses.
+        RunError: the disk is full or refuses the write.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomically(folder / _NEW, seal(buffer.getvalue()))
-    _put_in_place(folder)
+    _promote(folder)
 
 
 def seal(payload: bytes) -> bytes:
-    """Put a checkpoint's header before its content: what it is, and a checksum."""
+    """Return a checkpoint's content with its header: the format's name and a checksum."""
     return MAGIC + hashlib.sha256(payload).digest() + payload
 
 
-def _put_in_place(folder: Path) -> None:
-    """Make the new checkpoint the current one, and the current one the previous one."""
+def _promote(folder: Path) -> None:
+    """Rename the current checkpoint to the previous one, and the new one to the current one."""
     current = folder / NAME
     try:
         if current.exists():
@@ -51,24 +52,24 @@ def _put_in_place(folder: Path) -> None:
         (folder / _NEW).replace(current)
         flush_folder(folder)
     except OSError as error:
-        raise refused(current, error) from error
+        raise write_error(current, error) from error
 
 
 def _accept(state: dict[str, Any]) -> None:
-    """Find nothing wrong."""
+    """Accept any state."""
 
 
 def load(path: Path, config: dict[str, Any], check: Check = _accept) -> dict[str, Any]:
     """Read a checkpoint of a run with this configuration.
 
     Args:
-        path: of the file.
+        path: the file.
         config: the configuration, as plain data.
-        check: raises `RunError` where the content does not fit the run.
+        check: a function that raises `RunError` if the content does not fit the run.
 
     Raises:
-        RunError: for a file that is missing, torn, of another configuration, that holds anything
-            but plain data, or what `check` refuses.
+        RunError: the file is missing, damaged, of another configuration, holds more than plain
+            data, or is refused by `check`.
     """
     try:
         content = path.read_bytes()
@@ -79,12 +80,12 @@ def load(path: Path, config: dict[str, Any], check: Check = _accept) -> dict[str
     if not content.startswith(MAGIC):
         raise RunError(f"{path}: not a checkpoint of this program")
     if hashlib.sha256(payload).digest() != digest:
-        raise RunError(f"{path}: torn or altered; its checksum does not fit its content")
+        raise RunError(f"{path}: truncated or altered; its checksum does not match its content")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about what it then refuses
+            warnings.simplefilter("ignore")  # torch warns about what it then refuses
             state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, for code in the file above all
+    except Exception as error:  # torch raises many types, mostly for code in the file
         raise RunError(
             f"{path}: refused, since it holds more than plain data and might run code"
         ) from error
@@ -110,39 +111,45 @@ def _short(value: object) -> str:
 
 
 def exists(folder: Path) -> bool:
-    """Tell whether a folder holds a checkpoint, good or not."""
+    """Return whether a folder holds a checkpoint, valid or not."""
     return any((folder / name).exists() for name in NAMES)
 
 
 def latest(
     folder: Path, config: dict[str, Any], check: Check = _accept
 ) -> tuple[dict[str, Any], list[str]]:
-    """Read a run's newest good checkpoint; arguments as `load`'s.
+    """Read a run's newest valid checkpoint.
+
+    Newer files that are invalid get the suffix `.refused`, so that the valid one is the newest.
+
+    Args:
+        folder: the run's folder.
+        config: as in `load`.
+        check: as in `load`.
 
     Returns:
-        The state, and what was wrong with newer ones; those are renamed to end in `.refused`, so
-        that the good one is the newest again.
+        The state, and a message for each invalid newer file.
 
     Raises:
-        RunError: where none is good, saying why for each.
+        RunError: no checkpoint is valid; the message has the reason for each.
     """
-    troubles: list[str] = []
+    problems: list[str] = []
     for name in NAMES:
         if not (folder / name).exists():
             continue
         try:
             state = load(folder / name, config, check)
         except RunError as error:
-            troubles.append(str(error))
+            problems.append(str(error))
             continue
         for newer in NAMES[: NAMES.index(name)]:
             if (folder / newer).exists():
                 (folder / newer).replace(folder / f"{newer}.refused")
         if name == _NEW:
-            _put_in_place(folder)  # what the end of the run kept `save` from doing
-        return state, troubles
-    listing = "".join(f"\n  - {trouble}" for trouble in troubles) or " it has none"
+            _promote(folder)  # the process ended before `save` did this
+        return state, problems
+    listing = "".join(f"\n  - {problem}" for problem in problems) or " it has none"
     raise RunError(
         f"{folder}: no checkpoint to resume from:{listing}\n"
-        "Start the run anew: lra train ... --out in another folder"
+        "Start a new run in another folder: lra train ... --out FOLDER"
     )

@@ -1,4 +1,4 @@
-"""The command `lra`: its table of commands, and how it ends."""
+"""The command `lra`: the table of its subcommands, parsing, and exit codes."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ from lra.lab.commands import (
     say,
 )
 from lra.lab.compare.command import Compare, Tune
-from lra.lab.stop import end_with_parent
+from lra.lab.stop import exit_with_parent
 from lra.lab.train_command import Train, train_command
 
 COMMANDS: dict[str, Callable[..., Command]] = {
@@ -42,39 +42,39 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "data fetch": DataFetch,
     "data show": DataShow,
 }
-"""The commands by name, which is one word, or a group's and one: dataclasses that `execute`."""
+"""The subcommands by name: dataclasses with an `execute` method. A name may start with a group."""
 
-GROUPS = {"data": "List datasets, fetch them, and look at them."}
-"""The groups of commands."""
+GROUPS = {"data": "List, fetch and plot datasets."}
+"""The groups of subcommands."""
 
 
 def parse(words: list[str]) -> Command:
-    """Read a command and its options.
+    """Parse a command and its options.
 
     Raises:
-        OptionError: for an unknown command, or options that do not fit together.
-        SystemExit: after help (0), or for words that cannot be read (2).
+        OptionError: the command is unknown, or options contradict each other.
+        SystemExit: with code 0 after help, with 2 for words that cannot be parsed.
     """
     if words[:1] not in ([], ["-h"], ["--help"]):
         _check_command(words)
     app = SubcommandApp()
     groups = {name: SubcommandApp() for name in GROUPS}
-    for name, listed in COMMANDS.items():
+    for name, default in COMMANDS.items():
         group, _, last = name.rpartition(" ")
-        made = train_command(words[1:]) if words[:1] == [name] == ["train"] else listed
-        (groups[group] if group else app).command(name=last)(made)
+        factory = train_command(words[1:]) if words[:1] == [name] == ["train"] else default
+        (groups[group] if group else app).command(name=last)(factory)
     for name, group_app in groups.items():
         app.command(group_app, name=name, help=GROUPS[name])
-    about = (
+    description = (
         f"lra {lra.__version__}: networks trained without backpropagation. "
-        "lra COMMAND --help tells a command's options."
+        "lra COMMAND --help shows the options of a command."
     )
-    command: Command = app.cli(prog="lra", description=about, args=words or ["--help"])
+    command: Command = app.cli(prog="lra", description=description, args=words or ["--help"])
     return command
 
 
 def _check_command(words: list[str]) -> None:
-    """Refuse words that start with no command."""
+    """Raise `OptionError` unless the words start with a command."""
     grouped = words[0] in GROUPS
     name = " ".join(words[: 1 + grouped])
     if name not in COMMANDS and not (grouped and words[1:2] in (["-h"], ["--help"])):
@@ -82,21 +82,21 @@ def _check_command(words: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; exit with 0, 1 after an error, 2 for wrong options, 130 after Ctrl-C.
+    """Run the command. The exit code is 0, 1 after an error, 2 for wrong options, 130 after Ctrl-C.
 
     Args:
-        arguments: the words after `lra`; by default the process's own.
+        arguments: the words after `lra`; by default those of the process.
     """
     words = sys.argv[1:] if arguments is None else arguments
     rank = os.environ.get("LOCAL_RANK", "0")
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError):  # files' names may have any characters
+        with contextlib.suppress(AttributeError, OSError):  # file names may be undecodable
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     console, errors = Console(), Console(stderr=True)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: say(errors, f"lra: {message}")
     if rank != "0":
-        end_with_parent()
+        exit_with_parent()
     try:
         try:
             if words[:1] == ["--version"]:
@@ -105,27 +105,26 @@ def main(arguments: list[str] | None = None) -> None:
                 parse(words).execute(console)
         finally:
             sys.stdout.flush()
-        _end_beside_others(0)
+        _exit_if_distributed(0)
     except (LraError, OSError, KeyboardInterrupt) as error:
-        if rank == "0" and not isinstance(error, BrokenPipeError):  # all of a run's processes stop
+        if rank == "0" and not isinstance(error, BrokenPipeError):  # all processes end here
             with contextlib.suppress(OSError):
                 say(errors, f"lra: {str(error) or 'stopped'}")
-        _forget_output()
-        _end_beside_others(_exit_code(error))
+        _discard_output()
+        _exit_if_distributed(_exit_code(error))
         sys.exit(_exit_code(error))
     except Exception as error:
         if rank == "0":
             raise
-        say(errors, f"lra: process {rank} of the run: {error}")  # the first one says more
-        _end_beside_others(1)
+        say(errors, f"lra: process {rank} of the run: {error}")  # rank 0 prints the traceback
+        _exit_if_distributed(1)
         sys.exit(1)
 
 
-def _end_beside_others(code: int) -> None:
-    """End this process at once, where it is one of several of a run.
+def _exit_if_distributed(code: int) -> None:
+    """Exit at once if this is one of several processes of a run.
 
-    What torch does at the end of such a process can abort it, with a line of C++, or wait for good
-    for a thread that waits for Python.
+    torch's cleanup in such a process can abort it with a C++ error, or deadlock.
     """
     if dist.is_available() and dist.is_initialized():
         for stream in (sys.stdout, sys.stderr):
@@ -146,8 +145,8 @@ def _exit_code(error: BaseException) -> int:
             return 1
 
 
-def _forget_output() -> None:
-    """Drop what cannot be written: Python would try once more, and fail, at its end."""
+def _discard_output() -> None:
+    """Drop buffered output that cannot be written, since Python would fail on it at exit."""
     try:
         sys.stdout.flush()
     except OSError:

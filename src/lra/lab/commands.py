@@ -1,4 +1,4 @@
-"""What the command `lra` offers besides `lra train`: one class for each, its options its fields."""
+"""The subcommands of `lra` except `lra train`: one class each, with its options as fields."""
 
 import csv
 import io
@@ -22,78 +22,79 @@ RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 
 class Command(Protocol):
-    """What was asked for on the command line."""
+    """A parsed subcommand."""
 
     def execute(self, console: Console) -> None:
-        """Do it, and print what there is to say."""
+        """Run the subcommand and print its results."""
 
 
 def say(console: Console, text: str) -> None:
-    """Print a text as it is."""
+    """Print text without markup, highlighting or wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run's best weights on its test pair."""
+    """Evaluate the best weights of a run on its test set."""
 
     run: RunFolder
     """The run's folder."""
     dataset: MaybeName = None
-    """Another dataset than the one it was trained on."""
+    """A dataset other than the one the run was trained on."""
     data: MaybePath = None
-    """Folder with the dataset's files, if they are not to be fetched."""
+    """Folder with the dataset's files; by default they are fetched."""
 
     def execute(self, console: Console) -> None:
         """Print accuracy and loss, and the accuracy of each class."""
-        found = runs.evaluate(self.run, self.dataset, self.data)
-        characters = f" of {found.predictions:,} characters" * (found.predictions > found.samples)
+        result = runs.evaluate(self.run, self.dataset, self.data)
+        text = result.predictions > result.samples
+        characters = f" of {result.predictions:,} characters" * text
         say(
             console,
-            f"{found.dataset}: accuracy {found.accuracy:.2f}%, loss {found.loss:.4f}, "
-            f"over {found.samples:,} test samples{characters}",
+            f"{result.dataset}: accuracy {result.accuracy:.2f}%, loss {result.loss:.4f}, "
+            f"over {result.samples:,} test samples{characters}",
         )
-        for name, share in found.per_class.items():
-            say(console, f"  {name:<12} {share:6.2f}%")
+        for name, accuracy in result.per_class.items():
+            say(console, f"  {name:<12} {accuracy:6.2f}%")
 
 
 @dataclass(frozen=True)
 class Diagnose:
-    """Draw what the diagnoses of a run found, and print the last one and the verdict."""
+    """Plot the diagnoses of a run, and print the last one with a verdict."""
 
     run: RunFolder
     """The run's folder."""
     step: MaybeInt = None
-    """Print the diagnosis at this step of the run instead of the last one."""
+    """Print the diagnosis at this step instead of the last one."""
 
     def execute(self, console: Console) -> None:
-        """Write two pictures into the run's folder, and print the table."""
+        """Write two plots to the run's folder, and print the table and the verdict."""
         say(console, diagnoses.table(diagnoses.read(self.run), self.step))
         for path in diagnose_plots.draw(self.run):
             say(console, str(path))
         rule = runs.read_config(self.run).rule
-        if said := verdict(diagnoses.read(self.run), rule):
-            say(console, said)
+        if sentence := verdict(diagnoses.read(self.run), rule):
+            say(console, sentence)
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict the classes of samples, as CSV: index, class, probability."""
+    """Predict the classes of samples and print CSV: index, class, probability."""
 
     run: RunFolder
     """The run's folder."""
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """An .npy array of samples, or an .npz with an array x."""
     out: MaybePath = None
-    """File to write instead of the standard output."""
+    """Write to this file instead of standard output."""
 
     def execute(self, console: Console) -> None:
         """Write the CSV."""
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("index", "class", "probability"))
-        found = runs.predict(self.run, self.file)
-        writer.writerows((i, name, f"{share:.4f}") for i, (name, share) in enumerate(found))
+        predictions = runs.predict(self.run, self.file)
+        writer.writerows((i, name, f"{p:.4f}") for i, (name, p) in enumerate(predictions))
         if self.out:
             write_atomically(self.out, text.getvalue().encode())
         else:
@@ -102,21 +103,21 @@ class Predict:
 
 @dataclass(frozen=True)
 class Write:
-    """Continue a text with a run's network."""
+    """Continue a text with the network of a run."""
 
     run: RunFolder
     """The run's folder."""
     prompt: str = "def "
     """The text to continue."""
     characters: int = 500
-    """How many characters to write."""
+    """Number of characters to write."""
     temperature: float = 0.8
-    """How even the chances are: 1 as the network has them, 0 the likeliest each time."""
+    """Divisor of the logits; 0 takes the likeliest character each time."""
     seed: int = 0
     """Seed of the draws."""
 
     def execute(self, console: Console) -> None:
-        """Write the text as it comes."""
+        """Write the text, one character at a time."""
         text = write(self.run, self.prompt, self.characters, self.temperature, self.seed)
         for i, character in enumerate(text):
             sys.stdout.write(character if i else self.prompt + character)
@@ -126,13 +127,13 @@ class Write:
 
 @dataclass(frozen=True)
 class DataList:
-    """List the datasets, and which of them are on this machine."""
+    """List the datasets and show which are on this machine."""
 
     data: MaybePath = None
-    """Folder with the datasets' files, if they are not in the cache."""
+    """Folder with the datasets' files; by default the cache."""
 
     def execute(self, console: Console) -> None:
-        """Print two lines for each."""
+        """Print two lines per dataset."""
         for entry in data.catalogue(self.data):
             shape = "x".join(map(str, entry.sample_shape))
             say(
@@ -146,36 +147,36 @@ class DataList:
 
 @dataclass(frozen=True)
 class DataFetch:
-    """Fetch a dataset into the cache, and check every file."""
+    """Fetch a dataset into the cache and verify every file."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, cifar-10, python, or the path of an .npz or a .txt."""
+    """digits, mnist, fashion-mnist, cifar-10, python, or the path of an .npz or a .txt file."""
     data: MaybePath = None
-    """Folder to take the files from."""
+    """Folder to read the files from."""
 
     def execute(self, console: Console) -> None:
-        """Print the files' paths."""
+        """Print the paths of the files."""
         for path in data.fetch(self.dataset, self.data, lambda event: say(console, event)):
             say(console, str(path))
 
 
 @dataclass(frozen=True)
 class DataShow:
-    """Draw a picture of samples."""
+    """Plot samples of a dataset."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, cifar-10, or the path of an .npz."""
+    """digits, mnist, fashion-mnist, cifar-10, or the path of an .npz file."""
     out: MaybePath = None
-    """File of the picture; by default the dataset's name with .png, here."""
+    """The PNG file to write; by default the dataset's name with .png, in this folder."""
     count: int = 40
-    """How many samples."""
+    """Number of samples."""
     seed: int = 0
-    """Seed of the choice."""
+    """Seed that selects the samples."""
     data: MaybePath = None
-    """Folder to take the files from."""
+    """Folder to read the files from."""
 
     def execute(self, console: Console) -> None:
-        """Print the picture's path."""
+        """Write the plot and print its path."""
         arrays = data.load(self.dataset, self.data, lambda event: say(console, event))
         out = self.out or Path(f"{Path(arrays.name).stem}.png")
         say(console, str(data.sample_figure(arrays, out, self.count, self.seed)))

@@ -1,9 +1,10 @@
-"""Datasets as NumPy arrays: load, list, fetch, split and look at them.
+"""Datasets as NumPy arrays: load, list, fetch, split and plot them.
 
-Five sets have names. `digits` lies in the package (its licence and making: `digits.md`) and needs
-no network. `mnist`, `fashion-mnist` and `cifar-10` come from a folder you name, from the cache or
-from the network (`lra.lab.sources`), each file checked at every load. `python` is text, the source
-of Python's own library (`lra.lab.text`). Any other set is an `.npz` or a `.txt` file.
+There are five named datasets. `digits` is part of the package (`digits.md` has its licence and
+origin) and needs no network. `mnist`, `fashion-mnist` and `cifar-10` come from a folder that the
+user names, from the cache, or from the network (`lra.lab.sources`); each file is verified at every
+load. `python` is text, the source of Python's standard library (`lra.lab.text`). Any other dataset
+is an `.npz` or a `.txt` file.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import numpy as np
 from lra.axis import unknown
 from lra.errors import OptionError
 from lra.lab import sources, text
-from lra.lab.dataset import Dataset, scaled, split
+from lra.lab.dataset import Dataset, scale_bytes, split
 from lra.lab.formats import Bytes, parse_cifar, parse_idx
 from lra.lab.npz import load_npz, read_arrays
 from lra.lab.pictures import sample_figure
-from lra.lab.remote import Event
+from lra.lab.remote import EventHandler
 
 __all__ = ["NAMES", "Dataset", "Entry", "catalogue", "fetch", "load", "sample_figure", "split"]
 
@@ -40,22 +41,22 @@ _CLASSES = {
 }
 
 NAMES = ("digits", *_CLASSES, "python")
-"""The datasets that have names."""
+"""The named datasets."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the catalogue.
+    """A dataset in the catalogue.
 
     Attributes:
-        name: what `load` calls it.
-        summary: what it is.
-        sample_shape: shape of one sample.
-        num_classes: number of classes.
-        num_train: number of training samples.
-        num_test: number of test samples.
-        licence: under which it may be used.
-        where: folder or file on this machine, checked; None where it has to be fetched.
+        name: the name that `load` takes.
+        summary: a short description.
+        sample_shape: the shape of one sample.
+        num_classes: the number of classes.
+        num_train: the number of training samples.
+        num_test: the number of test samples.
+        licence: the licence.
+        where: the verified folder or file on this machine; None if it has to be fetched.
     """
 
     name: str
@@ -69,54 +70,58 @@ class Entry:
 
     @property
     def available(self) -> bool:
-        """Whether it can be loaded without a network."""
+        """Whether the dataset can be loaded without network access."""
         return self.where is not None
 
 
 def load(
     dataset: str,
     folder: Path | None = None,
-    on_event: Event | None = None,
+    on_event: EventHandler | None = None,
     context: int = text.CONTEXT,
 ) -> Dataset:
-    """Load a dataset, fetching it first where it is not on this machine.
+    """Load a dataset, and fetch it first if it is not on this machine.
+
+    An `.npz` file holds arrays x and y and, optionally, x_test and y_test. x has shape (n, ...) and
+    is floating-point (used unchanged) or uint8 (divided by 255). y holds class indices, shape (n,).
 
     Args:
-        dataset: a name in `NAMES`; or the path of an `.npz` file with arrays x and y and, if there
-            is a test pair, x_test and y_test, where x is floating-point (taken as it is) or uint8
-            (divided by 255), shape (n, ...), and y holds class indices, shape (n,); or the path of
-            a `.txt` file in UTF-8.
-        folder: where the files of `mnist`, `fashion-mnist` or `cifar-10` are, plain or .gz,
-            directly or in a subfolder of the dataset's name; else the environment variable
-            `LRA_DATA`, where set. The other datasets do not need it.
-        on_event: hears, in one line each, what is fetched from where, and what else to know.
-        context: number of characters in a window of text; other data have no use for it.
+        dataset: a name from `NAMES`, or the path of an `.npz` file or of a `.txt` file in UTF-8.
+        folder: the folder with the files of `mnist`, `fashion-mnist` or `cifar-10`, plain or .gz,
+            directly or in a subfolder with the dataset's name. By default the environment variable
+            `LRA_DATA`, if set. Other datasets ignore it.
+        on_event: called with a line of text for each download and each remark.
+        context: the number of characters in a window of text. Other data ignore it.
 
     Raises:
         OptionError: the name is unknown, or `context` is out of range.
-        DataError: the data cannot be found, fetched, or trusted.
+        DataError: the data cannot be found, fetched or verified.
     """
     if _is_npz(dataset):
         return load_npz(Path(dataset).expanduser())
     if _is_text(dataset):
         return _load_text(Path(dataset).expanduser(), context, on_event)
-    if _known(dataset) == "python":
+    if _check_name(dataset) == "python":
         library = text.read_library(text.library_folder())
-        return text.make_dataset(dataset, library, context, text.PYTHON_KINDS)
+        return text.make_dataset(dataset, library, context, text.PYTHON_VOCABULARY)
     if dataset == "digits":
         return _load_digits()
-    found = sources.obtain(dataset, folder, on_event)
-    (x, y), (x_test, y_test) = _cifar(found) if dataset == "cifar-10" else _idx(found)
-    pairs = scaled(x), y.astype(np.int64), scaled(x_test), y_test.astype(np.int64)
+    files = sources.obtain(dataset, folder, on_event)
+    (x, y), (x_test, y_test) = _parse_cifar(files) if dataset == "cifar-10" else _parse_idx(files)
+    pairs = scale_bytes(x), y.astype(np.int64), scale_bytes(x_test), y_test.astype(np.int64)
     return Dataset(dataset, *pairs, _CLASSES[dataset])
 
 
-def fetch(name: str, folder: Path | None = None, on_event: Event | None = None) -> list[Path]:
-    """Make sure that a dataset is on this machine and checked; arguments and errors as `load`.
+def fetch(
+    name: str, folder: Path | None = None, on_event: EventHandler | None = None
+) -> list[Path]:
+    """Fetch a dataset if it is not on this machine, and verify it.
+
+    Arguments and errors are those of `load`.
 
     Returns:
-        Paths of its files, those of the training pair first; or the one file, archive or folder
-        that has it all.
+        The paths of its files, training files first; or the one file, archive or folder that holds
+        all of it.
     """
     path = Path(name).expanduser()
     if _is_npz(name):
@@ -125,7 +130,7 @@ def fetch(name: str, folder: Path | None = None, on_event: Event | None = None) 
     if _is_text(name):
         text.read_text(path)
         return [path]
-    if _known(name) == "digits":
+    if _check_name(name) == "digits":
         return [_digits_path()]
     if name == "python":
         text.read_library(text.library_folder())
@@ -135,17 +140,17 @@ def fetch(name: str, folder: Path | None = None, on_event: Event | None = None) 
 
 
 def catalogue(folder: Path | None = None) -> list[Entry]:
-    """List the datasets that have names, and where each lies on this machine; fetches nothing.
+    """List the named datasets and where each is on this machine, without fetching anything.
 
     Args:
-        folder: as in `load`. A named folder without good files counts as: not on this machine.
+        folder: as in `load`. If it lacks valid files, the dataset counts as not on this machine.
     """
     small = ((8, 8), 10, 1_437, 360)
     images = ((28, 28), 10, 60_000, 10_000)
     photos = ((3, 32, 32), 10, 50_000, 10_000)
     cut, rest = text.PYTHON_CHARACTERS * 9 // 10, text.PYTHON_CHARACTERS // 10
     windows = ((cut - 1) // text.CONTEXT, (rest - 1) // text.CONTEXT)
-    characters = ((text.CONTEXT,), len(text.PYTHON_KINDS) + 1, *windows)
+    characters = ((text.CONTEXT,), len(text.PYTHON_VOCABULARY) + 1, *windows)
     mnist, fashion, cifar = (sources.locate(name, folder) for name in _CLASSES)
     source = f"text, the source of Python {platform.python_version()}'s library"
     library = text.library_folder() if text.library_files(text.library_folder()) else None
@@ -166,13 +171,13 @@ def _is_text(dataset: str) -> bool:
     return str(dataset).lower().endswith(".txt")
 
 
-def _known(name: str) -> str:
-    """The name, if there is a dataset of that name."""
+def _check_name(name: str) -> str:
+    """Return the name of a named dataset, or raise `OptionError`."""
     if name in NAMES:
         return name
     raise OptionError(
-        f"{unknown('dataset', name, NAMES)} A dataset of your own is the path of a file that ends "
-        "in .npz or .txt."
+        f"{unknown('dataset', name, NAMES)} For your own data, give the path of an .npz or .txt "
+        "file."
     )
 
 
@@ -187,25 +192,25 @@ def _load_digits() -> Dataset:
     return Dataset("digits", x, y, x_test, y_test, _DIGITS)
 
 
-def _load_text(path: Path, context: int, on_event: Event | None) -> Dataset:
-    """Load a text of the user's own, and tell what is not in its vocabulary."""
+def _load_text(path: Path, context: int, on_event: EventHandler | None) -> Dataset:
+    """Load a user's text, and report the number of characters that are not in its vocabulary."""
     dataset = text.make_dataset(path.name, text.read_text(path), context)
-    if on_event and (count := text.count_stand_ins(dataset)):
+    if on_event and (count := text.count_unknown(dataset)):
         on_event(
             f"{dataset.name}: {count:,} characters are not in the vocabulary of "
-            f"{dataset.num_classes - 1} and become {text.STAND_IN}"
+            f"{dataset.num_classes - 1} and become {text.UNKNOWN_CHARACTER}"
         )
     return dataset
 
 
-def _idx(found: sources.Files) -> tuple[tuple[Bytes, Bytes], tuple[Bytes, Bytes]]:
-    """Training and test pair of four IDX files."""
-    x, y, x_test, y_test = (parse_idx(content, str(path)) for path, content in found.values())
+def _parse_idx(files: sources.Files) -> tuple[tuple[Bytes, Bytes], tuple[Bytes, Bytes]]:
+    """Return training and test pair of four IDX files."""
+    x, y, x_test, y_test = (parse_idx(content, str(path)) for path, content in files.values())
     return (x, y), (x_test, y_test)
 
 
-def _cifar(found: sources.Files) -> tuple[tuple[Bytes, Bytes], tuple[Bytes, Bytes]]:
-    """Training and test pair of CIFAR-10's files, of which the last one has the test pair."""
-    *parts, test = (parse_cifar(content, str(path)) for path, content in found.values())
+def _parse_cifar(files: sources.Files) -> tuple[tuple[Bytes, Bytes], tuple[Bytes, Bytes]]:
+    """Return training and test pair of CIFAR-10's files, the last of which is the test pair."""
+    *parts, test = (parse_cifar(content, str(path)) for path, content in files.values())
     x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return (x, y), test

@@ -1,4 +1,4 @@
-"""What a dataset is, in memory, and how a validation part is drawn out of it."""
+"""The `Dataset` class, and drawing a validation set from it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Dataset:
 
     Attributes:
         name: the dataset's name, or the name of its file.
-        x_train: samples: float32, shape (n, ...), pixels of images in [0, 1]; or windows of text,
-            int64, shape (n, context).
-        y_train: class indices, int64, shape (n,); of text the index of the character that comes
-            next, at each place of each window, shape (n, context).
-        x_test: the test pair's samples; None where there is no test pair.
-        y_test: the test pair's class indices; None where there is no test pair.
-        classes: a name for each class index; of text the characters.
+        x_train: samples: float32, shape (n, ...), with pixels in [0, 1]; or windows of text, int64,
+            shape (n, context).
+        y_train: class indices, int64, shape (n,). For text, the index of the next character at each
+            position, shape (n, context).
+        x_test: the test samples; None if there is no test set.
+        y_test: their class indices; None if there is no test set.
+        classes: the name of each class; for text, the characters.
     """
 
     name: str
@@ -39,21 +39,21 @@ class Dataset:
 
     @property
     def reads(self) -> Literal["text", "values"]:
-        """What the samples are: indices of characters, or values."""
+        """The kind of samples: "text" for character indices, else "values"."""
         return "text" if self.x_train.dtype == np.int64 else "values"
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, those without a sample included."""
+        """The number of classes, including those without samples."""
         return len(self.classes)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
+        """The shape of one sample."""
         return self.x_train.shape[1:]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the classes and all arrays, with their types and shapes."""
+        """Return the SHA-256 of the classes and all arrays, with their dtypes and shapes."""
         digest = hashlib.sha256(repr(self.classes).encode(errors="backslashreplace"))
         for array in (self.x_train, self.y_train, self.x_test, self.y_test):
             if array is not None:
@@ -63,17 +63,17 @@ class Dataset:
 
 
 def split(dataset: Dataset, validation: int, seed: int) -> tuple[Ints, Ints]:
-    """Draw a validation part out of the training pair; of text, whole windows.
+    """Draw a validation set from the training samples; for text, whole windows.
 
-    The draw depends on the number of training samples, `validation` and `seed` alone.
+    The draw depends only on the number of training samples, `validation` and `seed`.
 
     Args:
-        dataset: whose training pair is split.
-        validation: number of validation samples, 0 to n - 1.
-        seed: of the draw, 0 or more.
+        dataset: the dataset to split.
+        validation: the number of validation samples, 0 to n - 1.
+        seed: the seed of the draw, 0 or more.
 
     Returns:
-        Indices of the training and of the validation samples, each in ascending order.
+        The indices of the training and of the validation samples, each in ascending order.
 
     Raises:
         OptionError: `validation` or `seed` is out of range.
@@ -82,16 +82,16 @@ def split(dataset: Dataset, validation: int, seed: int) -> tuple[Ints, Ints]:
     if not 0 <= validation < n:
         raise OptionError(
             f"validation = {validation} for dataset {dataset.name!r}: it must lie between 0 and "
-            f"{n - 1}, for there are {n} training samples and at least one must be left"
+            f"{n - 1}, since at least one of the {n} training samples must be left"
         )
-    order = shuffled(n, seed)
+    order = shuffled_indices(n, seed)
     return np.sort(order[validation:]), np.sort(order[:validation])
 
 
-def shuffled(n: int, seed: int) -> Ints:
-    """Numbers 0 to n - 1 in random order, the same for each seed in every version of NumPy.
+def shuffled_indices(n: int, seed: int) -> Ints:
+    """Return 0 to n - 1 in random order, the same for a seed in every version of NumPy.
 
-    It uses the raw stream of PCG64, which NumPy keeps the same from version to version.
+    The order comes from the raw stream of PCG64, which NumPy guarantees across versions.
 
     Raises:
         OptionError: `seed` is below 0.
@@ -101,8 +101,8 @@ def shuffled(n: int, seed: int) -> Ints:
     return np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable").astype(np.int64)
 
 
-def scaled(x: npt.NDArray[np.uint8]) -> Floats:
-    """Bytes as float32 in [0, 1]."""
+def scale_bytes(x: npt.NDArray[np.uint8]) -> Floats:
+    """Convert bytes to float32 in [0, 1]."""
     floats = x.astype(np.float32)
     floats /= 255
     return floats

@@ -1,4 +1,4 @@
-"""Pictures of a run's diagnoses: layers by steps as heat maps, and curves."""
+"""Plots of a run's diagnoses: heat maps of layers by steps, and curves."""
 
 import io
 import math
@@ -18,14 +18,15 @@ from lra.lab.atomic import write_atomically
 from lra.lab.diagnoses import Row
 from lra.torch.diagnose import LayerKind
 
-NOWHERE = "0.85"
-"""The grey of what is not defined."""
+UNDEFINED = "0.85"
+"""The grey of undefined values."""
 
-_MOST = 24  # names of layers beside a heat map
+_MAX_LABELS = 24
+"""The most layer names beside a heat map or in a legend."""
 
 
 def draw(folder: Path) -> list[Path]:
-    """Write both pictures into a run's folder, and give their paths."""
+    """Write both plots to a run's folder and return their paths."""
     paths = []
     for name, figure in ((runs.HEAT_MAP, heat_map(folder)), (runs.DIAGNOSE_CURVES, curves(folder))):
         buffer = io.BytesIO()
@@ -36,39 +37,40 @@ def draw(folder: Path) -> list[Path]:
 
 
 def heat_map(folder: Path) -> Figure:
-    """Draw, for each weight layer and diagnosis of a run, its updates' angle and size.
+    """Plot angle and size of the updates of each weight layer in each diagnosis of a run.
 
-    Left the angle to backprop's gradient, red beyond 90 degrees; right the size over that of the
-    weights. The layer that reads the input is at the bottom. Grey: not defined, or zero.
+    The left map has the angle to backprop's gradient, red beyond 90 degrees; the right map has the
+    size relative to the weights. The layer that reads the input is at the bottom. Grey is zero or
+    undefined.
 
     Raises:
-        RunError: where the run has no diagnoses.
+        RunError: the run has no diagnoses.
     """
     rows = [row for row in diagnoses.read(folder) if row["kind"] == LayerKind.WEIGHTS]
     names = diagnoses.layers(rows)
     figure = Figure(figsize=(10, min(12, 2.4 + 0.22 * len(names))), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
-    angles = colormaps["viridis_r"].with_extremes(over="crimson", bad=NOWHERE)
-    _map(left, rows, "angle", Normalize(0, 90), angles, "max", "degrees")
+    angles = colormaps["viridis_r"].with_extremes(over="crimson", bad=UNDEFINED)
+    _draw_map(left, rows, "angle", Normalize(0, 90), angles, "max", "degrees")
     left.set_title("update: angle to backprop's gradient")
     sizes = [r["update_relative"] for r in rows if _positive(r["update_relative"])]
     norm = LogNorm(max(min(sizes, default=1e-3), 1e-12), max(sizes, default=1.0) * 1.01)
-    spread = colormaps["magma"].with_extremes(bad=NOWHERE)
-    _map(right, rows, "update_relative", norm, spread, "min", "times the weights")
-    right.set_title("update: size over the weights")
-    every = math.ceil(len(names) / _MOST)
+    spread = colormaps["magma"].with_extremes(bad=UNDEFINED)
+    _draw_map(right, rows, "update_relative", norm, spread, "min", "times the weights")
+    right.set_title("update: size relative to the weights")
+    every = math.ceil(len(names) / _MAX_LABELS)
     left.set_yticks([i + 0.5 for i in range(0, len(names), every)], names[::every])
-    left.set_ylabel("layer, the input's at the bottom")
-    figure.suptitle(f"{folder.resolve().name} (grey: zero, or not defined)")
+    left.set_ylabel("layer (input at the bottom)")
+    figure.suptitle(f"{folder.resolve().name} (grey: zero or undefined)")
     return figure
 
 
 def curves(folder: Path) -> Figure:
-    """Draw a line for each layer over the steps: errors, targets, feedback, flat and dead units.
+    """Plot errors, targets, feedback, saturated and dead units of each layer over the steps.
 
     Raises:
-        RunError: where the run has no diagnoses.
+        RunError: the run has no diagnoses.
     """
     rows = diagnoses.read(folder)
     figure = Figure(figsize=(12, 6.5), layout="constrained")
@@ -76,10 +78,10 @@ def curves(folder: Path) -> Figure:
     panels = {
         "angle": ("angle to backprop's gradient (degrees)", "linear"),
         "feedback_angle": ("angle of E to W (degrees)", "linear"),
-        "error": ("length of the error that arrives", "log"),
-        "moved_relative": ("targets moved, over |h|", "log"),
-        "saturated": ("saturated units (share)", "linear"),
-        "dead": ("dead units (share)", "linear"),
+        "error": ("norm of the received error", "log"),
+        "moved_relative": ("distance of targets, relative to |h|", "log"),
+        "saturated": ("share of saturated units", "linear"),
+        "dead": ("share of dead units", "linear"),
     }
     names = diagnoses.layers(rows)
     colours = {name: colormaps["viridis"](0.9 * i / max(1, len(names) - 1)) for i, name in
@@ -87,28 +89,28 @@ def curves(folder: Path) -> Figure:
     for axes, (column, (label, scale)) in zip(
         figure.subplots(2, 3).flat, panels.items(), strict=True
     ):
-        _lines(axes, rows, column, colours, scale)
+        _draw_lines(axes, rows, column, colours, scale)
         axes.set(title=label, xlabel="step")
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
-    shown = [name or "(the model)" for name in names if (name or "(the model)") in lines]
-    shown = shown[:: math.ceil(len(shown) / _MOST) or 1]
-    figure.legend([lines[name] for name in shown], shown, loc="outside right upper",
+    labels = [name or "(the model)" for name in names if (name or "(the model)") in lines]
+    labels = labels[:: math.ceil(len(labels) / _MAX_LABELS) or 1]
+    figure.legend([lines[label] for label in labels], labels, loc="outside right upper",
                   frameon=False, fontsize=8, title="layer")  # fmt: skip
     figure.suptitle(folder.resolve().name)
     return figure
 
 
-def _map(
+def _draw_map(
     axes: Axes, rows: list[Row], column: str, norm: Normalize, colours: Any, extend: Any, unit: str
 ) -> None:
     names = {name: i for i, name in enumerate(diagnoses.layers(rows))}
     steps = sorted({row["step"] for row in rows})
-    places = {step: i for i, step in enumerate(steps)}
+    columns = {step: i for i, step in enumerate(steps)}
     values = np.full((len(names), len(steps)), np.nan)
     for row in rows:
         value = row[column]
         if value is not None and (value > 0 or not isinstance(norm, LogNorm)):
-            values[names[row["layer"]], places[row["step"]]] = value
+            values[names[row["layer"]], columns[row["step"]]] = value
     last = steps[-1] - steps[-2] if len(steps) > 1 else 1
     mesh = axes.pcolormesh([*steps, steps[-1] + last], range(len(names) + 1),
                            np.ma.masked_invalid(values), norm=norm, cmap=colours)  # fmt: skip
@@ -118,17 +120,17 @@ def _map(
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _lines(axes: Axes, rows: list[Row], column: str, colours: dict[str, Any], scale: str) -> None:
-    drawn = 0
+def _draw_lines(
+    axes: Axes, rows: list[Row], column: str, colours: dict[str, Any], scale: str
+) -> None:
     for name, colour in colours.items():
-        own = [row for row in rows if row["layer"] == name and row[column] is not None]
-        own = [row for row in own if scale == "linear" or _positive(row[column])]
-        if own:
-            steps, values = [row["step"] for row in own], [row[column] for row in own]
+        defined = [row for row in rows if row["layer"] == name and row[column] is not None]
+        defined = [row for row in defined if scale == "linear" or _positive(row[column])]
+        if defined:
+            steps, values = [row["step"] for row in defined], [row[column] for row in defined]
             axes.plot(steps, values, color=colour, label=name or "(the model)", marker=".",
                       markersize=3, linewidth=1)  # fmt: skip
-            drawn += 1
-    if drawn:
+    if axes.lines:
         axes.set_yscale(scale)
         if scale == "linear":
             axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))

@@ -1,4 +1,4 @@
-"""What a run says while it goes: nothing, or a live bar that degrades to plain lines."""
+"""Progress of a run: the silent `Reporter`, and one with a progress bar or plain lines."""
 
 import time
 from pathlib import Path
@@ -11,48 +11,62 @@ from lra.torch.diagnose import Diagnosis
 
 
 class Reporter:
-    """Hears what a run does, and keeps silent."""
+    """Receives the progress of a run. This base class ignores all of it."""
 
-    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
-        """Hear that training starts: what, its epochs, the steps in one, whether it is on text."""
+    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
+        """Receive the start of training.
+
+        Args:
+            description: a line that describes the run.
+            epochs: the number of epochs.
+            steps: the number of steps in an epoch.
+            text: whether the data are text.
+        """
 
     def note(self, text: str) -> None:
-        """Hear a remark."""
+        """Receive a remark."""
 
     def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
-        """Hear how far the epoch is: sums over the samples, or the characters, seen in it."""
+        """Receive the progress of an epoch.
+
+        Args:
+            step: the number of finished steps of the epoch.
+            loss_sum: the sum of the losses of all predictions so far.
+            correct: the number of correct predictions so far.
+            seen: the number of predictions so far: samples, or characters of text.
+        """
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Hear an epoch's figures."""
+        """Receive the metrics of an epoch, by column."""
 
-    def diagnosis(self, epoch: int, step: int, found: Diagnosis) -> None:
-        """Hear a diagnosis, in an epoch, from 1, when so many steps of the run are done."""
+    def diagnosis(self, epoch: int, step: int, diagnosis: Diagnosis) -> None:
+        """Receive a diagnosis, with its epoch, from 1, and the run's number of finished steps."""
 
     def end(self, result: dict[str, Any], folder: Path) -> None:
-        """Hear the result."""
+        """Receive the result of a finished run."""
 
     def close(self) -> None:
-        """Hear that no more comes, whether the run came to its end or not."""
+        """Release resources. Called once, whether the run finished or not."""
 
 
 class ConsoleReporter(Reporter):
-    """Shows a bar on a terminal, and a line for each epoch anywhere.
+    """Prints a line per epoch, and shows a progress bar on a terminal.
 
     Args:
-        console: where to write.
+        console: the output.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar: Progress | None = None
 
-    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
-        """Show what is trained, and start the bar."""
+    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
+        """Print the description and the column titles, and start the bar."""
         self.steps, self.text = steps, text
-        self.each = "characters/s" if text else "samples/s"
-        self._print(what)
-        judge = "validation loss" if text else "validation %"
-        self._print(f"epoch      loss   train %   {judge}   {self.each}")
+        self.rate_unit = "characters/s" if text else "samples/s"
+        self._print(description)
+        validation = "validation loss" if text else "validation %"
+        self._print(f"epoch      loss   train %   {validation}   {self.rate_unit}")
         self.mark, self.seen_at_mark, self.rate, self.done = time.monotonic(), 0, 0.0, 0
         if self.console.is_terminal:
             self.bar = Progress(
@@ -71,7 +85,7 @@ class ConsoleReporter(Reporter):
         self._print(text)
 
     def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         now = time.monotonic()
         if seen <= self.seen_at_mark:
             self.seen_at_mark = 0
@@ -81,21 +95,21 @@ class ConsoleReporter(Reporter):
             self.bar.update(
                 self.task,
                 completed=self.done * self.steps + step,
-                figures=f"{figures}  {self.rate:,.0f} {self.each}",
+                figures=f"{figures}  {self.rate:,.0f} {self.rate_unit}",
             )
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Print the epoch's line."""
         if row["validation_loss"] is None:
-            shown = "-"
+            validation = "-"
         elif self.text:
-            shown = f"{row['validation_loss']:.4f}"
+            validation = f"{row['validation_loss']:.4f}"
         else:
-            shown = f"{row['validation_accuracy']:.2f}"
-        columns = (18, 12) if self.text else (15, 9)
+            validation = f"{row['validation_accuracy']:.2f}"
+        widths = (18, 12) if self.text else (15, 9)
         self._print(
             f"{row['epoch']:>3}/{epochs:<3}  {row['loss']:7.4f}   {row['train_accuracy']:7.2f}"
-            f"{shown:>{columns[0]}}   {self.rate:{columns[1]},.0f}"
+            f"{validation:>{widths[0]}}   {self.rate:{widths[1]},.0f}"
         )
         self.done = row["epoch"]
         self.mark, self.seen_at_mark = time.monotonic(), 0
@@ -108,10 +122,12 @@ class ConsoleReporter(Reporter):
         test, loss = result["test_accuracy"], result["test_loss"]
         best = f"best epoch {result['best_epoch']} of {result['epochs']}"
         if test is None:
-            self._print(f"{best}; {result['dataset']} has no test pair, or it was left out")
+            self._print(
+                f"{best}; no test set: {result['dataset']} has none, or --no-test was given"
+            )
         elif self.text:
             self._print(
-                f"test loss {loss:.4f} nats a character, {test:.2f}% right ({best}), "
+                f"test loss {loss:.4f} nats per character, accuracy {test:.2f}% ({best}), "
                 f"{result['test_loss_last']:.4f} with the last weights; {result['seconds']:.1f} s"
             )
         else:
@@ -122,7 +138,7 @@ class ConsoleReporter(Reporter):
         self._print(f"curves, weights and figures are in {folder}")
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the terminal."""
         if self.bar:
             self.bar.stop()
             self.bar = None

@@ -1,4 +1,4 @@
-"""Lightning Fabric as a run needs it: devices, precision, processes."""
+"""Set-up of Lightning Fabric for a run: devices, precision and processes."""
 
 import os
 from typing import Any
@@ -12,18 +12,18 @@ from lra.lab.options import PRECISIONS
 
 
 class _Double(DoublePrecision):
-    """Fabric's double precision, with the network's output left in it, as the loss needs it."""
+    """Fabric's double precision, but with outputs in double precision too, for the loss."""
 
     def convert_output(self, data: Any) -> Any:
-        """Give the output as it is; Fabric would round it to torch's default dtype."""
+        """Return the output unchanged; Fabric would cast it to torch's default dtype."""
         return data
 
 
 def start_fabric(config: TrainConfig) -> Fabric:
-    """Start it, in as many processes as configured.
+    """Start Fabric in the configured number of processes.
 
     Raises:
-        OptionError: for a device, their number or a precision that this machine does not have.
+        OptionError: this machine lacks the device, the number of devices or the precision.
     """
     double = config.precision == "64"
     try:
@@ -34,15 +34,15 @@ def start_fabric(config: TrainConfig) -> Fabric:
             plugins=_Double() if double else None,
             strategy="ddp" if config.devices > 1 else "auto",
         )
-    except Exception as error:  # Fabric raises many kinds, all about this machine's devices
+    except Exception as error:  # Fabric raises many types, all about this machine's devices
         raise OptionError(
             f"device {config.device!r}, devices {config.devices}, precision "
-            f"{config.precision!r}: not on this machine ({error})"
+            f"{config.precision!r}: not available on this machine ({error})"
         ) from error
     most = max(2, os.cpu_count() or 1)
     if fabric.device.type == "cpu" and config.devices > most:
         raise OptionError(
-            f"devices must be at most {most} on the CPU of this machine, one for each core; "
+            f"devices must be at most {most} on the CPU of this machine, one per core; "
             f"got {config.devices}"
         )
     fabric.launch()

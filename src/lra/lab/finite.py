@@ -1,4 +1,4 @@
-"""Where numbers stop being finite, by the name of the layer."""
+"""Diagnosis of non-finite numbers: find the layer where they first appear."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 
-def weight_not_finite(network: nn.Module) -> str | None:
-    """Name the first weight that is not finite, if there is one."""
+def find_nonfinite_weight(network: nn.Module) -> str | None:
+    """Return the name of the first parameter that is not finite; None if all are finite."""
     for name, weight in network.named_parameters():
         if not _finite(weight):
             return name
@@ -15,9 +15,9 @@ def weight_not_finite(network: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def where_not_finite(network: nn.Module, x: Tensor) -> str:
-    """Say in which layer what stops the loss from being finite shows first."""
-    found: list[str] = []
+def locate_nonfinite(network: nn.Module, x: Tensor) -> str:
+    """Describe the first layer whose numbers prevent a finite loss on x, as a phrase."""
+    problems: list[str] = []
     names = {module: name for name, module in network.named_modules()}
     last = network
 
@@ -28,13 +28,13 @@ def where_not_finite(network: nn.Module, x: Tensor) -> str:
     def before(module: nn.Module, inputs: Any) -> None:
         for kind, weight in module.named_parameters(recurse=False):
             if not _finite(weight):
-                found.append(f"{title(module)}: its {kind} is no longer finite")
+                problems.append(f"{title(module)}: its {kind} is no longer finite")
 
     def after(module: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal last
         last = module if next(module.children(), None) is None else last
         if not _finite(output):
-            found.append(f"{title(module)}: its output is no longer finite")
+            problems.append(f"{title(module)}: its output is no longer finite")
 
     hooks = [module.register_forward_pre_hook(before) for module in names]
     hooks += [module.register_forward_hook(after) for module in names]
@@ -44,7 +44,7 @@ def where_not_finite(network: nn.Module, x: Tensor) -> str:
         for hook in hooks:
             hook.remove()
     large = f"{title(last)}: its outputs, up to {out.abs().max():.1e}, are too large for the loss"
-    return found[0] if found else large
+    return problems[0] if problems else large
 
 
 def _finite(values: Tensor) -> bool:

@@ -1,7 +1,7 @@
-"""Whether what a checkpoint holds is what this run would have saved: names, types, shapes.
+"""Validation of a checkpoint's content: names, types and shapes that this run would have saved.
 
-A checkpoint's checksum tells that it is whole, not who wrote it. Everything is held against what a
-fresh network and optimizer have, before any of it is taken over: kernels trust the shapes that they
+A checksum proves that a checkpoint is intact, not where it comes from. So its content is compared
+with a fresh network and optimizer before any of it is loaded: kernels trust the shapes that they
 are given.
 """
 
@@ -18,45 +18,49 @@ from lra.lab.state import COLUMNS, State
 from lra.torch.share import MOMENTUM
 
 
-def check_like(found: Any, expected: Any, where: str) -> None:
-    """Require the same names, types, shapes and dtypes; numbers and texts may be others.
+def check_structure(value: Any, expected: Any, where: str) -> None:
+    """Check that a value has the expected names, types, shapes and dtypes.
+
+    Numbers and strings may differ.
 
     Raises:
-        RunError: naming the place, what is expected there, and what is.
+        RunError: with the location, the expected and the actual value.
     """
     match expected:
         case Mapping():
-            check_names(found, expected, where)
+            check_names(value, expected, where)
             for name in expected:
-                check_like(found[name], expected[name], f"{where}, {name}")
+                check_structure(value[name], expected[name], f"{where}, {name}")
         case list() | tuple():
-            same = type(found) is type(expected) and len(found) == len(expected)
-            _require(same, where, _kind(expected), found)
-            for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-                check_like(one, other, f"{where}, {i}")
+            same = type(value) is type(expected) and len(value) == len(expected)
+            _require(same, where, _describe(expected), value)
+            for i, (item, expected_item) in enumerate(zip(value, expected, strict=True)):
+                check_structure(item, expected_item, f"{where}, {i}")
         case Tensor():
-            _require(_alike(found, expected), where, _kind(expected), found)
+            _require(_same_layout(value, expected), where, _describe(expected), value)
         case _:
-            _require(type(found) is type(expected), where, _kind(expected), found)
+            _require(type(value) is type(expected), where, _describe(expected), value)
 
 
-def check_names(found: Any, names: Collection[Any], where: str) -> None:
-    """Require a mapping with these names, and no others.
+def check_names(value: Any, names: Collection[Any], where: str) -> None:
+    """Check that a value is a mapping with exactly these names.
 
     Raises:
-        RunError: naming the ones that are lacking or too many.
+        RunError: with the missing and the unexpected names.
     """
-    _require(isinstance(found, dict), where, "a mapping", found)
-    if other := found.keys() ^ set(names):
-        listed = ", ".join(sorted(f"{name!r}"[:80] for name in other)[:5])
-        raise RunError(f"{where}: names that are lacking or too many: {listed}")
+    _require(isinstance(value, dict), where, "a mapping", value)
+    if different := value.keys() ^ set(names):
+        listed = ", ".join(sorted(f"{name!r}"[:80] for name in different)[:5])
+        raise RunError(f"{where}: names that are missing or unexpected: {listed}")
 
 
-def check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Require an optimizer's state as a fresh one's after a step, which a copy takes, of size 0.
+def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Check a saved optimizer state against that of a copy of this optimizer after one step.
+
+    The step has learning rate 0 and zero gradients.
 
     Raises:
-        RunError: where names, types, shapes or settings are others.
+        RunError: names, types, shapes or settings differ.
     """
     trial = copy.deepcopy(optimizer)
     for group in trial.param_groups:
@@ -65,37 +69,37 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = torch.zeros_like(parameter)
     trial.step()
     expected = trial.state_dict()
-    check_names(found, expected, "optimizer")
-    check_like(found["param_groups"], expected["param_groups"], "optimizer, group")
-    pairs = zip(found["param_groups"], expected["param_groups"], strict=True)
-    for i, (group, known) in enumerate(pairs):
-        for name, value in known.items():
+    check_names(saved, expected, "optimizer")
+    check_structure(saved["param_groups"], expected["param_groups"], "optimizer, group")
+    pairs = zip(saved["param_groups"], expected["param_groups"], strict=True)
+    for i, (group, expected_group) in enumerate(pairs):
+        for name, value in expected_group.items():
             good = _finite(group[name]) if name == "lr" else group[name] == value  # lr is scheduled
             _require(good, f"optimizer, group {i}, {name}", repr(value), group[name])
-    state = found["state"]
+    state = saved["state"]
     _require(isinstance(state, dict), "optimizer, state", "a mapping", state)
-    for index, of_weight in state.items():  # a weight that had no update yet has none
+    for index, entries in state.items():  # a weight without an update so far has no entry
         _require(index in expected["state"], "optimizer, state", "a weight's number", index)
         where = f"optimizer, state of weight {index}"
-        if isinstance(of_weight, dict) and MOMENTUM in of_weight:  # of shared feedback's decay
-            _require(_finite(of_weight[MOMENTUM]), where, "a finite number", of_weight[MOMENTUM])
-            of_weight = {name: of_weight[name] for name in of_weight if name != MOMENTUM}
-        check_like(of_weight, expected["state"][index], where)
+        if isinstance(entries, dict) and MOMENTUM in entries:  # of shared feedback's decay
+            _require(_finite(entries[MOMENTUM]), where, "a finite number", entries[MOMENTUM])
+            entries = {name: entries[name] for name in entries if name != MOMENTUM}
+        check_structure(entries, expected["state"][index], where)
 
 
-def check_state(found: Any, steps: int, weights: Mapping[str, Tensor]) -> None:
-    """Require the fields of a `State`, with numbers that a run can have.
+def check_state(saved: Any, steps: int, weights: Mapping[str, Tensor]) -> None:
+    """Check the saved fields of a `State`, with numbers that are possible in a run.
 
     Args:
-        found: the fields.
-        steps: how many an epoch has.
-        weights: the plain network's.
+        saved: the fields.
+        steps: the number of steps in an epoch.
+        weights: the plain network's weights.
 
     Raises:
-        RunError: where a name, a type or a number is none that a run can have.
+        RunError: a name, type or number is impossible.
     """
-    check_names(found, vars(State()), "state")
-    rows, best = found["rows"], found["best_epoch"]
+    check_names(saved, vars(State()), "state")
+    rows, best = saved["rows"], saved["best_epoch"]
     _require(isinstance(rows, list), "state, rows", "a list", rows)
     for name, least, most in (
         ("epoch", len(rows), len(rows)),
@@ -103,10 +107,10 @@ def check_state(found: Any, steps: int, weights: Mapping[str, Tensor]) -> None:
         ("correct", 0, math.inf),
         ("best_epoch", min(len(rows), 1), len(rows)),
     ):
-        good = type(found[name]) is int and least <= found[name] <= most
-        _require(good, f"state, {name}", f"a whole number from {least} to {most}", found[name])
+        good = type(saved[name]) is int and least <= saved[name] <= most
+        _require(good, f"state, {name}", f"a whole number from {least} to {most}", saved[name])
     for name in ("loss_sum", "seconds"):
-        _require(_finite(found[name]), f"state, {name}", "a finite number", found[name])
+        _require(_finite(saved[name]), f"state, {name}", "a finite number", saved[name])
     for i, row in enumerate(rows):
         where = f"state, epoch {i + 1}"
         check_names(row, COLUMNS, where)
@@ -114,44 +118,46 @@ def check_state(found: Any, steps: int, weights: Mapping[str, Tensor]) -> None:
             absent = row[name] is None and name.startswith("validation")
             good = row[name] == i + 1 if name == "epoch" else absent or _finite(row[name])
             _require(good, f"{where}, {name}", "a finite number", row[name])
-    check_like(found["best_weights"], weights if best else {}, "state, best weights")
+    check_structure(saved["best_weights"], weights if best else {}, "state, best weights")
 
 
 def check_random(cpu: Any, cuda: Any) -> None:
-    """Require the states of torch's random generators; a run may move to a machine without CUDA.
+    """Check the saved states of torch's random generators.
+
+    CUDA states are ignored on a machine without CUDA.
 
     Raises:
-        RunError: where one is none.
+        RunError: a state is invalid.
     """
-    check_like(cpu, torch.get_rng_state(), "random state")
+    check_structure(cpu, torch.get_rng_state(), "random state")
     try:
         torch.Generator().set_state(cpu)
     except RuntimeError as error:
         raise RunError(f"random state: {one_line(error)}") from error
     _require(isinstance(cuda, list), "random state of CUDA", "a list", cuda)
     if cuda and torch.cuda.is_available():
-        check_like(cuda, torch.cuda.get_rng_state_all(), "random state of CUDA")
+        check_structure(cuda, torch.cuda.get_rng_state_all(), "random state of CUDA")
 
 
 def _finite(value: Any) -> bool:
     return type(value) is float and math.isfinite(value)
 
 
-def _alike(found: Any, expected: Tensor) -> bool:
+def _same_layout(value: Any, expected: Tensor) -> bool:
     return (
-        type(found) in (Tensor, nn.Parameter)
-        and (found.layout, found.device.type) == (torch.strided, "cpu")
-        and (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        and (found.stride() == expected.stride() or found.numel() < 2)
+        type(value) in (Tensor, nn.Parameter)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and (value.dtype, value.shape) == (expected.dtype, expected.shape)
+        and (value.stride() == expected.stride() or value.numel() < 2)
     )
 
 
-def _require(good: bool, where: str, expected: str, found: Any) -> None:
+def _require(good: bool, where: str, expected: str, value: Any) -> None:
     if not good:
-        raise RunError(f"{where}: expected {expected}, found {_kind(found)}")
+        raise RunError(f"{where}: expected {expected}, found {_describe(value)}")
 
 
-def _kind(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""How images lie in arrays: with or without an axis of channels, and which axis that is."""
+"""Image layouts: find the channel axis, and move it first."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LAYOUTS = "(H, W), (C, H, W) or (H, W, C) with 1 or 3 channels C"
 
 
 def channel_axis(shape: Sequence[int]) -> int | None:
-    """Tell which axis of one image holds its channels: 0, 2, or None where there is none.
+    """Return the channel axis of one image: 0, 2, or None if it has none.
 
     Args:
-        shape: of one image: (H, W), (C, H, W) or (H, W, C), with C 1 or 3. Where both ends could
-            be channels, the last axis is.
+        shape: the shape of one image: (H, W), (C, H, W) or (H, W, C), with C 1 or 3. If both the
+            first and the last axis qualify, it is the last.
 
     Raises:
         DataError: the shape is none of these.
@@ -30,8 +30,8 @@ def channel_axis(shape: Sequence[int]) -> int | None:
     if len(shape) == 3 and shape[0] in (1, 3):
         return 0
     raise DataError(
-        f"samples have shape {tuple(shape)}, which is no image: allowed are {LAYOUTS}. Remedy: "
-        "reshape x"
+        f"samples have shape {tuple(shape)}, which is not an image: allowed are {LAYOUTS}. "
+        "Remedy: reshape x"
     )
 
 
@@ -39,7 +39,7 @@ def channels_first(x: Tensor) -> Tensor:
     """View a batch of images, (n, H, W), (n, C, H, W) or (n, H, W, C), as (n, C, H, W).
 
     Raises:
-        DataError: the samples are no images.
+        DataError: the samples are not images.
     """
     axis = channel_axis(x.shape[1:])
     return x.unsqueeze(1) if axis is None else x.movedim(axis + 1, 1)

@@ -1,7 +1,8 @@
-"""How a network learns and answers by what a run names: a rule swapped into it, or a method."""
+"""Set-up, steps and predictions of a run, which differ between rules and methods."""
 
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,52 +10,54 @@ from torch import Tensor, nn
 import lra
 from lra.errors import ConversionError, OptionError
 from lra.lab.config import TrainConfig
-from lra.lab.measure import Answer, count_right, cross_entropy
+from lra.lab.measure import Predictor, count_correct, cross_entropy
 from lra.methods import Method
 from lra.rules import Rule
-from lra.torch.compiled import CompiledStep
+
+if TYPE_CHECKING:
+    from lra.torch.compiled import CompiledStep
 
 
 def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool) -> list[str]:
-    """Convert a network to a rule, or make it ready for a method.
+    """Convert a network to a rule, or attach a method to it.
 
     Args:
         rule: the rule or method.
         network: the plain network.
-        samples: a few, as an example.
-        text: whether the network predicts a character at each place.
+        samples: a few samples, as an example.
+        text: whether the network predicts a character at each position.
 
     Returns:
-        What is to be said of it.
+        Remarks for the user.
     """
     if isinstance(rule, Method):
         rule.attach(network, torch.zeros(1, *samples.shape[1:]))
         return []
-    if samples.is_floating_point():  # those of a run in double precision, which the network is not
+    if samples.is_floating_point():  # float64 in double precision, where the network is not yet
         samples = samples.to(next(network.parameters()).dtype)
-    example = (
-        None if rule.wiring == lra.wiring.Chain() else samples
-    )  # others ask who comes after whom
+    example = None if rule.wiring == lra.wiring.Chain() else samples
     lra.convert(network, rule, example=example, loss_terms="tokens" if text else "batch")
-    covered = lra.coverage(network)
-    if not covered.left:
+    coverage = lra.coverage(network)
+    if not coverage.left:
         return []
-    layers = ", ".join(covered.left)
-    return [f"{1 - covered.share:.1%} of the weights follow no rule: {layers}"]
+    layers = ", ".join(coverage.left)
+    return [f"{1 - coverage.share:.1%} of the weights do not follow the rule: {layers}"]
 
 
-def feedback(rule: Rule | Method, network: nn.Module) -> list[nn.Parameter]:
-    """List the parameters that a network learns for the way back alone."""
+def feedback_parameters(rule: Rule | Method, network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a network learns for the backward pass alone."""
     if isinstance(rule, Method):
         return rule.feedback_parameters(network)
     return lra.feedback_parameters(network)
 
 
-def share(config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Share feedback weights with the weights: "auto", where that can be; "always"; or "never".
+def share_feedback(
+    config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Store feedback weights as differences from the weights, as `config.share_feedback` says.
 
     Raises:
-        OptionError: for "always", where they cannot be shared.
+        OptionError: the setting is "always", and the feedback weights cannot be shared.
     """
     if config.share_feedback == "never":
         return
@@ -67,56 +70,56 @@ def share(config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimi
             raise OptionError(f"share_feedback is always, but {error}") from error
 
 
-_WORTH = 100_000
-"""In how many steps compiling pays, also where it takes half a minute and saves little in each."""
+_MIN_STEPS = 100_000
+"""The number of steps from which compiling pays even if it takes 30 s and saves little per step."""
 
 
-def compiled(
+def compile_step(
     config: TrainConfig,
     steps: int,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
-) -> CompiledStep | None:
-    """Give a run's compiled step, whose loss has the number of right predictions beside it.
+) -> "CompiledStep | None":
+    """Return a run's compiled step, or None if it is not to be compiled.
 
-    Whether a run has one depends on its settings and on torch alone, so that it comes to the same
-    numbers each time.
+    Its loss returns the number of correct predictions as an auxiliary output. The choice depends
+    only on the settings and on torch, so that a run is reproducible.
 
     Args:
         config: the run's configuration.
-        steps: how many the run has.
-        network: what is trained.
-        optimizer: what moves it.
-        device: where.
+        steps: the number of steps in the run.
+        network: the network to train.
+        optimizer: its optimizer.
+        device: its device.
 
     Raises:
-        OptionError: for convolutions on a CPU, where it is always to be compiled.
-        CompileError: where torch cannot compile.
+        OptionError: `config.compile` is "always", and the network has convolutions on a CPU.
+        CompileError: torch cannot compile the step.
     """
     if config.compile == "never":
         return None
-    convolves = any(isinstance(m, nn.Conv2d) for m in network.modules())
-    trouble = config.uncompiled
-    if device.type == "cpu" and convolves:  # torch 2.13, without lra too
-        trouble = (
+    has_convolutions = any(isinstance(m, nn.Conv2d) for m in network.modules())
+    obstacle = config.compile_obstacle
+    if device.type == "cpu" and has_convolutions:  # torch 2.13, also without lra
+        obstacle = (
             f"torch's compiled convolutions crash on some processors, so {config.model} is not "
-            "compiled for a CPU; leave --compile out, or take --device cuda"
+            "compiled for a CPU; leave --compile out, or use --device cuda"
         )
-    if config.compile == "auto" and (trouble or steps < _WORTH or not _can_compile(device)):
+    if config.compile == "auto" and (obstacle or steps < _MIN_STEPS or not _can_compile(device)):
         return None
-    if trouble:
-        raise OptionError(f"compile is always, but {trouble}")
+    if obstacle:
+        raise OptionError(f"compile is always, but {obstacle}")
 
     def loss(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return cross_entropy(logits, y), count_right(logits, y)
+        return cross_entropy(logits, y), count_correct(logits, y)
 
     return lra.compile_step(network, loss, optimizer, has_aux=True)
 
 
 def _can_compile(device: torch.device) -> bool:
-    """Tell whether torch compiles steps, and has what it compiles kernels with."""
-    from torch._inductor.cpp_builder import get_cpp_compiler  # which takes a while to import
+    """Return whether torch can compile steps, and a C++ compiler is there if it needs one."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # slow to import
 
     from lra.torch.compiled import available
 
@@ -126,25 +129,25 @@ def _can_compile(device: torch.device) -> bool:
         return False
 
 
-def answering(rule: Rule | Method, network: nn.Module) -> Answer:
-    """Give the network as what predicts: its forward pass, unless a method says otherwise."""
+def make_predictor(rule: Rule | Method, network: nn.Module) -> Predictor:
+    """Return the function that predicts: the network, or a method's `output` for it."""
     return functools.partial(rule.output, network) if isinstance(rule, Method) else network
 
 
-def step_by(
+def method_step(
     method: Method,
     network: nn.Module,
     x: Tensor,
     loss: Callable[[Tensor], Tensor],
     terms: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute a step's updates by a method; give the loss, and the logits that it is of."""
-    answer: list[Tensor] = []
+    """Compute the updates of a step by a method, and return the loss and its logits."""
+    outputs: list[Tensor] = []
 
-    def heard(logits: Tensor) -> Tensor:
-        if not answer:  # the first is the network's answer
-            answer.append(logits.detach())
+    def recording_loss(logits: Tensor) -> Tensor:
+        if not outputs:  # a method's first call has the network's prediction
+            outputs.append(logits.detach())
         return loss(logits)
 
-    value = method(network, heard, x, loss_terms=terms)
-    return value, answer[0]
+    value = method(network, recording_loss, x, loss_terms=terms)
+    return value, outputs[0]

@@ -1,4 +1,4 @@
-"""One process at a time works on a run: a lock of the operating system, which ends with it."""
+"""A lock on a run's folder. The operating system releases it when the process ends."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ NAME = ".lock"
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder; a process that is killed leaves an empty file, and no lock.
+def hold(folder: Path) -> Iterator[None]:
+    """Lock a run's folder. A killed process leaves an empty file but no lock.
 
     Raises:
-        RunError: where another process holds it, or none can.
+        RunError: another process holds the lock, or the folder cannot be locked.
     """
     lock = filelock.FileLock(folder / NAME, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:
         raise RunError(
-            f"{folder} is in use: another process trains in it. Wait for its end, stop it, or "
-            "choose another folder"
+            f"{folder} is in use: another process is training in it. Wait until it has finished, "
+            "stop it, or choose another folder"
         ) from None
     except (OSError, NotImplementedError) as error:
-        raise RunError(f"{folder} cannot be locked for this process: {error}") from error
+        raise RunError(f"{folder} cannot be locked: {error}") from error
     try:
         yield
     finally:

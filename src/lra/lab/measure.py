@@ -1,4 +1,4 @@
-"""How good predictions are: cross-entropy in nats, and the share that is right."""
+"""Quality of predictions: cross-entropy in nats, and accuracy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Answer = Callable[[Tensor], Tensor]
-"""What gives logits (n, ..., classes) for samples (n, ...): a network, most often."""
+Predictor = Callable[[Tensor], Tensor]
+"""Maps samples (n, ...) to logits (n, ..., classes); mostly a network."""
 
-AT_ONCE = 2000
-"""How many predictions to make at once."""
+CHUNK_SIZE = 2000
+"""The number of predictions that are computed at once."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a network does on samples.
+class Metrics:
+    """The quality of a network's predictions.
 
     Attributes:
-        loss: mean cross-entropy over all predictions, in nats.
-        accuracy: the share of predictions whose largest output is right, in percent.
+        loss: the mean cross-entropy over all predictions, in nats.
+        accuracy: the share of correct predictions, in percent.
     """
 
     loss: float
@@ -28,28 +28,28 @@ class Measured:
 
 
 def cross_entropy(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-    """Give the loss of logits (n, ..., classes) for class indices (n, ...)."""
+    """Compute the loss of logits (n, ..., classes) for class indices (n, ...)."""
     return F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction=reduction)
 
 
-def count_right(logits: Tensor, y: Tensor) -> Tensor:
-    """Count the predictions whose largest output is right."""
+def count_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Count the predictions whose largest logit is that of the right class."""
     return (logits.argmax(-1) == y).sum()
 
 
 @torch.no_grad()
-def logits_of(network: Answer, x: Tensor, at_once: int = AT_ONCE) -> Tensor:
-    """Run a network over many samples, shape (n, ...), in parts; gives shape (n, ..., classes)."""
-    return torch.cat([network(part) for part in torch.split(x, at_once)])
+def compute_logits(predictor: Predictor, x: Tensor, chunk_size: int = CHUNK_SIZE) -> Tensor:
+    """Compute logits (n, ..., classes) for samples (n, ...) in chunks."""
+    return torch.cat([predictor(part) for part in torch.split(x, chunk_size)])
 
 
 @torch.no_grad()
-def measure(network: Answer, x: Tensor, y: Tensor) -> Measured:
-    """Measure a network on samples x and class indices y, in parts."""
-    at_once = max(1, AT_ONCE * len(y) // y.numel())
-    loss, right = 0.0, 0
-    for samples, target in zip(torch.split(x, at_once), torch.split(y, at_once), strict=True):
-        logits = network(samples)
+def measure(predictor: Predictor, x: Tensor, y: Tensor) -> Metrics:
+    """Compute loss and accuracy on samples x and class indices y in chunks."""
+    chunk_size = max(1, CHUNK_SIZE * len(y) // y.numel())
+    loss, correct = 0.0, 0
+    for samples, target in zip(torch.split(x, chunk_size), torch.split(y, chunk_size), strict=True):
+        logits = predictor(samples)
         loss += cross_entropy(logits, target, "sum").item()
-        right += int(count_right(logits, target))
-    return Measured(loss / y.numel(), 100.0 * right / y.numel())
+        correct += int(count_correct(logits, target))
+    return Metrics(loss / y.numel(), 100.0 * correct / y.numel())

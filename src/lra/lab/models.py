@@ -1,4 +1,4 @@
-"""The networks and optimizers that a configuration describes."""
+"""Building the network and the optimizer of a configuration."""
 
 import itertools
 import math
@@ -12,47 +12,49 @@ from lra.errors import DataError, OptionError
 from lra.lab.config import TrainConfig
 from lra.lab.data import Dataset
 from lra.lab.images import channel_axis
-from lra.lab.learning import feedback
+from lra.lab.learning import feedback_parameters
 from lra.lab.networks import NETWORKS, hidden_sizes
 from lra.lab.options import make_activation
 from lra.lab.parts import Parts
 
-_DECAY = {"adamw": 0.01}
-"""Weight decay by default; none where it would be added to the gradient."""
+_DEFAULT_DECAY = {"adamw": 0.01}
+"""Default weight decay; 0 for optimizers that would add it to the gradient."""
 
 
 def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int) -> nn.Module:
-    """Build the plain network, drawn from torch's global generator.
+    """Build the plain network, with weights drawn from torch's global generator.
 
     Args:
         config: the run's configuration.
-        sample_shape: shape of one sample.
-        classes: number of outputs.
+        sample_shape: the shape of one sample.
+        classes: the number of outputs.
 
     Raises:
-        OptionError: for samples that the network cannot read, or sizes that do not fit.
+        OptionError: the network cannot read such samples, or sizes do not fit.
     """
     network = NETWORKS[config.model]
-    activation, through = config.activation or network.activation, config.straight_through
+    activation = config.activation or network.activation
     parts = Parts(
-        lambda: make_activation(activation, through), config.init or network.init, config.bias
+        lambda: make_activation(activation, config.straight_through),
+        config.init or network.init,
+        config.bias,
     )
     return network.build(parts, tuple(sample_shape), classes, **config.sizes)
 
 
-def check_reads(config: TrainConfig, dataset: Dataset) -> None:
-    """Refuse data of a kind that the network does not read, or that cannot be augmented.
+def check_dataset(config: TrainConfig, dataset: Dataset) -> None:
+    """Check that the network can read a dataset, and that it can be augmented as configured.
 
     Raises:
-        OptionError: for text where the network reads values, or the other way round; and for
-            augmentation of what are no images.
+        OptionError: the dataset is text and the network reads values, or the reverse; or samples
+            to augment are not images.
     """
     text = dataset.reads == "text"
     if NETWORKS[config.model].text != text:
-        able = [name for name, network in NETWORKS.items() if network.text == text]
+        suitable = [name for name, network in NETWORKS.items() if network.text == text]
         raise OptionError(
             f"{config.model} reads {NETWORKS[config.model].reads}, and {dataset.name} holds "
-            f"{dataset.reads}; choose --model {' or '.join(able)}, or another dataset"
+            f"{dataset.reads}; choose --model {' or '.join(suitable)}, or another dataset"
         )
     if config.augment:
         try:
@@ -62,42 +64,43 @@ def check_reads(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def describe(config: TrainConfig, dataset: Dataset) -> str:
-    """Name a network with its sizes and its nonlinearity."""
+    """Return a network's name, sizes and activation as text."""
     sizes = config.sizes
     activation = config.activation or NETWORKS[config.model].activation
     if config.model == "mlp":
         shape = math.prod(dataset.sample_shape), *hidden_sizes(**sizes), dataset.num_classes
-        return f"{_join(shape)}, {activation}"
-    shown = (f"{name} {size}" for name, size in sizes.items() if size is not None)
-    return ", ".join((config.model, *shown, activation))
+        return f"{_join_sizes(shape)}, {activation}"
+    options = (f"{name} {size}" for name, size in sizes.items() if size is not None)
+    return ", ".join((config.model, *options, activation))
 
 
-def _join(sizes: Sequence[int]) -> str:
-    """Write sizes, long rows of one size as one."""
-    runs = ((size, len(list(same))) for size, same in itertools.groupby(sizes))
-    parts = (f"({n} x {size})" if n > 6 else "-".join([str(size)] * n) for size, n in runs)
+def _join_sizes(sizes: Sequence[int]) -> str:
+    """Join sizes by "-", and abbreviate more than six equal ones in a row."""
+    groups = ((size, len(list(same))) for size, same in itertools.groupby(sizes))
+    parts = (f"({n} x {size})" if n > 6 else "-".join([str(size)] * n) for size, n in groups)
     return "-".join(parts)
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer, with a group for learned feedback weights if they have their own step.
+    """Build the optimizer, with a separate group for feedback weights if `feedback_lr` is set.
 
     Raises:
-        OptionError: for a feedback_lr where the rule learns no feedback weights.
+        OptionError: `feedback_lr` is set, but the rule learns no feedback weights.
     """
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": config.lr}]
     if config.feedback_lr is not None:
-        own = feedback(config.rule, model)
-        if not own:
+        feedback = feedback_parameters(config.rule, model)
+        if not feedback:
             raise OptionError(
                 f"feedback_lr is given, but {config.rule.name} learns no feedback weights "
                 "here; leave it out"
             )
-        learned = {id(E) for E in own}
+        learned = {id(E) for E in feedback}
         groups[0]["params"] = [p for p in model.parameters() if id(p) not in learned]
-        groups.append({"params": own, "lr": config.feedback_lr})
-    given = config.weight_decay
-    decay = _DECAY.get(config.optimizer, 0.0) if given is None else given
+        groups.append({"params": feedback, "lr": config.feedback_lr})
+    decay = config.weight_decay
+    if decay is None:
+        decay = _DEFAULT_DECAY.get(config.optimizer, 0.0)
     match config.optimizer:
         case "sgd":
             momentum = config.momentum or 0.0
@@ -116,6 +119,6 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
 
 
 def plain_state(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """Give the state of the unconverted network: what of a state has the names it had then."""
+    """Return the state of the unconverted network, given the names in it."""
     state = model.state_dict()
     return {name: state[name].detach().cpu().contiguous() for name in names}

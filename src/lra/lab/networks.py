@@ -1,4 +1,4 @@
-"""The workbench's networks: plain torch modules, and the table that lists them."""
+"""The workbench's networks, as plain torch modules, and their table."""
 
 import itertools
 import math
@@ -14,74 +14,82 @@ from lra.lab.parts import (
     KAIMING,
     LECUN,
     Block,
+    ChannelsFirst,
     ConvBlock,
-    Images,
     Parts,
     Residual,
     Shape,
+    draw_positions,
     image_sizes,
-    positions,
 )
 
 
 def mlp(
     parts: Parts, shape: Shape, classes: int, hidden: Shape | None, width: int, depth: int
 ) -> nn.Sequential:
-    """Build a multilayer perceptron: hidden layers as given, or depth - 1 of one width."""
+    """Build a multilayer perceptron with the given hidden sizes, or depth - 1 of one width."""
     sizes = (math.prod(shape), *hidden_sizes(hidden, width, depth), classes)
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise(sizes):
         if len(layers) > 1:
-            layers.append(parts.unit())
+            layers.append(parts.activation())
         layers.append(parts.linear(inputs, outputs))
     return nn.Sequential(*layers)
 
 
 def hidden_sizes(hidden: Shape | None, width: int, depth: int) -> Shape:
-    """Give the sizes of a perceptron's hidden layers."""
+    """Return the sizes of a perceptron's hidden layers."""
     return (width,) * (depth - 1) if hidden is None else hidden
 
 
 def residual_mlp(parts: Parts, shape: Shape, classes: int, width: int, depth: int) -> nn.Sequential:
-    """Build a residual perceptron: depth - 2 layers x + unit(W x + b) / sqrt(depth) between two.
+    """Build a residual perceptron.
+
+    Between the first and the last layer are depth - 2 layers x + phi(W x + b) / sqrt(depth).
 
     Source: Innocenti et al., µPC: scaling predictive coding to 100+ layer networks, 2025.
     """
     if depth < 2:
         raise OptionError(f"residual-mlp: depth must be 2 or more, got {depth}")
-    layers: list[nn.Module] = [nn.Flatten(), parts.linear(math.prod(shape), width), parts.unit()]
+    layers: list[nn.Module] = [
+        nn.Flatten(),
+        parts.linear(math.prod(shape), width),
+        parts.activation(),
+    ]
     for _ in range(depth - 2):
-        block = nn.Sequential(parts.linear(width, width), parts.unit())
+        block = nn.Sequential(parts.linear(width, width), parts.activation())
         layers.append(Residual(block, depth**-0.5))
     return nn.Sequential(*layers, parts.linear(width, classes))
 
 
 def lenet(parts: Parts, shape: Shape, classes: int) -> nn.Sequential:
-    """Build LeNet-5 for images of 32x32: 6, 16 and 120 maps by 5x5, 84 units, classes.
+    """Build LeNet-5 for 32x32 images: 5x5 convolutions with 6, 16 and 120 maps, then 84 units.
 
-    Images from 28x28 up get a margin of zeros; others that are not 32x32 are scaled.
+    Images from 28x28 to 32x32 are padded with zeros, others are resized.
 
     Source: LeCun et al., Gradient-based learning applied to document recognition, 1998; with
-    pooling by maximum.
+    max-pooling.
     """
     channels, height, width = image_sizes(shape)
-    layers: list[nn.Module] = [Images()]
+    layers: list[nn.Module] = [ChannelsFirst()]
     if min(height, width) >= 28 and max(height, width) <= 32:
         down, right = 32 - height, 32 - width
         layers.append(nn.ZeroPad2d((right // 2, right - right // 2, down // 2, down - down // 2)))
     else:
         layers.append(nn.Upsample(size=(32, 32), mode="bilinear"))
     for inputs, outputs in ((channels, 6), (6, 16)):
-        layers += [parts.conv(inputs, outputs, 5), parts.unit(), nn.MaxPool2d(2)]
-    layers += [parts.conv(16, 120, 5), parts.unit(), nn.Flatten()]
-    return nn.Sequential(*layers, parts.linear(120, 84), parts.unit(), parts.linear(84, classes))
+        layers += [parts.conv(inputs, outputs, 5), parts.activation(), nn.MaxPool2d(2)]
+    layers += [parts.conv(16, 120, 5), parts.activation(), nn.Flatten()]
+    return nn.Sequential(
+        *layers, parts.linear(120, 84), parts.activation(), parts.linear(84, classes)
+    )
 
 
 def resnet(parts: Parts, shape: Shape, classes: int, width: int, depth: int) -> nn.Sequential:
     """Build the residual network for CIFAR: three stages of n blocks, depth = 6n + 2 layers.
 
-    Each stage has twice the channels of the one before, and half the height and width. The ways
-    around its blocks have no weights: pixels are left out, and channels of zeros added.
+    Each stage has twice the channels of the one before, and half the height and width. Shortcuts
+    have no weights: they subsample pixels and append channels of zeros.
 
     Source: He et al., Deep residual learning for image recognition, CVPR 2016, option A.
     """
@@ -90,8 +98,8 @@ def resnet(parts: Parts, shape: Shape, classes: int, width: int, depth: int) -> 
         raise OptionError(f"resnet: depth must be 6 n + 2: 8, 14, 20, 32, ...; got {depth}")
     channels, _, _ = image_sizes(shape)
     layers: list[nn.Module] = [
-        *(Images(), parts.conv(channels, width, 3, padding=1, bias=False)),
-        *(nn.BatchNorm2d(width), parts.unit()),
+        *(ChannelsFirst(), parts.conv(channels, width, 3, padding=1, bias=False)),
+        *(nn.BatchNorm2d(width), parts.activation()),
     ]
     inputs = width
     for stage in range(3):
@@ -104,10 +112,10 @@ def resnet(parts: Parts, shape: Shape, classes: int, width: int, depth: int) -> 
 
 
 class VisionTransformer(nn.Module):
-    """Patches of an image as tokens, blocks, and a linear layer on their mean.
+    """A vision transformer: image patches as tokens, blocks, and a linear layer on their mean.
 
-    Source: Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021; with the mean in place of
-    a token for the class.
+    Source: Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021; with the mean instead of a
+    class token.
     """
 
     def __init__(
@@ -115,30 +123,31 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         channels, high, wide = image_sizes(shape)
-        patch = patch or _patch(high, wide)
+        patch = patch or _default_patch(high, wide)
         if patch > min(high, wide):
             raise OptionError(f"vit: patch {patch} is larger than the images, {high}x{wide}")
-        self.images = nn.Sequential(Images(), nn.ZeroPad2d((0, -wide % patch, 0, -high % patch)))
+        padding = nn.ZeroPad2d((0, -wide % patch, 0, -high % patch))
+        self.images = nn.Sequential(ChannelsFirst(), padding)
         self.patches = parts.conv(channels, width, patch, stride=patch)
-        self.positions = positions(math.ceil(high / patch) * math.ceil(wide / patch), width)
+        self.positions = draw_positions(math.ceil(high / patch) * math.ceil(wide / patch), width)
         self.blocks = nn.Sequential(*(Block(parts, width) for _ in range(depth)))
         self.norm, self.head = parts.norm(width), parts.linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give logits (n, classes) for images."""
+        """Compute logits (n, classes) of images."""
         tokens = self.patches(self.images(x)).flatten(2).transpose(1, 2) + self.positions
         logits: Tensor = self.head(self.norm(self.blocks(tokens)).mean(1))
         return logits
 
 
-def _patch(high: int, wide: int) -> int:
-    """Give the least size of a patch, 2 pixels or more, that makes at most 64 tokens."""
+def _default_patch(high: int, wide: int) -> int:
+    """Return the smallest patch size, at least 2, that makes at most 64 tokens."""
     sizes = itertools.count(min(2, high, wide))  # tokens of a single pixel hardly learn
     return next(p for p in sizes if math.ceil(high / p) * math.ceil(wide / p) <= 64)
 
 
 class GPT(nn.Module):
-    """Characters as tokens, causal blocks, and a linear layer that predicts each next character.
+    """A character-level GPT: causal blocks, and a linear layer that predicts the next character.
 
     Source: Radford et al., Language models are unsupervised multitask learners, 2019.
     """
@@ -148,44 +157,44 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(classes, width)
-        self.positions = positions(context, width)
+        self.positions = draw_positions(context, width)
         self.blocks = nn.Sequential(*(Block(parts, width, causal=True) for _ in range(depth)))
         self.norm, self.head = parts.norm(width), parts.linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give logits (n, T, classes) for characters (n, T), T up to the context."""
+        """Compute logits (n, T, classes) of characters (n, T), with T up to the context."""
         tokens = self.embedding(x) + self.positions[: x.shape[1]]
         logits: Tensor = self.head(self.norm(self.blocks(tokens)))
         return logits
 
 
-Reads = Literal["values", "images", "text"]
+InputKind = Literal["values", "images", "text"]
 """What a network reads: samples of any shape; images (H, W), (C, H, W) or (H, W, C); characters."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A line of the table.
+    """A network in the table.
 
     Attributes:
-        summary: what it is.
-        build: makes it of parts, for samples of a shape and a number of classes, by its options.
-        reads: what it reads.
-        activation: its nonlinearity, by name, unless told otherwise.
-        init: how its weights are drawn, unless told otherwise.
-        options: the options of its own, with their defaults; None where others decide.
+        summary: a short description.
+        build: a function of parts, the shape of a sample, the number of classes and the options.
+        reads: the kind of its input.
+        activation: the name of its default activation.
+        init: its default initialisation.
+        options: its options with their defaults; None if the default depends on other settings.
     """
 
     summary: str
     build: Callable[..., nn.Module]
-    reads: Reads
+    reads: InputKind
     activation: str
     init: Init
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> bool:
-        """Whether it reads text, and no values."""
+        """Whether it reads text."""
         return self.reads == "text"
 
 

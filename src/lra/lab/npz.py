@@ -1,4 +1,4 @@
-"""Datasets of the user's own: `.npz` files, read without trusting anything that they state."""
+"""User datasets in `.npz` files, read without trusting their content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lra.errors import DataError, one_line
-from lra.lab.dataset import Dataset, Floats, Ints, scaled
+from lra.lab.dataset import Dataset, Floats, Ints, scale_bytes
 
 Array = npt.NDArray[Any]
 
@@ -25,51 +25,49 @@ _ALLOWED = "allowed are x, y and, both or neither, x_test, y_test"
 
 
 def read_arrays(path: Path | Traversable, only: str | None = None) -> dict[str, Array]:
-    """Read the arrays x, y, x_test and y_test of an .npz, as many as there are.
+    """Read those of the arrays x, y, x_test and y_test that an .npz file has.
 
-    Nothing that is pickled in it is run, and no array is made before its bytes are there.
+    Pickled code is never run, and no memory is allocated before an array's bytes are there.
 
     Args:
-        path: of the file.
-        only: the one array to read, whatever else is there.
+        path: the file.
+        only: read this array alone, and ignore all others.
 
     Raises:
-        DataError: it cannot be read, lacks that array, or has an array of another name.
+        DataError: the file cannot be read, lacks that array, or has an unexpected array.
     """
     try:
         with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             names = Counter(member.removesuffix(".npy") for member in archive.namelist())
             if only is not None:
                 if only not in names:
-                    raise ValueError(f"has {', '.join(names) or 'no array'}, and no array {only}")
+                    raise ValueError(f"has {', '.join(names) or 'no array'}, but not {only}")
                 names = Counter({only: names[only]})
             if extra := ", ".join(sorted(names.keys() - {*_NAMES})):
                 raise ValueError(f"unexpected array {extra}; {_ALLOWED}")
             if names.total() > len(names):
                 raise ValueError("two arrays have the same name")
-            # zipfile makes room for as many bytes as a member states before it reads any.
+            # zipfile allocates the declared size of a member before it reads any of it.
             if max((m.compress_size for m in archive.infolist()), default=0) > stream.seek(0, 2):
-                raise ValueError("an array states more bytes than the file has")
+                raise ValueError("an array declares more bytes than the file has")
             return {
-                name: _array(archive.read(member))
+                name: _parse_npy(archive.read(member))
                 for member in archive.namelist()
                 if (name := member.removesuffix(".npy")) in names
             }
     except FileNotFoundError as error:
         raise DataError(
-            f"{path}: there is no such file. Remedy: check the path; it is taken relative to "
-            f"{Path.cwd()}"
+            f"{path}: there is no such file. Remedy: check the path; it is relative to {Path.cwd()}"
         ) from error
-    except Exception as error:  # a file that is not sound can break the readers in many ways
+    except Exception as error:  # a damaged file makes the readers raise many types
         raise DataError(
-            f"{path} cannot be read as .npz ({one_line(error)}). Allowed are "
-            "plain arrays, no pickled objects. Remedy: write it by "
-            "np.savez_compressed(path, x=x, y=y)"
+            f"{path} cannot be read as .npz ({one_line(error)}). Only plain arrays are allowed, no "
+            "pickled objects. Remedy: write it with np.savez_compressed(path, x=x, y=y)"
         ) from error
 
 
-def _array(content: bytes) -> Array:
-    """Make the array of an .npy, if its bytes are as many as it states."""
+def _parse_npy(content: bytes) -> Array:
+    """Parse an .npy file, and check the size that its header declares."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     readers = {
@@ -78,34 +76,35 @@ def _array(content: bytes) -> Array:
     }
     if version not in readers:
         raise ValueError(f"an array is stored in version {version} of its format, not 1.0 or 2.0")
-    shape, by_columns, dtype = readers[version](stream)
+    shape, fortran_order, dtype = readers[version](stream)
     if dtype.hasobject:
         raise ValueError("an array holds pickled objects")
-    start, states = stream.tell(), math.prod(shape) * dtype.itemsize
-    if len(content) - start != states:
+    start, declared = stream.tell(), math.prod(shape) * dtype.itemsize
+    if len(content) - start != declared:
         raise ValueError(
-            f"an array states shape {shape} of {dtype}, so {states:,} bytes, but has "
+            f"an array declares shape {shape} of {dtype}, so {declared:,} bytes, but has "
             f"{len(content) - start:,}"
         )
-    return np.ndarray(shape, dtype, content, start, order="F" if by_columns else "C")
+    return np.ndarray(shape, dtype, content, start, order="F" if fortran_order else "C")
 
 
 def read_samples(path: Path) -> Floats:
-    """Read an .npy, or the array x of an .npz, in float32; bytes are divided by 255.
+    """Read an .npy file, or array x of an .npz file, as float32; uint8 is divided by 255.
 
     Raises:
-        DataError: it cannot be read, or holds no numbers of these kinds, or some are not finite.
+        DataError: the file cannot be read, or values are neither floating-point nor uint8, or not
+            finite.
     """
     try:
         with path.open("rb") as stream:
-            packed = stream.read(2) == b"PK"
-        x = read_arrays(path, "x")["x"] if packed else _array(path.read_bytes())
+            is_zip = stream.read(2) == b"PK"
+        x = read_arrays(path, "x")["x"] if is_zip else _parse_npy(path.read_bytes())
     except Exception as error:  # as in `read_arrays`
         raise DataError(
             f"{path}: expected an .npy array, or an .npz with an array x ({one_line(error)})"
         ) from error
     if x.dtype == np.uint8:
-        return scaled(x)
+        return scale_bytes(x)
     if x.dtype.kind != "f":
         raise DataError(f"{path}: expected uint8 or floating-point values, got {x.dtype}")
     with np.errstate(over="ignore"):
@@ -116,16 +115,16 @@ def read_samples(path: Path) -> Floats:
 
 
 def load_npz(path: Path) -> Dataset:
-    """Load and check a user's arrays.
+    """Load and check a user's dataset.
 
     Raises:
-        DataError: the file cannot be read, or an array is not as it must be.
+        DataError: the file cannot be read, or an array is invalid.
     """
     arrays = read_arrays(path)
 
-    def require(good: bool, what: str, remedy: str) -> None:
+    def require(good: bool, problem: str, remedy: str) -> None:
         if not good:
-            raise DataError(f"{path}: {what}. Remedy: {remedy}")
+            raise DataError(f"{path}: {problem}. Remedy: {remedy}")
 
     has = ", ".join(sorted(arrays)) or "no array"
     require({"x", "y"} <= set(arrays), f"has {has}; {_ALLOWED}", "save both x and y")
@@ -152,19 +151,19 @@ def load_npz(path: Path) -> Dataset:
 def _checked_pair(
     arrays: dict[str, Array], suffix: str, require: Callable[[bool, str, str], None]
 ) -> tuple[Floats, Ints]:
-    """Check samples and labels and bring them to float32 and int64."""
+    """Check samples and labels, and convert them to float32 and int64."""
     x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
     xs, ys = f"x{suffix}", f"y{suffix}"
     require(
         x.dtype == np.uint8 or x.dtype.kind == "f",
-        f"{xs} has type {x.dtype}; allowed are floating-point numbers (taken as they are) and "
+        f"{xs} has type {x.dtype}; allowed are floating-point numbers (used unchanged) and "
         "uint8 (divided by 255)",
         f"save {xs}.astype(np.float32)",
     )
     require(
         x.ndim >= 2,
         f"{xs} has shape {x.shape}; it needs a first axis of samples and at least one more",
-        f"reshape it, for instance {xs}[:, None]",
+        f"reshape it, for example {xs}[:, None]",
     )
     require(x.size > 0, f"{xs} has shape {x.shape}, so it is empty", "save at least one sample")
     require(
@@ -181,16 +180,16 @@ def _checked_pair(
     require(
         low >= 0 and high < MAX_CLASSES,
         f"{ys} holds labels from {low} to {high}; allowed are 0 to {MAX_CLASSES - 1}",
-        f"number the classes from 0, for instance np.unique({ys}, return_inverse=True)[1]",
+        f"number the classes from 0, for example np.unique({ys}, return_inverse=True)[1]",
     )
     if x.dtype == np.uint8:
-        return scaled(x), y.astype(np.int64)
+        return scale_bytes(x), y.astype(np.int64)
     with np.errstate(over="ignore"):
         floats = x.astype(np.float32)
     bad = int(np.count_nonzero(~np.isfinite(floats)))
     require(
         bad == 0,
         f"{xs} has {bad} values that are not finite in float32",
-        "repair or leave out those samples",
+        "repair or remove those samples",
     )
     return floats, y.astype(np.int64)

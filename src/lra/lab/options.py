@@ -1,4 +1,4 @@
-"""What names stand for in scripts: activations, initialisations, optimizers; and back to text."""
+"""Names on the command line: tables of activations, initialisations, optimizers, and parsers."""
 
 import dataclasses
 import inspect
@@ -22,7 +22,7 @@ from lra.inits import FanIn, Init, LikeWeights, Normal, Orthogonal
 from lra.lab.parts import KAIMING, LECUN, Table
 from lra.torch.registry import TORCH_ACTIVATIONS
 
-UNITS = (
+LIBRARY_ACTIVATIONS = (
     lra.activations.Sign,
     lra.activations.Heaviside,
     lra.activations.Bernoulli,
@@ -30,19 +30,21 @@ UNITS = (
     lra.activations.LWTA,
     Table,
 )
-"""The library's own units, most of which have no useful derivative."""
+"""Activations of this library, most of which have no useful derivative."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
-    cls.__name__.lower(): cls for cls in (*TORCH_ACTIVATIONS, *UNITS) if cls is not nn.Threshold
+    cls.__name__.lower(): cls
+    for cls in (*TORCH_ACTIVATIONS, *LIBRARY_ACTIVATIONS)
+    if cls is not nn.Threshold
 }
-"""The activations by name; each with its class's own settings, but for a number after a colon."""
+"""The activations by name. All settings are defaults, except a number after a colon."""
 
-STRAIGHT = tuple(
+STRAIGHT_THROUGH = tuple(
     name
     for name, cls in ACTIVATIONS.items()
     if "straight_through" in inspect.signature(cls).parameters
 )
-"""The activations that may have a surrogate for backprop."""
+"""The activations that take a surrogate for autograd."""
 
 SURROGATES: dict[str, Callable[[], Surrogate]] = {
     "identity": IdentitySurrogate,
@@ -50,7 +52,7 @@ SURROGATES: dict[str, Callable[[], Surrogate]] = {
     "hardtanh": HardTanhSurrogate,
     "sigmoid": SigmoidSurrogate,
 }
-"""Surrogates of units, by name."""
+"""The surrogate functions by name."""
 
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum",),
@@ -58,10 +60,10 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adamw": ("betas",),
     "rmsprop": ("momentum", "smoothing"),
 }
-"""The optimizers by name, and the options of their own that each one has."""
+"""The optimizers by name, with their specific options."""
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
-"""The precisions by name, and what Fabric calls them."""
+"""The precisions by name, with Fabric's names."""
 
 INITS: dict[str, Callable[..., Init]] = {
     "fan-in": FanIn,
@@ -69,65 +71,65 @@ INITS: dict[str, Callable[..., Init]] = {
     "normal": Normal,
     "orthogonal": Orthogonal,
 }
-"""The initialisations by name; each takes a number, or has one of its own."""
+"""The initialisations by name. Each takes an optional number."""
 
 NAMED_INITS: dict[str, Init] = {"lecun": LECUN, "kaiming": KAIMING}
-"""Initialisations with their numbers, by name."""
+"""The initialisations with a fixed number, by name."""
 
 
 def make_activation(text: str, straight_through: str | None = None) -> nn.Module:
-    """Make a unit as named: "tanh", or with a number "elu:0.5", "quantized:4", "lwta:2".
+    """Build an activation from text: "tanh", or with a number "elu:0.5", "quantized:4", "lwta:2".
 
     Args:
-        text: its name and number.
-        straight_through: the name of a surrogate that autograd takes in its stead.
+        text: the name, with an optional number.
+        straight_through: the name of a surrogate for autograd.
 
     Raises:
-        OptionError: for an unknown name, a number that is missing, wrong, or of no use, or a
-            surrogate of no use.
+        OptionError: a name is unknown, the number is missing, invalid or not allowed, or the
+            activation takes no surrogate.
     """
     name, colon, number = text.partition(":") if isinstance(text, str) else (text, "", "")
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     cls = ACTIVATIONS[name]
-    kind = _number_of(cls)
+    number_type = _number_type(cls)
     options: dict[str, Any] = {}
     if straight_through is not None:
         if straight_through not in SURROGATES:
             raise unknown("surrogate", straight_through, SURROGATES)
-        if name not in STRAIGHT:
+        if name not in STRAIGHT_THROUGH:
             raise OptionError(
-                f"straight_through is an option of the activations {', '.join(STRAIGHT)}, not of "
-                f"{name}; leave it out, or choose another activation"
+                f"straight_through is an option of the activations {', '.join(STRAIGHT_THROUGH)}, "
+                f"not of {name}; leave it out, or choose another activation"
             )
         options = {"straight_through": SURROGATES[straight_through]()}
     if not colon:
-        if kind is int:
+        if number_type is int:
             raise OptionError(f"activation {name!r} needs a number, as in {name}:2")
         return cls(**options)
-    if kind is None:
+    if number_type is None:
         raise OptionError(f"activation {name!r} takes no number; got {text!r}")
     try:
-        return cls(kind(number), **options)
-    except ValueError as error:  # of OptionError too
+        return cls(number_type(number), **options)
+    except ValueError as error:  # includes OptionError
         raise OptionError(
-            f"activation {text!r}: {number!r} is no number that {name} can have ({error})"
+            f"activation {text!r}: {number!r} is not a valid number for {name} ({error})"
         ) from error
 
 
-def _number_of(cls: type[nn.Module]) -> type[int] | type[float] | None:
-    """Tell what number a unit takes: a whole one, which it needs, or one in place of its own."""
+def _number_type(cls: type[nn.Module]) -> type[int] | type[float] | None:
+    """Return the type of an activation's number: int if required, float if optional, or None."""
     first = next(iter(inspect.signature(cls).parameters.values()), None)
-    if cls in UNITS:
+    if cls in LIBRARY_ACTIVATIONS:
         return int if first is not None and first.annotation is int else None
     return float if first is not None and first.annotation is float else None
 
 
 def parse_init(text: str) -> Init:
-    """Read how weights are drawn: "fan-in", "fan-in:SCALE", "normal:STD", "lecun", ...
+    """Parse an initialisation: "fan-in", "fan-in:SCALE", "normal:STD", "lecun", ...
 
     Raises:
-        OptionError: for anything else.
+        OptionError: the name is unknown, or the number is invalid or not allowed.
     """
     name, colon, number = text.partition(":")
     if name in NAMED_INITS:
@@ -139,11 +141,13 @@ def parse_init(text: str) -> Init:
     try:
         return INITS[name](float(number)) if number else INITS[name]()
     except ValueError as error:
-        raise OptionError(f"initialisation {text!r}: {number!r} is no positive number") from error
+        raise OptionError(
+            f"initialisation {text!r}: {number!r} is not a positive number"
+        ) from error
 
 
 def format_init(init: Init) -> str:
-    """Write an initialisation as `parse_init` reads it."""
+    """Return an initialisation as text that `parse_init` reads."""
     for name, value in NAMED_INITS.items():
         if init == value:
             return name
@@ -167,14 +171,14 @@ InitText = Annotated[
 ]
 
 
-def _unless_none(default: str) -> str:
-    """Name a default in the help, unless it is nothing: then the help says what happens."""
+def _default_hint(default: str) -> str:
+    """Return the help text for a default; "" for None, which the help of the option explains."""
     return f"(default: {default})" if default not in ("None", "") else ""
 
 
 def optional(metavar: str, text: str | None = None) -> Any:
-    """Show an option that may be left out as `metavar` in the help, with a text of its own."""
-    return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint=_unless_none)
+    """Return the tyro annotation of an optional option: its metavar and its help."""
+    return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint=_default_hint)
 
 
 MaybeFloat = Annotated[float | None, optional("FLOAT")]

@@ -1,4 +1,4 @@
-"""Where the named datasets are published, and the checksums of their files."""
+"""Download sources of the named datasets, and the checksums of their files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FASHION_SUMS = (
     "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 )
-_CIFAR_SUMS = (  # as torchvision for Ruby lists them, for the archive that its page publishes
+_CIFAR_SUMS = (  # as listed by torchvision for Ruby, for the archive that the dataset's page offers
     "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
     "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
     "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
@@ -39,20 +39,20 @@ CHECKSUMS = {
     "fashion-mnist": dict(zip(_IDX, _FASHION_SUMS, strict=True)),
     "cifar-10": dict(zip(_CIFAR, _CIFAR_SUMS, strict=True)),
 }
-"""SHA-256 of each file's unpacked bytes, by dataset and file: training files first, then test."""
+"""SHA-256 of each file's unpacked bytes, by dataset and file; training files come first."""
 
 SUBFOLDERS = {
     "mnist": "MNIST/raw",
     "fashion-mnist": "FashionMNIST/raw",
     "cifar-10": "cifar-10-batches-bin",
 }
-"""Where in a folder others put the files: torchvision, and the archive of CIFAR-10."""
+"""Subfolders that torchvision and the CIFAR-10 archive put the files in."""
 
 ARCHIVES = {"cifar-10": "cifar-10-binary.tar.gz"}
-"""An archive that may lie in place of the files; they are in its folder of the name above."""
+"""Archives that are accepted instead of the files, which are inside in the subfolder above."""
 
 SYSTEM = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
-"""Where a system package puts the files."""
+"""Folders where a system package installs the files."""
 
 REMOTE: dict[str, tuple[Source, ...]] = {
     "mnist": (
@@ -71,4 +71,4 @@ REMOTE: dict[str, tuple[Source, ...]] = {
         archive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", SUBFOLDERS["cifar-10"]),
     ),
 }
-"""Sources on the network, in the order in which they are tried."""
+"""Network sources, in the order in which they are tried."""

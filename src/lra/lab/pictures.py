@@ -1,4 +1,4 @@
-"""Pictures of a dataset's samples."""
+"""Plots of a dataset's samples."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from lra.errors import DataError, OptionError
-from lra.lab.dataset import Dataset, Floats, Ints, shuffled
+from lra.lab.dataset import Dataset, Floats, Ints, shuffled_indices
 from lra.lab.images import channel_axis
 
 
 def sample_figure(dataset: Dataset, path: Path, count: int = 40, seed: int = 0) -> Path:
-    """Draw training samples with their labels into a PNG, taking the classes in turn.
+    """Plot training samples with their labels into a PNG, taking the classes in turn.
 
-    Images (H, W), (H, W, 1 or 3) or (1 or 3, H, W) are drawn as images, 1-D samples as lines.
+    Images (H, W), (H, W, 1 or 3) or (1 or 3, H, W) are plotted as images, 1-D samples as lines.
 
     Args:
-        dataset: whose training samples are drawn.
-        path: of the picture; its folder is made where there is none.
-        count: number of samples, 1 or more; all of them where there are fewer.
-        seed: of the draw, 0 or more.
+        dataset: the dataset.
+        path: the file to write; its folder is created if needed.
+        count: the number of samples, 1 or more; all samples if there are fewer.
+        seed: the seed that selects the samples, 0 or more.
 
     Returns:
         The path.
@@ -31,16 +31,16 @@ def sample_figure(dataset: Dataset, path: Path, count: int = 40, seed: int = 0) 
         DataError: the samples are neither images nor 1-D, or the file cannot be written.
     """
     if count < 1:
-        raise OptionError(f"count = {count}: at least 1 sample must be drawn")
+        raise OptionError(f"count = {count}: it must be 1 or more")
     if dataset.reads == "text":
         raise DataError(
-            f"dataset {dataset.name!r} is text and has no picture. Remedy: open it in an editor; "
-            "`lra data fetch` with its name tells where it lies"
+            f"dataset {dataset.name!r} is text and cannot be plotted. Remedy: open it in an "
+            "editor; `lra data fetch` with its name prints its path"
         )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    chosen, columns = _in_turn(dataset.y_train, count, seed)
+    chosen, columns = _choose_by_class(dataset.y_train, count, seed)
     samples = [_drawable(dataset, index) for index in chosen]
     lines = samples[0].ndim == 1
     low, high = float(min(s.min() for s in samples)), float(max(s.max() for s in samples))
@@ -74,15 +74,15 @@ def sample_figure(dataset: Dataset, path: Path, count: int = 40, seed: int = 0) 
         figure.savefig(path, format="png")
     except OSError as error:
         raise DataError(
-            f"picture {path} cannot be written ({error.strerror}). Remedy: name another path"
+            f"{path} cannot be written ({error.strerror}). Remedy: choose another path"
         ) from error
     return path
 
 
-def _in_turn(y: Ints, count: int, seed: int) -> tuple[list[int], int]:
-    """Choose samples at random, the classes in turn, and columns that line the classes up."""
-    order = shuffled(len(y), seed)
-    turn = np.empty(len(y), np.int64)  # how many of its class come before it
+def _choose_by_class(y: Ints, count: int, seed: int) -> tuple[list[int], int]:
+    """Return random indices, the classes in turn, and the columns of a grid that aligns them."""
+    order = shuffled_indices(len(y), seed)
+    turn = np.empty(len(y), np.int64)  # the number of earlier samples of the same class
     groups = [order[y[order] == label] for label in np.unique(y)]
     for group in groups:
         turn[group] = np.arange(len(group))
@@ -92,7 +92,7 @@ def _in_turn(y: Ints, count: int, seed: int) -> tuple[list[int], int]:
 
 
 def _drawable(dataset: Dataset, index: int) -> Floats:
-    """A sample as 1-D line, (H, W) or (H, W, 3)."""
+    """Return a sample as a 1-D line, (H, W) or (H, W, 3)."""
     sample: Floats = dataset.x_train[index]
     axis = None if sample.ndim == 1 else channel_axis(sample.shape)
     if axis is None:

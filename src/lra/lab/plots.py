@@ -1,4 +1,4 @@
-"""The picture of a run: loss and accuracy over its epochs."""
+"""The plot of a run: loss and accuracy over its epochs."""
 
 import io
 from pathlib import Path
@@ -12,16 +12,16 @@ from lra.lab.atomic import write_atomically
 
 
 def curves(path: Path, rows: list[dict[str, Any]], title: str, *, text: bool = False) -> None:
-    """Draw loss and accuracy in training and validation over the epochs, into a PNG.
+    """Plot training and validation loss and accuracy over the epochs into a PNG.
 
     Args:
-        path: where the picture goes.
-        rows: the epochs' figures, as in metrics.csv.
-        title: what was trained.
-        text: draw the loss alone.
+        path: the file to write.
+        rows: the metrics of the epochs, as in metrics.csv.
+        title: the title.
+        text: whether the data are text; then only the loss is plotted.
     """
-    each = " a character" if text else ""
-    panels = {f"loss (cross-entropy, nats{each})": ("loss", "validation_loss")}
+    per_character = " per character" if text else ""
+    panels = {f"loss (cross-entropy, nats{per_character})": ("loss", "validation_loss")}
     if not text:
         panels["accuracy (%)"] = ("train_accuracy", "validation_accuracy")
     figure = Figure(figsize=(4.5 * len(panels) + text, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Known set-ups in full, by name."""
+"""Complete training set-ups by name."""
 
 import math
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from lra.lab.parts import LECUN
 
 @dataclass(frozen=True)
 class Recipe:
-    """A known set-up in full.
+    """A complete training set-up.
 
     Attributes:
-        summary: what it is.
-        dataset: the name of its data.
-        rule: the rule's name in `lra.RULES`.
-        options: the rule's options.
+        summary: a short description.
+        dataset: the name of the dataset.
+        rule: the name of the rule in `lra.RULES`.
+        options: the options of the rule.
         settings: fields of `TrainConfig`.
     """
 
@@ -29,13 +29,12 @@ class Recipe:
 
 
 def _mirrored(summary: str, dataset: str, **settings: Any) -> Recipe:
-    """Make a recipe by the named rule that trains any network."""
-    return Recipe(summary, dataset, "mirrored-lra", {}, _STEPS | settings)
+    """Build a recipe with `lra.MirroredLRA`."""
+    return Recipe(summary, dataset, "mirrored-lra", {}, _SCHEDULE | settings)
 
 
-_STEPS: dict[str, Any] = {"schedule": "one-cycle", "lr": 1e-3, "batch_size": 100, "epochs": 10}
-_UNITS: dict[str, Any] = {"width": 256, "depth": 4, "init": LECUN}
-
+_SCHEDULE: dict[str, Any] = {"schedule": "one-cycle", "lr": 1e-3, "batch_size": 100, "epochs": 10}
+_PERCEPTRON: dict[str, Any] = {"width": 256, "depth": 4, "init": LECUN}
 
 _SEED = {
     "hidden": (256, 256, 256, 256),
@@ -51,21 +50,21 @@ _SEED = {
 
 RECIPES: dict[str, Recipe] = {
     "seed-mnist": Recipe(
-        "the MNIST script in PyTorch of the authors' repository",
+        "the authors' PyTorch script for MNIST",
         "mnist",
         "lra-e",
         {"beta": 0.1, "gamma": 1.0, "init": Normal(0.1)},
         _SEED | {"init": Normal(0.1)},
     ),
     "seed-fashion-mnist": Recipe(
-        "the Fashion-MNIST script in PyTorch of the authors' repository",
+        "the authors' PyTorch script for Fashion-MNIST",
         "fashion-mnist",
         "lra-e",
         {"beta": 0.1, "gamma": 1.0, "init": FanIn()},
         _SEED | {"init": FanIn()},
     ),
     "paper": Recipe(
-        "the paper's set-up as later work quotes it (second-hand), with three hidden layers",
+        "the paper's set-up as quoted by later work (second-hand), with three hidden layers",
         "mnist",
         "lra-e",
         {"beta": 0.1, "gamma": 1.0, "init": Normal(math.sqrt(0.05))},
@@ -88,9 +87,9 @@ RECIPES: dict[str, Recipe] = {
         "mnist",
         **{"model": "residual-mlp", "width": 128, "depth": 128, "lr": 3e-4},
     ),
-    "mnist-binary": _mirrored("units that say 1 or -1", "mnist", activation="sign", **_UNITS),
+    "mnist-binary": _mirrored("sign activations", "mnist", activation="sign", **_PERCEPTRON),
     "mnist-blackbox": _mirrored(
-        "units that NumPy looks up in a table", "mnist", activation="table", **_UNITS
+        "activations looked up in a table by NumPy", "mnist", activation="table", **_PERCEPTRON
     ),
     "fashion-lenet": _mirrored("LeNet-5", "fashion-mnist", model="lenet", batch_size=64),
     "cifar-resnet": _mirrored(
@@ -99,19 +98,19 @@ RECIPES: dict[str, Recipe] = {
         **{"model": "resnet", "depth": 8, "augment": ("flip", "crop"), "batch_size": 128},
     ),
     "text-gpt": _mirrored(
-        "a transformer that writes Python",
+        "a transformer trained on Python code",
         "python",
         **{"model": "gpt", "width": 128, "depth": 4, "context": 128, "batch_size": 32, "epochs": 2},
     ),
 }
-"""The set-ups that `--recipe` knows."""
+"""The recipes for `--recipe`."""
 
 
 def recipe(name: str) -> Recipe:
-    """Look a recipe up.
+    """Return a recipe by name.
 
     Raises:
-        OptionError: for an unknown name.
+        OptionError: the name is unknown.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)

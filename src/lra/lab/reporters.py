@@ -1,4 +1,4 @@
-"""What a run leaves besides its checkpoint, each kind by a reporter: its files, and its log."""
+"""Reporters that write a run's files, apart from checkpoints: metrics, weights, plots, logs."""
 
 import contextlib
 import socket
@@ -12,83 +12,83 @@ from tensorboardX.record_writer import RecordWriter  # type: ignore[import-untyp
 from tensorboardX.summary import scalar  # type: ignore[import-untyped]
 
 from lra.lab import plots, runs
-from lra.lab.atomic import refused
+from lra.lab.atomic import write_error
 from lra.lab.display import Reporter
 from lra.lab.state import COLUMNS, State
 from lra.torch.diagnose import Diagnosis, scalars_of
 
 
 class Reporters(Reporter):
-    """Passes on what it hears, to each in turn.
+    """Forwards each call to several reporters in turn.
 
     Args:
-        reporters: who is to hear it.
+        reporters: the reporters.
     """
 
     def __init__(self, reporters: Iterable[Reporter]) -> None:
         self.reporters = tuple(reporters)
 
-    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
-        """Pass on the start."""
+    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
+        """Forward the start."""
         for reporter in self.reporters:
-            reporter.start(what, epochs, steps, text)
+            reporter.start(description, epochs, steps, text)
 
     def note(self, text: str) -> None:
-        """Pass on a remark."""
+        """Forward a remark."""
         for reporter in self.reporters:
             reporter.note(text)
 
     def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
-        """Pass on how far the epoch is."""
+        """Forward the progress of an epoch."""
         for reporter in self.reporters:
             reporter.step(step, loss_sum, correct, seen)
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Pass on an epoch's figures."""
+        """Forward the metrics of an epoch."""
         for reporter in self.reporters:
             reporter.epoch(row, epochs)
 
-    def diagnosis(self, epoch: int, step: int, found: Diagnosis) -> None:
-        """Pass on a diagnosis."""
+    def diagnosis(self, epoch: int, step: int, diagnosis: Diagnosis) -> None:
+        """Forward a diagnosis."""
         for reporter in self.reporters:
-            reporter.diagnosis(epoch, step, found)
+            reporter.diagnosis(epoch, step, diagnosis)
 
     def end(self, result: dict[str, Any], folder: Path) -> None:
-        """Pass on the result."""
+        """Forward the result."""
         for reporter in self.reporters:
             reporter.end(result, folder)
 
     def close(self) -> None:
-        """Close each, whatever happens to the others."""
+        """Close each reporter, even if another one fails."""
         with contextlib.ExitStack() as stack:
             for reporter in reversed(self.reporters):
                 stack.callback(reporter.close)
 
 
 class FilesReporter(Reporter):
-    """Writes metrics.csv and the best weights at each epoch; the picture and the result at the end.
+    """Writes metrics.csv and the best weights after each epoch; plot and result at the end.
 
     Args:
         folder: the run's folder.
-        state: the run's state, which goes on.
-        about: how to rebuild the network: the samples' shape, and the classes.
-        title: of the picture.
+        state: the run's state, which training updates.
+        about: what rebuilding the network needs: the shape of a sample, and the classes.
+        title: the title of the plot.
     """
 
     def __init__(self, folder: Path, state: State, about: dict[str, Any], title: str) -> None:
         self.folder, self.state, self.about, self.title = folder, state, about, title
 
-    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
-        """Write what a checkpoint has, which a killed run may have written no more."""
+    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
+        """Write what the checkpoint holds, since a killed run may not have written it."""
         self.text = text
         self._write()
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Write figures and weights."""
+        """Write metrics and weights."""
         self._write()
 
     def end(self, result: dict[str, Any], folder: Path) -> None:
-        """Draw the curves, and write the result."""
+        """Write plot and result."""
         plots.curves(self.folder / runs.CURVES, self.state.rows, self.title, text=self.text)
         runs.write_json(self.folder / runs.RESULT, result)
 
@@ -99,15 +99,14 @@ class FilesReporter(Reporter):
 
 
 class EventsReporter(Reporter):
-    """Writes TensorBoard's log: a new one, since a killed run's may lack its last epochs.
+    """Writes a new TensorBoard log, since that of a killed run may lack its last epochs.
 
-    Each event is written when it is heard, by no thread of its own, so that whatever ends the run
-    finds nothing to wait for.
+    Events are written synchronously, without a thread, so that the end of a run never waits.
 
     Args:
         folder: the run's folder.
-        rows: the figures of the epochs before.
-        diagnosed: the rows of the diagnoses before.
+        rows: the metrics of earlier epochs.
+        diagnosed: the rows of earlier diagnoses.
     """
 
     def __init__(
@@ -119,9 +118,9 @@ class EventsReporter(Reporter):
         self.folder, self.rows, self.diagnosed = folder, rows, diagnosed
         self.log: RecordWriter | None = None
 
-    def start(self, what: str, epochs: int, steps: int, text: bool) -> None:
-        """Open the log with the epochs before."""
-        with self._refusing():
+    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
+        """Open the log and write earlier epochs and diagnoses."""
+        with self._write_errors():
             for old in self.folder.glob(runs.EVENTS):
                 old.unlink()
             name = f"{int(time.time())}.{socket.gethostname()}"
@@ -134,22 +133,22 @@ class EventsReporter(Reporter):
             self.log.flush()
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Add an epoch's figures."""
+        """Write the metrics of an epoch."""
         assert self.log is not None
-        with self._refusing():
+        with self._write_errors():
             self._add_row(row)
             self.log.flush()
 
-    def diagnosis(self, epoch: int, step: int, found: Diagnosis) -> None:
-        """Add what was found of each layer."""
+    def diagnosis(self, epoch: int, step: int, diagnosis: Diagnosis) -> None:
+        """Write the numbers of each layer."""
         assert self.log is not None
-        with self._refusing():
-            for row in found.rows():
+        with self._write_errors():
+            for row in diagnosis.rows():
                 self._add_layer(row | {"step": step})
             self.log.flush()
 
     def close(self) -> None:
-        """Close the log; a full disk has been told of already."""
+        """Close the log. A full disk has already raised an error."""
         if self.log is not None:
             with contextlib.suppress(OSError):
                 self.log.close()
@@ -169,8 +168,8 @@ class EventsReporter(Reporter):
         self.log.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     @contextlib.contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise refused(self.folder / runs.EVENTS, error) from error
+            raise write_error(self.folder / runs.EVENTS, error) from error

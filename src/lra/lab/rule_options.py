@@ -1,4 +1,4 @@
-"""The options of the command line that make up a rule."""
+"""The command-line options of a rule."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,63 +39,67 @@ MaybeRelative = Annotated[
 
 @dataclass(frozen=True)
 class RuleOptions:
-    """The learning rule, and its own options."""
+    """The learning rule and its options."""
 
     rule: MaybeName = None
     """By default the recipe's, else lra-e; or mirrored-lra, backprop, feedback-alignment,
     kolen-pollack, sign-symmetry, direct-feedback-alignment, direct-lra, rec-lra, predictive-coding,
     equilibrium-propagation, dtp."""
     beta: MaybeFloat = None
-    """lra-e, mirrored-lra, direct-lra, rec-lra, equilibrium-propagation: how far targets are from
-    pre-activations, or how hard the loss pushes; by default 0.1, 1, 0.1, 0.1205 and 0.1."""
+    """lra-e, mirrored-lra, direct-lra, rec-lra, equilibrium-propagation:
+    distance of targets, or strength of the nudge; by default 0.1, 1, 0.1, 0.1205 and 0.1."""
     gamma: MaybeFloat = None
-    """lra-e, mirrored-lra, kolen-pollack, direct-lra, rec-lra: step of feedback over the weights';
-    by default 1, and 0.1524 of rec-lra."""
+    """lra-e, mirrored-lra, kolen-pollack, direct-lra, rec-lra:
+    step of the feedback weights relative to the weights'; by default 1, and 0.1524 for rec-lra."""
     gain: MaybeFloat = None
     """lra-e, direct-lra: factor of the local error; by default 1."""
     normalized: bool = False
-    """lra-e, direct-lra: take gain / beta for the factor, so that errors keep their scale."""
+    """lra-e, direct-lra: use gain / beta as the factor, so that errors keep their scale."""
     two_sided: bool = False
-    """lra-e, direct-lra: compare targets on either side of the pre-activation."""
+    """lra-e, direct-lra: compare targets on both sides of the pre-activation."""
     relative: MaybeRelative = None
-    """lra-e, mirrored-lra, direct-lra: beta in units of the largest error of this; by default
-    batch of mirrored-lra."""
+    """lra-e, mirrored-lra, direct-lra: divide errors by the largest one of each of these;
+    by default batch for mirrored-lra."""
     samples: MaybeInt = None
-    """mirrored-lra: how often each layer fires to mirror its weights; by default 10,000."""
+    """mirrored-lra: noise samples per layer for mirroring the weights; by default 10,000."""
     local_loss: MaybeName = None
     """lra-e, mirrored-lra, direct-lra: squared, absolute, cauchy or mixed."""
     surrogate: MaybeName = None
-    """lra-e, mirrored-lra, direct-lra: surrogate for targets: identity, tanh, hardtanh or
-    sigmoid."""
+    """lra-e, mirrored-lra, direct-lra: function that targets are taken through:
+    identity, tanh, hardtanh or sigmoid."""
     magnitude: MaybeMagnitude = None
-    """sign-symmetry: where the magnitudes of the feedback come from."""
+    """sign-symmetry: source of the magnitudes of the feedback weights."""
     feedback_init: Annotated[InitText | None, optional(INIT_METAVAR)] = None
     """lra-e, feedback-alignment, kolen-pollack, sign-symmetry, direct-feedback-alignment,
-    direct-lra, rec-lra: how feedback weights are drawn."""
+    direct-lra, rec-lra: initialisation of the feedback weights."""
     every: MaybeInt = None
-    """rec-lra: how many weight layers an error crosses at once; by default 2."""
+    """rec-lra: number of weight layers that an error crosses at once; by default 2."""
     alpha: MaybeFloat = None
     """rec-lra: share of the difference in an error, the rest is its sign; by default 1."""
     steps: MaybeInt = None
-    """predictive-coding: how often the states move; by default 20."""
+    """predictive-coding: number of updates of the states; by default 20."""
     step: MaybeFloat = None
-    """predictive-coding, equilibrium-propagation: how far states move; by default 0.1 and 0.5."""
+    """predictive-coding, equilibrium-propagation: step size of the states; by default 0.1, 0.5."""
     free_steps: MaybeInt = None
-    """equilibrium-propagation: how long the free equilibrium is waited for; by default 30."""
+    """equilibrium-propagation: number of steps to the free equilibrium; by default 30."""
     nudged_steps: MaybeInt = None
-    """equilibrium-propagation: how long each nudged equilibrium is waited for; by default 10."""
+    """equilibrium-propagation: number of steps to each nudged equilibrium; by default 10."""
     one_sided: bool = False
-    """equilibrium-propagation: push the states in one direction only."""
+    """equilibrium-propagation: nudge the states in one direction only."""
     eta: MaybeFloat = None
-    """dtp: how far the last hidden layer's target lies along the gradient; by default 0.1."""
+    """dtp: distance of the last hidden layer's target along the gradient; by default 0.1."""
     sigma: MaybeFloat = None
-    """dtp: standard deviation of the noise that inverses learn with; by default 0.1."""
+    """dtp: standard deviation of the noise for training the inverses; by default 0.1."""
 
     def build(self, base: str, options: dict[str, Any]) -> lra.Rule | lra.methods.Method:
-        """Build the rule or method, over a recipe's options where it is the recipe's rule.
+        """Build the rule or method.
+
+        Args:
+            base: the recipe's rule, used if no rule is given.
+            options: the recipe's options, used as defaults for the recipe's rule.
 
         Raises:
-            OptionError: for an unknown name, or an option that the rule does not have.
+            OptionError: the name is unknown, or the rule lacks an option.
         """
         name = self.rule or base
         given: dict[str, Any] = {
@@ -126,7 +130,7 @@ class RuleOptions:
         return named(name, **(options if name == base else {}) | given)
 
 
-def _lookup(what: str, name: str, table: Mapping[str, Callable[[], Any]]) -> Any:
+def _lookup(kind: str, name: str, table: Mapping[str, Callable[[], Any]]) -> Any:
     if name not in table:
-        raise unknown(what, name, table)
+        raise unknown(kind, name, table)
     return table[name]()

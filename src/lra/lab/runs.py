@@ -1,4 +1,4 @@
-"""A run on disk: its folder, and what can be asked of it later."""
+"""Runs on disk: the files of a run's folder, evaluation and prediction."""
 
 import csv
 import dataclasses
@@ -21,8 +21,8 @@ from lra.lab import atomic, checkpoint, data, fits, lock
 from lra.lab.atomic import write_atomically
 from lra.lab.config import TrainConfig
 from lra.lab.data import Dataset
-from lra.lab.learning import answering
-from lra.lab.measure import Answer, logits_of, measure
+from lra.lab.learning import make_predictor
+from lra.lab.measure import Predictor, compute_logits, measure
 from lra.lab.models import build_network
 from lra.lab.networks import NETWORKS
 from lra.lab.npz import read_samples
@@ -36,16 +36,16 @@ EVENTS = "events.out.tfevents.*"
 
 
 def make_folder(folder: Path, overwrite: bool) -> None:
-    """Make the folder of a new run, unless there is one.
+    """Create the folder of a new run if there is none.
 
     Raises:
-        RunError: where something is in it already, unless an earlier run is to be overwritten.
+        RunError: the folder is not empty, and `overwrite` is false or it is not a run's folder.
     """
     try:
-        if folder.exists() and (not folder.is_dir() or _others(folder)):
+        if folder.exists() and (not folder.is_dir() or _has_content(folder)):
             if not overwrite:
                 if (folder / CONFIG).is_file():
-                    with lock.held(folder):  # a run that is in use cannot be resumed or replaced
+                    with lock.hold(folder):  # a run in use cannot be resumed or replaced
                         pass
                 raise RunError(
                     f"{folder} exists already; choose another --out, resume it with "
@@ -53,25 +53,25 @@ def make_folder(folder: Path, overwrite: bool) -> None:
                 )
             if not (folder / CONFIG).is_file():
                 raise RunError(
-                    f"{folder} is no run's folder; --overwrite replaces earlier runs only"
+                    f"{folder} is not a run's folder; --overwrite replaces only earlier runs"
                 )
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise RunError(f"cannot create the folder {folder}: {error.strerror}") from error
 
 
-def _others(folder: Path) -> bool:
-    """Tell whether more is there than the lock of a command that has only begun."""
+def _has_content(folder: Path) -> bool:
+    """Return whether a folder holds more than the lock of a command that has just started."""
     return any(path.name != lock.NAME for path in folder.iterdir())
 
 
 def create(folder: Path, config: TrainConfig) -> None:
-    """Write a new run's configuration into its folder, and remove an earlier run's files.
+    """Write a new run's configuration to its folder, and remove the files of an earlier run.
 
     Raises:
-        RunError: where the system refuses.
+        RunError: the operating system refuses.
     """
-    # The configuration last: without it the folder would be no run's.
+    # The configuration goes last: without it, this would no longer be a run's folder.
     for path in sorted(_files(folder), key=lambda path: path.name == CONFIG):
         try:
             path.unlink(missing_ok=True)
@@ -87,13 +87,13 @@ _NAMES = (
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes wrote aside of a run's files; only whoever holds it may."""
+    """Remove temporary files of killed processes. The caller must hold the run's lock."""
     for name in _NAMES:
         atomic.remove_leftovers(folder / name)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a run that are there, and no others."""
+    """Yield the existing files of a run, and no others."""
     yield from (folder / name for name in _NAMES if (folder / name).exists())
     yield from folder.glob(EVENTS)
     yield from folder.glob(f"{checkpoint.NAME}*.refused")
@@ -103,18 +103,18 @@ def read_config(folder: Path) -> TrainConfig:
     """Read a run's configuration.
 
     Raises:
-        RunError: where the folder is no run's, or its configuration cannot be understood.
+        RunError: the folder is not a run's folder, or its configuration is invalid.
     """
     path = folder / CONFIG
     try:
         plain = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise RunError(f"{folder} is no run's folder: {CONFIG} cannot be read") from error
+        raise RunError(f"{folder} is not a run's folder: {CONFIG} cannot be read") from error
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: no valid JSON ({one_line(error)})") from error
+        raise RunError(f"{path}: not valid JSON ({one_line(error)})") from error
     try:
         return TrainConfig.from_config(plain)
-    except Exception as error:  # a file that anyone may have written can be wrong in many ways
+    except Exception as error:  # an untrusted file can raise many types
         raise RunError(f"{path}: {one_line(error)}") from error
 
 
@@ -124,7 +124,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the epochs' figures as CSV."""
+    """Write the metrics of the epochs as CSV."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
@@ -133,7 +133,7 @@ def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write the plain network's weights, with how to rebuild it in the file's own header."""
+    """Write the plain network's weights. The file's header holds what rebuilding it needs."""
     header = {"network": json.dumps(about)}
     content = safetensors.torch.save(weights, metadata=header)
     write_atomically(folder / WEIGHTS, content)
@@ -141,13 +141,13 @@ def write_weights(folder: Path, weights: dict[str, Tensor], about: dict[str, Any
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's best network, ready to use.
+    """The best network of a run.
 
     Attributes:
         config: the run's configuration.
         network: the plain network, in evaluation mode.
-        sample_shape: shape of one sample.
-        classes: the classes' names.
+        sample_shape: the shape of one sample.
+        classes: the names of the classes.
     """
 
     config: TrainConfig
@@ -156,16 +156,16 @@ class Trained:
     classes: tuple[str, ...]
 
     @property
-    def answer(self) -> Answer:
-        """The network as what predicts."""
-        return answering(self.config.rule, self.network)
+    def predictor(self) -> Predictor:
+        """The function from samples to logits."""
+        return make_predictor(self.config.rule, self.network)
 
 
 def load(folder: Path) -> Trained:
-    """Load the best-validation weights of a run.
+    """Load the weights of a run's best epoch.
 
     Raises:
-        RunError: where the folder has none yet, or they do not fit its configuration.
+        RunError: the run has no weights yet, or they do not fit its configuration.
     """
     config = read_config(folder)
     path = folder / WEIGHTS
@@ -179,29 +179,29 @@ def load(folder: Path) -> Trained:
         if not all(type(n) is int and n > 0 for n in shape):
             raise ValueError(f"samples of shape {shape}")
         if not all(isinstance(name, str) for name in classes):
-            raise ValueError("classes whose names are no text")
+            raise ValueError("class names that are not strings")
         dtype = next(iter(weights.values())).dtype
-        with torch.device("meta"):  # takes no memory, whatever sizes are stated
+        with torch.device("meta"):  # takes no memory, whatever sizes the file declares
             expected = build_network(config, shape, len(classes)).to(dtype).state_dict()
-        fits.check_like(weights, expected, "weights")
+        fits.check_structure(weights, expected, "weights")
         network = build_network(config, shape, len(classes)).to(dtype)
         network.load_state_dict(weights)
-    except Exception as error:  # a file that anyone may have written can be wrong in many ways
+    except Exception as error:  # an untrusted file can raise many types
         raise RunError(f"{path}: damaged, or of another network ({one_line(error)})") from error
     return Trained(config, network.eval(), shape, classes)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a run's best network does on a dataset's test pair.
+    """The results of a run's best network on a dataset's test set.
 
     Attributes:
-        dataset: its name.
-        samples: how many there are.
-        predictions: how many were made: one for each sample, or for each character of text.
-        accuracy: the share that is right, in percent.
-        loss: mean cross-entropy, in nats.
-        per_class: the share that is right for each class that is there; empty for text.
+        dataset: the name of the dataset.
+        samples: the number of samples.
+        predictions: the number of predictions: one per sample, or one per character of text.
+        accuracy: the share of correct predictions, in percent.
+        loss: the mean cross-entropy, in nats.
+        per_class: the accuracy for each class with test samples; empty for text.
     """
 
     dataset: str
@@ -215,10 +215,10 @@ class Evaluation:
 def evaluate(
     folder: Path, dataset: str | None = None, data_folder: Path | None = None
 ) -> Evaluation:
-    """Measure a run's best network on its dataset's test pair, or on another dataset's.
+    """Evaluate a run's best network on the test set of its dataset, or of another one.
 
     Raises:
-        RunError: where there is no test pair, or the samples do not fit the network.
+        RunError: there is no test set, or the samples do not fit the network.
     """
     trained = load(folder)
     config = trained.config
@@ -227,36 +227,36 @@ def evaluate(
         raise RunError(f"{arrays.name} holds {arrays.reads}; the network reads {_reads(trained)}")
     _check_shape(trained, arrays.sample_shape, arrays.name)
     if arrays.reads == "text":
-        arrays = _renumbered(arrays, trained.classes)
+        arrays = _translate(arrays, trained.classes)
     if arrays.x_test is None or arrays.y_test is None:
-        raise RunError(f"{arrays.name} has no test pair (arrays x_test and y_test)")
+        raise RunError(f"{arrays.name} has no test set (arrays x_test and y_test)")
     if arrays.num_classes > len(trained.classes):
         raise RunError(
-            f"{arrays.name} has {arrays.num_classes} classes; the network knows "
+            f"{arrays.name} has {arrays.num_classes} classes; the network has "
             f"{len(trained.classes)}"
         )
     y = torch.from_numpy(arrays.y_test)
     samples = _samples(trained, arrays.x_test)
-    found = measure(trained.answer, samples, y)
+    metrics = measure(trained.predictor, samples, y)
     return Evaluation(
-        *(arrays.name, len(y), y.numel(), found.accuracy, found.loss),
+        *(arrays.name, len(y), y.numel(), metrics.accuracy, metrics.loss),
         _per_class(trained, samples, y) if arrays.reads == "values" else {},
     )
 
 
-def _renumbered(arrays: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """Give a text with the numbers of another vocabulary, its last one for what is not in it."""
+def _translate(arrays: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """Map a text to another vocabulary, whose last entry stands for unknown characters."""
     index = {character: i for i, character in enumerate(classes)}
     table = np.array([index.get(character, len(classes) - 1) for character in arrays.classes])
     fields = ("x_train", "y_train", "x_test", "y_test")
-    renumbered = {name: table[getattr(arrays, name)] for name in fields}
-    return dataclasses.replace(arrays, classes=classes, **renumbered)
+    translated = {name: table[getattr(arrays, name)] for name in fields}
+    return dataclasses.replace(arrays, classes=classes, **translated)
 
 
 def _per_class(trained: Trained, samples: Tensor, y: Tensor) -> dict[str, float]:
-    right = logits_of(trained.answer, samples).argmax(1) == y
+    correct = compute_logits(trained.predictor, samples).argmax(1) == y
     return {
-        name: 100.0 * right[y == label].double().mean().item()
+        name: 100.0 * correct[y == label].double().mean().item()
         for label, name in enumerate(trained.classes)
         if bool((y == label).any())
     }
@@ -267,24 +267,24 @@ def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
 
     Args:
         folder: the run's folder.
-        file: an `.npy` array, or an `.npz` with an array x; shape (n, ...) or one sample. Values
-            of uint8 are divided by 255, as in training.
+        file: an `.npy` array, or an `.npz` with an array x, of shape (n, ...) or one sample. uint8
+            is divided by 255, as in training.
 
     Returns:
-        For each sample the class's name and its probability.
+        The name of the predicted class and its probability, for each sample.
 
     Raises:
-        DataError: for a file that cannot be read or holds no such array.
-        RunError: for samples that do not fit the network.
+        DataError: the file cannot be read or holds no such array.
+        RunError: the samples do not fit the network.
     """
     trained = load(folder)
     if _reads(trained) == "text":
-        raise RunError(f"{folder}: its network reads text; lra write continues one")
+        raise RunError(f"{folder}: its network reads text; use lra write to continue a text")
     x = read_samples(file)
     if x.shape == trained.sample_shape:
         x = x[None]
     _check_shape(trained, x.shape[1:], str(file))
-    probabilities = logits_of(trained.answer, _samples(trained, x)).softmax(1)
+    probabilities = compute_logits(trained.predictor, _samples(trained, x)).softmax(1)
     best = probabilities.max(1)
     return [
         (trained.classes[label], probability)

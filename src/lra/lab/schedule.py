@@ -1,4 +1,4 @@
-"""How the step size moves over a run: a factor that is a function of the step alone."""
+"""Learning rate schedules: a factor that depends on the step alone."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """A way for the step size to go.
+    """A learning rate schedule.
 
     Attributes:
-        after: the factor after the warm-up, for t from 0 to 1 over the rest of the run.
-        warmup: the share of all steps in which it rises to 1, unless told otherwise.
+        after: the factor after the warm-up, as a function of t from 0 to 1 over the other steps.
+        warmup: the default share of all steps in which the factor rises to 1.
     """
 
     after: Callable[[float], float]
@@ -27,16 +27,16 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def factor(name: str, warmup: float | None, step: int, steps: int) -> float:
-    """Give the factor of the step size: up in a line while warming up, then as the schedule says.
+    """Return the factor of the learning rate: a linear warm-up, then that of the schedule.
 
     Args:
-        name: of the schedule.
-        warmup: the share of all steps that warm up; by default the schedule's own.
-        step: number of the step, from 0.
-        steps: how many there are in all.
+        name: the name of the schedule.
+        warmup: the share of all steps that warm up; by default that of the schedule.
+        step: the number of the step, from 0.
+        steps: the total number of steps.
     """
     schedule = SCHEDULES[name]
-    rise = (schedule.warmup if warmup is None else warmup) * steps
-    if step < rise:
-        return min(1.0, (step + 1) / rise)
-    return schedule.after((step - rise) / (steps - rise))
+    warmup_steps = (schedule.warmup if warmup is None else warmup) * steps
+    if step < warmup_steps:
+        return min(1.0, (step + 1) / warmup_steps)
+    return schedule.after((step - warmup_steps) / (steps - warmup_steps))

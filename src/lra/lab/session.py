@@ -1,4 +1,4 @@
-"""What a run works with: data, network and optimizer, its folder, and its checkpoints."""
+"""The state of a running process: data, network, optimizer, folder and checkpoints."""
 
 import contextlib
 import time
@@ -15,21 +15,20 @@ from lra.lab.batches import Batches, place
 from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
 from lra.lab.fabric import start_fabric
-from lra.lab.finite import weight_not_finite
-from lra.lab.learning import compiled, feedback, prepare, share
-from lra.lab.models import build_network, build_optimizer, check_reads, describe
+from lra.lab.finite import find_nonfinite_weight
+from lra.lab.learning import compile_step, feedback_parameters, prepare, share_feedback
+from lra.lab.models import build_network, build_optimizer, check_dataset, describe
 from lra.lab.state import State
-from lra.torch.compiled import CompiledStep
 
 
 class Session:
-    """One process's part of a run: everything that is there before the first step.
+    """Everything that one process of a run needs before its first step.
 
     Args:
-        config: what to train.
-        folder: the run's.
-        data_folder: where the dataset's files are, if not in the cache.
-        reporter: hears what happens.
+        config: the run's configuration.
+        folder: the run's folder.
+        data_folder: the folder with the dataset's files, if they are not in the cache.
+        reporter: receives the progress, in the first process.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Session:
         self.reporter = reporter if self.fabric.is_global_zero else Reporter()
         options = config.data_options
         self.data = data.load(config.dataset, data_folder, self.reporter.note, **options)
-        check_reads(config, self.data)
+        check_dataset(config, self.data)
         self.fingerprint = self.data.fingerprint()
         self.text = self.data.reads == "text"
         train_set, self.validation_set, self.test_set = place(self.data, config, self.device)
@@ -52,59 +51,59 @@ class Session:
         for note in prepare(config.rule, self.network, train_set[0][:2].cpu(), self.text):
             self.reporter.note(note)
         self.optimizer = build_optimizer(config, self.network)
-        self.learned = self._moving()
-        share(config, self.network, self.optimizer)
+        self.learned = self._count_feedback()
+        share_feedback(config, self.network, self.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.compiled = self._compiled()
+        steps = self.batches.steps * config.count_epochs(self.batches.steps)
+        self.compiled = compile_step(config, steps, self.network, self.optimizer, self.device)
         self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
         self.last_save = time.monotonic()
 
-    def _compiled(self) -> CompiledStep | None:
-        """Give the run's compiled step, if it is to have one."""
-        steps = self.batches.steps * self.config.epochs_of(self.batches.steps)
-        return compiled(self.config, steps, self.network, self.optimizer, self.device)
-
-    def first(self, do: Callable[[], None]) -> None:
-        """Do something in the first process alone; where it fails, all stop."""
+    def on_first_process(self, action: Callable[[], None]) -> None:
+        """Call a function in the first process alone, and raise its error in all processes."""
         error: lra.LraError | None = None
         if self.fabric.is_global_zero:
             try:
-                do()
-            except lra.LraError as found:
-                error = found
+                action()
+            except lra.LraError as raised:
+                error = raised
         error = self.fabric.broadcast(error)
         if error is not None:
             raise error
 
     @contextlib.contextmanager
-    def alone(self, before: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the run's folder, so that no other command trains in it."""
+    def locked(self, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Lock the run's folder, so that no other command trains in it.
+
+        Args:
+            before: called before the folder is locked, in the first process.
+        """
         with contextlib.ExitStack() as stack:
 
-            def take() -> None:
+            def lock_folder() -> None:
                 before()
-                stack.enter_context(lock.held(self.folder))
+                stack.enter_context(lock.hold(self.folder))
                 runs.remove_leftovers(self.folder)
 
-            self.first(take)
+            self.on_first_process(lock_folder)
             yield
 
-    def take_up(self) -> State:
-        """Set everything as the newest good checkpoint has it; a run without one begins."""
+    def load_checkpoint(self) -> State:
+        """Restore the newest valid checkpoint, and return its state; a new one if there is none."""
         if not checkpoint.exists(self.folder) and not (self.folder / runs.WEIGHTS).exists():
-            return State()  # ended before its first
-        found: list[dict[str, Any]] = []
+            return State()  # the run ended before its first checkpoint
+        loaded: list[dict[str, Any]] = []
 
-        def look() -> None:
-            saved, troubles = checkpoint.latest(self.folder, self.config.to_config(), self._check)
-            found.append(saved)
-            for trouble in troubles:
-                self.reporter.note(f"passed over: {trouble}")
+        def read() -> None:
+            saved, problems = checkpoint.latest(self.folder, self.config.to_config(), self._check)
+            loaded.append(saved)
+            for problem in problems:
+                self.reporter.note(f"skipped: {problem}")
 
-        self.first(look)
-        if not found:  # the first process has moved aside what is not good
-            look()
-        (saved,) = found
+        self.on_first_process(read)
+        if not loaded:  # the first process has renamed invalid files by now
+            read()
+        (saved,) = loaded
         self.network.load_state_dict(dict(saved["model"]))
         self.optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["rng"])
@@ -113,24 +112,24 @@ class Session:
         return State(**saved["state"])
 
     def _check(self, saved: dict[str, Any]) -> None:
-        """Refuse a checkpoint that this run would not have saved."""
-        fits.check_names(saved, self._content(State()), "checkpoint")
+        """Raise an error for a checkpoint that this run would not have saved."""
+        fits.check_names(saved, self._checkpoint_content(State()), "checkpoint")
         if saved["data"] != self.fingerprint:
             raise DataError(
-                f"{self.folder}: {self.data.name} holds other data than those that the run was "
-                "trained on. Remedy: bring those back, or start anew: lra train ... --out in "
-                "another folder"
+                f"{self.folder}: {self.data.name} differs from the data that the run was trained "
+                "on. Remedy: restore those data, or start a new run in another folder: lra train "
+                "... --out FOLDER"
             )
         network = self.network.state_dict()
-        fits.check_like(saved["model"], network, "weights")
+        fits.check_structure(saved["model"], network, "weights")
         fits.check_optimizer(saved["optimizer"], self.optimizer)
         fits.check_state(
             saved["state"], self.batches.steps, {name: network[name] for name in self.plain_names}
         )
         fits.check_random(saved["rng"], saved["cuda_rng"])
 
-    def _content(self, state: State) -> dict[str, Any]:
-        """Give all that a checkpoint holds."""
+    def _checkpoint_content(self, state: State) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
         return {
             "config": self.config.to_config(),
             "data": self.fingerprint,
@@ -145,37 +144,37 @@ class Session:
         """Write a checkpoint."""
         self.require_finite_weights(state)
         self.last_save = time.monotonic()
-        self.first(lambda: checkpoint.save(self.folder, self._content(state)))
+        self.on_first_process(lambda: checkpoint.save(self.folder, self._checkpoint_content(state)))
 
     def describe(self) -> str:
-        """Tell, in a line, what is trained."""
+        """Describe the run in one line."""
         weights, learned = self.sizes()
-        shared = self._moving() < self.learned
-        kept = " (kept as their difference to the weights)" if shared else ""
+        shared = self._count_feedback() < self.learned
+        storage = " (stored as their difference from the weights)" if shared else ""
         return (
             f"{self.config.rule.name} on {self.data.name}: {describe(self.config, self.data)}; "
-            f"{weights:,} weights, {learned:,} learned feedback weights{kept}; "
+            f"{weights:,} weights, {learned:,} learned feedback weights{storage}; "
             f"{len(self.batches.y):,} samples; {self.device}; run in {self.folder}"
         )
 
     def sizes(self) -> tuple[int, int]:
-        """Count the forward weights, and the learned feedback weights."""
+        """Count the forward weights and the learned feedback weights."""
         return sum(p.numel() for p in self.network.parameters()) - self.learned, self.learned
 
-    def _moving(self) -> int:
-        """Count the feedback weights that the optimizer moves."""
-        return sum(E.numel() for E in feedback(self.config.rule, self.network))
+    def _count_feedback(self) -> int:
+        """Count the feedback weights that the optimizer updates, which excludes shared ones."""
+        return sum(E.numel() for E in feedback_parameters(self.config.rule, self.network))
 
     def require_finite_weights(self, state: State) -> None:
-        """Refuse to go on with weights that are not finite."""
-        if weight := weight_not_finite(self.network):
+        """Raise `Diverged` if a weight is not finite."""
+        if weight := find_nonfinite_weight(self.network):
             raise Diverged(
                 f"weights stopped being finite by epoch {state.epoch + 1}, step {state.step}, "
-                f"in {weight}. {self.way_on()}"
+                f"in {weight}. {self.recovery_hint()}"
             )
 
-    def way_on(self) -> str:
-        """Say where the last good checkpoint is, and what else to try."""
-        good = self.folder / checkpoint.NAME
-        kept = f"The last good checkpoint is {good}. " if good.exists() else ""
-        return f"{kept}Try a smaller --lr, a smaller --beta, or another initialisation"
+    def recovery_hint(self) -> str:
+        """Return advice for a diverged run: the last good checkpoint, and settings to try."""
+        path = self.folder / checkpoint.NAME
+        saved = f"The last good checkpoint is {path}. " if path.exists() else ""
+        return f"{saved}Try a smaller --lr, a smaller --beta, or another initialisation"

@@ -1,32 +1,32 @@
-"""All that moves during a run, besides weights, optimizer and random generators."""
+"""The progress of a run, apart from weights, optimizer and random generators."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from lra.lab.measure import Measured
+from lra.lab.measure import Metrics
 
 COLUMNS = (
     *("epoch", "loss", "train_accuracy"),
     *("validation_loss", "validation_accuracy", "seconds"),
 )
-"""The figures of an epoch."""
+"""The metrics of an epoch."""
 
 
 @dataclass
 class State:
-    """How far a run is, and what it found.
+    """The progress and the metrics of a run.
 
     Attributes:
-        epoch: how many epochs are done.
-        step: how many steps of the next one are done.
-        loss_sum: of the losses of all predictions in these steps.
-        correct: how many of these predictions were right.
-        seconds: that training took.
-        rows: the figures of each epoch.
-        best_epoch: its number, from 1; 0 before there is one.
-        best_weights: the plain network's, after that epoch.
+        epoch: the number of finished epochs.
+        step: the number of finished steps of the next epoch.
+        loss_sum: the sum of the losses of all predictions in these steps.
+        correct: the number of correct predictions in these steps.
+        seconds: the duration of training.
+        rows: the metrics of each epoch.
+        best_epoch: the number of the best epoch, from 1; 0 before the first one ends.
+        best_weights: the plain network's weights after that epoch.
     """
 
     epoch: int = 0
@@ -39,18 +39,18 @@ class State:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def best(self, column: str) -> float | None:
-        """Give a figure of the best epoch."""
+        """Return a metric of the best epoch; None before the first one ends."""
         return self.rows[self.best_epoch - 1][column] if self.best_epoch else None
 
-    def close_epoch(self, predictions: int, validation: Measured | None, text: bool) -> bool:
-        """Write an epoch's figures down, and tell whether it is the best one so far.
+    def close_epoch(self, predictions: int, validation: Metrics | None, text: bool) -> bool:
+        """Record the metrics of an epoch, and return whether it is the best one so far.
 
-        Accuracy is what counts; of text the loss, which says more. Without validation samples the
-        last epoch is the best.
+        Epochs are compared by validation accuracy, or by validation loss for text, where it is more
+        informative. Without validation samples the last epoch is the best.
 
         Args:
-            predictions: how many were made in the epoch.
-            validation: how good those on validation samples are.
+            predictions: the number of predictions in the epoch.
+            validation: the metrics on the validation samples, if any.
             text: whether the data are text.
         """
         self.epoch, self.step = self.epoch + 1, 0

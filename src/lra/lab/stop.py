@@ -1,4 +1,4 @@
-"""How Ctrl-C and SIGTERM end a run: at the next step."""
+"""Handling of Ctrl-C and SIGTERM, which end a run at its next step."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ from types import FrameType
 
 
 class Stop:
-    """Notes signals.
+    """Records SIGINT and SIGTERM.
 
     Attributes:
-        signal: the number of the one that came, or None.
+        signal: the number of the received signal, or None.
     """
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Note the first signal; a second one ends the program at once."""
+        """Record the first signal. A second one has its usual effect, and ends the program."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def record(number: int, frame: FrameType | None) -> None:
             self.signal = number
             restore()
 
@@ -36,15 +36,15 @@ class Stop:
                 signal.signal(s, handler)
 
         for s in before:
-            signal.signal(s, note)
+            signal.signal(s, record)
         try:
             yield
         finally:
             restore()
 
 
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it has ended, whatever it waits for."""
+def exit_with_parent() -> None:
+    """Exit this process when its parent process ends, even if it is blocked."""
     parent = os.getppid()
 
     def watch() -> None:

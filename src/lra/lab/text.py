@@ -1,4 +1,4 @@
-"""Text as a dataset: characters as numbers, windows of them, and the source of Python's library."""
+"""Text datasets: characters as class indices, in windows; and the source of Python's library."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from lra.errors import DataError, OptionError
 from lra.lab.dataset import Dataset, Ints
 
 CONTEXT = 128
-"""Characters in a window, unless told otherwise."""
+"""The default number of characters in a window."""
 
-STAND_IN = "\N{REPLACEMENT CHARACTER}"
-"""Stands for every character that is not in the vocabulary."""
+UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+"""The class of all characters that are not in the vocabulary."""
 
-MAX_KINDS = 256  # of characters in a vocabulary, the stand-in aside
-MAX_BYTES = 100_000_000  # of a text: in memory each character takes eight
+MAX_VOCABULARY = 256
+"""The most characters in a vocabulary, without `UNKNOWN_CHARACTER`."""
+MAX_BYTES = 100_000_000
+"""The largest text that is accepted; in memory each character takes eight bytes."""
 PYTHON_CHARACTERS = 4_000_000
-PYTHON_KINDS = ("\t", "\n", *map(chr, range(0x20, 0x7F)))
-_LEFT_OUT = {
+"""The number of characters in the dataset `python`."""
+PYTHON_VOCABULARY = ("\t", "\n", *map(chr, range(0x20, 0x7F)))
+"""The vocabulary of the dataset `python`."""
+_EXCLUDED = {
     *("distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo"),  # may be missing
     *("encodings", "pydoc_data"),  # tables and help texts
 }
 
 
 def encode(prompt: str, classes: Sequence[str]) -> list[int]:
-    """Give the index of each character.
+    """Return the class index of each character of a prompt.
 
     Args:
         prompt: the text.
@@ -44,38 +48,40 @@ def encode(prompt: str, classes: Sequence[str]) -> list[int]:
     index = {character: i for i, character in enumerate(classes)}
     if unknown := sorted(set(prompt) - index.keys()):
         raise OptionError(
-            f"the prompt has characters that the network does not know: "
+            f"the prompt has characters that are not in the network's vocabulary: "
             f"{', '.join(map(repr, unknown))}; known: {''.join(classes)!r}"
         )
     return [index[character] for character in prompt]
 
 
 def decode(indices: Iterable[int], classes: Sequence[str]) -> str:
-    """Give the text of characters' indices."""
+    """Return the text of class indices."""
     return "".join(classes[i] for i in indices)
 
 
-def vocabulary(text: str) -> tuple[str, ...]:
-    """Give the characters that occur, in order; the most frequent ones where they are too many."""
+def build_vocabulary(text: str) -> tuple[str, ...]:
+    """Return the characters of a text in order; at most the `MAX_VOCABULARY` most frequent ones."""
     counts = Counter(text)
     by_count = sorted(counts, key=lambda character: (-counts[character], character))
-    return tuple(sorted(by_count[:MAX_KINDS]))
+    return tuple(sorted(by_count[:MAX_VOCABULARY]))
 
 
-def make_dataset(name: str, text: str, context: int, kinds: Sequence[str] | None = None) -> Dataset:
-    """Cut a text into windows and the characters that come next; its last tenth is the test pair.
+def make_dataset(
+    name: str, text: str, context: int, vocabulary: Sequence[str] | None = None
+) -> Dataset:
+    """Cut a text into windows, with the next characters as classes. Its last tenth is the test set.
 
     Args:
-        name: of the dataset, for messages.
+        name: the name of the dataset, for messages.
         text: the text.
-        context: number of characters in a window, 1 or more. Windows follow each other without
-            overlap; what is left at the end of either part is not used.
-        kinds: the characters of the vocabulary; by default those of the training part. The
-            stand-in comes last.
+        context: the number of characters in a window, 1 or more. Windows do not overlap; an
+            incomplete one at the end of either part is dropped.
+        vocabulary: the characters of the vocabulary; by default those of the training part.
+            `UNKNOWN_CHARACTER` is appended.
 
     Raises:
         OptionError: `context` is below 1.
-        DataError: the text is too short, or all of one character.
+        DataError: the text is too short, or repeats a single character.
     """
     if context < 1:
         raise OptionError(f"context = {context}: a window must have at least 1 character")
@@ -83,62 +89,62 @@ def make_dataset(name: str, text: str, context: int, kinds: Sequence[str] | None
     if len(text) < least:
         raise DataError(
             f"{name} has {len(text):,} characters; windows of {context} need at least {least:,}, "
-            "for its last tenth must hold one and the character after it. Remedy: a longer text, "
-            "or a smaller context"
+            "since its last tenth must hold one window and the character after it. Remedy: use a "
+            "longer text or a smaller context"
         )
     cut = len(text) - len(text) // 10
-    kinds = vocabulary(text[:cut]) if kinds is None else kinds
-    if len(kinds) < 2:
+    vocabulary = build_vocabulary(text[:cut]) if vocabulary is None else vocabulary
+    if len(vocabulary) < 2:
         raise DataError(
-            f"{name}: its first nine tenths are all {kinds[0]!r}, so there is nothing to predict. "
-            "Remedy: another text"
+            f"{name}: its first nine tenths are all {vocabulary[0]!r}, so there is nothing to "
+            "predict. Remedy: use another text"
         )
-    classes = (*(kind for kind in kinds if kind != STAND_IN), STAND_IN)
-    numbers = _numbers(text, classes)
-    train, test = _windows(numbers[:cut], context), _windows(numbers[cut:], context)
+    classes = (*(c for c in vocabulary if c != UNKNOWN_CHARACTER), UNKNOWN_CHARACTER)
+    indices = _to_indices(text, classes)
+    train, test = _windows(indices[:cut], context), _windows(indices[cut:], context)
     return Dataset(name, *train, *test, classes)
 
 
-def count_stand_ins(dataset: Dataset) -> int:
+def count_unknown(dataset: Dataset) -> int:
     """Count the characters of a dataset's windows that are not in its vocabulary."""
     assert dataset.x_test is not None
     last = dataset.num_classes - 1
     return int(np.sum(dataset.x_train == last) + np.sum(dataset.x_test == last))
 
 
-def _numbers(text: str, classes: Sequence[str]) -> Ints:
-    """Index of each character; those that are not in the vocabulary get the last one."""
+def _to_indices(text: str, classes: Sequence[str]) -> Ints:
+    """Return the class index of each character; the last one for unknown characters."""
     table = np.full(sys.maxunicode + 1, len(classes) - 1, np.int64)
     table[[ord(character) for character in classes]] = np.arange(len(classes))
-    numbers: Ints = table[np.frombuffer(text.encode("utf-32-le"), "<u4")]
-    return numbers
+    indices: Ints = table[np.frombuffer(text.encode("utf-32-le"), "<u4")]
+    return indices
 
 
-def _windows(numbers: Ints, context: int) -> tuple[Ints, Ints]:
-    """Consecutive windows, and the same places one character further on."""
-    n = (len(numbers) - 1) // context
-    x, y = numbers[: n * context], numbers[1 : n * context + 1]
+def _windows(indices: Ints, context: int) -> tuple[Ints, Ints]:
+    """Return consecutive windows, and the same windows shifted by one character."""
+    n = (len(indices) - 1) // context
+    x, y = indices[: n * context], indices[1 : n * context + 1]
     return x.reshape(n, context), y.reshape(n, context)
 
 
 def read_text(path: Path) -> str:
-    r"""Read a text file in UTF-8; the ends of its lines become \n.
+    r"""Read a text file in UTF-8, with line ends converted to \n.
 
     Raises:
-        DataError: it cannot be read, is too large, or is not in UTF-8.
+        DataError: the file cannot be read, is too large, or is not in UTF-8.
     """
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}). Remedy: check the path; it is taken "
-            f"relative to {Path.cwd()}"
+            f"{path} cannot be read ({error.strerror}). Remedy: check the path; it is relative to "
+            f"{Path.cwd()}"
         ) from error
     if len(content) > MAX_BYTES:
-        raise DataError(f"{path} has more than {MAX_BYTES:,} bytes. Remedy: cut it shorter")
+        raise DataError(f"{path} has more than {MAX_BYTES:,} bytes. Remedy: shorten it")
     try:
-        return _unix(content.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+        return _normalize_newlines(content.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not in UTF-8: byte {error.start:,} is 0x{error.object[error.start]:02x} "
@@ -146,41 +152,41 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def _unix(text: str) -> str:
+def _normalize_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def library_folder() -> Path:
-    """Folder of Python's standard library."""
+    """Return the folder of Python's standard library."""
     return Path(sysconfig.get_paths()["stdlib"])
 
 
 def library_files(folder: Path) -> list[Path]:
     """List the source files of Python's standard library, without its tests.
 
-    They are in the order of the SHA-256 of their paths, so that every part of the text is of all
-    kinds of modules.
+    They are sorted by the SHA-256 of their paths, so that each part of the text mixes all kinds of
+    modules.
     """
     files: list[Path] = []
-    for name in sys.stdlib_module_names - _LEFT_OUT:
+    for name in sys.stdlib_module_names - _EXCLUDED:
         files += [folder / f"{name}.py", *(folder / name).rglob("*.py")]
     paths = [file.relative_to(folder) for file in files if file.is_file()]
-    proper = [path for path in paths if not {"test", "tests"} & {*path.parts}]
-    proper.sort(key=lambda path: hashlib.sha256(path.as_posix().encode()).digest())
-    return [folder / path for path in proper]
+    paths = [path for path in paths if not {"test", "tests"} & {*path.parts}]
+    paths.sort(key=lambda path: hashlib.sha256(path.as_posix().encode()).digest())
+    return [folder / path for path in paths]
 
 
 def read_library(folder: Path) -> str:
     """Read the first `PYTHON_CHARACTERS` characters of the source of Python's standard library.
 
     Raises:
-        DataError: the source is not there, or cannot be read.
+        DataError: the source is missing or cannot be read.
     """
     parts: list[str] = []
     length = 0
     try:
         for file in library_files(folder):
-            parts.append(_unix(file.read_bytes().decode("utf-8", errors="replace")))
+            parts.append(_normalize_newlines(file.read_bytes().decode("utf-8", errors="replace")))
             length += len(parts[-1])
             if length >= PYTHON_CHARACTERS:
                 break
@@ -189,6 +195,6 @@ def read_library(folder: Path) -> str:
     if not parts:
         raise DataError(
             f"dataset 'python' is the source of Python's standard library, and {folder} has no "
-            "file of it. Remedy: use a Python that brings its source, or a .txt file of your own"
+            "file of it. Remedy: use a Python that includes its source, or your own .txt file"
         )
     return "".join(parts)[:PYTHON_CHARACTERS]

@@ -1,4 +1,4 @@
-"""The command `lra train`: the options of a run, over those of a recipe, and of a resume."""
+"""The command `lra train`: options of a new run, with a recipe's defaults, and of a resumed one."""
 
 import dataclasses
 import functools
@@ -24,14 +24,14 @@ from lra.lab.rule_options import RuleOptions
 
 def _recipe_option() -> Any:
     names = ", ".join(RECIPES)
-    return optional("NAME", f"Start from a known set-up, and its data: {names}.")
+    return optional("NAME", f"Use a complete set-up as default, with its dataset: {names}.")
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a network, by LRA-E unless told otherwise, and leave a run in a folder.
+    """Train a network, by default with LRA-E, and save the run to a folder.
 
-    To begin with: DATASET, --recipe, --rule, --model, --epochs.
+    Start with DATASET, --recipe, --rule, --model, --epochs.
 
     lra train --resume RUN continues a run that was stopped.
     """
@@ -40,22 +40,22 @@ class Train:
     rule: tyro.conf.OmitArgPrefixes[RuleOptions]
     recipe: Annotated[str | None, _recipe_option()] = None
     out: MaybePath = None
-    """Folder of the run; by default a new one under runs/."""
+    """The run's folder; by default a new one under runs/."""
     overwrite: bool = False
     """Replace an earlier run in that folder."""
     data: MaybePath = None
-    """Folder with the dataset's files, if they are not to be fetched."""
+    """Folder with the dataset's files; by default they are fetched."""
 
     @property
     def base(self) -> Recipe | None:
-        """The recipe that it starts from."""
+        """The recipe, if one was given."""
         return recipe(self.recipe) if self.recipe else None
 
     @property
     def full_config(self) -> TrainConfig:
-        """The configuration with its rule, over the recipe's where it is the recipe's rule."""
+        """The configuration, including the rule and its options."""
         if self.config.hidden == ():
-            raise OptionError("--hidden needs sizes, as in --hidden 256 256, or leave it out")
+            raise OptionError("--hidden needs sizes, as in --hidden 256 256; or leave it out")
         base = self.base
         rule = self.rule.build(base.rule if base else "lra-e", base.options if base else {})
         return dataclasses.replace(self.config, rule=rule)
@@ -79,21 +79,22 @@ class Resume:
     resume: Path
     """The run's folder."""
     data: MaybePath = None
-    """Folder with the dataset's files, if they are not to be fetched."""
+    """Folder with the dataset's files; by default they are fetched."""
 
     def execute(self, console: Console) -> None:
-        """Train on."""
+        """Continue training."""
         reporter = ConsoleReporter(console)
         training.resume(self.resume, data_folder=self.data, reporter=reporter)
 
 
 def train_command(words: list[str]) -> Callable[..., Command]:
-    """Give what these words of `lra train` are the options of.
+    """Return the class or factory whose options these words of `lra train` are.
 
-    A recipe among them sets what the defaults are, and the dataset; --resume takes no settings.
+    A recipe among the words sets the defaults and the dataset. With --resume, no settings are
+    allowed.
 
     Raises:
-        OptionError: for an unknown recipe.
+        OptionError: the recipe is unknown.
     """
     if _value_of("--resume", words) is not None:
         return Resume
@@ -107,17 +108,17 @@ def train_command(words: list[str]) -> Callable[..., Command]:
 
 
 def _value_of(option: str, words: list[str]) -> str | None:
-    """Give what follows an option, "" where nothing does, and None without that option."""
-    for word, following in itertools.pairwise((*words, "")):
+    """Return the value of an option, "" if it has none, and None without that option."""
+    for word, next_word in itertools.pairwise((*words, "")):
         name, equals, value = word.partition("=")
         if name == option:
-            return value if equals else following
+            return value if equals else next_word
     return None
 
 
 def _new_folder(config: TrainConfig) -> Path:
     stem = f"{Path(config.dataset).stem}-{config.rule.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, again = Path("runs") / stem, 2
+    folder, number = Path("runs") / stem, 2
     while folder.exists():
-        folder, again = Path("runs") / f"{stem}-{again}", again + 1
+        folder, number = Path("runs") / f"{stem}-{number}", number + 1
     return folder

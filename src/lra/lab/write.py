@@ -1,4 +1,4 @@
-"""Continue a text with a run's network, character by character."""
+"""Text generation with a run's network, character by character."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,24 +15,26 @@ from lra.lab.text import encode
 def write(
     folder: Path, prompt: str, characters: int, temperature: float, seed: int
 ) -> Iterator[str]:
-    """Draw each next character from softmax(logits / temperature), and yield it.
+    """Yield characters that continue a text, each drawn from softmax(logits / temperature).
 
     Args:
         folder: the run's folder.
-        prompt: the text to continue; the network sees the end of it, up to its context.
-        characters: how many to write.
-        temperature: 0 takes the likeliest each time.
-        seed: of the draws.
+        prompt: the text to continue. The network reads its end, up to the context.
+        characters: the number of characters.
+        temperature: the divisor of the logits; 0 takes the likeliest character.
+        seed: the seed of the draws.
 
     Raises:
-        OptionError: for a prompt that is empty or has unknown characters, or numbers out of range.
-        RunError: where the run's network does not read text.
+        OptionError: the prompt is empty or has unknown characters, or a number is out of range.
+        RunError: the run's network does not read text.
     """
     trained = runs.load(folder)
     if not NETWORKS[trained.config.model].text:
-        raise RunError(f"{folder}: its network predicts no text; lra predict takes samples")
+        raise RunError(
+            f"{folder}: its network does not read text; use lra predict to classify samples"
+        )
     if not prompt:
-        raise OptionError("prompt must have at least one character, which the text goes on from")
+        raise OptionError("prompt must have at least one character, for the text to continue")
     if characters < 1:
         raise OptionError(f"characters must be 1 or more; got {characters}")
     if seed < 0:
@@ -43,10 +45,10 @@ def write(
     text = encode(prompt, trained.classes)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(characters):
-        logits = trained.network(torch.tensor([text[-context:]]))[0, -1, :-1]  # no stand-in
+        logits = trained.network(torch.tensor([text[-context:]]))[0, -1, :-1]  # no unknown one
         if temperature == 0:
             text.append(int(logits.argmax()))
         else:
-            chances = (logits.double() / temperature).softmax(0)
-            text.append(int(torch.multinomial(chances, 1, generator=generator)))
+            probabilities = (logits.double() / temperature).softmax(0)
+            text.append(int(torch.multinomial(probabilities, 1, generator=generator)))
         yield trained.classes[text[-1]]
