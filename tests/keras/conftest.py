@@ -19,7 +19,7 @@ else:
         deadline=None,
         max_examples=12,
         phases=[Phase.explicit, Phase.generate],  # every example compiles a step: shrinking is slow
-        suppress_health_check=[HealthCheck.function_scoped_fixture],  # float64 holds for a whole test
+        suppress_health_check=[HealthCheck.function_scoped_fixture],  # float64 for a whole test
     )
     settings.load_profile("keras")
 

@@ -91,7 +91,7 @@ def assert_close(actual, expected, tolerance=None, rounding=0.0):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed)
 
 
-def assert_equal_updates(model, found, expected, rounding=3e-7):
+def assert_equal_updates(model, found, expected, rounding=1e-7):
     """Compare a model's updates with those of the pseudo-code."""
     layers = by_layer(model, found)
     assert len(layers) == len(expected.W)

@@ -126,8 +126,6 @@ def test_channels_first_is_channels_last_turned():
 @pytest.mark.parametrize("kind", ["conv", "dense"])
 @pytest.mark.parametrize("activation", ["tanh", "softplus"])
 def test_normalised_lra_with_the_kernels_as_feedback_tends_to_backprop(kind, activation):
-    if not exact():
-        pytest.skip("beta has to be small, and float32 is too coarse for it")
     options = {"padding": "same", "strides": 2}
     dense = (
         [layers.Flatten(), layers.Dense(7, activation, name="second")] if kind == "dense" else []
@@ -145,9 +143,9 @@ def test_normalised_lra_with_the_kernels_as_feedback_tends_to_backprop(kind, act
         found = updates(local, x, y)
         return max(np.abs(found[path] - update).max() for path, update in expected.items())
 
-    coarse, fine = error(1e-3), error(1e-4)
-    assert 1e-9 < coarse < 1e-2
-    assert 9 < coarse / fine < 11
+    coarse, fine = error(1e-2), error(1e-3)
+    assert 1e-5 < coarse < 1e-2
+    assert 9.8 < coarse / fine < 10.2
 
 
 FUNCTIONS = [
@@ -195,7 +193,7 @@ def test_errors_cross_every_elementwise_activation_by_the_formula(name):
     phi = getattr(keras.activations, name)
     assert crosses_by_rule(phi, rule)
     found = crossed_error(lra.keras.layers.LocalActivation(name, rule=rule, loss_terms=1), H, D)
-    np.testing.assert_allclose(found, lra_error(phi, 0.3, 2.0), atol=2e-6)
+    np.testing.assert_allclose(found, lra_error(phi, 0.3, 2.0), rtol=1e-6, atol=2e-6)
 
 
 @keras.saving.register_keras_serializable(package="tests")

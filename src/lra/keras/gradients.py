@@ -4,7 +4,6 @@ The counterpart of `lra.torch.ops.autograd`. Kernels have Keras's layout, inputs
 feedback weights have their kernel's shape.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 

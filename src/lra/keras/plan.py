@@ -191,8 +191,8 @@ def _trouble(layer: Any, rule: Rule) -> str:
             return f"a subclass of keras.layers.{base.__name__}, whose call may differ"
     if not type(layer).__module__.startswith("keras."):
         return (
-            "a custom layer, whose call cannot be inspected; write it with layers and keras.ops, or "
-            "give an elementwise one without weights a method difference(h, delta, xp)"
+            "a custom layer, whose call cannot be inspected; write it with layers and keras.ops, "
+            "or give an elementwise one without weights a method difference(h, delta, xp)"
         )
     if layer.trainable_weights and not isinstance(layer, DIFFERENTIATED):
         return "no rule is defined for its weights"

@@ -1,4 +1,4 @@
-"""The custom backward pass and the adjoint of Keras's torch backend; only this file imports torch."""
+"""Custom backward passes and adjoints on Keras's torch backend; only this file imports torch."""
 
 from collections.abc import Callable
 from typing import Any
