@@ -111,7 +111,7 @@ def test_what_a_method_cannot_do_is_said(tmp_path: Path, blobs: Path) -> None:
     with pytest.raises(lra.errors.OptionError, match="devices: dtp trains on one; got 2"):
         tiny(blobs, rule=lra.methods.DTP(), devices=2)
     with pytest.raises(
-        lra.errors.MethodError, match="EquilibriumPropagation is not defined on this"
+        lra.errors.MethodError, match="EquilibriumPropagation does not support this"
     ):
         train(
             tiny(blobs, rule=lra.methods.EquilibriumPropagation(), model="residual-mlp"),
