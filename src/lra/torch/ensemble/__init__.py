@@ -102,7 +102,7 @@ class Ensemble(nn.Module):
             return run_all(state, *(leaves[i] for i in at))
 
     def separate(self) -> None:
-        """Give each network's parameters and buffers their own memory, until the next pass.
+        """Copy each network's parameters and buffers to their own memory, until the next pass.
 
         Call it before you save or copy single networks, which would include the whole stack.
         """

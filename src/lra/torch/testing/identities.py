@@ -26,7 +26,7 @@ class Outcome:
 
     Attributes:
         identity: the identity's name.
-        says: the identity in words.
+        statement: the identity in words.
         deviation: the measured number; infinite if the rule raised an error, None if the identity
             does not apply to the rule.
         allowed: the largest deviation allowed.
@@ -34,7 +34,7 @@ class Outcome:
     """
 
     identity: str
-    says: str
+    statement: str
     deviation: float | None
     allowed: float
     note: str = ""
@@ -46,11 +46,11 @@ class Outcome:
 
     def __str__(self) -> str:
         if self.deviation is None:
-            return f"n/a   {self.identity}: {self.says}"
+            return f"n/a   {self.identity}: {self.statement}"
         measured = f"{self.deviation:.2g}, allowed {self.allowed:.2g}"
         verdict = "ok   " if self.passed else "FAILS"
         note = f"; {self.note}" if self.note else ""
-        return f"{verdict} {self.identity}: {self.says} ({measured}{note})"
+        return f"{verdict} {self.identity}: {self.statement} ({measured}{note})"
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Identity(Generic[B]):
             deviation, note = self.deviation(bench), ""
         except Exception as error:  # a user's rule may raise anything
             deviation, note = math.inf, f"{type(error).__name__}: {error}"
-        says = (self.deviation.__doc__ or "").rstrip(".")
-        return Outcome(self.name, says, deviation, self.allowed, note)
+        statement = (self.deviation.__doc__ or "").rstrip(".")
+        return Outcome(self.name, statement, deviation, self.allowed, note)
 
 
 class Identities(list[Identity[B]]):
@@ -196,7 +196,7 @@ def contents(model: nn.Module) -> Iterator[list[Any]]:
         yield own
 
 
-def same(a: list[Any], b: list[Any]) -> bool:
+def same_contents(a: list[Any], b: list[Any]) -> bool:
     """Return whether two such lists have the same objects, or equal names and numbers."""
     return len(a) == len(b) and all(
         one is other or (isinstance(one, (str, int)) and one == other)

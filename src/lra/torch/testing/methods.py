@@ -26,7 +26,7 @@ from lra.torch.testing.identities import (
     gap_of_copy,
     grads_of,
     largest,
-    same,
+    same_contents,
     seed,
 )
 
@@ -119,7 +119,7 @@ def _unchanged(bench: MethodBench) -> float:
     bench.updates(net, *bench.batch())
     after = list(contents(net))
     changed = abs(len(before) - len(after)) + sum(
-        not same(a, b) for a, b in zip(before, after, strict=False)
+        not same_contents(a, b) for a, b in zip(before, after, strict=False)
     )
     return changed + gap(net.state_dict(), weights)
 
