@@ -316,7 +316,7 @@ def test_refused_situations():
     refused("has a hook on its gradient", step, *batch)
     handle.remove()
     for loss in (lambda o, t: o, lambda o, t: (o.sum(), o), lambda o, t: o.detach().sum()):
-        refused("loss must give a scalar", compile_step(model, optimizer, loss), *batch)
+        refused("loss must return a scalar", compile_step(model, optimizer, loss), *batch)
     model.requires_grad_(False)
     refused("no parameter", step, *batch)
 

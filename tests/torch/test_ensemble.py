@@ -359,7 +359,9 @@ def refused(rules, change=lambda models: None):
 
 @pytest.mark.parametrize("name", ["direct-feedback-alignment", "direct-lra", "rec-lra"])
 def test_wired_rules_are_refused(name):
-    assert re.search(r"wired by (Direct|Skip).*lra\.Chain", str(refused([ALL_RULES[name]] * 2)))
+    assert re.search(
+        r"wired by (Direct|Stride).*lra\.wiring\.Chain", str(refused([ALL_RULES[name]] * 2))
+    )
 
 
 SIGNS = lra.SignSymmetry

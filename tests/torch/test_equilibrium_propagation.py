@@ -229,13 +229,13 @@ class Residual(nn.Module):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ((Residual(), nn.Linear(6, 3)), r"0 \(Residual\): it has no place in the chain"),
+        ((Residual(), nn.Linear(6, 3)), r"0 \(Residual\): it is not supported in a chain"),
         ((nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 3)), r"1 \(GELU\).*"),
         ((nn.Linear(6, 6), nn.Dropout(), nn.Linear(6, 3)), r"1 \(Dropout\).*"),
         ((nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)), "BatchNorm1d"),
-        ((nn.Linear(6, 6), nn.Linear(6, 3)), "0 units follow it before the next"),
-        ((nn.Linear(6, 6), nn.Tanh(), nn.Tanh(), nn.Linear(6, 3)), "2 units follow it"),
-        ((nn.Linear(6, 3), nn.Tanh(), nn.Flatten()), "something follows the model's last unit"),
+        ((nn.Linear(6, 6), nn.Linear(6, 3)), "0 activations follow it before the next"),
+        ((nn.Linear(6, 6), nn.Tanh(), nn.Tanh(), nn.Linear(6, 3)), "2 activations follow it"),
+        ((nn.Linear(6, 3), nn.Tanh(), nn.Flatten()), "follow the model's last activation"),
         ((nn.Tanh(),), "no weight layer"),
     ],
 )

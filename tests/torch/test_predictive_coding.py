@@ -367,7 +367,7 @@ def test_models_it_is_not_defined_on_are_refused_with_the_remedy():
 def test_situations_in_which_it_would_go_wrong_are_refused():
     model = mlp().float()
     with torch.no_grad():
-        refused(model, "switched off")
+        refused(model, r"outside torch\.no_grad")
     refused(model, r"x.detach\(\)", torch.randn(9, 6, requires_grad=True))
     refused(Checkpointed(), "runs again in the backward pass.*checkpointing")
     assert all(not m._forward_pre_hooks for m in model.modules())

@@ -138,7 +138,7 @@ def test_an_optimizer_without_the_learned_feedback_is_told():
     early = torch.optim.SGD(model.parameters(), lr=0.1)
     lra.convert(model, lra.LRAE())
     updates(model, *data())
-    with pytest.warns(lra.LraWarning, match=r"moves the weights of 1 layers.*add_param_group"):
+    with pytest.warns(lra.LraWarning, match=r"updates the weights of 1 layers.*add_param_group"):
         early.step()
     early.step()  # once is enough
     late = torch.optim.SGD(model.parameters(), lr=0.1)
