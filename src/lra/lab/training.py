@@ -183,12 +183,13 @@ class _Run(Session):
             if isinstance(rule, Method):
                 found = lra.diagnose(
                     *(self.network, batch.x, batch.y), loss=cross_entropy,
-                    method=rule, loss_terms=batch.predictions,
+                    method=rule, loss_terms=batch.predictions, optimizer=self.optimizer,
                 )  # fmt: skip
             else:
                 found = lra.diagnose(
-                    self.network, loss=lambda: self._forward(self.network, batch)[0]
-                )
+                    self.network, loss=lambda: self._forward(self.network, batch)[0],
+                    optimizer=self.optimizer,
+                )  # fmt: skip
         reporter.diagnosis(state.epoch + 1, done, found)
         self.began += time.monotonic() - paused  # it is no part of training
 

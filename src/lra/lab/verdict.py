@@ -1,4 +1,4 @@
-"""The verdict on a run's diagnoses: which layers' updates were of no use, and what helps."""
+"""The verdict on a run's diagnoses: the layers with useless updates, and a remedy."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,13 +13,17 @@ from lra.torch.diagnose import Arrival, LayerKind
 from lra.wiring import Chain
 
 AWAY = 90.0
-"""Beyond this angle to backprop's gradient, in degrees, an update leads away from it."""
+"""The angle to backprop's gradient, in degrees, beyond which an update points away from it."""
 VANISHED = 1e-8
-"""An update smaller than this share of its weights moves nothing; Adam's epsilon is as small."""
+"""An update below this multiple of its weights has vanished."""
 EXPLODED = 1e2
-"""An update larger than so many times its weights replaces them."""
-BESIDE = 1e-3
-"""Both only where it is so much smaller, or larger, than backprop's gradient at the same place."""
+"""An update above this multiple of its weights has exploded."""
+RATIO = 1e-3
+"""Small and large updates must also be this much smaller, or larger, than backprop's gradient."""
+HALF = 0.5
+"""The share of a step below which the optimizer's eps holds a layer back."""
+SUBNORMAL = 2.0**-126
+"""Float32's smallest normal number."""
 
 
 def _away(row: Row) -> bool:
@@ -27,100 +31,137 @@ def _away(row: Row) -> bool:
 
 
 def _vanished(row: Row) -> bool:
-    relative, gradient = row["update_relative"], row["gradient"]
+    relative = row["update_relative"]
     if relative is None or not math.isfinite(relative) or row["arrival"] == Arrival.NOTHING:
         return False
-    return relative < VANISHED and (gradient is None or row["update"] <= BESIDE * gradient)
+    return relative < VANISHED and _below_backprop(row)
+
+
+def _below_eps(row: Row) -> bool:
+    return row["step_scale"] is not None and row["step_scale"] < HALF and _below_backprop(row)
+
+
+def _subnormal(row: Row) -> bool:
+    return (
+        row["update_rms"] is not None and 0 < row["update_rms"] < SUBNORMAL and _below_backprop(row)
+    )
+
+
+def _below_backprop(row: Row) -> bool:
+    gradient = row["gradient"]
+    return gradient is None or row["update"] <= RATIO * gradient
 
 
 def _exploded(row: Row) -> bool:
     relative, gradient = row["update_relative"], row["gradient"]
     if row["arrival"] == Arrival.NOT_FINITE or not math.isfinite(row["update"] or 0):
         return True
-    far = relative is not None and relative > EXPLODED
-    return far and (not gradient or row["update"] * BESIDE >= gradient)
+    large = relative is not None and relative > EXPLODED
+    return large and (not gradient or row["update"] * RATIO >= gradient)
 
 
 @dataclass(frozen=True)
-class _Trouble:
-    is_so: Callable[[Row], bool]
-    says: str
+class _Problem:
+    """A kind of useless update.
+
+    Attributes:
+        applies: the test for one row.
+        description: what the updates do.
+        too_small: whether larger errors are the remedy.
+    """
+
+    applies: Callable[[Row], bool]
+    description: str
+    too_small: bool = False
 
 
-_TROUBLES = {
-    "vanish": _Trouble(
-        _vanished, f"vanish (below {VANISHED:g} of the weights, and {BESIDE:g} of backprop's)"
+_PROBLEMS = (
+    _Problem(
+        _vanished,
+        f"vanish (below {VANISHED:g} of the weights, and {RATIO:g} of backprop's)",
+        too_small=True,
     ),
-    "explode": _Trouble(_exploded, f"explode (over {EXPLODED:g} times the weights, or not finite)"),
-    "away": _Trouble(_away, "point away from backprop's gradient (more than 90 degrees)"),
-}
+    _Problem(
+        _below_eps,
+        "are below the optimizer's eps, which cuts their steps to less than half",
+        too_small=True,
+    ),
+    _Problem(
+        _subnormal,
+        f"are below float32's smallest normal number ({SUBNORMAL:.2g}), which is slow on many "
+        "CPUs, or flushed to zero",
+        too_small=True,
+    ),
+    _Problem(_exploded, f"explode (over {EXPLODED:g} times the weights, or not finite)"),
+    _Problem(_away, "point away from backprop's gradient (more than 90 degrees)"),
+)
 
 
 def verdict(rows: Iterable[Row], rule: Rule | Method) -> str | None:
-    """Say in a sentence which weight layers' updates were of no use throughout an epoch.
+    """Return a sentence about weight layers whose updates were useless throughout an epoch.
 
-    Throughout: in every diagnosis of the epoch, but for that before the first step of the run,
-    whose angles tell of the drawn feedback alone.
+    That is in every diagnosis of the epoch. Angles before the first step of the run do not count,
+    since they depend on the initial feedback alone.
 
     Args:
-        rows: of a run's diagnoses.
+        rows: the run's diagnoses.
         rule: the run's rule or method.
 
     Returns:
-        The sentence with the remedy; None where there is nothing to say.
+        The sentence, with a remedy; None if there is no such layer.
     """
-    counted = [row for row in rows if row["kind"] == LayerKind.WEIGHTS]
-    total = len({row["layer"] for row in counted})
-    clauses = []
-    for name, trouble in _TROUBLES.items():
-        where, when = _throughout(counted, trouble.is_so)
-        if where:
-            clauses.append(
-                f"{when} the updates of {len(where)} of {total} weight layers ({_some(where)}) "
-                f"{trouble.says}: {_remedy(name, rule)}"
+    weight_rows = [row for row in rows if row["kind"] == LayerKind.WEIGHTS]
+    total = len({row["layer"] for row in weight_rows})
+    clauses: dict[str, list[str]] = {}
+    for problem in _PROBLEMS:
+        layers, epochs = _affected(weight_rows, problem.applies)
+        if layers:
+            clauses.setdefault(_remedy(problem, rule), []).append(
+                f"{epochs} the updates of {len(layers)} of {total} weight layers "
+                f"({_abbreviate(layers)}) {problem.description}"
             )
     if not clauses:
         return None
-    said = "; ".join(clauses)
-    return f"diagnosis: {said[0].upper()}{said[1:]}."
+    sentence = "; ".join(f"{', and '.join(found)}: {remedy}" for remedy, found in clauses.items())
+    return f"diagnosis: {sentence[0].upper()}{sentence[1:]}."
 
 
-def _throughout(rows: list[Row], is_so: Callable[[Row], bool]) -> tuple[list[str], str]:
-    """Name the layers of which something is so in a whole epoch, and these epochs."""
+def _affected(rows: list[Row], applies: Callable[[Row], bool]) -> tuple[list[str], str]:
+    """Return the layers to which a problem applies throughout an epoch, and these epochs."""
     epochs: dict[tuple[str, int], list[bool]] = {}
     for row in rows:
-        if row["step"] > 0 or is_so(row):
-            epochs.setdefault((row["layer"], row["epoch"]), []).append(is_so(row))
-    found = [key for key, each in epochs.items() if all(each)]
-    numbers = sorted({epoch for _, epoch in found})
+        if row["step"] > 0 or applies(row):
+            epochs.setdefault((row["layer"], row["epoch"]), []).append(applies(row))
+    affected = [key for key, results in epochs.items() if all(results)]
+    numbers = sorted({epoch for _, epoch in affected})
     if not numbers:
         return [], ""
     last = max(row["epoch"] for row in rows)
     if len(numbers) > 1 and len(numbers) == numbers[-1] - numbers[0] + 1:
-        told = f"epochs {numbers[0]} to {numbers[-1]}"
+        listed = f"epochs {numbers[0]} to {numbers[-1]}"
     else:
-        told = f"epoch{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+        listed = f"epoch{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
     layers = dict.fromkeys(row["layer"] for row in rows)  # in forward order
-    return [name for name in layers if name in dict(found)], f"in {told} of {last}"
+    return [name for name in layers if name in dict(affected)], f"in {listed} of {last}"
 
 
-def _remedy(trouble: str, rule: Rule | Method) -> str:
+def _remedy(problem: _Problem, rule: Rule | Method) -> str:
     if isinstance(rule, Method):
         return f"try other settings of {rule.name}, or another rule"
     crossing, mirrors = rule.crossing, isinstance(getattr(rule.feedback, "init", None), Mirror)
     targets = crossing if isinstance(crossing, TargetDifference) else None
-    if trouble == "vanish" and targets and not targets.normalized:
-        return "normalised targets keep errors at their scale, --normalized or --rule mirrored-lra"
-    if rule.wiring != Chain():  # between layers there is no weight to mirror
-        return "errors that cross layer by layer come nearer, --rule mirrored-lra"
+    if problem.too_small and targets and not targets.normalized:
+        return "keep errors at their scale with --normalized or --rule mirrored-lra"
+    if rule.wiring != Chain():  # mirroring needs a weight between the two layers
+        return "send errors layer by layer with --rule mirrored-lra"
     if not mirrors:
-        return "let the feedback mirror the weights, --rule mirrored-lra or lra.mirror(model)"
-    if targets and trouble == "vanish":
+        return "mirror the weights with --rule mirrored-lra or lra.mirror(model)"
+    if targets and problem.too_small:
         return f"try a larger --beta than {targets.beta:g}, or another --init"
     if targets:
-        return f"try a smaller --beta than {targets.beta:g}, or mirror anew: lra.mirror(model)"
-    return "mirror anew, lra.mirror(model), or try a smaller --lr"
+        return f"try a smaller --beta than {targets.beta:g}, or call lra.mirror(model) again"
+    return "call lra.mirror(model) again, or try a smaller --lr"
 
 
-def _some(names: list[str]) -> str:
+def _abbreviate(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

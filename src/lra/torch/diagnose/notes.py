@@ -26,7 +26,7 @@ def notes_on_small_updates(
         ]
         whose = f"{optimizer}'s eps ({eps:g}), which cuts"
         if not optimizer:
-            whose = f"{eps:g}, the default eps of Adam, which would cut"
+            whose = f"{eps:g}, Adam's default eps (or pass optimizer=), which would cut"
         notes.append(f"updates below {whose} steps to this share: {abbreviate(cut)}")
     remedies = ["normalized=True", "lra.MirroredLRA()"] if shrinks else []
     remedies += ["a smaller eps"] if notes else []
