@@ -187,7 +187,7 @@ def test_the_remedy_is_one_that_the_rule_lacks():
     assert "mirror the weights" in verdict([row(**away)], lra.LRAE())
     assert "smaller --beta than 2" in verdict([row(**away)], lra.MirroredLRA(2.0))
     mirrored = lra.KolenPollack(init=lra.inits.Mirror())
-    assert "mirror anew" in verdict([row(**away)], mirrored)
+    assert "lra.mirror(model) again" in verdict([row(**away)], mirrored)
     assert "settings of dtp" in verdict([row(**away)], lra.methods.DTP())
 
 
