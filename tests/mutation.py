@@ -532,14 +532,14 @@ DEFECTS = (
     ),
     Defect(
         "take the square root of the share of a step",
-        "torch/diagnose/report.py",
+        "torch/diagnose/update_report.py",
         "self.rms / (self.rms + self.eps)",
         "(self.rms / (self.rms + self.eps)) ** 0.5",
         SMALL,
     ),
     Defect(
         "call an update of zero small",
-        "torch/diagnose/report.py",
+        "torch/diagnose/update_report.py",
         "and 0 < self.rms < self.eps",
         "and self.rms < self.eps",
         SMALL,

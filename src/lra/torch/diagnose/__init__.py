@@ -15,9 +15,10 @@ from lra.torch.convert import is_converted, restore
 from lra.torch.diagnose.measures import angle_between
 from lra.torch.diagnose.optimizers import Epsilons, Optimizers
 from lra.torch.diagnose.pass_observer import PassObserver
-from lra.torch.diagnose.report import Arrival, Diagnosis, LayerKind, LayerReport, UpdateReport
+from lra.torch.diagnose.report import Arrival, Diagnosis, LayerKind, LayerReport
 from lra.torch.diagnose.roles import kind_of
 from lra.torch.diagnose.table import COLUMNS, as_table, scalars_of
+from lra.torch.diagnose.update_report import UpdateReport
 from lra.torch.diagnose.updates import (
     UndefinedGradients,
     assign_updates,

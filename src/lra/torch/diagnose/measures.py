@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lra.torch.diagnose.report import Arrival, LayerKind, LayerReport, UpdateReport
+from lra.torch.diagnose.report import Arrival, LayerKind, LayerReport
+from lra.torch.diagnose.update_report import UpdateReport
 
 FLAT = 0.05
 """The share of an activation's steepest slope below which it counts as flat."""

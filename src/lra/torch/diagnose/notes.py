@@ -1,14 +1,12 @@
 """The notes of a diagnosis on updates that are too small for the optimizer or their type."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lra.torch.diagnose.report import UpdateReport
+from lra.torch.diagnose.update_report import UpdateReport
 
 
 def notes_on_small_updates(
-    updates: "Mapping[str, UpdateReport]", optimizer: str, shrinks: bool
+    updates: Mapping[str, UpdateReport], optimizer: str, shrinks: bool
 ) -> list[str]:
     """List updates below eps or below their type's smallest normal number, then the remedies.
 

@@ -14,8 +14,9 @@ from lra.differences import Phi
 from lra.feedback import Transpose
 from lra.loss_terms import count_terms
 from lra.torch.diagnose.measures import LayerRecord, angle_between
-from lra.torch.diagnose.report import LayerKind, UpdateReport
+from lra.torch.diagnose.report import LayerKind
 from lra.torch.diagnose.roles import join, row_of, type_name
+from lra.torch.diagnose.update_report import UpdateReport
 from lra.torch.functions.module import InterceptedModule
 from lra.torch.layers import Local, LocalActivation, LocalWeights, is_step_function
 from lra.torch.model_state import RandomStates
