@@ -32,6 +32,7 @@ MACHINERY = "tests/torch/test_machinery.py"
 FUNCTION = "tests/torch/test_functions.py"
 MEMORY = "tests/torch/test_memory.py"
 DIAGNOSE = "tests/torch/test_diagnose.py"
+SMALL = "tests/torch/test_diagnose_small_updates.py"
 REFUSALS = "tests/torch/test_refusals.py"
 WIRING = "tests/torch/test_wiring.py"
 SHARE = "tests/torch/test_share.py"
@@ -421,17 +422,101 @@ DEFECTS = (
     ),
     Defect(
         "draw feedback from the stream of the masks",
-        "torch/diagnose/watcher.py",
-        "self.others = self.states.take()\n            self.states.put(mine)",
+        "torch/diagnose/pass_observer.py",
+        "self.others = self.states.take()\n            self.states.put(own)",
         "pass",
         DIAGNOSE,
     ),
     Defect(
         "give a gradient where there is none",
-        "torch/diagnose/__init__.py",
+        "torch/diagnose/updates.py",
         "torch.full_like(t, torch.nan)",
         "torch.zeros_like(t)",
         DIAGNOSE,
+    ),
+    Defect(
+        "count zeros in the typical size of an update",
+        "torch/diagnose/measures.py",
+        "t = t[t != 0]",
+        "t = t.flatten()",
+        SMALL,
+    ),
+    Defect(
+        "square a small update as it is",
+        "torch/diagnose/measures.py",
+        "largest * (t / largest).square().mean().sqrt()",
+        "t.square().mean().sqrt()",
+        SMALL,
+    ),
+    Defect(
+        "compare every update with float32's numbers",
+        "torch/diagnose/measures.py",
+        "torch.finfo(W.dtype).tiny,",
+        "torch.finfo(torch.float32).tiny,",
+        SMALL,
+    ),
+    Defect(
+        "lose targets that a closed form keeps",
+        "torch/diagnose/measures.py",
+        "self.target_lost |= subtracts and ",
+        "self.target_lost |= ",
+        SMALL,
+    ),
+    Defect(
+        "ignore the surrogate in a lost target",
+        "torch/diagnose/pass_observer.py",
+        "op.phi if surrogate is None else surrogate.phi(torch)",
+        "op.phi",
+        SMALL,
+    ),
+    Defect(
+        "take the square root of the share of a step",
+        "torch/diagnose/update_report.py",
+        "self.rms / (self.rms + self.eps)",
+        "(self.rms / (self.rms + self.eps)) ** 0.5",
+        SMALL,
+    ),
+    Defect(
+        "call an update of zero small",
+        "torch/diagnose/update_report.py",
+        "and 0 < self.rms < self.eps",
+        "and self.rms < self.eps",
+        SMALL,
+    ),
+    Defect(
+        "report feedback weights below eps",
+        "torch/diagnose/report.py",
+        "(update for update in self.updates if not update.feedback), None)",
+        "reversed(self.updates), None)",
+        SMALL,
+    ),
+    Defect(
+        "use Adam's eps for parameters of no optimizer",
+        "torch/diagnose/optimizers.py",
+        "ADAM_EPS if optimizers is None else None",
+        "ADAM_EPS",
+        SMALL,
+    ),
+    Defect(
+        "take Adadelta's eps as it is",
+        "torch/diagnose/optimizers.py",
+        "math.sqrt(eps) if",
+        "eps if",
+        SMALL,
+    ),
+    Defect(
+        "use the eps of an optimizer's last group",
+        "torch/diagnose/optimizers.py",
+        "_eps_of(optimizer, group))",
+        "_eps_of(optimizer, optimizer.param_groups[-1]))",
+        SMALL,
+    ),
+    Defect(
+        "advise normalized targets to rules that have them",
+        "torch/diagnose/__init__.py",
+        " and not rule.crossing.normalized",
+        "",
+        SMALL,
     ),
     Defect(
         "let a diagnosis move the statistics of batch norm",

@@ -460,16 +460,16 @@ def test_reports_can_be_read():
     body = ACTIVATIONS["F.relu"]
     text = str(audited(body))
     assert text.splitlines()[:4] == [
-        "audit: against the rule, errors cross 1 operation as in backprop",
-        "  - nonlinearity: torch.nn.functional.relu in inner",
+        "audit: errors cross 1 operation as in backprop against the rule",
+        "  - activation: torch.nn.functional.relu in inner",
         f'    {here(body)}  "F.relu": lambda m, h: F.relu(h),',
-        "    remedy: make torch.nn.ReLU in __init__ and call that, or accept it",
+        "    remedy: create torch.nn.ReLU in __init__ and call that, or accept it",
     ]
-    assert "crossed by the rule: 3 places" in text
+    assert "ops crossed by the rule: 3" in text
     text = str(audited(lambda m, h: F.linear(F.linear(h, m.W), m.W)))
     assert "torch.nn.functional.linear with 'inner.W' in inner, 2 times" in text
     assert "remedy: make it the weight of a torch.nn.Linear, or accept it" in text
-    assert "errors cross nothing as in backprop" in str(audited(PASSES["nothing"]))
+    assert "errors cross no operation as in backprop" in str(audited(PASSES["nothing"]))
 
 
 def test_only_converted_models_are_audited():

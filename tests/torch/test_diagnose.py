@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lra
 from lra.torch.diagnose import Arrival, LayerKind, angle_between
-from lra.torch.diagnose.watcher import Watch
+from lra.torch.diagnose.pass_observer import PassObserver
 
 every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 
@@ -60,7 +60,7 @@ def test_backprop_is_at_no_angle_to_itself(build):
     assert {u.name for layer in found.layers for u in layer.updates} == names
     assert {u.angle for layer in found.layers for u in layer.updates} == {0.0}
     assert {layer.feedback_angle for layer in found.weights} == {0.0}
-    assert not found.unreached
+    assert not found.without_usable_error
 
 
 def test_the_angle_vanishes_with_beta_where_feedback_is_the_weights():
@@ -106,11 +106,11 @@ def test_what_a_rule_draws_in_a_followed_forward_moves_no_mask():
 
 
 def test_what_is_drawn_apart_is_drawn_anew_each_time():
-    watch = Watch(nn.Linear(2, 2), {})
+    watch = PassObserver(nn.Linear(2, 2), {})
     state = torch.get_rng_state()
-    with watch.apart():
+    with watch.separate_random():
         first = torch.rand(3), np.random.rand(), random.random()
-    with watch.apart():
+    with watch.separate_random():
         second = torch.rand(3), np.random.rand(), random.random()
     assert not torch.equal(first[0], second[0])
     assert first[1:] != second[1:]
@@ -239,7 +239,7 @@ def test_below_a_unit_that_can_only_be_evaluated_there_is_no_angle():
     assert set(found.undefined) == {"below.weight", "below.bias"}
     assert found["above"].angle < 30
     assert found["head"].angle < 1e-9
-    assert "can only be evaluated: below.weight, below.bias" in str(found)
+    assert "below a black box: below.weight, below.bias" in str(found)
 
     torch.manual_seed(1)
     act = lra.activations.BlackBox(np.tanh, straight_through=lra.crossing.TanhSurrogate())

@@ -57,7 +57,8 @@ class Same(lightning.Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if trainer.global_step % 3 == 0:
-            self.pairs.append((self.other.last, lra.diagnose(module, *batch)))
+            found = lra.diagnose(module, *batch, optimizer=trainer.optimizers)
+            self.pairs.append((self.other.last, found))
 
 
 def test_it_diagnoses_what_trains_and_changes_nothing(tmp_path):
