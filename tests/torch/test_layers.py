@@ -231,7 +231,7 @@ def test_sign_symmetric_feedback(magnitude):
     def feedback_in_use():
         x, e = torch.zeros(5, 4).double().requires_grad_(), torch.eye(5).double()
         layer(x).backward(e)
-        return x.grad  # 1 E
+        return x.grad  # e E with e = 1
 
     E = feedback_in_use()
     assert torch.equal(E.sign(), layer.weight.sign())

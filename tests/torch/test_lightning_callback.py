@@ -50,7 +50,7 @@ def fit(*callbacks, folder=None, **options):
 
 
 class CompareDiagnoses(lightning.Callback):
-    """Calls `lra.diagnose` in each step in which the other callback does, and stores both."""
+    """A callback that diagnoses the steps that another one does, and stores both diagnoses."""
 
     def __init__(self, other):
         self.other, self.pairs = other, []

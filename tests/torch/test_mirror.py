@@ -36,7 +36,7 @@ class OwnProducts(nn.Module):
 
 
 class FirstOutput(nn.Module):
-    """Returns the first output of a recurrent layer."""
+    """A recurrent layer that returns its first output only."""
 
     def __init__(self, layer):
         super().__init__()

@@ -366,7 +366,7 @@ def test_lazy_layers_convert_after_a_forward_pass():
 
 
 class _FailingFeedback(lra.feedback.Feedback):
-    """Fails when it is drawn."""
+    """Feedback that cannot be drawn."""
 
     stored = Stored.LEARNED
 

@@ -186,7 +186,7 @@ def test_the_batch_may_be_the_second_dimension(build, n):
 
 
 class Words(nn.Module):
-    """Multiplies tokens as (batch * positions, units), as some models do."""
+    """A model that multiplies tokens as (batch * positions, units), as some do."""
 
     def __init__(self):
         super().__init__()
@@ -291,7 +291,7 @@ def test_passes_in_two_threads_are_independent():
 
 
 class Switchable(nn.Module):
-    """Fails or skips its head, according to `mode`."""
+    """A model that fails or skips its head, according to `mode`."""
 
     def __init__(self):
         super().__init__()
@@ -338,7 +338,7 @@ def test_frozen_layers_leave_the_other_updates_unchanged():
     model[2].requires_grad_(False)
     got = updates(model, x, t)
     frozen = {"2.weight", "2.bias", "2.feedback"}
-    frozen |= {"4.feedback"}  # layer 4's input needs no error: nothing below it is trained
+    frozen |= {"4.feedback"}  # frozen layer 2 computes what 4 reads, from a detached input
     assert_same(got, {k: g for k, g in expected.items() if k not in frozen})
 
 
