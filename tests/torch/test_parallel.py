@@ -212,7 +212,7 @@ def job_sharding(rank):
                 fully_shard(child, mesh=mesh)
             fully_shard(model, mesh=mesh)
             if rule == "direct":
-                with pytest.raises(lra.errors.RuleError, match="when FSDP holds them no more"):
+                with pytest.raises(lra.errors.RuleError, match="when FSDP no longer holds them"):
                     model(x[half])
                 continue
             train(model, x[half], t[half])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lra
-from lra.torch.share import _ALIKE
+from lra.torch.share import _ELEMENTWISE
 
 SETTINGS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "SGD": (torch.optim.SGD, {"lr": 0.1}),
@@ -143,7 +143,7 @@ def test_shared_feedback_moves_as_learned_feedback(kind: str, steps: int) -> Non
 
 
 def test_every_supported_optimizer_is_tested() -> None:
-    assert {cls for cls, _ in SETTINGS.values()} == set(_ALIKE)
+    assert {cls for cls, _ in SETTINGS.values()} == set(_ELEMENTWISE)
 
 
 @pytest.mark.parametrize(
@@ -317,14 +317,17 @@ class Sgd(torch.optim.SGD):
 REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
     "plain": (lambda: _with(perceptron(), torch.optim.SGD), "no layer .* is converted"),
     "no optimizer": (lambda: (converted(), "sgd"), "expected a torch.optim.Optimizer"),
-    "an unknown one": (lambda: _with(converted(), Sgd), "Sgd moves E as it moves W is not"),
+    "an unknown one": (
+        lambda: _with(converted(), Sgd),
+        "a Sgd is not known to move E as it moves W",
+    ),
     "Adam with decay": (
         lambda: _with(converted(), torch.optim.Adam, weight_decay=0.1),
         "use AdamW",
     ),
     "another gamma": (
         lambda: _with(converted(rule=lra.LRAE(gamma=0.5)), torch.optim.SGD),
-        "by gamma = 1 alone",
+        r"E moves as W does only with Learned\(\) and gamma 1",
     ),
     "none": (
         lambda: _with(converted(rule=lra.FeedbackAlignment()), torch.optim.SGD),
@@ -332,10 +335,13 @@ REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
     ),
     "wired": (
         lambda: _with(converted(rule=lra.LRAE(wiring=lra.wiring.Direct())), torch.optim.SGD),
-        "leads from another layer",
+        "its E belongs to another layer's error",
     ),
-    "another step size": (lambda: _grouped(), "other settings than their weights, of lr"),
-    "weights alone": (lambda: _weights_alone(), "moves some weights and not their feedback"),
+    "another step size": (
+        lambda: _grouped(),
+        r"other optimizer settings than their weights \(lr\)",
+    ),
+    "weights alone": (lambda: _weights_alone(), "has some weights without their feedback weights"),
     "another past": (lambda: _moved(), "moved weights and feedback weights differently"),
 }
 

@@ -322,7 +322,8 @@ def test_a_pass_in_which_an_error_would_not_arrive_is_refused():
     expected = updates(model, x, t)
     model.mode = "no head"
     with pytest.raises(
-        lra.errors.RuleError, match=r"b would learn nothing .* hears head, which did not"
+        lra.errors.RuleError,
+        match=r"b would learn nothing .* error comes from head, which did not run",
     ):
         model(x)
     with torch.no_grad():
@@ -421,7 +422,7 @@ def test_an_example_that_does_not_show_the_batch_dimension_is_refused():
     silent.extend([nn.Linear(1, 1), nn.Flatten(), nn.Linear(3, 2)])
     nn.init.constant_(silent[2].bias, -9.0)  # so that ReLU is always zero
     with pytest.raises(
-        lra.errors.ConversionError, match=r"does not tell which part .*\(two at least\)"
+        lra.errors.ConversionError, match=r"does not show which part .*\(two at least\)"
     ):
         lra.convert(silent, lra.DirectFeedbackAlignment(), example=torch.zeros(3, 5))
     lra.convert(silent, lra.DirectFeedbackAlignment(), example=torch.zeros(4, 5))
@@ -449,6 +450,7 @@ def test_an_input_of_another_shape_than_the_example_is_refused():
     model = lra.convert(Pooled(), LRA, example=torch.randn(2, 1, 9))
     model(torch.randn(3, 1, 9))
     with pytest.raises(
-        lra.errors.RuleError, match=r"layer 'b' reads \(3, 2, 10\) and hears 'head'"
+        lra.errors.RuleError,
+        match=r"layer 'b' reads \(3, 2, 10\) and receives its error from 'head'",
     ):
         model(torch.randn(3, 1, 12))
