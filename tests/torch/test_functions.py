@@ -467,6 +467,17 @@ ELEMENTWISE = {
 }
 """Elementwise functions with a closed form, as a forward may call them on numbers in (0, 1)."""
 
+OTHERS = {
+    "logit, eps": lambda h: torch.logit(h, 0.4),
+    "logit, eps named": lambda h: torch.special.logit(h, eps=0.4),
+    "pow, tensor": lambda h: torch.pow(h, torch.tensor(1.5, dtype=h.dtype)),
+    "power of": lambda h: 1.5**h,
+    "clamp, tensor": lambda h: torch.clamp(h, torch.full((WIDTH,), 0.5, dtype=h.dtype)),
+    "softplus, threshold": lambda h: F.softplus(h, 1.0, 0.5),
+    "in place, computed": lambda h: (1 * h).pow_(2.5),
+}
+"""The same with settings for which there is no closed form."""
+
 
 class Below(nn.Module):
     """A function called on a layer's output h, which equals the input."""
@@ -480,22 +491,39 @@ class Below(nn.Module):
         return self.phi(self.layer(x))
 
 
-@pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("phi", ELEMENTWISE.values(), ids=ELEMENTWISE)
-def test_errors_at_functions_are_exact_in_float32(phi, two_sided):
-    """Subtraction would lose two to three of float32's seven digits."""
-    torch.manual_seed(0)
-    h, d = 0.1 + 0.8 * torch.rand(50, WIDTH), 1e-3 * torch.randn(50, WIDTH) / 50
+def errors_at(phi, h, d, two_sided, dtype):
+    """Compute the error at h under a rule with moves of len(h) d."""
     found = []
 
     def watch(module, inputs, output):
         output.register_hook(found.append)
 
-    for dtype in (torch.float32, torch.float64):
-        rule = lra.LRAE(1.0, two_sided=two_sided)
-        model = lra.convert(Below(phi).to(dtype), rule, example=h.to(dtype))
-        model.layer.register_forward_hook(watch)
-        model(h.to(dtype)).backward(d.to(dtype))
-    e, exact = found
+    rule = lra.LRAE(1.0, two_sided=two_sided)
+    model = lra.convert(Below(phi).to(dtype), rule, example=h.to(dtype))
+    model.layer.register_forward_hook(watch)
+    model(h.to(dtype)).backward(d.to(dtype))
+    return found[0]
+
+
+def numbers(size):
+    torch.manual_seed(0)
+    return 0.1 + 0.8 * torch.rand(50, WIDTH), size * torch.randn(50, WIDTH) / 50
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("phi", (ELEMENTWISE | OTHERS).values(), ids=ELEMENTWISE | OTHERS)
+def test_errors_at_functions_equal_their_formulas(phi, two_sided):
+    h, d = (t.double() for t in numbers(1e-2))
+    m = 50 * d
+    expected = (phi(h + m) - phi(h - m)) / 2 if two_sided else phi(h) - phi(h - m)
+    e = errors_at(phi, h, d, two_sided, torch.float64)
+    torch.testing.assert_close(e, expected / 50, rtol=1e-9, atol=1e-16)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("phi", ELEMENTWISE.values(), ids=ELEMENTWISE)
+def test_errors_at_functions_are_exact_in_float32(phi, two_sided):
+    """Subtraction would lose two to three of float32's seven digits."""
+    e, exact = (errors_at(phi, *numbers(1e-3), two_sided, t) for t in (torch.float32, torch.double))
     assert exact.any()
     assert (e - exact).norm() <= 3e-6 * exact.norm()
