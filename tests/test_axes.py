@@ -188,7 +188,7 @@ DOMAINS = {
 @pytest.mark.parametrize("two_sided", [False, True])
 @pytest.mark.parametrize("name", DOMAINS)
 def test_targets_stay_inside_the_domain(xp, array, name, two_sided):
-    """A move is at most half the distance to the end of the domain, and is else not changed."""
+    """A move is limited to half the distance from h to the end of the domain."""
     f, distance = DOMAINS[name]
     h = {"acosh": 1 + rng.random((40, 5)), "reciprocal": rng.normal(size=(40, 5))}.get(
         name, rng.random((40, 5))

@@ -25,11 +25,11 @@ def nearest(levels):
 def winners(h, k, axis):
     """Keep the largest of each k neighbours along an axis."""
     z = np.zeros_like(h)
-    rows, kept = np.moveaxis(h, axis, -1), np.moveaxis(z, axis, -1)
+    rows, result = np.moveaxis(h, axis, -1), np.moveaxis(z, axis, -1)
     for at in np.ndindex(rows.shape[:-1]):
         for start in range(0, rows.shape[-1], k):
             best = start + int(np.argmax(rows[at][start : start + k]))
-            kept[at][best] = rows[at][best]
+            result[at][best] = rows[at][best]
     return z
 
 
@@ -594,7 +594,7 @@ CALLS = {
 )
 @pytest.mark.parametrize("fused", [False, True])
 def test_two_backward_passes_add_the_same_updates(phi, call, fused, options):
-    """The first pass overwrites nothing that the second one reads, nor the forward weights."""
+    """The first pass overwrites nothing that the second one reads."""
     if fused and not isinstance(call, nn.Module):
         pytest.skip("only modules are fused")
     x, t = torch.randn(7, 5, dtype=torch.float64), torch.randint(3, (7,))

@@ -8,7 +8,18 @@ import functools
 
 import pytest
 import torch
-from nets import ALL_RULES, MODELS, assert_same, by_method, convert, images, mlp, taken, updates
+from nets import (
+    ALL_RULES,
+    MODELS,
+    alone,
+    assert_same,
+    by_method,
+    convert,
+    images,
+    mlp,
+    taken,
+    updates,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,10 +37,10 @@ adamw = functools.partial(torch.optim.AdamW, lr=1e-3, eps=1e-3)
 @pytest.fixture(autouse=True)
 def _exact_products():
     """Compute in float32, not in TF32."""
-    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def on_cpu(found):
@@ -221,6 +232,23 @@ def test_gradient_scalers_work_with_scaled_loss_terms(rule):
     scaler.step(optimizer)
     scaler.update()
     assert scaler.get_scale() == 2.0**10  # nothing overflowed
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-5])
+@pytest.mark.parametrize("act", [nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU, nn.Mish, nn.ELU])
+def test_errors_in_float32_are_exact_to_rounding(act, size, two_sided):
+    """Subtraction would be off by 1e-7 / size, relative to the error."""
+    h, d = (t.cuda() for t in (torch.randn(500, 60), size * torch.randn(500, 60) / 500))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        layer = alone(act(), lra.LRAE(1.0, two_sided=two_sided))
+        at = h.to(dtype, copy=True).requires_grad_()
+        layer(at).backward(d.to(dtype))
+        found.append(at.grad)
+    e, exact = found
+    assert exact.any()
+    assert (e - exact).norm() <= 3e-6 * exact.norm()
 
 
 @pytest.mark.parametrize("rule", ["lra-e", "mirrored-lra"])

@@ -388,7 +388,7 @@ def test_the_model_and_random_states_are_unchanged(rule, train):
     handle = model.head.register_forward_hook(lambda *_: None)
     x, t = _single(data())
     F.cross_entropy(model(x), t).backward()
-    kept = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
     before = _state(model)
     lra.diagnose(model, x, t)
     after = _state(model)
@@ -396,7 +396,7 @@ def test_the_model_and_random_states_are_unchanged(rule, train):
     assert before[1] == after[1]
     assert all(torch.equal(a, b) for a, b in zip(before[2], after[2], strict=True))
     assert all(a is b for a, b in zip(before[3], after[3], strict=True))
-    for g, p in zip(kept, model.parameters(), strict=True):
+    for g, p in zip(grads, model.parameters(), strict=True):
         assert p.grad is None or torch.equal(p.grad, g)
     assert before[4:] == after[4:]
     handle.remove()
