@@ -464,6 +464,7 @@ ELEMENTWISE = {
     "threshold": lambda h: F.threshold(h, 0.4, 0.1),
     "softshrink, lambda": lambda h: F.softshrink(h, 0.2),
     "in place": lambda h: (1 * h).exp_(),
+    "pow in place": lambda h: (1 * h).pow_(2.5),
 }
 """Elementwise functions with a closed form, as a forward may call them on numbers in (0, 1)."""
 
@@ -474,7 +475,6 @@ OTHERS = {
     "power of": lambda h: 1.5**h,
     "clamp, tensor": lambda h: torch.clamp(h, torch.full((WIDTH,), 0.5, dtype=h.dtype)),
     "softplus, threshold": lambda h: F.softplus(h, 1.0, 0.5),
-    "in place, computed": lambda h: (1 * h).pow_(2.5),
 }
 """The same with settings for which there is no closed form."""
 
