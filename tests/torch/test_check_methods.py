@@ -1,4 +1,4 @@
-"""check_rule for methods: ours keep every identity, and each has a method that breaks it."""
+"""check_rule for methods: ours keep every identity, and a broken method fails each of them."""
 
 import itertools
 import re
@@ -56,7 +56,7 @@ class Gradient(lra.methods.Method):
 
 @dataclass(frozen=True)
 class Loaded(Gradient):
-    """A user's method with parameters of its own, and noise in what they learn from."""
+    """A user's method that adds parameters, with noise in their updates."""
 
     def attach(self, model, example):
         for layer in model:
@@ -102,7 +102,7 @@ def test_users_methods_keep_what_applies(method):
     assert all(outcome.deviation is not None for outcome in report.outcomes)
 
 
-# Methods that each break something: what must fail is named, and whether nothing else may.
+# Broken methods, with the identities that must fail, and whether all others must hold.
 
 
 class Doubles(Gradient):
@@ -259,32 +259,32 @@ def broken_by(method: lra.methods.Method) -> tuple[set[str], str]:
 
 
 @pytest.mark.parametrize(("method", "named", "only"), BROKEN.values(), ids=BROKEN)
-def test_broken_methods_are_told_what_they_break(method, named, only):
+def test_broken_methods_fail_the_identities_they_break(method, named, only):
     failed, _ = broken_by(method)
     assert named <= failed
     assert failed == named or not only
 
 
-def test_every_identity_is_broken_by_some_test():
+def test_every_identity_has_a_broken_method():
     assert set().union(*(named for _, named, _ in BROKEN.values())) == set(NAMES)
 
 
-def test_a_method_that_is_not_defined_on_a_perceptron_is_told_so():
+def test_exceptions_of_a_method_are_failures():
     failed, message = broken_by(NotDefined())
     assert {"forward", "filled", "one layer"} <= failed
     assert "inf, allowed 0; MethodError: not on this model" in message
 
 
 class Narrow(Gradient):
-    """Takes linear layers and units alone."""
+    """Supports linear layers and activations only."""
 
     def attach(self, model, example):
         if any(isinstance(m, (nn.BatchNorm1d, nn.Dropout)) for m in model.modules()):
-            raise lra.errors.MethodError("neither a layer nor a unit")
+            raise lra.errors.MethodError("neither a layer nor an activation")
         return model
 
 
-def test_networks_that_a_method_refuses_are_not_held_against_it():
+def test_identities_on_networks_that_a_method_refuses_do_not_apply():
     skipped = [o.identity for o in check_rule(Narrow()).outcomes if o.deviation is None]
     assert {"buffers", "one draw"} <= set(skipped)
 
@@ -296,12 +296,12 @@ class Estimate(Gradient):
         return 1.001 * g
 
 
-def test_estimates_are_not_held_to_backprop():
+def test_estimates_need_not_equal_backprop():
     outcomes = {outcome.identity: outcome for outcome in check_rule(Estimate()).outcomes}
     assert outcomes["one layer"].deviation is None
 
 
-def test_the_caller_s_settings_neither_matter_nor_change():
+def test_the_callers_settings_neither_matter_nor_change():
     state = torch.get_rng_state()
     expected = str(check_rule(lra.methods.DTP()))
     with torch.inference_mode(), torch.device("meta"):
