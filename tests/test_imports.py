@@ -23,7 +23,7 @@ STEP = (
 """The parts of `lra.torch` that run in a training step."""
 
 FORBIDDEN = [
-    *((axis, "lra.torch lra.keras lra.lab".split()) for axis in sorted(AXES)),
+    *((axis, ["lra.torch", "lra.keras", "lra.lab"]) for axis in sorted(AXES)),
     ("lra.torch", ["lra.keras", "lra.lab"]),
     ("lra.keras", ["lra.torch", "lra.lab"]),
     *((f"lra.torch.{name}", [f"lra.torch.{room}" for room in ROOMS]) for name in STEP),

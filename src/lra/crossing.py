@@ -155,7 +155,7 @@ class Crossing(Axis):
 
         Args:
             phi: the activation, an `lra.differences.Phi`: call it, or use
-                `phi.difference(h, delta, xp)`, which is phi(h) - phi(h - delta) without cancellation
+                `phi.difference(h, delta, xp)`: phi(h) - phi(h - delta), without cancellation
                 wherever a closed form is known.
             h: pre-activations, any shape.
             z: activations phi(h), of h's shape.

@@ -142,7 +142,7 @@ def tanh(h: Any, delta: Any, xp: Any) -> Any:
 
 
 def sinh(h: Any, delta: Any, xp: Any) -> Any:
-    """Compute 2 cosh(M) sinh(D / 2) at the midpoint M."""
+    """Compute twice cosh at the midpoint M times sinh of D / 2."""
     return 2 * xp.cosh(h - delta / 2) * _sinh(delta / 2, xp)
 
 
@@ -345,7 +345,7 @@ def tanhshrink(h: Any, delta: Any, xp: Any) -> Any:
 
 
 def log(h: Any, delta: Any, xp: Any) -> Any:
-    """Compute sign(D) log(1 + |D| / min(h, v))."""
+    """Compute the logarithm of 1 + |D| / min(h, v), with D's sign."""
     return xp.sign(delta) * xp.log1p(abs(delta) / xp.minimum(h, h - delta))
 
 
@@ -375,7 +375,7 @@ def square(h: Any, delta: Any, xp: Any) -> Any:
 
 
 def sqrt(h: Any, delta: Any, xp: Any) -> Any:
-    """Compute D / (sqrt(h) + sqrt(v))."""
+    """Compute D over the sum of the two roots."""
     return delta / _positive(xp.sqrt(h) + xp.sqrt(h - delta), xp)
 
 
@@ -413,13 +413,13 @@ def _positive(x: Any, xp: Any) -> Any:
 
 
 def sin(h: Any, delta: Any, xp: Any) -> Any:
-    """Compute sin(D) cos(h) + 2 sin(h) sin(D / 2)^2."""
+    """Compute by the addition theorem, with 1 - cos D as 2 sin^2(D / 2)."""
     half = xp.sin(delta / 2)
     return xp.cos(h) * xp.sin(delta) + 2 * xp.sin(h) * (half * half)
 
 
 def cos(h: Any, delta: Any, xp: Any) -> Any:
-    """Compute 2 cos(h) sin(D / 2)^2 - sin(h) sin(D)."""
+    """Compute by the addition theorem, with 1 - cos D as 2 sin^2(D / 2)."""
     half = xp.sin(delta / 2)
     return 2 * xp.cos(h) * (half * half) - xp.sin(h) * xp.sin(delta)
 

@@ -128,11 +128,11 @@ class Orthogonal(Init):
 
 @dataclass(frozen=True)
 class Mirror(Init):
-    """E = f*(x; f(x, W)) / f*(1; 1) for noise x ~ N(0, 1): a noisy estimate of W without reading it.
+    """E = f*(x; f(x, W)) / f*(1; 1) with noise x ~ N(0, 1): an estimate of W that reads no W.
 
     The layer runs on noise, and E is the correlation of its input and output, divided by how often
-    each weight was used. f* is the layer's own dW. The mean of E is W, and the angle between the two
-    is about atan(sqrt(fan_in / samples)).
+    each weight was used. f* is the layer's own dW. The mean of E is W. The angle between the two is
+    about atan(sqrt(fan_in / samples)).
 
     Args:
         samples: the number of noise samples.

@@ -88,7 +88,11 @@ def _relu(
         return Phi(f)  # it clips to an empty interval
     if max_value is None and threshold == 0 and negative_slope == 0:
         return known("relu", f)
-    settings = {"negative_slope": negative_slope, "max_value": max_value, "threshold": threshold}
+    settings: dict[str, Any] = {
+        "negative_slope": negative_slope,
+        "max_value": max_value,
+        "threshold": threshold,
+    }
     return Phi(f, functools.partial(relu, **settings), cheap=True)
 
 

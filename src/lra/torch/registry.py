@@ -1,4 +1,4 @@
-"""The tables of weight layers, activations and functions that rules know, and how to add to them."""
+"""The tables of weight layers, activations and functions, and how to add to them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,8 +158,8 @@ def register_activation(*classes: type[nn.Module], surrogate: Surrogate | None =
     """Register module classes as activations: z = phi(h) of h's shape, elementwise or not.
 
     Errors then cross these modules by the rule's crossing, with their own forward as phi. Not
-    needed for elementwise modules without parameters, which `convert` recognises. A method
-    `difference(self, h, delta, xp)` of the class, if it has one, is used for phi(h) - phi(h - delta).
+    needed for elementwise modules without parameters, which `convert` recognises. If the class has
+    a method `difference(self, h, delta, xp)`, it is used for phi(h) - phi(h - delta).
 
     Args:
         *classes: subclasses of torch.nn.Module whose forward takes one tensor and is not random.

@@ -30,14 +30,14 @@ _ELEMENTWISE = (
 def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """Store learned feedback weights E as W + D, where D = E - W changes by weight decay alone.
 
-    With dE = dW and one optimizer for both, each step moves E exactly as it moves W. D then needs no
-    gradient, no optimizer state and no communication between processes: with Adam, feedback takes
-    one number per weight instead of four. A hook on the optimizer shrinks D in each step as decay
-    shrinks E - W.
+    With dE = dW and one optimizer for both, each step moves E exactly as it moves W. D then needs
+    no gradient, no optimizer state and no communication between processes: with Adam, feedback
+    takes one number per weight instead of four. A hook on the optimizer shrinks D in each step as
+    decay shrinks E - W.
 
-    The result equals learned feedback up to rounding, with three exceptions. Clipping by the norm of
-    all gradients no longer counts dE. Where something besides the layer moves W (a penalty in the
-    loss), E follows. And the D of a frozen layer does not shrink.
+    The result equals learned feedback up to rounding, with three exceptions. Clipping by the norm
+    of all gradients no longer counts dE. Where something besides the layer moves W (a penalty in
+    the loss), E follows. And the D of a frozen layer does not shrink.
 
     Call this after building the optimizer, before the first step, and before
     DistributedDataParallel. Layers that cannot share keep their learned E: those with a gamma other
@@ -137,9 +137,8 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
         slots = _slots(layer)
         if not slots:
             continue
-        for slot in slots:
-            if not slot.own:
-                linked.append((path, f"{path}.{slot.name.rpartition('.')[0]}".strip(".")))
+        holders = [slot.name.rpartition(".")[0] for slot in slots if not slot.own]
+        linked += [(path, f"{path}.{holder}".strip(".")) for holder in holders]
         reason = _reason_against(layer, slots, uses)
         if reason:
             reasons.append(f"{path!r}: {reason}")

@@ -71,7 +71,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
 def check_first_errors(state: Any, h: Tensor) -> None:
     """Check the scale of the error at a layer's output h, in the first passes only."""
     if torch.compiler.is_compiling() or state.errors_checked >= _PASSES or transforming():
-        return  # in this order: a graph that reads `errors_checked` would be compiled for each value
+        return  # in this order: a graph would be compiled for each value of errors_checked
     if h.requires_grad and state.rule.crossing.needs_terms and h.dim() > 1 and h.numel():
         h.register_hook(functools.partial(_check_error_scale, state, h.detach()))  # type: ignore[no-untyped-call]
 

@@ -38,8 +38,8 @@ def convert(
     Across weight layers d = e E replaces e W, and across activations e = gain (z - phi(h - beta d))
     replaces phi'(h) d. Everything else keeps autograd's derivative. The forward pass stays the same
     to the bit, except where a kernel must be taken apart (nn.MultiheadAttention, recurrent layers,
-    GLU), where it may differ by rounding. Parameters keep their names and identity. Feedback weights
-    are added as `feedback` beside `weight`. An optimizer that was built earlier needs them too:
+    GLU), where it may differ by rounding. Parameters keep their names and identity. Feedback
+    weights are added as `feedback` beside `weight`. An optimizer built earlier needs them too:
     `optimizer.add_param_group({"params": lra.feedback_parameters(model)})`.
 
     Modules of known classes are converted by class. Products and activations in a module's own code

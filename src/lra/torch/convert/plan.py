@@ -131,7 +131,7 @@ def _may_be_shared(module: nn.Module) -> bool:
 
 
 def _copy(model: nn.Module, paths: list[str]) -> None:
-    """Give the model its own plain copies of modules that were converted in another model."""
+    """Replace modules that were converted in another model by plain copies."""
     copies: dict[nn.Module, Any] = {}
     for path in paths:
         module = model.get_submodule(path)

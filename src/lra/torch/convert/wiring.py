@@ -183,11 +183,11 @@ def _layout(name: str, site: _Site, source: str, above: _Site) -> Layout:
             fitting = [Layout.FIRST] if mixed or Layout.FIRST in alone else alone
     if len(fitting) != 1:
         raise ConversionError(
-            f"convert: {name!r} reads {tuple(z.shape)} and would receive its error from {source!r}, "
-            f"which returns {tuple(h.shape)}. The example does not show which part of the input "
-            "belongs to which sample, or no error arrives there; try an example= with other "
-            "numbers of samples (two at least) and positions, or lra.wiring.Chain(), or exclude "
-            "the layer with skip="
+            f"convert: {name!r} reads {tuple(z.shape)} and would receive its error from "
+            f"{source!r}, which returns {tuple(h.shape)}. The example does not show which part of "
+            "the input belongs to which sample, or no error arrives there; try an example= with "
+            "other numbers of samples (two at least) and positions, or lra.wiring.Chain(), or "
+            "exclude the layer with skip="
         )
     return fitting[0]
 
@@ -200,7 +200,7 @@ def _shape(link: Link, site: _Site, source: _Site) -> tuple[int, int]:
 
 
 def _route(model: nn.Module, rule: Rule, link: Link, site: _Site, source: _Site) -> None:
-    """Give a layer's slot the feedback weights of a link instead of its own."""
+    """Store the feedback weights of a link in a layer's slot, instead of its own."""
     path, _, key = link.site.partition(":")
     layer: Any = model.get_submodule(path)
     slot = layer._lra.slots[key or "weight"]

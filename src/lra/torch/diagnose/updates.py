@@ -15,6 +15,7 @@ from lra.torch.diagnose.measures import compare
 from lra.torch.diagnose.optimizers import Epsilons
 from lra.torch.diagnose.pass_observer import PassObserver
 from lra.torch.diagnose.roles import row_of
+from lra.torch.layers.slots import feedback_slots
 from lra.torch.model_state import copied
 
 Updates = dict[str, Tensor | None]
@@ -123,10 +124,9 @@ def assign_updates(
 
 
 def _feedback_rows(model: nn.Module) -> dict[str, str]:
-    """Return the rows of intercepted modules' feedback weights, which are those of the weights."""
-    rows = {}
-    for path, module in model.named_modules():
-        if isinstance(module, InterceptedModule):
-            for key, name in module.table.feedback.items():
-                rows[f"{path}.{name}".strip(".")] = row_of(path, key)
-    return rows
+    """Map the names of feedback weights to the rows of the weights that they belong to."""
+    return {
+        f"{path}.{slot.name}".strip("."): row_of(path, slot.key)
+        for path, _, slot in feedback_slots(model)
+        if slot.name
+    }

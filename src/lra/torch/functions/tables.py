@@ -1,4 +1,4 @@
-"""Tables for intercepted modules: views of weights, kernels to take apart, and arguments of calls."""
+"""Tables for intercepted modules: views of weights, kernels to take apart, and biases."""
 
 import types
 from collections.abc import Callable

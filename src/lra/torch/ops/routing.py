@@ -1,7 +1,7 @@
 """Error routing for wirings other than the chain.
 
-In a forward pass the input z of a layer is registered with the error router, and the layer continues
-with z.detach(), which cuts autograd's chain. The layer from which z receives its error then ties z
+In a forward pass the input z of a layer is registered with the error router, and the layer goes on
+from z.detach(), which cuts autograd's chain. The layer from which z receives its error then ties z
 to its own result h in one op: the op's backward pass gets the error e at h and sends d = e E to z.
 """
 
