@@ -52,9 +52,8 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
         shared += E is not None and not E.requires_grad and bool(held[id(W)].get("weight_decay"))
     if shared and optimizer not in offsets_of:
         warnings.warn(
-            f"this {type(optimizer).__name__} decays the weights of {shared} layers that share "
-            "them with their feedback, but not the feedback; call "
-            "lra.share_feedback(model, optimizer)",
+            f"this {type(optimizer).__name__} decays the weights of {shared} layers, but not the "
+            "feedback that is shared with them; call lra.share_feedback(model, optimizer)",
             LraWarning,
             stacklevel=3,
         )
