@@ -1043,7 +1043,7 @@ def run_tests(package: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     }
     options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "", *options, *tests],
+        [sys.executable, "-m", "pytest", *options, *tests],
         cwd=ROOT,
         env=environment,
         capture_output=True,
