@@ -1,4 +1,4 @@
-"""Closed form: the axes' arithmetic against each formula written out anew, in NumPy and torch."""
+"""Closed form: the axes' arithmetic against each formula written out here, in NumPy and torch."""
 
 import math
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lra
+from lra.differences import Phi, known
 from lra.feedback import Stored
 from lra.loss_terms import check_terms, count_terms
 from lra.torch.layers.sampler import FeedbackSampler
@@ -42,26 +43,26 @@ def close(actual, expected, **options):
 
 
 def no_draw(kind, scale):
-    raise AssertionError("nothing is to be drawn here")
+    raise AssertionError("nothing should be drawn")
 
 
 @NAMESPACES
 @pytest.mark.parametrize(("loss", "derivative"), LOSSES.items(), ids=str)
-def test_derivative_of_a_local_loss(xp, array, loss, derivative):
+def test_local_losses_have_their_derivatives(xp, array, loss, derivative):
     u = np.concatenate([rng.normal(size=20), [0.0, 1e-9, 1e9, -1e9]])
     close(loss.derivative(array(u), xp), derivative(u))
 
 
 @pytest.mark.parametrize(("loss", "energy"), ENERGIES.items(), ids=str)
 @given(u=FINITE.filter(lambda u: abs(u) > 1e-3))
-def test_a_local_loss_is_what_its_derivative_says(loss, energy, u):
+def test_derivative_matches_the_slope_of_the_local_loss(loss, energy, u):
     step = 1e-6 * max(1.0, abs(u))
     slope = (energy(u + step) - energy(u - step)) / (2 * step)
     assert loss.derivative(np.float64(u), np) == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
 @NAMESPACES
-def test_surrogates(xp, array):
+def test_surrogates_compute_their_functions(xp, array):
     h = rng.normal(size=20)
     close(lra.crossing.IdentitySurrogate()(array(h), xp), h)
     close(lra.crossing.TanhSurrogate()(array(h), xp), np.tanh(h))
@@ -74,7 +75,7 @@ def test_surrogates(xp, array):
 @NAMESPACES
 @pytest.mark.parametrize(("loss", "derivative"), LOSSES.items(), ids=str)
 @pytest.mark.parametrize(
-    ("through", "s"),
+    ("surrogate", "s"),
     [
         (None, lambda h: h**3),
         (lra.crossing.TanhSurrogate(), np.tanh),
@@ -82,9 +83,9 @@ def test_surrogates(xp, array):
     ],
     ids=["phi", "tanh", "identity"],
 )
-def test_target_difference(xp, array, loss, derivative, through, s):
+def test_target_difference_equals_its_formula(xp, array, loss, derivative, surrogate, s):
     beta, gain, N = 0.3, 1.9, 5
-    crossing = lra.crossing.TargetDifference(beta, gain, loss, through)
+    crossing = lra.crossing.TargetDifference(beta, gain, loss, surrogate)
     h, d = rng.normal(size=(2, N, 4))
     e = crossing.error(lambda v: v**3, array(h), array(h**3), array(d), N, xp)
     close(e, gain * derivative(s(h) - s(h - beta * N * d)) / N)
@@ -96,6 +97,12 @@ SCALES = {
     "batch": lambda d, N: np.full((len(d), 1, 1), abs(d).max()),
     "unit": lambda d, N: abs(d),
 }
+PHIS = {
+    "function": (lambda xp: lambda v: v**3, lambda v: v**3, None),
+    "closed form": (lambda xp: known("tanh", xp.tanh), np.tanh, None),
+    "surrogate": (lambda xp: lambda v: v**3, np.tanh, lra.crossing.TanhSurrogate()),
+}
+"""What a crossing receives as phi, the function whose targets it compares, and the surrogate."""
 
 
 @NAMESPACES
@@ -103,42 +110,110 @@ SCALES = {
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("two_sided", [False, True])
 @pytest.mark.parametrize(("loss", "derivative"), LOSSES.items(), ids=str)
-@pytest.mark.parametrize("through", [None, lra.crossing.TanhSurrogate()], ids=["phi", "tanh"])
-def test_forms_of_the_target_difference(
-    xp, array, relative, scale, normalized, two_sided, loss, derivative, through
+@pytest.mark.parametrize(("build", "s", "surrogate"), PHIS.values(), ids=PHIS)
+def test_forms_of_the_target_difference_equal_their_formulas(
+    xp, array, relative, scale, normalized, two_sided, loss, derivative, build, s, surrogate
 ):
     beta, gain, N = 0.3, 1.9, 5
     crossing = lra.crossing.TargetDifference(
-        beta, gain, loss, through,
+        beta, gain, loss, surrogate,
         normalized=normalized, two_sided=two_sided, relative=relative,
     )  # fmt: skip
     h, d = rng.normal(size=(2, N, 4, 3))
-    s = scale(d, N)
-    phi = np.tanh if through else (lambda v: v**3)
-    move = beta * d / s
-    moved = (phi(h + move) - phi(h - move)) / 2 if two_sided else phi(h) - phi(h - move)
-    expected = (gain / beta if normalized else gain) * s * derivative(moved)
-    given = array(h), array(h**3), array(d)
-    close(crossing.error(lambda v: v**3, *given, N, xp), expected)
-
-    def over(v):
-        v *= v * v
-        return v
-
-    close(crossing.error(over, *given, N, xp, over=True), expected)
-    for array_given, before in zip(given, (h, h**3, d), strict=True):
+    size = scale(d, N)
+    move = beta * d / size
+    difference = (s(h + move) - s(h - move)) / 2 if two_sided else s(h) - s(h - move)
+    expected = (gain / beta if normalized else gain) * size * derivative(difference)
+    phi, z = build(xp), np.asarray(build(np)(h))
+    given = array(h), array(z), array(d)
+    close(crossing.error(phi, *given, N, xp), expected)
+    close(crossing.error(phi, given[0], None, given[2], N, xp), expected)
+    for array_given, before in zip(given, (h, z, d), strict=True):
         assert (np.asarray(array_given) == before).all()
-    for may in (False, True):
-        spare = array(np.array(d))
-        close(crossing.error(over, *given[:2], spare, N, xp, over=may, spare=True), expected)
-    for array_given, before in zip(given, (h, h**3), strict=False):
-        assert (np.asarray(array_given) == before).all()
+
+
+EXACT = {
+    "tanh": (
+        lambda xp: known("tanh", xp.tanh),
+        lambda h, D: np.sinh(D) / np.cosh(h) / np.cosh(h - D),
+    ),
+    "exp": (lambda xp: known("exp", xp.exp), lambda h, D: np.exp(h - D) * np.expm1(D)),
+    "log": (lambda xp: known("log", xp.log), lambda h, D: np.log1p(D / (h - D))),
+    "sqrt": (lambda xp: known("sqrt", xp.sqrt), lambda h, D: D / (h**0.5 + (h - D) ** 0.5)),
+}
+"""Activations with a closed form, and phi(h) - phi(h - D) by formulas without cancellation."""
+
+
+@NAMESPACES
+@pytest.mark.parametrize("relative", [None, "unit", "sample", "batch"])
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("beta", [1e-3, 1e-9, 1e-15])
+@pytest.mark.parametrize(("build", "difference"), EXACT.values(), ids=EXACT)
+def test_short_moves_lose_no_digits(xp, array, relative, two_sided, beta, build, difference):
+    """By subtraction, six digits would be left at beta 1e-9, and none at 1e-15."""
+    N = 5
+    crossing = lra.crossing.TargetDifference(beta, two_sided=two_sided, relative=relative)
+    h, d = rng.uniform(1, 2, size=(N, 4)), rng.normal(size=(N, 4))
+    size = SCALES[relative](d[:, None], N)[:, 0]
+    move = beta * d / size
+    expected = difference(h + move, 2 * move) / 2 if two_sided else difference(h, move)
+    e = crossing.error(build(xp), array(h), None, array(d), N, xp)
+    torch.testing.assert_close(
+        torch.as_tensor(e), torch.as_tensor(size * expected), rtol=1e-14, atol=0
+    )
+
+
+@NAMESPACES
+def test_short_moves_through_a_surrogate_lose_no_digits(xp, array):
+    crossing = lra.crossing.TargetDifference(1e-9, surrogate=lra.crossing.TanhSurrogate())
+    h, d = rng.normal(size=(2, 5, 4))
+    e = crossing.error(lambda v: v**3, array(h), None, array(d), 5, xp)
+    expected = EXACT["tanh"][1](h, 5e-9 * d) / 5
+    torch.testing.assert_close(torch.as_tensor(e), torch.as_tensor(expected), rtol=1e-14, atol=0)
+
+
+DOMAINS = {
+    "log": (np.log, lambda h: h),
+    "log1p": (np.log1p, lambda h: 1 + h),
+    "sqrt": (np.sqrt, lambda h: h),
+    "asin": (np.arcsin, lambda h: 1 - abs(h)),
+    "acosh": (np.arccosh, lambda h: h - 1),
+    "atanh": (np.arctanh, lambda h: 1 - abs(h)),
+    "reciprocal": (lambda v: 1 / v, abs),
+}
+"""Functions that are not defined everywhere, and the distance from h to where they end."""
+
+
+@NAMESPACES
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("name", DOMAINS)
+def test_targets_stay_inside_the_domain(xp, array, name, two_sided):
+    """A move is limited to half the distance from h to the end of the domain."""
+    f, distance = DOMAINS[name]
+    h = {"acosh": 1 + rng.random((40, 5)), "reciprocal": rng.normal(size=(40, 5))}.get(
+        name, rng.random((40, 5))
+    )
+    d = rng.normal(size=(40, 5)) * 10.0 ** rng.integers(-4, 2, (40, 5))
+    crossing = lra.crossing.TargetDifference(1.0, two_sided=two_sided)
+    room = distance(h) / 2
+    assert (abs(d) > room).any()
+    assert (abs(d) < room).any()
+    move = np.clip(d, -room, room)
+    expected = (f(h + move) - f(h - move)) / 2 if two_sided else f(h) - f(h - move)
+    assert np.isfinite(expected).all()
+    form = known(name, {np: f}.get(xp) or (lambda v: torch.from_numpy(f(v.numpy()))))
+    given = array(h), array(f(h)), array(d)
+    for phi in (form, Phi(form.f, None, form.room)):  # in closed form, and by subtraction
+        e = crossing.error(phi, *given, 1, xp)
+        torch.testing.assert_close(
+            torch.as_tensor(e), torch.as_tensor(expected), rtol=1e-9, atol=1e-12
+        )
 
 
 @NAMESPACES
 @pytest.mark.parametrize("relative", ["unit", "sample", "batch"])
 @pytest.mark.parametrize("S", [1e-4, 1.0, 65536.0, 1e-30])
-def test_a_relative_target_knows_no_scale(xp, array, relative, S):
+def test_relative_targets_ignore_the_scale_of_the_loss(xp, array, relative, S):
     crossing = lra.crossing.TargetDifference(
         0.7, two_sided=True, normalized=True, relative=relative
     )
@@ -154,14 +229,14 @@ def test_a_relative_target_knows_no_scale(xp, array, relative, S):
 
 
 @pytest.mark.parametrize("relative", [None, "unit", "sample", "batch"])
-def test_no_samples_have_no_errors(relative):
+def test_empty_batches_give_empty_errors(relative):
     crossing = lra.crossing.TargetDifference(relative=relative)
     for shape in ((0, 3), (2, 0)):
         empty = np.zeros(shape)
         assert crossing.error(np.tanh, empty, empty, empty, 1, np).shape == shape
 
 
-def test_a_target_of_each_unit_by_itself_follows_the_chord_of_phi():
+def test_targets_per_unit_follow_the_chord_of_phi():
     h, d = rng.normal(size=(2, 3, 4))
     crossing = lra.crossing.TargetDifference(0.8, normalized=True, two_sided=True, relative="unit")
     chord = (np.tanh(h + 0.8) - np.tanh(h - 0.8)) / 1.6
@@ -170,21 +245,21 @@ def test_a_target_of_each_unit_by_itself_follows_the_chord_of_phi():
     close(crossing.error(np.sign, h, np.sign(h), d, 3, np), sign * d)
 
 
-def test_where_flat_stands_in_at_steps_unless_there_is_a_surrogate():
+def test_relative_if_flat_applies_at_steps_without_a_surrogate():
     rule = lra.crossing.TargetDifference(relative="batch", relative_if_flat="unit")
     assert rule.at_steps() == lra.crossing.TargetDifference(
         relative="unit", relative_if_flat="unit"
     )
-    through = lra.crossing.TargetDifference(
+    with_surrogate = lra.crossing.TargetDifference(
         relative="batch", relative_if_flat="unit", surrogate=lra.crossing.TanhSurrogate()
     )
-    assert through.at_steps() == through
+    assert with_surrogate.at_steps() == with_surrogate
     assert lra.crossing.TargetDifference(relative="batch").at_steps().relative == "batch"
     assert lra.crossing.Derivative().at_steps() == lra.crossing.Derivative()
 
 
 @pytest.mark.parametrize("relative", [None, "unit", "sample", "batch"])
-def test_two_sides_leave_a_bias_of_second_order(relative):
+def test_two_sided_targets_have_a_bias_of_second_order(relative):
     h, d = rng.normal(size=(2, 3, 4))
     truth = (1 - np.tanh(h) ** 2) * d
 
@@ -209,11 +284,19 @@ def test_two_sides_leave_a_bias_of_second_order(relative):
         ({"normalized": "yes"}, "normalized must be True or False, got 'yes'"),
     ],
 )
-def test_unknown_forms_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(lra.errors.OptionError, match=message):
         lra.crossing.TargetDifference(**options)
     with pytest.raises(lra.errors.OptionError, match=message):
         lra.Rule(lra.feedback.Learned(), lra.crossing.TargetDifference(**options))
+
+
+@pytest.mark.parametrize(("relative", "scale"), SCALES.items(), ids=str)
+def test_move_is_the_distance_of_the_target(relative, scale):
+    d = rng.normal(size=(2, 4, 3))
+    crossing = lra.crossing.TargetDifference(0.3, relative=relative)
+    close(crossing.move(d, 2, np), 0.3 * d / scale(d, 2))
+    assert lra.crossing.Derivative().move(d, 2, np) is None
 
 
 @given(
@@ -222,7 +305,7 @@ def test_unknown_forms_are_refused(options, message):
     n=st.integers(1, 100),
     scale=st.floats(0.1, 10),
 )
-def test_a_loss_scaled_by_s_with_terms_scaled_back_scales_the_error(beta, gain, n, scale):
+def test_scaling_the_loss_and_its_terms_scales_the_error(beta, gain, n, scale):
     crossing = lra.crossing.TargetDifference(beta, gain)
     h, d = np.linspace(-2, 2, 9), np.linspace(1, -1, 9) / n
     e = crossing.error(np.tanh, h, np.tanh(h), d, n, np)
@@ -232,7 +315,7 @@ def test_a_loss_scaled_by_s_with_terms_scaled_back_scales_the_error(beta, gain, 
     )
 
 
-def test_normalised_target_difference_tends_to_the_derivative():
+def test_normalized_target_difference_tends_to_the_derivative():
     h, d = rng.normal(size=(2, 3, 4))
     truth = (1 - np.tanh(h) ** 2) * d
 
@@ -258,26 +341,26 @@ def test_normalised_target_difference_tends_to_the_derivative():
         (1, (7, 3), 1),
     ],
 )
-def test_terms_of_the_loss(terms, shape, N):
+def test_loss_terms_are_counted_from_the_shape(terms, shape, N):
     assert count_terms(terms, shape) == N
 
 
 @pytest.mark.parametrize("terms", ["batch", "tokens", 1, 0.5, 2**20])
-def test_terms_that_may_be_given(terms):
+def test_valid_loss_terms_are_accepted(terms):
     assert check_terms(terms) == terms
 
 
 @pytest.mark.parametrize(
     "terms", ["batches", "", 0, -1, math.nan, math.inf, True, None, [4], lra.loss_terms.LossTerms]
 )
-def test_terms_that_may_not(terms):
+def test_invalid_loss_terms_are_refused(terms):
     with pytest.raises(lra.errors.OptionError, match=r"'batch', 'tokens', or a positive number"):
         check_terms(terms)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What an initialisation sees of a layer."""
+    """The part of a layer that an initialisation reads."""
 
     answer: Callable[[str, float], Any]
     fan_in: int
@@ -287,7 +370,7 @@ class Layer:
         return self.answer(kind, scale)
 
 
-def test_transpose_carries_the_weights_themselves():
+def test_transpose_uses_the_weights_themselves():
     W = rng.normal(size=(3, 2))
     assert lra.feedback.Transpose().stored is Stored.NOTHING
     assert lra.feedback.Transpose().effective(W, None, no_draw, np) is W
@@ -297,21 +380,21 @@ def test_transpose_carries_the_weights_themselves():
     ("feedback", "stored"),
     [(lra.feedback.Random(), Stored.FIXED), (lra.feedback.Learned(), Stored.LEARNED)],
 )
-def test_stored_feedback_serves_as_it_is(feedback, stored):
+def test_stored_feedback_is_used_unchanged(feedback, stored):
     W, E = rng.normal(size=(2, 3, 2))
     assert feedback.stored is stored
     assert feedback.effective(W, E, no_draw, np) is E
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.25, -2.0, 0.0])
-def test_learned_feedback_moves_by_gamma_dw(gamma):
+def test_learned_feedback_is_updated_by_gamma_dw(gamma):
     dW = rng.normal(size=(3, 2))
     close(lra.feedback.Learned(gamma).update(dW), gamma * dW)
 
 
 @NAMESPACES
 @pytest.mark.parametrize("magnitude", list(lra.feedback.Magnitude))
-def test_sign_symmetric(xp, array, magnitude):
+def test_sign_symmetric_feedback_has_the_signs_of_the_weights(xp, array, magnitude):
     feedback = lra.feedback.SignSymmetric(magnitude, lra.inits.FanIn(scale=2.0))
     W, drawn, kept = rng.normal(size=(3, 3, 16))
     W[0, 0] = 0.0
@@ -347,7 +430,7 @@ def test_sign_symmetric(xp, array, magnitude):
 @pytest.mark.parametrize(
     "feedback", [lra.feedback.Random, lra.feedback.Learned, lra.feedback.SignSymmetric]
 )
-def test_what_is_drawn(feedback, init, fan_in, rms, asked):
+def test_initial_feedback_has_the_requested_scale(feedback, init, fan_in, rms, asked):
     kind, scale = feedback(init=init).draw(Layer(lambda *request: request, fan_in, rms))
     assert kind == asked[0]
     assert scale == pytest.approx(asked[1], rel=1e-12)
@@ -355,8 +438,8 @@ def test_what_is_drawn(feedback, init, fan_in, rms, asked):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3), (4, 2, 3, 3), (30, 2, 3, 3)], ids=str)
-def test_orthogonal_weights(shape, dtype):
-    """Rows, or columns where there are fewer, are at right angles and as long as the gain."""
+def test_orthogonal_draws_are_orthogonal(shape, dtype):
+    """The rows, or the columns where there are fewer, are orthogonal, with the gain as length."""
     torch.manual_seed(0)
     W = torch.zeros(shape, dtype=dtype)
     if len(shape) == 4:
@@ -371,14 +454,14 @@ def test_orthogonal_weights(shape, dtype):
     assert not torch.equal(E, lra.inits.Orthogonal(1.5).draw(FeedbackSampler(W)))
 
 
-def test_signs_of_orthogonal_magnitude():
+def test_uniform_magnitude_of_an_orthogonal_init():
     """The constant of uSF is the root mean square of an orthogonal row."""
     W = rng.normal(size=(3, 16))
     feedback = lra.feedback.SignSymmetric(init=lra.inits.Orthogonal(2.0))
     close(feedback.effective(W, None, Layer(no_draw, 16), np), 0.5 * np.sign(W))
 
 
-def test_bases_leave_their_arithmetic_to_the_values():
+def test_base_classes_implement_no_arithmetic():
     for call in (
         lambda: lra.crossing.LocalLoss().derivative(0.0, np),
         lambda: lra.crossing.Surrogate()(0.0, np),
@@ -387,6 +470,7 @@ def test_bases_leave_their_arithmetic_to_the_values():
         lambda: lra.feedback.Feedback().stored,
         lambda: lra.feedback.Transpose().draw(no_draw),
         lambda: lra.feedback.Random().update(0.0),
+        lambda: lra.wiring.Wiring().reach,
     ):
         with pytest.raises(NotImplementedError):
             call()

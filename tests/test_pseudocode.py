@@ -1,4 +1,4 @@
-"""The pseudo-code against finite differences, autograd, loops and torch's optimizers."""
+"""The pseudo-code against finite differences, autograd, explicit loops and torch's optimizers."""
 
 import ast
 import math
@@ -30,7 +30,7 @@ SMOOTH = [name for name in DIFFERENTIABLE if "relu" not in name]
 
 @st.composite
 def problems(draw, activations, min_depth=1):
-    """A drawn network with non-zero biases, and a batch of inputs and targets for it."""
+    """Draw a network with nonzero biases, and a batch of inputs and targets for it."""
     sizes = draw(st.lists(st.integers(1, 4), min_size=min_depth + 1, max_size=5))
     output = draw(st.sampled_from(["softmax", "linear"]))
     seed = draw(st.integers(0, 10_000))
@@ -54,7 +54,7 @@ def problems(draw, activations, min_depth=1):
 
 
 def small(**options):
-    """A fixed 3-4-5-3 network and batch, for tests of one property."""
+    """Build a fixed 3-4-5-3 network and a batch, for tests of one property."""
     rng = np.random.default_rng(7)
     options = {"weight_std": 0.5, "feedback_std": 0.5, "seed": 3} | options
     net = MLP((3, 4, 5, 3), **options)
@@ -101,7 +101,7 @@ def test_backward_is_the_finite_difference_of_the_loss(problem):
 
 @settings(max_examples=80, deadline=None)
 @given(problems(DIFFERENTIABLE))
-def test_forward_loss_and_gradients_are_those_of_autograd(problem):
+def test_forward_loss_and_gradients_equal_autograds(problem):
     net, x, t = problem
     W = [torch.tensor(w, requires_grad=True) for w in net.W]
     b = [None if b is None else torch.tensor(b, requires_grad=True) for b in net.b]
@@ -130,7 +130,7 @@ def test_forward_loss_and_gradients_are_those_of_autograd(problem):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activation_and_derivative_are_those_of_torch(name):
+def test_activations_and_derivatives_equal_torchs(name):
     phi, derivative = ACTIVATIONS[name]
     h = torch.tensor([-900.0, -3, -0.1, 0, 0.1, 3, 900], dtype=torch.float64, requires_grad=True)
     expected = TORCH[name](h)
@@ -141,7 +141,7 @@ def test_activation_and_derivative_are_those_of_torch(name):
         assert_allclose(derivative(values), h.grad, rtol=1e-7, atol=1e-14)
 
 
-def test_large_logits_keep_the_loss_finite_row_by_row():
+def test_large_logits_give_a_finite_loss_in_every_row():
     net = MLP((2, 2), weight_std=0.0)
     net.W[0][:] = [[2000.0, 0.0], [2000.0, 1.0]]
     assert net.loss([[1.0, 0.0]], [1]) == pytest.approx(math.log(2), rel=1e-12)
@@ -154,7 +154,7 @@ def test_large_logits_keep_the_loss_finite_row_by_row():
 
 
 def lra_by_loops(net, x, t, beta, gamma, gain, use_derivative, N):
-    """LRA-E unit by unit, sample by sample; phi and phi' are evaluated on single numbers."""
+    """Compute LRA-E's updates in loops over samples and units, on single numbers."""
 
     def phi(h):
         return float(net.phi(np.array(h)))
@@ -205,7 +205,7 @@ def lra_by_loops(net, x, t, beta, gamma, gain, use_derivative, N):
     st.booleans(),
     st.none() | st.floats(0.5, 20),
 )
-def test_lra_updates_are_those_of_loops(problem, beta, gamma, gain, v1, loss_terms):
+def test_lra_updates_equal_explicit_loops(problem, beta, gamma, gain, v1, loss_terms):
     net, x, t = problem
     v1 = v1 and net.phi_derivative is not None
     options = {"beta": beta, "gamma": gamma, "gain": gain, "use_derivative": v1}
@@ -224,7 +224,7 @@ def test_the_defaults_are_the_published_settings():
 
 @pytest.mark.parametrize("output", ["softmax", "linear"])
 @pytest.mark.parametrize("use_derivative", [False, True])
-def test_one_weight_layer_is_backprop(output, use_derivative):
+def test_one_weight_layer_equals_backprop(output, use_derivative):
     net = MLP((3, 4), output=output, weight_std=1.0)
     x, t = np.random.default_rng(0).normal(size=(5, 3)), np.eye(4)[[0, 1, 2, 3, 0]]
     updates = net.compute_lra_updates(x, t, beta=0.7, gain=3.0, use_derivative=use_derivative)
@@ -234,7 +234,7 @@ def test_one_weight_layer_is_backprop(output, use_derivative):
 
 @pytest.mark.parametrize("activation", SMOOTH)
 @pytest.mark.parametrize("output", ["softmax", "linear"])
-def test_normalised_lra_with_transposed_weights_tends_to_backprop(activation, output):
+def test_normalized_lra_with_transposed_weights_tends_to_backprop(activation, output):
     net, x, t = small(activation=activation, output=output)
     net.E[1:] = [w.copy() for w in net.W[1:]]
     t = np.eye(3)[t]
@@ -266,7 +266,7 @@ def test_v1_is_v2_with_hidden_errors_times_the_derivative():
     assert np.abs(v1.W[0] - v2.W[0]).max() > 1e-5
 
 
-def test_gamma_scales_the_feedback_update_only():
+def test_gamma_scales_only_the_feedback_update():
     net, x, t = small()
     one = net.compute_lra_updates(x, t)
     for gamma in (0.0, 3.0, -1.0):
@@ -275,7 +275,7 @@ def test_gamma_scales_the_feedback_update_only():
         assert_updates_equal(other, expected)
 
 
-def test_duplicating_the_batch_changes_nothing_and_loss_terms_divides():
+def test_updates_are_means_over_the_loss_terms():
     net, x, t = small()
     one = net.compute_lra_updates(x, t)
     assert_updates_equal(net.compute_lra_updates(np.tile(x, (2, 1)), np.tile(t, 2)), one)
@@ -293,17 +293,17 @@ def test_labels_one_hot_rows_and_lists_agree():
     assert net.loss(x, np.eye(3, dtype=int)[t]) == net.loss(x, t)
 
 
-def test_own_functions_as_activation():
+def test_users_functions_as_activation():
     named, x, t = small()
     own, _, _ = small(activation=(np.tanh, lambda h: 1 / np.cosh(h) ** 2))
     assert_updates_equal(own.gradients(x, t), named.gradients(x, t))
     assert_updates_equal(own.compute_lra_updates(x, t), named.compute_lra_updates(x, t))
 
 
-# --- what is drawn, and what a step changes -------------------------------------------------------
+# --- initialisation and steps ---------------------------------------------------------------------
 
 
-def test_parameters_have_the_promised_shapes_scales_and_seeds():
+def test_initial_parameters_have_the_given_shapes_scales_and_seeds():
     net = MLP((200, 300, 100), weight_std=0.3, feedback_std=2.0, seed=5)
     assert [w.shape for w in net.W] == [(300, 200), (100, 300)]
     assert [b.tolist() for b in net.b] == [[0.0] * 300, [0.0] * 100]
@@ -323,7 +323,7 @@ def test_parameters_have_the_promised_shapes_scales_and_seeds():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_without_an_optimizer_nothing_changes_and_with_one_exactly_its_step(bias):
+def test_only_an_optimizer_changes_parameters_and_by_its_own_step(bias):
     net, x, t = small(bias=bias)
     arrays = net.W + net.b + net.E
     before = [None if a is None else a.copy() for a in arrays]
@@ -347,7 +347,7 @@ def test_without_an_optimizer_nothing_changes_and_with_one_exactly_its_step(bias
     assert all(a is b for a, b in zip(arrays, net.W + net.b + net.E, strict=True))  # in place
 
 
-def test_any_function_of_two_lists_is_an_optimizer():
+def test_any_function_of_two_lists_works_as_an_optimizer():
     net, x, t = small()
     seen = []
     updates = net.compute_lra_updates(x, t, lambda parameters, us: seen.append((parameters, us)))
@@ -369,7 +369,7 @@ def test_any_function_of_two_lists_is_an_optimizer():
         ),
     ],
 )
-def test_optimizers_are_those_of_torch(optimizer, twin):
+def test_optimizers_equal_torchs(optimizer, twin):
     net, x, t = small()
     tensors = [torch.tensor(a) for a in net.W + net.b + net.E[1:]]
     reference = twin(tensors)
@@ -386,7 +386,7 @@ def test_optimizers_are_those_of_torch(optimizer, twin):
 
 
 def train_xor(beta, steps=300):
-    """Accuracy on noisy XOR, whose two classes no linear map of the input tells apart."""
+    """Train on noisy XOR, whose classes are not linearly separable, and return the accuracy."""
     rng = np.random.default_rng(0)
     x = np.repeat([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]], 25, axis=0)
     x, t = x + 0.2 * rng.normal(size=x.shape), np.repeat([0, 0, 1, 1], 25)
@@ -403,7 +403,7 @@ def test_lra_learns_xor(beta):
     assert accuracy >= 0.98
 
 
-def test_without_targets_hidden_layers_stay_and_xor_is_not_learnt():
+def test_with_beta_zero_hidden_layers_stay_and_xor_is_not_learned():
     accuracy, updates, net = train_xor(0.0)
     start = MLP((2, 8, 8, 2), weight_std=0.3, feedback_std=0.3)
     for i in range(2):
@@ -423,7 +423,7 @@ def test_lra_trains_what_backprop_cannot():
     assert all(u.any() for u in net.compute_lra_updates(x, t, beta=2.0).W)
 
 
-# --- refusals, and independence -------------------------------------------------------------------
+# --- refusals and imports -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_lra_trains_what_backprop_cannot():
         (lambda: MLP((3, 2), feedback_std=math.nan), "feedback_std is nan"),
     ],
 )
-def test_impossible_networks_are_refused(make, message):
+def test_invalid_networks_are_refused(make, message):
     with pytest.raises(OptionError, match=message):
         make()
 
@@ -464,12 +464,12 @@ X, T = np.zeros((4, 3)), np.zeros(4, dtype=int)
         (X, np.full((4, 2), np.nan), "probabilities"),
     ],
 )
-def test_impossible_data_is_refused(method, x, t, message):
+def test_invalid_data_is_refused(method, x, t, message):
     with pytest.raises(OptionError, match=message):
         getattr(MLP((3, 5, 2)), method)(x, t)
 
 
-def test_linear_outputs_take_rows_of_any_numbers_but_no_labels():
+def test_linear_outputs_take_rows_of_any_numbers_and_refuse_labels():
     net = MLP((3, 5, 2), output="linear")
     assert net.loss(X, np.full((4, 2), -3.0)) == 9.0
     with pytest.raises(OptionError, match=r"not \(4, 2\); pass"):
@@ -488,12 +488,12 @@ def test_linear_outputs_take_rows_of_any_numbers_but_no_labels():
         ("loss_terms", math.nan),
     ],
 )
-def test_impossible_numbers_are_refused_by_name(option, value):
+def test_invalid_options_are_refused_by_name(option, value):
     with pytest.raises(OptionError, match=f"{option} is {value}"):
         MLP((3, 5, 2)).compute_lra_updates(X, T, **{option: value})
 
 
-def test_the_module_needs_numpy_and_the_errors_only():
+def test_the_module_imports_only_numpy_and_the_errors():
     tree = ast.parse(Path(pseudocode.__file__).read_text(encoding="utf-8"))
     nodes = list(ast.walk(tree))
     imported = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}

@@ -1,4 +1,4 @@
-"""The README, the examples and the bare import do what they say."""
+"""The README's commands and code, the examples, and `import lra` work as described."""
 
 import os
 import re
@@ -26,14 +26,14 @@ def run(
     )
 
 
-def test_the_code_in_the_readme_learns(tmp_path: Path) -> None:
+def test_first_block_of_the_readme_learns(tmp_path: Path) -> None:
     first, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     done = run("-c", first, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 0.1
 
 
-def test_the_code_in_the_readme_converts_any_module(tmp_path: Path) -> None:
+def test_second_block_of_the_readme_converts_any_module(tmp_path: Path) -> None:
     _, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     script = tmp_path / "any.py"
     script.write_text(second)
@@ -42,19 +42,19 @@ def test_the_code_in_the_readme_converts_any_module(tmp_path: Path) -> None:
     assert "100.0% of the weights follow the rule" in done.stdout
 
 
-def test_the_tables_are_those_of_the_code() -> None:
+def test_tables_of_the_docs_match_the_code() -> None:
     done = run("docs/tables.py", "--check")
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_has_exactly_two_commands() -> None:
+def test_readme_has_exactly_two_commands() -> None:
     (block,) = re.findall(r"^## Two commands.*?```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE)
     first, second = block.strip().splitlines()
     assert first == 'pip install -c constraints.txt ".[lab]" && lra train mnist'
     assert second == 'pip install -c constraints.txt ".[dev]" && pytest'
 
 
-def test_every_pin_of_the_constraints_is_exact() -> None:
+def test_constraints_pin_exact_versions() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[\w.]+", pin) for pin in pins)
@@ -66,16 +66,16 @@ EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if not p.stem.start
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_learn(example: str) -> None:
-    ours = example not in ("hugging_face_trainer", "lightning_module")  # they warn of their own
-    done = run(f"examples/{example}.py", warnings="error" if ours else "default")
+def test_examples_learn(example: str) -> None:
+    warns = example in ("hugging_face_trainer", "lightning_module")  # these libraries warn
+    done = run(f"examples/{example}.py", warnings="default" if warns else "error")
     assert done.returncode == 0, done.stderr
     accuracies = [float(found) for found in re.findall(r"test accuracy ([\d.]+)%", done.stdout)]
     assert len(accuracies) == (1 if example == "lightning_module" else 2)
     assert min(accuracies) > 75.0
 
 
-def test_lra_imports_without_torch_and_says_what_is_missing() -> None:
+def test_without_torch_lra_imports_and_names_torch_as_missing() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import lra, lra.pseudocode\n"
@@ -96,10 +96,10 @@ def test_importing_lra_loads_neither_torch_nor_the_workbench() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_every_public_name_is_there_and_no_other_is_found() -> None:
+def test_every_public_name_loads_without_warnings() -> None:
     code = (
         "import lra\n"
-        "for name in lra.__all__: getattr(lra, name)\n"
+        "for name in {*dir(lra)} - {'keras'}: getattr(lra, name)\n"
         "try: lra.convrt\n"
         "except AttributeError as error: print(error)\n"
     )

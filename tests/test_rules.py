@@ -1,5 +1,7 @@
-"""Rules as values: they print, compare, hash, pickle, go to plain data and back, and check."""
+"""Rules as values: printing, comparing, hashing, pickling, plain data, and checked options."""
 
+import dataclasses
+import inspect
 import json
 import math
 import pickle
@@ -45,14 +47,59 @@ def test_config_round_trip_through_json(rule):
 
 @every_rule
 def test_pickle(rule):
-    assert pickle.loads(pickle.dumps(rule)) == rule
+    again = pickle.loads(pickle.dumps(rule))
+    assert again == rule
+    assert again.name == rule.name
+
+
+def evaluate(text):
+    """Evaluate the text of a rule, with the names of all axes."""
+    homes = lra, lra.feedback, lra.crossing, lra.wiring, lra.inits
+    text = re.sub(r"<(\w+\.\w+): '\w+'>", r"\1", text)  # how an Enum prints itself
+    return eval(text, {name: value for home in homes for name, value in vars(home).items()})
 
 
 @every_rule
-def test_repr_builds_the_value_again(rule):
-    names = {name: getattr(lra, name) for name in lra.__all__ if name[0].isupper()}
-    text = re.sub(r"<(\w+\.\w+): '\w+'>", r"\1", repr(rule))  # how an Enum prints itself
-    assert eval(text, names) == rule
+def test_text_builds_the_rule_again(rule):
+    assert evaluate(str(rule)) == rule
+    again = evaluate(repr(rule))
+    assert again == rule
+    assert again.name == rule.name
+
+
+def test_str_shows_only_what_differs_from_the_defaults():
+    assert str(lra.Rule()) == str(lra.Backprop()) == "Rule()"
+    assert str(lra.LRAE(gamma=0.5, two_sided=True)) == (
+        "Rule(feedback=Learned(gamma=0.5), crossing=TargetDifference(two_sided=True))"
+    )
+    assert str(lra.FeedbackAlignment(lra.inits.Normal(0.3))) == (
+        "Rule(feedback=Random(init=Normal(std=0.3)))"
+    )
+    assert str(lra.RecLRA(every=3).wiring) == "Stride(every=3)"
+
+
+@pytest.mark.parametrize("init", [lra.inits.LikeWeights(), lra.inits.Normal()], ids=str)
+def test_repr_shows_every_field(init):
+    rule = lra.FeedbackAlignment(init)
+    for field in dataclasses.fields(rule):
+        assert f"{field.name}={getattr(rule, field.name)!r}" in repr(rule)
+    assert f"init={init!r}" in repr(rule)
+    assert repr(rule).endswith("name='feedback-alignment')")
+
+
+def test_a_rule_carries_its_script_name():
+    assert {build().name: name for name, build in lra.RULES.items()} == {n: n for n in lra.RULES}
+    assert lra.Rule().name == "custom"
+    assert lra.LRAE(beta=0.3).name == "lra-e"
+    assert lra.LRAE(wiring=lra.wiring.Direct()).name == "direct-lra"
+    assert lra.Rule.from_config(lra.LRAE().to_config()).name == "lra-e"
+
+
+def test_comparisons_ignore_the_name():
+    rule, renamed = lra.LRAE(), dataclasses.replace(lra.LRAE(), name="mine")
+    assert renamed.name == "mine"
+    assert renamed == rule
+    assert hash(renamed) == hash(rule)
 
 
 def test_equality_and_hash():
@@ -64,15 +111,16 @@ def test_equality_and_hash():
     assert lra.KolenPollack() != lra.LRAE()
     assert lra.SignSymmetry("fixed") == lra.SignSymmetry(lra.feedback.Magnitude.FIXED)
     assert lra.crossing.Squared() != lra.crossing.Absolute()
+    assert lra.LRAE(wiring=lra.wiring.Direct()) != lra.LRAE()
 
 
-def test_a_rule_cannot_be_changed():
+def test_rules_are_immutable():
     with pytest.raises(AttributeError):
         lra.LRAE().crossing.beta = 1.0
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"type": "Rul"}, r"unknown Rule type 'Rul'; known: Rule\. Did you mean 'Rule'\?"),
         ({"type": "Transpose"}, "unknown Rule type 'Transpose'; known: Rule"),
@@ -81,7 +129,7 @@ def test_a_rule_cannot_be_changed():
         (None, "expected a mapping with 'type'"),
         (
             {"type": "Rule", "feed": {}},
-            "unknown field of Rule 'feed'; known: crossing, feedback, wir",
+            "unknown field of Rule 'feed'; known: crossing, feedback, name, wir",
         ),
         ({"type": "Rule", "feedback": {"type": "Lerned"}}, "Did you mean 'Learned'"),
         ({"type": "Rule", "feedback": {"type": "Learned", "gama": 1}}, "Did you mean 'gamma'"),
@@ -91,19 +139,19 @@ def test_a_rule_cannot_be_changed():
         ({"type": "Rule", "wiring": None}, "wiring must be a Wiring"),
     ],
 )
-def test_configs_that_do_not_fit(config, said):
-    with pytest.raises(lra.errors.OptionError, match=said):
+def test_invalid_configs_are_refused(config, message):
+    with pytest.raises(lra.errors.OptionError, match=message):
         lra.Rule.from_config(config)
 
 
-def test_a_config_may_leave_defaults_out():
+def test_configs_may_omit_defaults():
     assert lra.Rule.from_config({"type": "Rule"}) == lra.Rule()
     feedback, crossing = {"type": "Learned"}, {"type": "TargetDifference"}
     config = {"type": "Rule", "feedback": feedback, "crossing": crossing}
     assert lra.Rule.from_config(config) == lra.LRAE()
 
 
-def test_a_users_own_value_is_found_by_name():
+def test_configs_find_user_defined_values_by_name():
     class Doubled(lra.crossing.LocalLoss):
         pass
 
@@ -123,7 +171,7 @@ def test_a_users_own_value_is_found_by_name():
         (lra.inits.Normal, "std"),
     ],
 )
-def test_numbers_that_must_be_positive(build, field, bad):
+def test_nonpositive_numbers_are_refused(build, field, bad):
     with pytest.raises(
         lra.errors.OptionError, match=f"{field} must be a finite number above 0, got "
     ):
@@ -131,7 +179,7 @@ def test_numbers_that_must_be_positive(build, field, bad):
 
 
 @pytest.mark.parametrize("bad", BAD_NUMBERS, ids=repr)
-def test_gamma_must_be_a_finite_number(bad):
+def test_gamma_must_be_finite_but_may_be_negative(bad):
     with pytest.raises(lra.errors.OptionError, match="gamma must be a finite number, got "):
         lra.LRAE(gamma=bad)
     assert lra.LRAE(gamma=-1).feedback.gamma == -1
@@ -143,8 +191,8 @@ def test_gamma_must_be_a_finite_number(bad):
         (lra.LRAE, "local_loss", "cauchy"),
         (lra.LRAE, "local_loss", lra.crossing.Cauchy),
         (lra.LRAE, "local_loss", None),
-        (lra.LRAE, "through", lra.crossing.TanhSurrogate),
-        (lra.LRAE, "through", "tanh"),
+        (lra.LRAE, "surrogate", lra.crossing.TanhSurrogate),
+        (lra.LRAE, "surrogate", "tanh"),
         (lra.LRAE, "init", "normal"),
         (lra.LRAE, "init", lra.inits.Normal),
         (lra.FeedbackAlignment, "init", 0.1),
@@ -153,9 +201,10 @@ def test_gamma_must_be_a_finite_number(bad):
         (lra.Rule, "feedback", lra.feedback.Learned),
         (lra.Rule, "crossing", lra.feedback.Learned()),
         (lra.Rule, "wiring", "chain"),
+        (lra.LRAE, "wiring", lra.wiring.Direct),
     ],
 )
-def test_fields_that_must_be_values_of_their_axis(build, field, bad):
+def test_fields_must_be_values_of_their_axis(build, field, bad):
     with pytest.raises(
         lra.errors.OptionError, match=rf"{field} must be a \w+, such as \w+\(\); got "
     ):
@@ -163,21 +212,21 @@ def test_fields_that_must_be_values_of_their_axis(build, field, bad):
 
 
 @pytest.mark.parametrize("bad", ["unifrom", None, 1, lra.feedback.Magnitude], ids=repr)
-def test_magnitudes_that_do_not_exist(bad):
+def test_unknown_magnitudes_are_refused(bad):
     with pytest.raises(
         lra.errors.OptionError, match="magnitude must be one of uniform, fixed, batch, got"
     ):
         lra.SignSymmetry(bad)
 
 
-def test_named():
+def test_named_builds_every_rule():
     for name, build in lra.RULES.items():
         assert lra.named(name) == build()
     assert lra.named("lra-e", beta=0.3, gamma=2.0) == lra.LRAE(0.3, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("lrae", {}, r"unknown rule 'lrae'; known: backprop, .*Did you mean 'lra-e'\?"),
         (
@@ -196,30 +245,49 @@ def test_named():
             {"beta": 1},
             "unknown option of rule 'kolen-pollack' 'beta'; known: gamma",
         ),
-        ("backprop", {"beta": 1}, "rule 'backprop' has no options, got 'beta'"),
+        ("backprop", {"beta": 1}, "rule 'backprop' has no options; got 'beta'"),
         ("lra-e", {"beta": -1}, "beta must be"),
     ],
 )
-def test_names_and_options_that_do_not_exist(name, options, said):
-    with pytest.raises(lra.errors.OptionError, match=said):
+def test_unknown_names_and_options_are_refused(name, options, message):
+    with pytest.raises(lra.errors.OptionError, match=message):
         lra.named(name, **options)
 
 
-def test_errors_are_also_pythons_own():
+def test_errors_derive_from_builtin_ones():
     assert issubclass(lra.errors.OptionError, ValueError)
     assert issubclass(lra.errors.ConversionError, TypeError)
     assert issubclass(lra.errors.OptionError, lra.LraError)
 
 
-def test_the_public_face():
-    assert dir(lra) == sorted(lra.__all__)
-    for name in lra.__all__:
-        assert getattr(lra, name) is not None
+PUBLIC = {
+    *("convert", "restore", "is_converted", "feedback_parameters", "set_loss_terms", "mirror"),
+    *("share_feedback", "compile_step", "audit", "coverage", "diagnose", "check_rule"),
+    *("register_activation", "register_weight_layer", "Rule", "RULES", "named"),
+    *("LRAE", "MirroredLRA", "RecLRA", "Backprop", "FeedbackAlignment", "KolenPollack"),
+    *("DirectFeedbackAlignment", "SignSymmetry", "LraError", "LraWarning"),
+}
+"""The names at the top level."""
+
+MODULES = {
+    *("feedback", "crossing", "wiring", "inits", "methods", "errors", "loss_terms"),
+    *("activations", "ensemble", "testing", "pseudocode"),
+}
+"""The modules that hold all other public names, except `lra.keras`, which needs Keras."""
+
+
+def test_the_top_level_has_the_public_names_and_no_others():
+    assert {*PUBLIC, *MODULES, "keras"} <= {*dir(lra)}
+    assert dir(lra) == sorted(dir(lra))
+    names = [n for n in dir(lra) if not n.startswith("_") and n != "keras"]
+    assert {n for n in names if not inspect.ismodule(getattr(lra, n))} == PUBLIC
+    for name in MODULES:
+        assert inspect.ismodule(getattr(lra, name))
     with pytest.raises(AttributeError, match="no attribute 'convrt'"):
         _ = lra.convrt
 
 
-def test_rules_need_no_torch_and_print_nothing():
+def test_rules_need_no_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import lra\n"

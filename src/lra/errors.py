@@ -1,24 +1,24 @@
-"""The exception tree: every message says what, where, what is allowed, and the remedy."""
+"""The exceptions and warnings. Messages state what is wrong, where, what is allowed, and a fix."""
 
 from dataclasses import dataclass
 
 
 class LraError(Exception):
-    """Base of every error that lra raises on purpose."""
+    """Base class of all errors that lra raises."""
 
 
 class OptionError(LraError, ValueError):
-    """An option or a name that is unknown, or a value outside its range."""
+    """An unknown option or name, or a value outside its range."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why one module cannot follow a rule.
+    """Why one module is refused.
 
     Attributes:
-        name: its qualified name; "" for the model itself.
+        name: the module's qualified name; "" for the model itself.
         type: the name of its class.
-        reason: what stands in the way, and the remedy.
+        reason: what is not supported, and how to fix it.
     """
 
     name: str
@@ -33,7 +33,7 @@ class _RefusedError(LraError, TypeError):
     """A model that is refused.
 
     Attributes:
-        refused: the modules that stand in the way, each with its reason.
+        refused: the modules that cause it, each with its reason.
     """
 
     def __init__(self, message: str, refused: tuple[Refusal, ...] = ()) -> None:
@@ -42,27 +42,27 @@ class _RefusedError(LraError, TypeError):
 
 
 class ConversionError(_RefusedError):
-    """A model that cannot be converted or restored as asked; nothing was changed."""
+    """A model that cannot be converted or restored as asked. The model is unchanged."""
 
 
 class MethodError(_RefusedError):
-    """A model that a method is not defined on, or a situation in which it would go wrong."""
+    """A model that a method does not support, or a situation in which it would be wrong."""
 
 
 class CompileError(LraError, RuntimeError):
-    """A training step that cannot be compiled, or not as it is called."""
+    """A training step that cannot be compiled, or is called in an unsupported way."""
 
 
 class EnsembleError(_RefusedError):
-    """Networks that cannot be trained together, or that are no longer alike."""
+    """Networks that cannot be trained as one ensemble, or are no longer compatible."""
 
 
 class RuleError(LraError, AssertionError):
-    """A rule that breaks an identity it must keep."""
+    """A rule or a method that breaks an identity, or a pass that is not defined under a rule."""
 
 
 class LraWarning(UserWarning):
-    """Something that works, and is hardly what was meant."""
+    """Something that works, but is probably not intended."""
 
 
 class DataError(LraError, OSError):
@@ -70,13 +70,13 @@ class DataError(LraError, OSError):
 
 
 class RunError(LraError, RuntimeError):
-    """A training run that cannot start, resume, or go on."""
+    """A training run that cannot start, resume or continue."""
 
 
-class Diverged(RunError):  # noqa: N818 - said of runs, as Interrupted is
-    """A training run whose loss or weights stopped being finite."""
+class Diverged(RunError):  # noqa: N818 - a state of a run, like Interrupted
+    """A training run whose loss or weights are no longer finite."""
 
 
 def one_line(error: BaseException) -> str:
-    """Say what another library's error says, in a line of at most 300 characters."""
+    """Return the message of another library's error as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a loss is a mean over: the N that the errors which arrive were divided by."""
+"""The number of terms N that a loss is a mean over. Arriving errors were divided by it."""
 
 import enum
 
@@ -6,17 +6,17 @@ from lra.errors import OptionError
 
 
 class LossTerms(enum.StrEnum):
-    """What the loss is a mean over: its number of terms N scales the errors that arrive."""
+    """How N, the number of terms that the loss is a mean over, is counted."""
 
-    BATCH = "batch"  # dimension 0 of what the nonlinearity sees
+    BATCH = "batch"  # dimension 0 of the activation's input
     TOKENS = "tokens"  # every dimension but the last, for features-last layouts
 
 
 def count_terms(terms: LossTerms | float, shape: tuple[int, ...]) -> float:
-    """Give N for a nonlinearity's input shape.
+    """Compute N from the shape of an activation's input.
 
     Args:
-        terms: a rule for counting, or N itself.
+        terms: how to count N, or N itself.
         shape: (batch, ...).
     """
     if not isinstance(terms, LossTerms):
@@ -25,13 +25,13 @@ def count_terms(terms: LossTerms | float, shape: tuple[int, ...]) -> float:
     n = 1
     for size in counted:
         n *= size
-    if isinstance(n, int) and n == 0:  # a size that a graph learns when it runs is no int
-        return 1  # nothing is divided by the size of an empty batch
+    if isinstance(n, int) and n == 0:  # symbolic sizes of a compiled graph are no int
+        return 1  # an empty batch
     return n
 
 
 def check_terms(terms: LossTerms | str | float) -> LossTerms | float:
-    """Give `terms` as a LossTerms or a positive number.
+    """Convert `terms` to a LossTerms or a positive number.
 
     Raises:
         OptionError: for an unknown name, or a number that is not positive and finite.

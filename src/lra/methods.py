@@ -1,15 +1,15 @@
-"""Methods whose step takes several passes: their options, and the table that lists them.
+"""Learning methods whose step takes several passes: their options, and the table of all of them.
 
-A rule is swapped into a model, and `loss.backward()` computes it. A method takes the place of that
-call: it is given the model, the loss and a batch, and leaves in `.grad` what `backward()` would.
+A rule is swapped into a model, and `loss.backward()` computes it. A method replaces that call: it
+takes the model, the loss and a batch, and adds the update to `.grad` as `backward()` would.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lra.axis import Axis, count, finite, flag
 from lra.errors import OptionError
@@ -24,7 +24,7 @@ Loss = Callable[[Any], "Tensor"]
 
 @dataclass(frozen=True)
 class Method(Axis):
-    """A way to compute a step's updates; `method(model, loss, x)` takes `backward()`'s place.
+    """Base of the methods: `method(model, loss, x)` replaces `loss.backward()`.
 
     For any method:
 
@@ -34,16 +34,16 @@ class Method(Axis):
     """
 
     estimates: ClassVar[bool] = False
-    """Whether updates are estimates, which meet backprop's in a limit only, of one layer too."""
+    """Whether updates are estimates, which equal backprop's only in a limit, even for one layer."""
 
     name: ClassVar[str] = "custom"
-    """Its name in scripts and reports."""
+    """The method's name in scripts and reports."""
 
-    _home: ClassVar[str]
-    """The module of lra.torch.methods that computes it."""
+    _module: ClassVar[str]
+    """The module of lra.torch.methods that implements the method."""
 
-    def _torch(self) -> Any:
-        return importlib.import_module(f"lra.torch.methods.{self._home}")
+    def _implementation(self) -> Any:
+        return importlib.import_module(f"lra.torch.methods.{self._module}")
 
     def __call__(
         self,
@@ -53,43 +53,43 @@ class Method(Axis):
         *,
         loss_terms: LossTerms | str | float = LossTerms.BATCH,
     ) -> Tensor:
-        """Add a step's updates to `.grad`, in the scale of the loss as `backward()` would.
+        """Add one step's update to `.grad`, at the scale of the loss.
 
         Args:
             model: a plain module, or one in DistributedDataParallel.
-            loss: gives a scalar from the model's output. It is called in each pass, first with
-                what `output` gives.
+            loss: a function that returns a scalar for the model's output. It is called once in each
+                pass, first with the answer that `output` returns.
             x: the model's input, (batch, ...).
-            loss_terms: what the loss is a mean over, as `lra.convert`'s argument of this name,
-                counted in the model's output.
+            loss_terms: what the loss is a mean over, as in `lra.convert`, counted in the model's
+                output.
 
         Returns:
             The loss of the model's answer, detached.
 
         Raises:
-            MethodError: for a model that the method is not defined on, and in a situation in which
-                it would compute something else.
+            MethodError: for a model that the method does not support, and in situations in which
+                the update would be wrong.
         """
-        value: Tensor = self._torch().step(self, model, loss, x, loss_terms)
+        value: Tensor = self._implementation().step(self, model, loss, x, loss_terms)
         return value
 
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """Make a model ready, in place, before the optimizer is built and before it is wrapped.
+        """Prepare a model in place. Call it before you build the optimizer or wrap the model.
 
         Args:
             model: a plain module.
-            example: a batch for one forward pass; few samples will do.
+            example: a batch for one forward pass; a few samples suffice.
 
         Returns:
             The same model.
 
         Raises:
-            MethodError: for a model that the method is not defined on; nothing is changed then.
+            MethodError: for a model that the method does not support. The model is unchanged then.
         """
         raise NotImplementedError
 
     def detach(self, model: nn.Module) -> nn.Module:
-        """Take away what `attach` added, in place.
+        """Remove in place what `attach` added.
 
         Returns:
             The same model.
@@ -97,42 +97,50 @@ class Method(Axis):
         return model
 
     def feedback_parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        """List the parameters that `attach` added, to give them an optimizer group of their own."""
+        """List the parameters that `attach` added, for their own optimizer group."""
         return []
 
     def output(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Give the model's answer, without gradients: that of its forward pass."""
+        """Compute the model's answer without gradients. By default this is its forward pass."""
         from torch import no_grad
 
         with no_grad():
             answer: Tensor = model(x)
         return answer
 
+    def settled(self) -> Self:
+        """Return the method with enough steps for its states to settle on a small network.
+
+        `lra.check_rule` uses it. Override it in a method that iterates.
+        """
+        return self
+
 
 @dataclass(frozen=True)
 class PredictiveCoding(Method):
-    """Predictive coding: states settle between what is predicted of them and what they explain.
+    """Predictive coding: free states between the layers descend an energy, then weights do.
 
-    F = sum_l |x_l - z_l|^2 / 2 + N loss, z_l = f_l(x_(l-1)); from the forward pass on,
-    x <- x - step dF/dx, `steps` times; then dF/dW / N.
+    F = sum_l |x_l - z_l|^2 / 2 + N loss with z_l = f_l(x_(l-1)). From the forward pass on,
+    x <- x - step dF/dx, `steps` times. The update is dF/dW / N.
 
-    x_l stands where a weight layer reads, whatever lies between: f_l may hold units, norms, sums
-    and attention, and layers that read one tensor share its state. It is defined on every model
-    whose weights are used by nn.Linear, convolutions and classes named by `lra.register_weight_layer`. Inside
-    f_l derivatives of units are taken and errors cross the one weight by its transpose.
+    Each weight layer reads one state x_l; layers that read the same tensor share a state. f_l is
+    everything in between, such as activations, normalisation, sums and attention. A model is
+    supported if its weights are used by nn.Linear, convolutions and classes named by
+    `lra.register_weight_layer`. Inside f_l errors cross by its derivatives and by the transpose of
+    its weight.
 
     Args:
-        steps: how often the states move; the cost is that of 1 + steps passes. An error reaches one
-            layer further each time, so fewer than there are weight layers in a row leave the lowest
-            without any.
-        step: how far they move; too far diverges.
+        steps: the number of steps of the states. The cost is that of 1 + steps passes. An error
+            reaches one layer further in each step, so with fewer steps than weight layers in a row
+            the lowest layers learn nothing.
+        step: the step size of the states. Too large a step diverges.
 
     Source: Rao and Ballard, Nature Neuroscience 1999; Whittington and Bogacz, An approximation of
     the error backpropagation algorithm in a predictive coding network, Neural Computation 2017.
     """
 
     name = "predictive-coding"
-    _home = "predictive_coding"
+    _module = "predictive_coding"
 
     steps: int = 20
     step: float = 0.1
@@ -142,32 +150,40 @@ class PredictiveCoding(Method):
         finite(self, "step", above=0.0)
 
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """Check that predictive coding is defined on a model; nothing is added."""
-        self._torch().readers(self, model)
+        """Check that predictive coding supports the model. Nothing is added."""
+        self._implementation().find_weight_layers(self, model)
         return model
+
+    def settled(self) -> Self:
+        """Return the method with 100 steps of 0.3."""
+        return replace(self, steps=100, step=0.3)
 
 
 @dataclass(frozen=True)
 class EquilibriumPropagation(Method):
-    """Equilibrium propagation: the difference between two equilibria is the gradient of the loss.
+    """Equilibrium propagation: the difference of two equilibria estimates the gradient of the loss.
 
-    Phi = sum_k <s_k, g_k(s_(k-1))>, s <- s + step (phi(dPhi/ds) - s) to the free equilibrium; from
-    there the same with Phi - beta N loss(s_K) for +beta, and for -beta if symmetric. Then
-    (dPhi/dW(s_-) - dPhi/dW(s_+)) / (2 beta N), or from the free equilibrium to s_+ over beta N.
+    Phi = sum_k <s_k, g_k(s_(k-1))>. States settle by s <- s + step (phi(dPhi/ds) - s) to the free
+    equilibrium, and from there with Phi - beta N loss(s_K) to s_+; if symmetric, also with -beta to
+    s_-. The update is (dPhi/dW(s_-) - dPhi/dW(s_+)) / (2 beta N), or that from the free equilibrium
+    to s_+ over beta N.
 
-    s_k is what a unit gives, the last one the model's output; g_k has one weight layer, and may
-    pool and reshape; a max pool after a unit is taken before it, which is the same. So it is
-    defined on chains (nn.Sequential) of linear layers and convolutions with monotone units between.
-    The network answers by its free equilibrium, in which signals also go down through the weights
-    (`output`); a forward pass through the same weights is another function, and this is not its
-    gradient.
+    s_k is the output of an activation, and the last one is the model's output. g_k has one weight
+    layer and may pool and reshape. A max pool after an activation is computed before it, which
+    leaves the forward pass as it is. Supported models are chains (nn.Sequential) of linear layers
+    and convolutions with non-decreasing activations between.
+
+    The network's answer is its free equilibrium, in which signals also go down through the weights
+    (`output`). A forward pass through the same weights is another function, and the update is not
+    its gradient.
 
     Args:
-        beta: how hard the loss pushes; the symmetric estimate is off by beta's square.
-        free_steps: how long the free equilibrium is waited for; from the forward pass on.
-        nudged_steps: how long each of the others is.
-        step: how far the states move to what the others ask of them; at 1 they jump.
-        symmetric: whether to push in both directions.
+        beta: the strength of the nudge by the loss. The symmetric estimate has an error of order
+            beta^2.
+        free_steps: the number of steps from the forward pass to the free equilibrium.
+        nudged_steps: the number of steps to each nudged equilibrium.
+        step: how far states move towards their targets in each step; at 1 they take their values.
+        symmetric: whether to nudge in both directions.
 
     Source: Scellier and Bengio, Equilibrium propagation, Frontiers in Computational Neuroscience
     2017; Ernoult et al., NeurIPS 2019, for this form of the dynamics; Laborieux et al., Scaling
@@ -177,7 +193,7 @@ class EquilibriumPropagation(Method):
 
     estimates = True
     name = "equilibrium-propagation"
-    _home = "equilibrium"
+    _module = "equilibrium"
 
     beta: float = 0.1
     free_steps: int = 30
@@ -195,39 +211,45 @@ class EquilibriumPropagation(Method):
         flag(self, "symmetric")
 
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """Check that equilibrium propagation is defined on a model; nothing is added."""
-        self._torch().places(self, model)
+        """Check that equilibrium propagation supports the model. Nothing is added."""
+        self._implementation().locate_states(self, model)
         return model
 
     def output(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Give the model's answer, without gradients: that of its free equilibrium."""
-        answer: Tensor = self._torch().output(self, model, x)
+        """Compute the model's answer without gradients: the output at its free equilibrium."""
+        answer: Tensor = self._implementation().output(self, model, x)
         return answer
+
+    def settled(self) -> Self:
+        """Return the method with 100 steps of 0.5 to each equilibrium."""
+        return replace(self, free_steps=100, nudged_steps=100, step=0.5)
 
 
 @dataclass(frozen=True)
 class DTP(Method):
     """Difference target propagation: targets go down through learned inverses of the layers.
 
-    y_(L-1) = z_(L-1) - eta N dloss/dz_(L-1), y_(l-1) = z_(l-1) - (g_l(z_l) - g_l(y_l)); layer l
-    learns from |z_l - y_l|^2 / (2 eta N) alone, the output layer from the loss, and the inverse
-    g_l(z) = phi(V z + c) from |g_l(f_l(u)) - u|^2 / (2 N) with u = z_(l-1) + sigma noise.
+    y_(L-1) = z_(L-1) - eta N dloss/dz_(L-1), y_(l-1) = z_(l-1) - (g_l(z_l) - g_l(y_l)). Layer l
+    learns from |z_l - y_l|^2 / (2 eta N) alone, and the output layer from the loss. The inverse
+    g_l(z) = phi(V z + c) learns from |g_l(f_l(u)) - u|^2 / (2 N) with u = z_(l-1) + sigma noise.
 
-    z_l is what a weight layer reads. Defined on chains (nn.Sequential) of linear layers and
-    convolutions with units, pools and reshaping between. `attach` gives every weight layer but the
-    first and the last an inverse, a module `inverse` with parameters that optimizers see and states
-    hold. Over Lee et al.'s local loss ours is divided by 2 eta, so that updates have the scale of
-    backprop's: with two weight layers they are backprop's.
+    z_l is the input of a weight layer. Supported models are chains (nn.Sequential) of linear layers
+    and convolutions with activations, pools and reshaping between. `attach` gives each weight layer
+    but the first and the last an inverse: a module `inverse`, whose parameters are in the model's
+    parameters and state dict.
+
+    The local loss is Lee et al.'s over 2 eta, so that updates have the scale of backprop's. With
+    two weight layers they are backprop's.
 
     Args:
-        eta: how far the last hidden layer's target lies along the loss's gradient.
-        sigma: the standard deviation of the noise that inverses learn with.
+        eta: the distance of the last hidden layer's target along the gradient of the loss.
+        sigma: the standard deviation of the noise with which inverses learn.
 
     Source: Lee et al., Difference target propagation, ECML 2015.
     """
 
     name = "dtp"
-    _home = "target_propagation"
+    _module = "target_propagation"
 
     eta: float = 0.1
     sigma: float = 0.1
@@ -239,18 +261,18 @@ class DTP(Method):
             raise OptionError(f"DTP: sigma must be 0 or more, got {self.sigma!r}")
 
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """Give the weight layers their inverses, drawn as torch draws layers."""
-        made: nn.Module = self._torch().attach(self, model, example)
-        return made
+        """Add an inverse to each inner weight layer, drawn as torch initialises layers."""
+        attached: nn.Module = self._implementation().attach(self, model, example)
+        return attached
 
     def feedback_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """List the parameters of the inverses."""
-        found: list[nn.Parameter] = self._torch().parameters(model)
+        found: list[nn.Parameter] = self._implementation().feedback_parameters(model)
         return found
 
     def detach(self, model: nn.Module) -> nn.Module:
-        """Take the inverses away."""
-        plain: nn.Module = self._torch().detach(model)
+        """Remove the inverses."""
+        plain: nn.Module = self._implementation().detach(model)
         return plain
 
 

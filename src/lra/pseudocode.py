@@ -1,4 +1,4 @@
-"""The paper's algorithm, LRA-E, in plain NumPy float64: a line of code per line of pseudo-code."""
+"""The paper's algorithm, LRA-E, in NumPy float64: one line of code per line of pseudo-code."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {  # name: (phi, phi'
     "leaky_relu": (lambda h: np.maximum(h, 0.01 * h), lambda h: np.where(h > 0.0, 1.0, 0.01)),
     "softplus": (lambda h: np.logaddexp(h, 0.0), _sigmoid),
     "identity": (lambda h: h, np.ones_like),
-    "sign": (np.sign, None),  # LRA-E trains it; backprop has nothing to send through it
+    "sign": (np.sign, None),  # for LRA-E alone: its derivative is 0
 }
 
 
 class Updates(NamedTuple):
-    """What an optimizer descends along: a list over weight layers each, None where nothing is."""
+    """The updates of W, b and E: a list over weight layers for each, with None for no update."""
 
     W: list[Array]
     b: list[Any]
@@ -47,7 +47,7 @@ class SGD:
     state: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, parameters: list[Array], updates: list[Array]) -> None:
-        """Change the parameters in place; the same list, or a beginning of it, at every step."""
+        """Update parameters in place. Pass the same list, or the start of it, at every step."""
         for i, (p, u) in enumerate(zip(parameters, updates, strict=True)):
             self.state[i] = v = self.momentum * self.state.get(i, 0.0) + u
             p -= self.step * v
@@ -63,7 +63,7 @@ class Adam:
     state: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, parameters: list[Array], updates: list[Array]) -> None:
-        """Change the parameters in place; the same list, or a beginning of it, at every step."""
+        """Update parameters in place. Pass the same list, or the start of it, at every step."""
         b1, b2 = self.betas
         for i, (p, u) in enumerate(zip(parameters, updates, strict=True)):
             m, v, k = self.state.get(i, (0.0, 0.0, 0))
@@ -90,7 +90,7 @@ class MLP:
     | dE_l = gamma dW_l (sign: the authors' code)      | gamma * dW: E has W's own shape         |
 
     Args:
-        layer_sizes: units from input to output, two or more numbers.
+        layer_sizes: the numbers of units from input to output, two or more.
         activation: a name in ACTIVATIONS, or functions of an array (phi, phi' or None).
         output: "softmax" with cross-entropy, or "linear" with 1/2 ||h_L - t||^2.
         bias: whether layers add a bias, which starts at 0.
@@ -99,12 +99,13 @@ class MLP:
         seed: an integer or a `numpy.random.Generator`. All of W is drawn before all of E.
 
     Attributes:
-        W: arrays (out, in). These three lists may be written to.
+        W: arrays (out, in). You may write to these three lists.
         b: arrays (out,), or None.
-        E: arrays (out, in); E[0] is None, as the layer that sees the raw input sends nothing down.
+        E: arrays (out, in). E[0] is None, since the layer that reads the input sends no error down.
 
     Raises:
-        OptionError: an unknown name, too few sizes or impossible ones, a negative deviation.
+        OptionError: for an unknown name, sizes other than two or more positive integers, or a
+            negative deviation.
 
     Source: Ororbia and Mali, "Biologically motivated algorithms for propagating local target
         representations", AAAI 2019. The default beta, gamma and deviations and the sign of dE are
@@ -144,11 +145,11 @@ class MLP:
         self.E: list[Any] = [None] + [rng.normal(0.0, feedback_std, s) for s in shapes[1:]]
 
     def forward(self, x: npt.ArrayLike) -> Array:
-        """The last pre-activation h_L (N, outputs), logits for softmax; x is (N, inputs)."""
+        """Compute the last pre-activation h_L (N, outputs), or logits. x is (N, inputs)."""
         return self.compute_output(x)[0][-1]
 
     def compute_output(self, x: npt.ArrayLike) -> tuple[list[Array], list[Array]]:
-        """The whole forward pass: h = z W^T + b and z = phi(h), but softmax(h) or h at the output.
+        """Run the forward pass: h = z W^T + b and z = phi(h), but softmax(h) or h at the output.
 
         Args:
             x: inputs (N, layer_sizes[0]), at least one row.
@@ -157,7 +158,7 @@ class MLP:
             Pre-activations [h_1 .. h_L] and post-activations [z_0 = x, z_1 .. z_L], one more.
 
         Raises:
-            OptionError: x of another width, or without rows.
+            OptionError: for x of another width, or without rows.
         """
         x = np.asarray(x, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != self.layer_sizes[0] or len(x) == 0:
@@ -172,7 +173,7 @@ class MLP:
         return h, z
 
     def loss(self, x: npt.ArrayLike, t: npt.ArrayLike) -> float:
-        """Mean over samples of -sum(t log softmax(h_L)), or of 1/2 ||h_L - t||^2 if linear."""
+        """Average -sum(t log softmax(h_L)), or 1/2 ||h_L - t||^2 if linear, over samples."""
         h = self.forward(x)
         t = self._targets(t, len(h))
         losses = -t * _log_softmax(h) if self.output == "softmax" else 0.5 * (h - t) ** 2
@@ -190,7 +191,7 @@ class MLP:
         use_derivative: bool = False,
         loss_terms: float | None = None,
     ) -> Updates:
-        """LRA-E's updates, and one step of the optimizer if there is one.
+        """Compute LRA-E's updates, and take one step if an optimizer is given.
 
         e_L = z_L - t; down the layers d = e E, y = phi(h - beta d), e = gain (z - y);
         dW = e^T z_below / N, db = sum of e / N, dE = gamma dW.
@@ -198,20 +199,20 @@ class MLP:
         Args:
             x: inputs (N, layer_sizes[0]).
             t: integer labels (N,) or one-hot rows (N, classes); for "linear", rows (N, outputs).
-            optimizer: changes arrays in place, given them and their updates: `SGD(0.01)`, `Adam()`
-                or any function of two lists.
+            optimizer: a function of two lists, arrays and their updates, that changes the arrays in
+                place: `SGD(0.01)`, `Adam()` or your own.
             beta: the step from a pre-activation to its target's, at least 0.
-            gamma: scale of dE.
-            gain: scale of the hidden errors; with 1 / beta, E = W and beta -> 0 V2 is backprop.
-            use_derivative: V1, where dW and db of hidden layers take e * phi'(h); else V2, with e.
-                Both send e itself down, and take e_L, already the loss's derivative, as it is.
-            loss_terms: what to divide by instead of the number of samples N.
+            gamma: the scale of dE.
+            gain: the scale of hidden errors. With 1 / beta, E = W and beta -> 0, V2 is backprop.
+            use_derivative: V1, where hidden layers use e * phi'(h) for dW and db; else V2, with e.
+                Both send e itself down. Both use e_L, the derivative of the loss, unchanged.
+            loss_terms: the divisor, instead of the number of samples N.
 
         Returns:
-            The updates of W, b and E, in lists as theirs.
+            The updates of W, b and E, in lists like theirs.
 
         Raises:
-            OptionError: data or numbers that do not fit, or V1 of an activation without phi'.
+            OptionError: for data or numbers that do not fit, or V1 with an activation without phi'.
         """
         _check_number("compute_lra_updates: beta", beta, at_least=0.0)
         _check_number("compute_lra_updates: gamma", gamma)
@@ -219,7 +220,7 @@ class MLP:
         h, (x, *z) = self.compute_output(x)  # so z[i] = phi(h[i])
         N = len(x) if loss_terms is None else loss_terms
         _check_number("compute_lra_updates: loss_terms", N, at_least=1e-300)
-        e = [z[-1] - self._targets(t, len(x))] * len(z)  # at the output; the rest is to come
+        e = [z[-1] - self._targets(t, len(x))] * len(z)  # e_L; the loop sets the others
         for i in reversed(range(len(z) - 1)):
             d = e[i + 1] @ self.E[i + 1]
             y = self.phi(h[i] - beta * d)
@@ -231,7 +232,7 @@ class MLP:
         return self._step(optimizer, Updates(dW, db, dE))
 
     def gradients(self, x: npt.ArrayLike, t: npt.ArrayLike) -> Updates:
-        """Backprop's updates, the derivatives of `loss`: e = (e W) * phi'(h); none for E.
+        """Compute backprop's updates, the derivatives of `loss`: e = (e W) * phi'(h); none for E.
 
         Arguments, result and errors are those of `compute_lra_updates`.
         """
@@ -244,7 +245,7 @@ class MLP:
     def backward(
         self, x: npt.ArrayLike, t: npt.ArrayLike, optimizer: Optimizer | None = None
     ) -> Updates:
-        """Backprop's updates, and one step of the optimizer if there is one; E stays as it is."""
+        """Compute backprop's updates, and take one step if an optimizer is given. E stays."""
         return self._step(optimizer, self.gradients(x, t))
 
     def _updates(self, e: list[Array], z: list[Array], N: float) -> tuple[list[Array], list[Any]]:

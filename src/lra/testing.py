@@ -1,4 +1,4 @@
-"""Test a rule or a method of your own against the identities that each must keep."""
+"""Test your own rule or method against the identities that each must keep."""
 
 from lra.torch.testing import Identity, Outcome, RuleReport, check_rule
 

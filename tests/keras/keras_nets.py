@@ -1,4 +1,4 @@
-"""What the Keras tests share: a network as the pseudo-code has it, and the updates of one step."""
+"""Helpers of the Keras tests: networks from the pseudo-code, and the updates of one step."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def dense_net(net: MLP, activation="tanh", bias=True, **options) -> keras.Model:
 
 
 def take_feedback(model, net: MLP) -> None:
-    """Give a converted model the feedback weights of a network in NumPy."""
+    """Copy the feedback weights of a network in NumPy to a converted model."""
     for layer, E in zip(model.layers, net.E, strict=True):
         assert (layer.feedback is None) == (E is None)
         if E is not None:
@@ -35,7 +35,7 @@ def take_feedback(model, net: MLP) -> None:
 
 
 class Record(keras.optimizers.Optimizer):
-    """In the place of a step, leave in every weight the update that it was given."""
+    """Assigns to every weight its update instead of stepping along it."""
 
     def __init__(self, learning_rate=1.0, **options):
         super().__init__(learning_rate=learning_rate, **options)
@@ -45,7 +45,7 @@ class Record(keras.optimizers.Optimizer):
 
 
 def updates(model, x, y, loss=None, optimizer=None, batch_size=None, sample_weight=None, **how):
-    """What one step of `fit` hands the optimizer, for every trainable weight by its path."""
+    """The updates that one step of `fit` passes to the optimizer, by the path of the weight."""
     loss = loss or keras.losses.CategoricalCrossentropy(from_logits=True)
     before = [numpy(v) for v in model.trainable_variables]
     model.compile(optimizer or Record(), loss, **how)
@@ -64,7 +64,7 @@ def updates(model, x, y, loss=None, optimizer=None, batch_size=None, sample_weig
 
 
 def by_layer(model, found):
-    """Order the updates as layers, each a dict of kernel, bias and feedback."""
+    """Group the updates by layer: a dict of kernel, bias and feedback for each."""
     ordered = []
     for layer in model.layers:
         own = {v.name: found[v.path] for v in layer.trainable_variables}
@@ -78,10 +78,10 @@ def exact():
 
 
 def assert_close(actual, expected, tolerance=None, rounding=0.0):
-    """Compare to the size of what is expected: to 1e-10 in float64, to 2e-6 in float32.
+    """Compare relative to the largest expected number: to 1e-10 in float64, 2e-6 in float32.
 
     Args:
-        rounding: what a difference of outputs in float32 may be off, in units of the update.
+        rounding: the allowed rounding error in float32, in units of the update.
     """
     actual, expected = np.asarray(actual, "float64"), np.asarray(expected, "float64")
     assert actual.shape == expected.shape
@@ -91,8 +91,8 @@ def assert_close(actual, expected, tolerance=None, rounding=0.0):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed)
 
 
-def assert_equal_updates(model, found, expected, rounding=3e-7):
-    """Compare a model's updates to those of the pseudo-code."""
+def assert_equal_updates(model, found, expected, rounding=1e-7):
+    """Compare a model's updates with those of the pseudo-code."""
     layers = by_layer(model, found)
     assert len(layers) == len(expected.W)
     for own, W, b, E in zip(layers, expected.W, expected.b, expected.E, strict=True):

@@ -1,4 +1,4 @@
-"""Break lra.keras in a few ways, and see that its tests notice each: python tests/keras/mutation.py
+"""Break lra.keras in a few ways and check that its tests fail: python tests/keras/mutation.py
 
 KERAS_BACKEND names the backend. Every mutant is a copy of the package in a temporary folder.
 """
@@ -14,42 +14,113 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent.parent
 UPDATES, LAYERS = "test_keras_updates.py", "test_keras_layers.py"
 MACHINERY, CONVERT = "test_keras_machinery.py", "test_keras_convert.py"
+DIFFERENCES = "test_keras_differences.py"
 
-MUTANTS = [  # what breaks, where, from, to, the tests that have to notice
+MUTANTS = [  # what breaks, file, old text, new text, the tests that have to fail
     (
         "drop N",
-        "backward.py",
-        "n = count_terms(self.terms, tuple(ops.shape(h)))",
+        "gradients.py",
+        "n = count_terms(self.loss_terms, tuple(ops.shape(h)))",
         "n = 1",
         [UPDATES, "-k", "fit_descends or millionth"],
     ),
     (
         "send errors through W, not E",
-        "backward.py",
+        "gradients.py",
         "down = W if E is None else rest[-1]",
         "down = W",
         [UPDATES, "-k", "fit_descends or millionth"],
     ),
     (
         "ignore gamma",
-        "backward.py",
+        "gradients.py",
         "feedback.update(dW) if learned",
         "dW if learned",
         [UPDATES, "-k", "fit_descends or compiled"],
     ),
     (
-        "ignore the nonlinearity",
-        "backward.py",
-        "            e = nonlinearity.error(h, z, e)\n",
+        "ignore the activation",
+        "gradients.py",
+        "            e = activation.error(h, z, e)\n",
         "            del h, z\n",
         [UPDATES, "-k", "fit_descends or millionth"],
     ),
     (
         "cross in 16 bits",
-        "backward.py",
+        "gradients.py",
         'SIXTEEN_BITS = ("float16", "bfloat16")',
         "SIXTEEN_BITS = ()",
-        [MACHINERY, "-k", "bfloat16"],
+        [DIFFERENCES, "-k", "sixteen_bits"],
+    ),
+    (
+        "pass no output to a crossing of the user in 16 bits",
+        "gradients.py",
+        "z = self.phi(h) if self._needs_output else None",
+        "z = None",
+        [DIFFERENCES, "-k", "gets_the_output"],
+    ),
+    (
+        "subtract where a closed form is known",
+        "closed_forms.py",
+        "    return build(f, **settings)\n",
+        "    return Phi(f)\n",
+        [DIFFERENCES, "-k", "deep_network and run_eagerly"],
+    ),
+    (
+        "take the settings of torch, not of Keras",
+        "closed_forms.py",
+        "settings = defaults | given",
+        "settings = given",
+        [DIFFERENCES, "-k", "exact_and and leaky_relu"],
+    ),
+    (
+        "take the settings of keras.activations for keras.ops",
+        "closed_forms.py",
+        '"tanh" if approximate else "none"',
+        '"none"',
+        [DIFFERENCES, "-k", "exact_and and gelu"],
+    ),
+    (
+        "ignore the settings of activation layers",
+        "closed_forms.py",
+        "given = {setting: getattr(layer, setting) for setting in settings}",
+        "given = {}",
+        [DIFFERENCES, "-k", "exact_and and (ReLU or ELU)"],
+    ),
+    (
+        "ignore the threshold of ReLU",
+        "closed_forms.py",
+        "    if threshold != 0:\n",
+        "    if False:\n",
+        [DIFFERENCES, "-k", "exact_and and threshold"],
+    ),
+    (
+        "ignore the largest value of ReLU",
+        "closed_forms.py",
+        "    if max_value is not None:\n",
+        "    if False:\n",
+        [DIFFERENCES, "-k", "exact_and and most"],
+    ),
+    (
+        "ignore the user's difference",
+        "closed_forms.py",
+        "    return found if callable(found) else None\n",
+        "    return None\n",
+        [DIFFERENCES, "-k", "users_difference"],
+    ),
+    (
+        "cross PReLU with another slope",
+        "layers/activation.py",
+        "differences.leaky_relu(h, delta, xp, ops.cast(a, h.dtype))",
+        "differences.leaky_relu(h, delta, xp, 2 * ops.cast(a, h.dtype))",
+        [LAYERS, "-k", "prelu"],
+    ),
+    (
+        "let custom layers stay on backprop inside another layer",
+        "plan.py",
+        "return _OWN_ACTIVATION if hidden and not own_difference(phi) else",
+        "return _OWN_ACTIVATION if False else",
+        [DIFFERENCES, "-k", "without_a_difference"],
     ),
     (
         "turn the error that a convolution sends down",
@@ -83,7 +154,7 @@ MUTANTS = [  # what breaks, where, from, to, the tests that have to notice
 
 
 def notices(folder: Path, tests: list[str]) -> bool:
-    """Run tests on a copy of the package, and tell whether they fail."""
+    """Run tests on a copy of the package, and return whether they fail."""
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, f"--confcutdir={TESTS}", str(TESTS / tests[0]), *tests[1:]],

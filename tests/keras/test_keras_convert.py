@@ -1,4 +1,4 @@
-"""Oracle: the identity. What convert takes, what it refuses in one message, and the way back."""
+"""Oracle: the identity. What convert accepts and refuses, and restore."""
 
 import subprocess
 import sys
@@ -59,7 +59,7 @@ def assert_same_predictions(one, other):
         np.testing.assert_array_equal(found[name], value)
 
 
-def test_a_functional_model_is_converted_with_all_that_it_holds():
+def test_a_functional_model_is_converted_with_all_its_layers():
     model = functional()
     local = lra.keras.convert(model, RULE)
     assert_same_predictions(model, local)
@@ -76,7 +76,7 @@ def test_a_functional_model_is_converted_with_all_that_it_holds():
     assert inner.get_layer("deep").feedback is not None
     assert isinstance(inner.get_layer("leaky"), lra.keras.layers.LocalLeakyReLU)
     assert local.get_layer("hidden").crosses_activation
-    # What gives the outputs belongs to the loss.
+    # The activations of the outputs belong to the loss.
     assert not local.get_layer("probability").crosses_activation
     assert local.get_layer("probability").feedback is not None
     assert type(local.get_layer("softmax")) is layers.Activation
@@ -103,7 +103,7 @@ def test_a_functional_model_is_converted_with_all_that_it_holds():
     assert [type(layer) for layer in plain.layers] == [type(layer) for layer in model.layers]
 
 
-def test_a_published_network_is_converted_whole():
+def test_a_published_network_is_converted_completely():
     """MobileNetV2: depthwise convolutions, batch norm, ReLU6 and skip connections."""
     model = keras.applications.MobileNetV2((32, 32, 3), 0.35, weights=None, classes=4)
     assert_same_predictions(model, assert_all_converted(model))
@@ -111,7 +111,7 @@ def test_a_published_network_is_converted_whole():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ResNet50", "VGG16", "DenseNet121", "EfficientNetV2B0"])
-def test_the_networks_that_the_page_names_are_converted_whole(name):
+def test_the_networks_that_the_docs_name_are_converted_completely(name):
     build = getattr(keras.applications, name)
     assert_all_converted(build(input_shape=(32, 32, 3), weights=None, classes=4))
 
@@ -126,7 +126,7 @@ def assert_all_converted(model):
 
 
 def test_a_shared_layers_update_is_the_sum_over_its_calls():
-    """A layer called on two inputs learns as two layers with the same weights, added up."""
+    """A layer called on two inputs gets the sum of the updates of two layers with its weights."""
     a, b = keras.Input((4,)), keras.Input((4,))
     shared, last = layers.Dense(5, "tanh"), layers.Dense(2)
     together = keras.Model([a, b], last(layers.Add()([shared(a), shared(b)])))
@@ -175,7 +175,7 @@ def test_activation_layers_are_converted_but_not_those_at_the_output():
     assert isinstance(local.get_layer("inside"), LocalActivation)
     assert isinstance(local.get_layer("slopes"), lra.keras.layers.LocalPReLU)
     assert type(local.get_layer("outside")) is layers.Activation
-    # Behind a reshape it still is the output; behind a pooling that mixes units it is not.
+    # Before a reshape it still is the output; before a pooling, which mixes units, it is not.
     model = keras.Sequential(
         [keras.Input((6,)), layers.Dense(4, "relu"), layers.Dense(4, "sigmoid"),
          layers.Reshape((2, 2))]
@@ -295,7 +295,7 @@ def test_everything_that_cannot_be_converted_is_refused_in_one_message():
     names = [line.split("- ")[1].split(" (")[0] for line in message.splitlines()[1:-1]]
     local = lra.keras.convert(model, RULE, skip=names)
     assert isinstance(local.get_layer("fine"), LocalDense)
-    lra.keras.convert(model, lra.Backprop())  # all that stays on backprop is as asked
+    lra.keras.convert(model, lra.Backprop())
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="its inputs are dense")
@@ -306,7 +306,7 @@ def test_sparse_inputs_are_refused():
         lra.keras.convert(model, RULE)
 
 
-BENDING = {
+NONLINEAR = {
     "tanh": keras.ops.tanh,
     "square": keras.ops.square,
     "power": lambda h: h**3,
@@ -318,7 +318,7 @@ BENDING = {
     "round": keras.ops.round,
     "rational": lambda h: 1.0 / h,
 }
-STRAIGHT = {
+LINEAR = {
     "sum": lambda h: h + h,
     "scale": lambda h: 2.0 * h - 1.0,
     "large": lambda h: 1e6 * (h - 0.3),
@@ -332,21 +332,21 @@ STRAIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", [*BENDING, *STRAIGHT])
-def test_operations_that_bend_are_refused_and_no_others(name):
+@pytest.mark.parametrize("name", [*NONLINEAR, *LINEAR])
+def test_nonlinear_operations_are_refused_and_no_others(name):
     x = keras.Input((6,))
-    h = (BENDING | STRAIGHT)[name](layers.Dense(8)(x))
+    h = (NONLINEAR | LINEAR)[name](layers.Dense(8)(x))
     model = keras.Model(x, layers.Dense(3)(layers.Flatten()(h)))
-    lra.keras.convert(model, lra.FeedbackAlignment())  # errors cross by the derivative, as asked
-    if name in STRAIGHT:
+    lra.keras.convert(model, lra.FeedbackAlignment())  # its crossing is the derivative
+    if name in LINEAR:
         lra.keras.convert(model, RULE)
         return
-    with pytest.raises(ConversionError, match=r"a nonlinearity of keras\.ops") as caught:
+    with pytest.raises(ConversionError, match=r"a nonlinear function of keras\.ops") as caught:
         lra.keras.convert(model, RULE)
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_models_that_cannot_be_seen_are_refused_with_the_remedy():
+def test_models_whose_layers_are_hidden_are_refused_with_the_remedy():
     with pytest.raises(ConversionError, match=r"OwnModel is a subclassed model.*LocalDense"):
         lra.keras.convert(OwnModel(), RULE)
     x = keras.Input((3,))
@@ -379,7 +379,7 @@ def test_a_functional_model_with_its_own_train_step_keeps_it():
     assert type(lra.keras.convert(model, RULE)) is OwnStep
 
 
-def test_subclassed_models_can_be_written_with_the_layers():
+def test_subclassed_models_can_use_the_layers():
     class Net(keras.Model):
         def __init__(self):
             super().__init__()
@@ -397,7 +397,7 @@ def test_subclassed_models_can_be_written_with_the_layers():
     lra.keras.set_loss_terms(model, 2)
 
 
-def test_a_compiled_model_gives_a_compiled_one():
+def test_a_compiled_model_is_converted_to_a_compiled_one():
     model = mlp()
     model.compile(keras.optimizers.AdamW(0.003), "mse", metrics=["mae"])
     local = lra.keras.convert(model, RULE)
@@ -405,12 +405,12 @@ def test_a_compiled_model_gives_a_compiled_one():
     assert model.compiled
     assert float(numpy(local.optimizer.learning_rate)) == pytest.approx(0.003)
     assert local.optimizer is not model.optimizer
-    model.compile(Record(), lambda y, p: keras.ops.mean(p))  # which no config can describe
+    model.compile(Record(), lambda y, p: keras.ops.mean(p))  # a function without a config
     assert not lra.keras.convert(model, RULE).compiled
     assert model.compiled
 
 
-def test_the_models_share_no_memory():
+def test_converted_and_restored_models_share_no_memory():
     model = mlp()
     local = lra.keras.convert(model, RULE)
     before = [numpy(v) for v in model.variables]
@@ -448,11 +448,11 @@ def run(code, **environment):
     )
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="it is the torch backend")
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="this is the torch backend")
 def test_nothing_imports_torch():
     done = run(
         "import sys, lra.keras, lra, keras\n"
-        "sys.modules['torch'] = None\n"  # whatever asks for it now fails
+        "sys.modules['torch'] = None\n"  # importing it now fails
         "m = keras.Sequential([keras.Input((3, 3, 1)), "
         "keras.layers.Conv2D(2, 2, activation='relu'), "
         "keras.layers.Flatten(), keras.layers.Dense(2)])\n"
@@ -474,7 +474,7 @@ def test_without_keras_or_its_backend_the_error_says_what_to_install():
         "import lra.keras",
         KERAS_BACKEND="tensorflow" if keras.backend.backend() != "tensorflow" else "torch",
     )
-    assert "Keras is installed, but not the backend it was told to use" in done.stderr
+    assert "Keras is installed, but not its selected backend" in done.stderr
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras's NumPy backend needs jax")

@@ -1,4 +1,4 @@
-"""Oracles: Keras's own gradient, where feedback is the kernel itself; and each axis's formula."""
+"""Oracles: Keras's own gradient, with the kernel as feedback; and the formula of each axis."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from keras_nets import Record, assert_close, exact, numpy, updates
 
 import lra
 import lra.keras
-from lra.keras.layers import ACTIVATIONS, WEIGHT_LAYERS, crossable
+from lra.keras.layers import ACTIVATIONS, WEIGHT_LAYERS, crosses_by_rule
 from lra.rules import Rule
 
 CONVOLUTIONS = [  # (layer, size of the input's dimensions)
@@ -40,7 +40,7 @@ FIRST = {  # the convolution below, and how many dimensions it has
 
 
 def conv_net(kind, size, options, activation="tanh", middle=None):
-    """Two convolutions, of which the second carries an error down, and a dense layer."""
+    """Two convolutions, the second of which sends an error down, and a dense layer."""
     first, dimensions = FIRST[kind]
     filters = () if kind is not first else (4,)
     options = {"kernel_size": 3} | options
@@ -126,8 +126,6 @@ def test_channels_first_is_channels_last_turned():
 @pytest.mark.parametrize("kind", ["conv", "dense"])
 @pytest.mark.parametrize("activation", ["tanh", "softplus"])
 def test_normalised_lra_with_the_kernels_as_feedback_tends_to_backprop(kind, activation):
-    if not exact():
-        pytest.skip("beta has to be small, and float32 is too coarse for it")
     options = {"padding": "same", "strides": 2}
     dense = (
         [layers.Flatten(), layers.Dense(7, activation, name="second")] if kind == "dense" else []
@@ -145,9 +143,9 @@ def test_normalised_lra_with_the_kernels_as_feedback_tends_to_backprop(kind, act
         found = updates(local, x, y)
         return max(np.abs(found[path] - update).max() for path, update in expected.items())
 
-    coarse, fine = error(1e-3), error(1e-4)
-    assert 1e-9 < coarse < 1e-2
-    assert 9 < coarse / fine < 11
+    coarse, fine = error(1e-2), error(1e-3)
+    assert 1e-5 < coarse < 1e-2
+    assert 9.8 < coarse / fine < 10.2
 
 
 FUNCTIONS = [
@@ -158,8 +156,8 @@ FUNCTIONS = [
 ]
 
 
-class Linear(layers.Layer):
-    """Give the input times a learned scale, so that the error below a layer can be read."""
+class Shift(layers.Layer):
+    """Adds a learned shift, whose update is the error below the next layer."""
 
     def build(self, shape):
         self.shift = self.add_weight(shape=shape[1:], initializer="zeros")
@@ -169,9 +167,9 @@ class Linear(layers.Layer):
 
 
 def crossed_error(layer, h, d, terms=1.0):
-    """The error below a layer, of a loss sum(d z): what a shift of h would be moved by."""
+    """The error below a layer for the loss sum(d z): the update of a shift of h."""
     x = keras.Input(h.shape[1:])
-    below = Linear()
+    below = Shift()
     model = keras.Model(x, layer(below(x)))
     model.compile(Record(), loss=lambda y, z: ops.sum(y * z))
     model.fit(h, d, batch_size=len(h), verbose=0)
@@ -190,12 +188,12 @@ def lra_error(phi, beta, gain=1.0, n=1.0):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_elementwise_activation_is_crossed_by_the_formula(name):
+def test_errors_cross_every_elementwise_activation_by_the_formula(name):
     rule = lra.LRAE(beta=0.3, gain=2.0)
     phi = getattr(keras.activations, name)
-    assert crossable(phi, rule)
+    assert crosses_by_rule(phi, rule)
     found = crossed_error(lra.keras.layers.LocalActivation(name, rule=rule, loss_terms=1), H, D)
-    np.testing.assert_allclose(found, lra_error(phi, 0.3, 2.0), atol=2e-6)
+    np.testing.assert_allclose(found, lra_error(phi, 0.3, 2.0), rtol=1e-6, atol=2e-6)
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -212,7 +210,7 @@ def own_square(h):
         (layers.Activation(own_square), None),
     ],
 )
-def test_every_activation_layer_is_crossed_by_the_formula(layer, phi):
+def test_errors_cross_every_activation_layer_by_the_formula(layer, phi):
     local = ACTIVATIONS[type(layer)].from_config(
         layer.get_config()
         | {"rule": lra.LRAE(beta=0.3), "loss_terms": 2.0}
@@ -223,7 +221,7 @@ def test_every_activation_layer_is_crossed_by_the_formula(layer, phi):
     np.testing.assert_allclose(found, lra_error(phi or layer, 0.3, n=2.0), atol=2e-6)
 
 
-def test_prelu_is_crossed_by_the_formula_and_its_slopes_learn_as_in_backprop():
+def test_errors_cross_prelu_by_the_formula_and_its_slopes_learn_as_in_backprop():
     for shape, shared in (((8,), None), ((4, 2), [1]), ((4, 2), [1, 2])):
         plain = layers.PReLU(keras.initializers.Constant(0.3), shared_axes=shared)
         local = lra.keras.layers.LocalPReLU(
@@ -247,15 +245,15 @@ def test_prelu_is_crossed_by_the_formula_and_its_slopes_learn_as_in_backprop():
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_what_mixes_elements_keeps_its_derivative():
+def test_functions_that_mix_elements_keep_their_derivative():
     rule = lra.LRAE(beta=0.3)
     for name in ("softmax", "log_softmax", "sparsemax", "glu", "linear"):
-        assert not crossable(getattr(keras.activations, name), rule)
-    assert not crossable(keras.activations.tanh, lra.FeedbackAlignment())
-    assert not crossable(lambda x: ops.sum(x, axis=-1), rule)
-    assert not crossable(lambda x: x - ops.mean(x), rule)
-    assert crossable(lambda x: ops.tanh(x) ** 3, rule)
-    assert crossable(ops.sqrt, rule)  # though half of the line has no root
+        assert not crosses_by_rule(getattr(keras.activations, name), rule)
+    assert not crosses_by_rule(keras.activations.tanh, lra.FeedbackAlignment())
+    assert not crosses_by_rule(lambda x: ops.sum(x, axis=-1), rule)
+    assert not crosses_by_rule(lambda x: x - ops.mean(x), rule)
+    assert crosses_by_rule(lambda x: ops.tanh(x) ** 3, rule)
+    assert crosses_by_rule(ops.sqrt, rule)  # although half of the probe has no root
     plain = crossed_error(layers.Activation("softmax"), H, D)
     local = crossed_error(lra.keras.layers.LocalActivation("softmax", rule=rule), H, D)
     np.testing.assert_array_equal(local, plain)
@@ -301,7 +299,7 @@ def test_layers_built_by_hand_learn_by_the_rule(local):
     ],
     ids=lambda rule: f"{rule.feedback}"[:30],
 )
-def test_every_rule_trains_by_its_own_formula(rule):
+def test_every_rule_trains_by_its_formula(rule):
     model = keras.Sequential(
         [keras.Input((6,)), layers.Dense(7, "tanh"), layers.Dense(5, "tanh"), layers.Dense(3)]
     )
@@ -326,12 +324,12 @@ def test_every_rule_trains_by_its_own_formula(rule):
         before = numpy(two.feedback)
         updates(local, x, y)
         np.testing.assert_array_equal(numpy(two.feedback), before)
-    # The error that the last layer sends down, by the formula.
+    # The error that the last layer sends down, by the formula
     W = numpy(three.kernel)
-    kept = None if three.feedback is None else numpy(three.feedback)
+    stored = None if three.feedback is None else numpy(three.feedback)
     if str(getattr(rule.feedback, "magnitude", "")) == "batch":
         return
-    E = rule.feedback.effective(W, kept, SimpleNamespace(fan_in=W.shape[0]), np)
+    E = rule.feedback.effective(W, stored, SimpleNamespace(fan_in=W.shape[0]), np)
     features = keras.Model(local.inputs, [two.output, three.output])
     z, logits = (numpy(a) for a in features([x]))
     p = np.exp(logits - logits.max(1, keepdims=True))
@@ -343,7 +341,7 @@ def test_every_rule_trains_by_its_own_formula(rule):
     np.testing.assert_allclose(found[two.bias.path], e.sum(0), atol=3e-6)
 
 
-def test_magnitudes_of_a_batch_are_drawn_anew_and_from_the_seed():
+def test_magnitudes_of_a_batch_are_drawn_for_each_step():
     model = keras.Sequential(
         [keras.Input((6,)), layers.Dense(7, "tanh"), layers.Dense(5, "tanh"), layers.Dense(3)]
     )

@@ -1,4 +1,4 @@
-"""Oracle: learning. Two epochs of MNIST, beside backprop on the same network."""
+"""Oracle: learning. Two epochs of MNIST, compared with backprop on the same network."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def mnist():
     try:
         found = data.load("mnist")
     except DataError as error:
-        pytest.skip(f"MNIST is not on this machine and cannot be had: {error}")
+        pytest.skip(f"MNIST is not on this machine and cannot be downloaded: {error}")
     x, x_test = (images.reshape(len(images), -1) for images in (found.x_train, found.x_test))
     return x, found.y_train, x_test, found.y_test
 
@@ -42,7 +42,7 @@ def test_two_epochs_of_mnist_come_within_a_point_of_backprop(mnist):
     assert found > backprop - 0.007
 
 
-def test_the_published_set_up_learns(mnist):
+def test_the_published_setup_learns(mnist):
     assert accuracy(mnist, recipes.MNIST.rule, epochs=1) > 0.88
 
 
@@ -59,7 +59,7 @@ def run(*arguments):
 
 
 @pytest.mark.usefixtures("mnist")
-def test_the_code_on_the_page_for_keras_users_learns():
+def test_the_code_in_the_docs_learns():
     (code,) = re.findall(
         r"^## Train\n\n```python\n(.*?)```",
         (ROOT / "docs" / "keras.md").read_text("utf-8"),
@@ -77,7 +77,7 @@ def test_the_example_compares_three_rules():
     assert min(map(float, found)) > 0.88
 
 
-def test_a_fresh_adamw_at_every_step_is_one_without_memory():
+def test_a_fresh_adamw_at_every_step_equals_one_without_memory():
     import dataclasses
 
     import numpy as np

@@ -1,4 +1,4 @@
-"""Oracle: machinery. Saving, export, callbacks, a kill in mid-epoch, precision, replicas."""
+"""Oracle: machinery. Saving, export, callbacks, a killed process, precision, replicas."""
 
 import csv
 import os
@@ -58,7 +58,7 @@ RULES = [RULE, lra.FeedbackAlignment(), lra.SignSymmetry("fixed"), lra.SignSymme
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["lra-e", "fa", "frsf", "brsf"])
-def test_a_saved_model_keeps_its_feedback_and_trains_on_to_the_same_numbers(tmp_path, rule):
+def test_a_saved_model_keeps_its_feedback_and_continues_with_the_same_numbers(tmp_path, rule):
     x, y = data()
     model = net(rule)
     model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
@@ -138,7 +138,7 @@ def test_early_stopping_checkpoints_and_the_log(tmp_path):
         y,
         batch_size=16,
         epochs=60,
-        validation_data=(x[:20], 1 - y[:20]),  # learning makes it worse: it stops at once
+        validation_data=(x[:20], 1 - y[:20]),  # learning makes it worse, so training stops early
         callbacks=[
             stop,
             keras.callbacks.ModelCheckpoint(best, "val_loss", save_best_only=True),
@@ -181,7 +181,7 @@ model.save_weights(sys.argv[3])
 """
 
 
-def test_a_kill_in_mid_epoch_loses_nothing_that_was_backed_up(tmp_path):
+def test_a_killed_run_resumes_from_its_backup(tmp_path):
     script = TRAINING.format(tests=str(Path(__file__).parent), save="epoch")
 
     def train(folder, kill_at, result):
@@ -239,7 +239,7 @@ def test_fit_learns():
     assert history["accuracy"][0] < 0.8
 
 
-def test_a_loop_of_ones_own_gets_the_updates_that_fit_does():
+def test_a_custom_training_loop_gets_the_updates_of_fit():
     x, y = data(16)
     model, loss = net(), keras.losses.CategoricalCrossentropy(from_logits=True)
     expected = updates(net(), x, y)
@@ -280,7 +280,7 @@ SCALED = {
         lambda: {"optimizer": keras.optimizers.SGD(0.5, loss_scale_factor=128.0)},
         r"model, N / 128",
     ),
-    "by turns": (
+    "dynamically": (
         lambda: {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))},
         "LossScaleOptimizer",
     ),
@@ -293,18 +293,18 @@ def test_a_loss_of_another_scale_is_refused(options, said):
     with pytest.raises(lra.errors.OptionError, match=said):
         compiled(model, **options())
     assert not model.compiled
-    compiled(net(lra.FeedbackAlignment()), **options())  # it is linear in the error
+    compiled(net(lra.FeedbackAlignment()), **options())  # linear in the error
     plain = compiled(lra.keras.restore(net()), **options())
     with pytest.raises(lra.errors.OptionError, match=said):
         lra.keras.convert(plain, RULE)
     if "LossScale" not in said:
         compiled(lra.keras.convert(lra.keras.restore(net()), RULE, loss_terms=1), **options())
-    mended = compiled(net())
-    lra.keras.set_loss_terms(mended, 1)
+    fixed = compiled(net())
+    lra.keras.set_loss_terms(fixed, 1)
     if "LossScale" not in said:
-        compiled(mended, **options())
+        compiled(fixed, **options())
         with pytest.raises(lra.errors.OptionError, match=said):
-            lra.keras.set_loss_terms(mended, "batch")
+            lra.keras.set_loss_terms(fixed, "batch")
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="its MirroredStrategy")
@@ -333,7 +333,7 @@ def test_replicas_share_one_batch():
 
 @pytest.mark.parametrize("way", ["fit", "train_on_batch"])
 def test_one_seed_gives_the_same_bits_every_time(way):
-    """600 steps, three times, with threads to race each other: E is read before it is moved."""
+    """600 steps, three times, on several threads: E is read before it is updated."""
     code = (
         "import sys, keras, numpy as np, lra, lra.keras\n"
         "from keras import layers\n"
@@ -373,7 +373,7 @@ def test_one_seed_gives_the_same_bits_every_time(way):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the other side is lra.torch")
 @pytest.mark.parametrize("kind", ["dense", "conv"])
-def test_lra_for_torch_makes_the_same_updates(kind):
+def test_the_updates_equal_those_of_lra_torch(kind):
     import torch
 
     from lra.torch import convert
@@ -427,8 +427,8 @@ def test_lra_for_torch_makes_the_same_updates(kind):
         np.testing.assert_allclose(found[layer.bias.path], m.bias.grad.numpy(), atol=1e-6)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="on the others a step is one compiled function")
-def test_training_frees_its_graphs_as_keras_does():
+@pytest.mark.skipif(BACKEND != "torch", reason="other backends compile the step to one function")
+def test_training_frees_its_graphs_like_keras():
     import gc
 
     import torch

@@ -141,6 +141,8 @@ def row(layer="0", epoch=1, step=1, **values):
         ({"angle": 91.0}, "point away"),
         ({"update": 1e-12, "update_relative": 1e-9}, "vanish"),
         ({"update": 0.0, "update_relative": 0.0, "gradient": None, "angle": None}, "vanish"),
+        ({"update": 1e-6, "step_scale": 0.49, "gradient": 1e-3}, "below the optimizer's eps"),
+        ({"update": 1e-9, "update_rms": 1e-38, "gradient": None}, "below float32's smallest"),
         ({"update": 1e4, "update_relative": 1e3}, "explode"),
         ({"update": math.nan, "update_relative": math.nan, "arrival": "not finite"}, "explode"),
     ],
@@ -167,11 +169,15 @@ def test_updates_as_bad_as_backprops_get_no_verdict():
     assert verdict([row(step=0, angle=95.0)], rule) is None  # depends on the initial feedback
     small = {"update": 1e-12, "update_relative": 1e-11, "gradient": 1e-12}
     assert verdict([row(**small)], rule) is None  # backprop's gradient is as small
+    slowed = {"update": 1e-6, "step_scale": 0.1, "update_rms": 1e-39}
+    assert verdict([row(**slowed, gradient=1e-6)], rule) is None  # and so it is by backprop
+    assert verdict([row(update=1e-6, step_scale=0.5)], rule) is None
+    assert verdict([row(update=1e-6, step_scale=None, update_rms=0.0)], rule) is None
     large = {"update": 1e6, "update_relative": 1e5, "gradient": 1e6}
     assert verdict([row(**large)], rule) is None
     idle = {"update": 0.0, "update_relative": 0.0, "gradient": 0.0, "arrival": "nothing"}
     assert verdict([row(**idle, angle=None)], rule) is None
-    assert verdict([row(kind="unit", angle=120.0)], rule) is None
+    assert verdict([row(kind="activation", angle=120.0)], rule) is None
     assert verdict([], rule) is None
 
 
@@ -183,17 +189,32 @@ def test_the_remedy_depends_on_the_rule():
     assert "mirror the weights" in verdict([row(**away)], lra.LRAE())
     assert "smaller --beta than 2" in verdict([row(**away)], lra.MirroredLRA(2.0))
     mirrored = lra.KolenPollack(init=lra.inits.Mirror())
-    assert "call lra.mirror(model) again" in verdict([row(**away)], mirrored)
+    assert "lra.mirror(model) again" in verdict([row(**away)], mirrored)
     assert "settings of dtp" in verdict([row(**away)], lra.methods.DTP())
 
 
+def test_problems_with_one_remedy_share_it():
+    found = [
+        row("0", update=1e-12, update_relative=1e-9, step_scale=1e-4),
+        row("2", update=1e-6, step_scale=0.1),
+    ]
+    said = verdict(found, lra.LRAE())
+    assert "1 of 2 weight layers (0) vanish" in said
+    assert "2 of 2 weight layers (0, 2) are below the optimizer's eps" in said
+    assert said.count("--normalized") == 1
+    said = verdict([*found, row("4", update=1e4, update_relative=1e3)], lra.LRAE())
+    assert said.count("; in epoch 1 of 1 ") == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize(
     ("rule", "fails"), [(lra.LRAE(), True), (lra.MirroredLRA(), False), (lra.Backprop(), False)]
 )
-def test_sixteen_tanh_layers(tmp_path, rule, fails):
+def test_sixteen_tanh_layers(tmp_path, rule, fails, optimizer):
     config = TrainConfig(
-        "digits", rule=rule, depth=16, width=32, activation="tanh", epochs=2, diagnose=10
-    )
+        *("digits", rule), depth=16, width=32, activation="tanh", epochs=2, diagnose=10,
+        optimizer=optimizer,
+    )  # fmt: skip
     watcher = Watcher()
     training.train(config, tmp_path / "run", reporter=watcher)
     verdicts = [note for note in watcher.notes() if note.startswith("diagnosis:")]
@@ -201,6 +222,7 @@ def test_sixteen_tanh_layers(tmp_path, rule, fails):
     if fails:
         assert "In epochs 1 to 2 of 2 the updates of" in verdicts[0]
         assert "vanish" in verdicts[0]
+        assert ("below the optimizer's eps" in verdicts[0]) == (optimizer == "adamw")
 
 
 # lra diagnose

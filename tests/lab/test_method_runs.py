@@ -111,7 +111,7 @@ def test_unsupported_settings_of_methods_are_refused(tmp_path: Path, blobs: Path
     with pytest.raises(lra.errors.OptionError, match="devices must be 1 for the method dtp; got 2"):
         tiny(blobs, rule=lra.methods.DTP(), devices=2)
     with pytest.raises(
-        lra.errors.MethodError, match="EquilibriumPropagation is not defined on this"
+        lra.errors.MethodError, match="EquilibriumPropagation does not support this"
     ):
         train(
             tiny(blobs, rule=lra.methods.EquilibriumPropagation(), model="residual-mlp"),

@@ -1,4 +1,4 @@
-"""What the torch tests share: models of three families, rules, and ways to compare updates."""
+"""Models of three families, rules, and helpers that the torch tests share."""
 
 import dataclasses
 import inspect
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.registry import ACTIVATIONS
+from lra.torch.registry import TORCH_ACTIVATIONS
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class Residual(nn.Module):
-    """A convolutional residual network: batch norm, in-place activations, a strided shortcut."""
+    """A convolutional residual network with batch norm, in-place activations and a shortcut."""
 
     def __init__(self, act=lambda: nn.ReLU(inplace=True), classes: int = 4) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Softmax attention over tokens, its projections written as linear layers."""
+    """Softmax attention over tokens, with linear layers as projections."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a small perceptron, each normalised before and added after."""
+    """A pre-norm transformer block: attention and a small perceptron, each with a shortcut."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """A vision transformer on 3 x 8 x 8 images, in patches of 4 x 4."""
+    """A vision transformer for 3 x 8 x 8 images, in patches of 4 x 4."""
 
     def __init__(self, width: int = 8, heads: int = 2, depth: int = 2, classes: int = 4) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def mlp(act=nn.Tanh) -> nn.Sequential:
 
 MODELS = {"mlp": mlp, "residual": Residual, "vit": ViT}
 SMOOTH = MODELS | {"residual": lambda: Residual(nn.Softplus)}
-"""The same families with activations that have no kink."""
+"""The same families with smooth activations."""
 
 COMBINATIONS = {
     "sign-symmetric LRA": lra.Rule(
@@ -125,7 +125,7 @@ COMBINATIONS = {
     ),
 }
 ALL_RULES = {name: build() for name, build in lra.RULES.items()} | COMBINATIONS
-"""Every named rule, and a few that have no name."""
+"""Every named rule, and a few other combinations."""
 
 SETTINGS: dict[type[nn.Module], tuple[dict, ...]] = {
     nn.CELU: ({"alpha": 0.7},),
@@ -140,7 +140,7 @@ SETTINGS: dict[type[nn.Module], tuple[dict, ...]] = {
     nn.Softshrink: ({"lambd": 0.2},),
     nn.Threshold: ({"threshold": 0.1, "value": -0.5},),
 }
-"""Hyper-parameters to build an activation with; a class that is not here is built without."""
+"""Arguments to build an activation with; the other classes are built without."""
 
 
 def _in_place(cls: type[nn.Module]) -> tuple[bool, ...]:
@@ -149,15 +149,15 @@ def _in_place(cls: type[nn.Module]) -> tuple[bool, ...]:
 
 ACTIVATION_CASES = [
     (cls, settings | ({"inplace": True} if inplace else {}))
-    for cls in ACTIVATIONS
+    for cls in TORCH_ACTIVATIONS
     for settings in SETTINGS.get(cls, ({},))
     for inplace in _in_place(cls)
 ]
-"""Each nonlinearity of the table, with its settings and in place where it can be."""
+"""Each of torch's activations, with its settings, and in place where it supports that."""
 
 
 def name_of(case) -> str:
-    """Name a parameter of a test by what tells it from the others."""
+    """Return the id of a test's parameter: a class name or the settings."""
     if isinstance(case, type):
         return case.__name__
     if isinstance(case, dict):
@@ -166,12 +166,12 @@ def name_of(case) -> str:
 
 
 def images(n: int = 6, dtype=torch.float64) -> tuple[Tensor, Tensor]:
-    """A batch of random images with labels of four classes."""
+    """Draw a batch of random images, with labels of four classes."""
     return torch.randn(n, 3, 8, 8, dtype=dtype), torch.arange(n) % 4
 
 
 def alone(layer: nn.Module, rule: lra.Rule, **options) -> nn.Module:
-    """Convert one layer, as one that does not see the raw input; alone it has no wiring."""
+    """Convert one layer by itself, as one that errors cross, under `Chain` wiring."""
     rule = dataclasses.replace(rule, wiring=lra.wiring.Chain())
     holder = nn.ModuleDict({"other": nn.Linear(1, 1), "layer": layer})
     lra.convert(holder, rule, input_layers=(), **options)
@@ -179,7 +179,7 @@ def alone(layer: nn.Module, rule: lra.Rule, **options) -> nn.Module:
 
 
 def convert(model: M, rule: lra.Rule, **options) -> M:
-    """Convert a model of images, with an example where the rule's wiring asks for one."""
+    """Convert a model of images, with an example if the rule's wiring needs one."""
     if rule.wiring != lra.wiring.Chain():
         like = next(model.parameters())
         options.setdefault("example", torch.zeros(2, 3, 8, 8, dtype=like.dtype))
@@ -187,26 +187,26 @@ def convert(model: M, rule: lra.Rule, **options) -> M:
 
 
 def updates(model: nn.Module, x: Tensor, y: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
-    """Each parameter's .grad, after one backward pass from the cross-entropy."""
+    """Compute each parameter's .grad by one backward pass from the cross-entropy."""
     model.zero_grad()
     (scale * F.cross_entropy(model(x), y)).backward()
     return taken(model)
 
 
 def taken(model: nn.Module) -> dict[str, Tensor]:
-    """Each parameter's .grad, where it has one."""
+    """Return copies of the parameters' .grad, without those that are None."""
     return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
 
 
 def by_method(method, model: nn.Module, x: Tensor, t: Tensor, reduction="mean", **options):
-    """Give a method's loss and its updates, for the cross-entropy."""
+    """Return a method's loss and its updates for the cross-entropy."""
     model.zero_grad()
     value = method(model, lambda o: F.cross_entropy(o, t, reduction=reduction), x, **options)
     return value, taken(model)
 
 
 def copy_weights_to_feedback(model: nn.Module) -> None:
-    """Set E = W in every layer that holds feedback weights."""
+    """Set E = W in every layer that has feedback weights."""
     with torch.no_grad():
         for module in model.modules():
             E = getattr(module, "feedback", None)
@@ -215,7 +215,7 @@ def copy_weights_to_feedback(model: nn.Module) -> None:
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], **tolerances) -> None:
-    """Assert that two models have the same updates; to the bit, unless tolerances are given."""
+    """Assert that two models have the same updates, bit for bit unless tolerances are given."""
     assert a.keys() == b.keys()
     for key in a:
         if tolerances:

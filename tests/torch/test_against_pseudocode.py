@@ -1,4 +1,4 @@
-"""Pseudo-code: the updates of whole drawn networks against the paper's algorithm in NumPy."""
+"""Pseudo-code: updates of random networks equal those of the paper's algorithm in NumPy."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ BETA, GAIN = st.floats(0.01, 2.0), st.floats(0.2, 5.0)
 
 
 def problem(sizes, activation, output, bias, N, seed):
-    """A net in NumPy, a batch for it, and its targets."""
+    """Build a network in NumPy, and draw a batch with targets for it."""
     net = MLP(
         sizes,
         activation=activation,
@@ -43,7 +43,7 @@ def problem(sizes, activation, output, bias, N, seed):
 
 
 def twin(net, activation, rule, **options):
-    """The same net in torch: as one Sequential, with E where the rule keeps it."""
+    """Build the same network in torch, with the same E wherever the rule stores it."""
     layers = []
     for W, b in zip(net.W, net.b, strict=True):
         layers += [nn.Linear(*W.shape[::-1], bias=b is not None), ACTIVATIONS[activation]()]
@@ -60,7 +60,7 @@ def twin(net, activation, rule, **options):
 
 
 def backward(model, x, t, output):
-    """The mean loss's backward pass."""
+    """Run the backward pass from the mean loss."""
     h = model(torch.from_numpy(x))
     t = torch.from_numpy(t)
     loss = F.cross_entropy(h, t) if output == "softmax" else ((h - t) ** 2).sum() / 2 / len(h)
@@ -68,7 +68,7 @@ def backward(model, x, t, output):
 
 
 def compare(model, dW, db, dE):
-    """Hold the model's .grad against the updates in NumPy."""
+    """Compare the model's .grad with the updates in NumPy."""
     for i, layer in enumerate(model[::2]):
         pairs = [(layer.weight, dW[i]), (layer.bias, db[i])]
         if dE is not None:
@@ -93,7 +93,7 @@ def compare(model, dW, db, dE):
     gamma=st.floats(-2.0, 2.0),
     gain=GAIN,
 )
-def test_lra_e(sizes, activation, output, bias, N, seed, beta, gamma, gain):
+def test_lra_e_equals_the_pseudocode(sizes, activation, output, bias, N, seed, beta, gamma, gain):
     net, x, t = problem(sizes, activation, output, bias, N, seed)
     model = twin(net, activation, lra.LRAE(beta, gamma, gain))
     backward(model, x, t, output)
@@ -101,7 +101,7 @@ def test_lra_e(sizes, activation, output, bias, N, seed, beta, gamma, gain):
 
 
 @given(sizes=SIZES, N=st.integers(1, 5), seed=st.integers(0, 1000), terms=st.floats(0.5, 20))
-def test_lra_e_of_a_loss_over_any_number_of_terms(sizes, N, seed, terms):
+def test_lra_e_with_any_number_of_loss_terms_equals_the_pseudocode(sizes, N, seed, terms):
     net, x, t = problem(sizes, "tanh", "softmax", True, N, seed)
     model = twin(net, "tanh", lra.LRAE(), loss_terms=terms)
     h = model(torch.from_numpy(x))
@@ -116,7 +116,7 @@ def test_lra_e_of_a_loss_over_any_number_of_terms(sizes, N, seed, terms):
     N=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_backprop(sizes, activation, bias, N, seed):
+def test_backprop_equals_the_pseudocode(sizes, activation, bias, N, seed):
     net, x, t = problem(sizes, activation, "softmax", bias, N, seed)
     model = twin(net, activation, lra.Backprop())
     backward(model, x, t, "softmax")
@@ -137,7 +137,7 @@ SURROGATES = {
 
 
 def by_hand(net, x, t, feedback, cross):
-    """Updates of a net whose errors go down as e = cross(h, e E): the chain of every rule here."""
+    """Compute the updates of a network under e = cross(h, e E), as every rule here has it."""
     h, z = net.compute_output(x)
     errors = [z[-1] - np.eye(net.layer_sizes[-1])[t]]
     for i in reversed(range(len(h) - 1)):
@@ -148,7 +148,7 @@ def by_hand(net, x, t, feedback, cross):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("through", SURROGATES)
+@pytest.mark.parametrize("surrogate", SURROGATES)
 @given(
     sizes=SIZES,
     activation=st.sampled_from([*ACTIVATIONS]),
@@ -158,14 +158,16 @@ def by_hand(net, x, t, feedback, cross):
     gain=GAIN,
     gamma=st.floats(-2.0, 2.0),
 )
-def test_local_choices(loss, through, sizes, activation, N, seed, beta, gain, gamma):
+def test_local_losses_and_surrogates(
+    loss, surrogate, sizes, activation, N, seed, beta, gain, gamma
+):
     net, x, t = problem(sizes, activation, "softmax", True, N, seed)
     local_loss, derivative = LOSSES[loss]
-    surrogate, s = SURROGATES[through]
+    through, s = SURROGATES[surrogate]
     s = s or net.phi
-    model = twin(net, activation, lra.LRAE(beta, gamma, gain, local_loss, surrogate))
+    model = twin(net, activation, lra.LRAE(beta, gamma, gain, local_loss, through))
     if loss == "absolute":
-        # The sign of a difference that only rounding tells from 0 is nobody's to say.
+        # The sign of a difference is arbitrary where only rounding separates it from 0.
         def derivative(u):
             return np.where((u != 0) & (np.abs(u) < 1e-13), np.nan, np.sign(u))
 
@@ -182,7 +184,7 @@ def test_local_choices(loss, through, sizes, activation, N, seed, beta, gain, ga
     seed=st.integers(0, 1000),
     which=st.sampled_from(["random", "learned", "uniform", "fixed"]),
 )
-def test_feedback_with_the_derivative(sizes, activation, N, seed, which):
+def test_feedback_axes_with_the_derivative(sizes, activation, N, seed, which):
     net, x, t = problem(sizes, activation, "softmax", True, N, seed)
     rule, feedback = {
         "random": (lra.FeedbackAlignment(), net.E),

@@ -1,4 +1,4 @@
-"""audit: each way past the rule is found once, at its module and line, and nothing else is."""
+"""The audit reports each operation that escapes the rule once, at its module and line."""
 
 import inspect
 
@@ -16,7 +16,7 @@ N, WIDTH = 3, 6
 
 
 class Inner(nn.Module):
-    """Two converted layers, and between them whatever a test puts there."""
+    """Two converted layers with the code under test between them."""
 
     def __init__(self, body) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Inner(nn.Module):
 
 
 class Outer(nn.Module):
-    """Holds the module under test one name deeper."""
+    """A module that holds the one under test."""
 
     def __init__(self, body) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def audited(body, rule=None, x=None, **options) -> lra.torch.audit.Audit:
 
 
 def here(body) -> str:
-    """The line that a body of one line stands on."""
+    """Return the file and line of a body of one line."""
     return f"{__file__}:{body.__code__.co_firstlineno}"
 
 
@@ -155,7 +155,7 @@ PASSES = {
 }
 
 KEEP_WEIGHTS = lra.Rule(lra.feedback.Transpose(), lra.crossing.TargetDifference())
-KEEP_NONLINEARITIES = lra.FeedbackAlignment()
+KEEP_ACTIVATIONS = lra.FeedbackAlignment()
 
 
 def fit(h):
@@ -164,13 +164,13 @@ def fit(h):
 
 
 @pytest.fixture
-def unproved(monkeypatch):
-    """Convert by class alone, whatever the modules' own code does."""
-    monkeypatch.setattr("lra.torch.convert.plan._unproved", lambda module, rule: "")
+def unchecked(monkeypatch):
+    """Convert by class alone, without checking the modules' own code."""
+    monkeypatch.setattr("lra.torch.convert.plan._needs_example", lambda module, rule: "")
 
 
 @pytest.mark.parametrize("body", ACTIVATIONS.values(), ids=ACTIVATIONS)
-def test_a_functional_nonlinearity_is_found_once_where_it_stands(body):
+def test_activations_called_as_functions_are_found_once(body):
     (finding,) = audited(body).findings
     assert finding.kind is Kind.ACTIVATION
     assert (finding.module, finding.where) == ("inner", here(body))
@@ -178,7 +178,7 @@ def test_a_functional_nonlinearity_is_found_once_where_it_stands(body):
 
 
 @pytest.mark.parametrize(("body", "parameter"), WEIGHT_LAYERS.values(), ids=WEIGHT_LAYERS)
-def test_a_functional_weight_product_is_found_once_where_it_stands(body, parameter):
+def test_products_called_as_functions_are_found_once(body, parameter):
     (finding,) = audited(lambda m, h: fit(body(m, h))).findings
     assert finding.kind is Kind.WEIGHTS
     assert (finding.module, finding.where) == ("inner", here(body))
@@ -186,10 +186,10 @@ def test_a_functional_weight_product_is_found_once_where_it_stands(body, paramet
 
 
 @pytest.mark.parametrize("body", PASSES.values(), ids=PASSES)
-def test_what_passes_by_design_is_no_finding(body):
+def test_operations_that_keep_autograds_derivative_are_no_findings(body):
     audit = audited(body)
     assert audit.clean, audit
-    assert audit.crossings == 3  # below, act and above: stem sees the raw input
+    assert audit.crossings == 3  # below, act and above; stem sees the raw input
 
 
 @pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
@@ -202,20 +202,20 @@ def test_converted_models_of_modules_are_clean(build, rule):
     assert audit.crossings == ops
 
 
-def test_a_rule_only_asks_for_what_it_changes():
+def test_only_operations_that_the_rule_changes_are_findings():
     def both(m, h):
         return F.relu(h) @ m.W
 
     assert {f.kind for f in audited(both).findings} == set(Kind)
     assert [f.kind for f in audited(both, KEEP_WEIGHTS).findings] == [Kind.ACTIVATION]
-    assert [f.kind for f in audited(both, KEEP_NONLINEARITIES).findings] == [Kind.WEIGHTS]
+    assert [f.kind for f in audited(both, KEEP_ACTIVATIONS).findings] == [Kind.WEIGHTS]
     backprop = audited(both, lra.Backprop())
     assert backprop.clean
     assert backprop.passes["torch.nn.functional.relu"] == 1
 
 
-@pytest.mark.usefixtures("unproved")
-def test_the_first_product_sends_nothing_down():
+@pytest.mark.usefixtures("unchecked")
+def test_products_with_the_raw_input_are_no_findings():
     class First(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -230,13 +230,13 @@ def test_the_first_product_sends_nothing_down():
     assert (relu.kind, weights.parameter) == (Kind.ACTIVATION, "W")
 
 
-def test_passes_are_counted():
+def test_calls_that_keep_autograds_derivative_are_counted():
     passes = audited(lambda m, h: F.layer_norm(h, (WIDTH,)) + F.layer_norm(h, (WIDTH,))).passes
     expected = {"torch.nn.functional.layer_norm": 2, "torch.Tensor.add": 1}
     assert passes == expected | {"torch.nn.functional.linear": 1}  # the stem
 
 
-def test_calls_of_one_line_are_one_finding():
+def test_repeated_calls_of_a_line_are_one_finding():
     def loop(m, h):
         for _ in range(3):
             h = F.relu(h)
@@ -249,8 +249,8 @@ def test_calls_of_one_line_are_one_finding():
     assert [f.calls for f in two_lines.findings] == [1, 3]
 
 
-@pytest.mark.usefixtures("unproved")
-def test_shared_modules_called_twice():
+@pytest.mark.usefixtures("unchecked")
+def test_calls_of_a_shared_module_are_counted_together():
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -271,7 +271,7 @@ def test_shared_modules_called_twice():
     ]
 
 
-def test_in_place_work_on_a_part_is_seen():
+def test_in_place_functions_on_slices_are_found():
     def part(m, h):
         h = h.clone()
         h[:, :2].relu_()
@@ -281,7 +281,7 @@ def test_in_place_work_on_a_part_is_seen():
     assert finding.operation == "torch.Tensor.relu_"
 
 
-def test_a_constant_that_is_filled_with_data_is_data():
+def test_constants_filled_with_data_count_as_data():
     def filled(m, h):
         z = torch.zeros(N, WIDTH)
         z[0] = h[0].detach()
@@ -291,7 +291,7 @@ def test_a_constant_that_is_filled_with_data_is_data():
     assert finding.operation == "torch.nn.functional.relu"
 
 
-def test_a_parallel_wrapper_is_looked_through():
+def test_data_parallel_models_are_audited():
     model = nn.DataParallel(lra.convert(Outer(lambda m, h: F.relu(h)), lra.LRAE()))
     (finding,) = lra.audit(model, torch.randn(N, WIDTH)).findings
     assert finding.module == "inner"
@@ -307,7 +307,7 @@ def test_skipped_layers_are_findings():
     assert linear.remedy == "this Linear is not converted; take it out of skip="
 
 
-def test_a_transformer_layer_of_torch():
+def test_skipped_parts_of_a_transformer_layer_are_findings():
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -331,7 +331,7 @@ def test_a_transformer_layer_of_torch():
     assert {"layer.linear1.weight", "layer.linear2.weight"} < weights
 
 
-def test_recurrent_kernels():
+def test_skipped_recurrent_layers_are_findings():
     model = nn.ModuleDict({"a": nn.Linear(4, 4), "rnn": nn.LSTM(4, 3), "b": nn.Linear(3, 2)})
     model.forward = lambda x: model["b"](model["rnn"](model["a"](x))[0])
     lra.convert(model, lra.LRAE(), skip=["rnn"])
@@ -341,7 +341,7 @@ def test_recurrent_kernels():
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_checkpoints_are_looked_into(use_reentrant):
+def test_checkpointed_code_is_audited(use_reentrant):
     def body(m, h):
         return checkpoint(lambda v: F.relu(m.act(v)), h, use_reentrant=use_reentrant)
 
@@ -350,7 +350,7 @@ def test_checkpoints_are_looked_into(use_reentrant):
     assert audit.crossings == 4
 
 
-def test_autograd_functions_of_users_are_their_own():
+def test_users_autograd_functions_are_no_findings():
     class Own(torch.autograd.Function):
         @staticmethod
         def forward(ctx, h):
@@ -365,14 +365,14 @@ def test_autograd_functions_of_users_are_their_own():
     assert audit.passes["Own"] == 1
 
 
-def test_compiled_models_are_looked_into():
+def test_compiled_models_are_audited():
     model = lra.convert(Outer(lambda m, h: F.relu(h)), lra.LRAE())
     model.compile(backend="eager")
     (finding,) = lra.audit(model, torch.randn(N, WIDTH)).findings
     assert finding.module == "inner"
 
 
-@pytest.mark.usefixtures("unproved")
+@pytest.mark.usefixtures("unchecked")
 def test_inputs_and_outputs_of_any_structure():
     class Tree(nn.Module):
         def __init__(self) -> None:
@@ -407,7 +407,7 @@ def assert_unchanged(before, after):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
-def test_nothing_is_left_changed(training, fails):
+def test_the_model_and_the_example_are_unchanged(training, fails):
     def body(m, h):
         m.P += 1
         m.register_buffer("new", torch.zeros(1))
@@ -437,7 +437,7 @@ def test_nothing_is_left_changed(training, fails):
     assert not torch.overrides._get_current_function_mode_stack()
 
 
-def test_a_module_s_error_that_is_caught_inside():
+def test_exceptions_caught_in_a_forward_do_not_disturb_the_audit():
     def inner_fails(m, h):
         try:
             m.below(torch.zeros(1, 1))
@@ -449,7 +449,7 @@ def test_a_module_s_error_that_is_caught_inside():
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_the_caller_s_grad_mode_does_not_matter(mode):
+def test_the_callers_grad_mode_does_not_matter(mode):
     model = lra.convert(Outer(lambda m, h: F.relu(h)), lra.LRAE())
     with mode():
         assert len(lra.audit(model, torch.randn(N, WIDTH)).findings) == 1
@@ -460,16 +460,16 @@ def test_reports_can_be_read():
     body = ACTIVATIONS["F.relu"]
     text = str(audited(body))
     assert text.splitlines()[:4] == [
-        "audit: against the rule, errors cross 1 operation as in backprop",
-        "  - nonlinearity: torch.nn.functional.relu in inner",
+        "audit: errors cross 1 operation as in backprop against the rule",
+        "  - activation: torch.nn.functional.relu in inner",
         f'    {here(body)}  "F.relu": lambda m, h: F.relu(h),',
-        "    remedy: make torch.nn.ReLU in __init__ and call that, or accept it",
+        "    remedy: create torch.nn.ReLU in __init__ and call that, or accept it",
     ]
-    assert "crossed by the rule: 3 places" in text
+    assert "ops crossed by the rule: 3" in text
     text = str(audited(lambda m, h: F.linear(F.linear(h, m.W), m.W)))
     assert "torch.nn.functional.linear with 'inner.W' in inner, 2 times" in text
     assert "remedy: make it the weight of a torch.nn.Linear, or accept it" in text
-    assert "errors cross nothing as in backprop" in str(audited(PASSES["nothing"]))
+    assert "errors cross no operation as in backprop" in str(audited(PASSES["nothing"]))
 
 
 def test_only_converted_models_are_audited():

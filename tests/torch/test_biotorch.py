@@ -1,10 +1,10 @@
-"""BioTorch 0.0.16 beside `convert`: feedback alignment, sign symmetry, direct feedback alignment.
+"""Updates equal those of BioTorch 0.0.16: feedback alignment, sign symmetry and DFA.
 
-    pip install --no-deps --target peers biotorch==0.0.16    # its dependencies bring another torch
+    pip install --no-deps --target peers biotorch==0.0.16    # its dependencies replace torch
     PYTHONPATH=peers pytest tests/torch/test_biotorch.py
 
-Where it is absent the numbers that it gave are left to compare with. `benchmarks/peers.py` shows
-what it leaves on backprop.
+Without it, updates are compared with numbers that it gave. `benchmarks/peers.py` shows what it
+leaves on backprop.
 """
 
 import copy
@@ -26,12 +26,12 @@ RULES = {
     "dfa": lra.DirectFeedbackAlignment(),
 }
 OPTIONS = {"constrain_weights": False, "gradient_clip": False, "init": "kaiming"}
-"""With this init its constant of uSF is 1 / sqrt(3 fan_in), the standard deviation of torch's own
-draw; ours is the bound of that draw, and has no sqrt(3) unless asked for."""
+"""With this init BioTorch's constant of uSF is 1 / sqrt(3 fan_in), the standard deviation of
+torch's default draw. Ours is the bound of that draw, 1 / sqrt(fan_in), times `FanIn`'s scale."""
 
 
 def by_biotorch(model: nn.Module, mode: str, x: Tensor, t: Tensor) -> nn.Module:
-    """Convert a model, and run a step."""
+    """Convert a model by BioTorch, and run a backward pass."""
     from biotorch.module.biomodule import BioModule
 
     config = {"type": mode, "options": dict(OPTIONS)}
@@ -41,8 +41,8 @@ def by_biotorch(model: nn.Module, mode: str, x: Tensor, t: Tensor) -> nn.Module:
     return peer.module
 
 
-def seen_below(layer: nn.Module, E: Tensor, z: Tensor) -> Tensor:
-    """Give DFA's feedback as a matrix: a convolution spreads e over what it gives, and sends it."""
+def feedback_matrix(layer: nn.Module, E: Tensor, z: Tensor) -> Tensor:
+    """Compute DFA's feedback as a matrix; at a convolution it goes through the convolution."""
     if not isinstance(layer, nn.Conv2d):
         return E
     _, _, *ops = layer(z).shape
@@ -51,8 +51,8 @@ def seen_below(layer: nn.Module, E: Tensor, z: Tensor) -> Tensor:
     return torch.nn.grad.conv2d_input((len(E), *z.shape[1:]), E, each, **like).flatten(1)
 
 
-def take_over(model: nn.Module, peer: nn.Module, x: Tensor) -> None:
-    """Set the feedback weights of a converted model to those of BioTorch's."""
+def copy_feedback(model: nn.Module, peer: nn.Module, x: Tensor) -> None:
+    """Set the feedback weights of a converted model to BioTorch's."""
     read: dict[str, Tensor] = {}
     layers = [(n, m) for n, m in peer.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     handles = [
@@ -68,18 +68,18 @@ def take_over(model: nn.Module, peer: nn.Module, x: Tensor) -> None:
             if E is not None:
                 new = layer.weight_backward
                 direct = E.shape != layer.weight.shape
-                E.copy_(seen_below(layer, new, read[name]) if direct else new)
+                E.copy_(feedback_matrix(layer, new, read[name]) if direct else new)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("biotorch") is None, reason="needs biotorch==0.0.16")
-@pytest.mark.filterwarnings("ignore:Using a non-full backward hook:FutureWarning")  # its DFA
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook:FutureWarning")  # from its DFA
 @pytest.mark.parametrize("kind", ["mlp", "residual"])
 @pytest.mark.parametrize("mode", RULES)
-def test_updates_are_biotorchs(mode, kind):
+def test_updates_equal_biotorchs(mode, kind):
     plain, (x, t) = MODELS[kind]().double(), images()
     peer = by_biotorch(copy.deepcopy(plain), mode, x, t)
     model = lra.convert(copy.deepcopy(plain), RULES[mode], example=x)
-    take_over(model, peer, x)
+    copy_feedback(model, peer, x)
     found = updates(model, x, t)
     assert_same(found, taken(peer), **CLOSE)
     backprops = updates(plain, x, t)
@@ -88,7 +88,7 @@ def test_updates_are_biotorchs(mode, kind):
 
 
 def written_out() -> tuple[nn.Module, Tensor, Tensor]:
-    """Give a perceptron, inputs and labels without a random number in them."""
+    """Build a perceptron, inputs and labels without random numbers."""
     layers = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)
     model, count = nn.Sequential(*layers).double(), 0
     for p in model.parameters():
@@ -104,14 +104,14 @@ BELOW = {
     "frsf": [0.2367128584, -0.0522977369, 0.0289529239, 0.076306448],
     "dfa": [0.0175149632, 0.0178664603, -0.0342620439, 0.0294822158],
 }
-"""What `by_biotorch` gave for the perceptron above in float64, with the feedback below, first layer
-first: the sum of each update times a cosine, which sees signs as well."""
+"""The results of `by_biotorch` for the perceptron above, in float64, with the feedback below: for
+each update, the sum of its numbers times a cosine, from the first layer on."""
 TOP = [-0.2605428551, -0.0230832073]
-"""The same of the output layer, which are backprop's."""
+"""The same for the output layer, where all rules equal backprop."""
 
 
 @pytest.mark.parametrize("mode", RULES)
-def test_the_numbers_of_biotorch(mode):
+def test_updates_equal_recorded_numbers_of_biotorch(mode):
     model, x, t = written_out()
     lra.convert(model, RULES[mode], example=x)
     with torch.no_grad():

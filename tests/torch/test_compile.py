@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import lra
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
 
 RULES = {
     "lra-e": lra.LRAE(),
@@ -21,7 +21,7 @@ RULES = {
         local_loss=lra.crossing.Cauchy(), surrogate=lra.crossing.TanhSurrogate(), gamma=0.5
     ),
     "direct": lra.LRAE(wiring=lra.wiring.Direct()),
-    "skip": lra.RecLRA(),
+    "stride": lra.RecLRA(),
 }
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
@@ -29,7 +29,7 @@ every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def check(build, rule, backend, n=4):
     torch._dynamo.reset()
     model = convert(build(), rule)
-    model.eval()  # the statistics of batch norm would move with every pass
+    model.eval()  # the statistics of batch norm would change with every pass
     x, y = images(n, torch.float32)
     expected = updates(model, x, y)
     step = torch.compile(lambda x, y: F.cross_entropy(model(x), y), backend=backend, fullgraph=True)
@@ -41,12 +41,12 @@ def check(build, rule, backend, n=4):
 
 @every_rule
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_compiled_graph(build, rule):
+def test_compiled_graphs_give_the_eager_updates(build, rule):
     check(build, rule, "aot_eager")
 
 
-def compiled_apart(convert):
-    """Compile the residual network's kernels in a process of its own; gives its exit status."""
+def compile_in_a_process(convert):
+    """Compile the residual network's kernels in a separate process, and return its exit status."""
     code = (
         "import test_compile, lra, torch\n"
         "from nets import MODELS, images\n"
@@ -66,14 +66,14 @@ def compiled_apart(convert):
 
 
 @pytest.mark.slow
-def test_compiled_kernels():
-    status = compiled_apart(convert=True)
-    if status < 0 and any(compiled_apart(convert=False) < 0 for _ in range(5)):  # not every time
-        pytest.skip("torch's own compiled kernels crash on this processor, without lra too")
+def test_compiled_kernels_give_the_eager_updates():
+    status = compile_in_a_process(convert=True)
+    if status < 0 and any(compile_in_a_process(convert=False) < 0 for _ in range(5)):
+        pytest.skip("torch's compiled kernels crash on this processor without lra too, at times")
     assert status == 0
 
 
-def test_compiled_model_meets_another_batch_size():
+def test_compiled_models_take_other_batch_sizes():
     torch._dynamo.reset()
     model = lra.convert(MODELS["mlp"](), lra.LRAE())
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

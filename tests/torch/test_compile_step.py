@@ -1,4 +1,4 @@
-"""Machinery: a compiled step takes the steps of the eager loop, with the same numbers."""
+"""Machinery: a compiled step gives the numbers of the eager loop."""
 
 import copy
 import functools
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import lra
 from lra.torch import compiled
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
 
 RULES = {
     "plain": None,
@@ -23,7 +23,7 @@ RULES = {
     "fa": lra.FeedbackAlignment(),
     "drawn per batch": lra.SignSymmetry(lra.feedback.Magnitude.BATCH),
     "direct": lra.LRAE(wiring=lra.wiring.Direct()),
-    "skip": lra.RecLRA(),
+    "stride": lra.RecLRA(),
 }
 OPTIMIZERS = {
     "sgd": functools.partial(torch.optim.SGD, lr=0.1),
@@ -33,12 +33,12 @@ OPTIMIZERS = {
     "fused adamw": functools.partial(torch.optim.AdamW, lr=1e-3, eps=1e-3, fused=True),
     "rmsprop": functools.partial(torch.optim.RMSprop, lr=1e-3, eps=1e-3),
 }
-"""With an eps that keeps updates next to nothing from being blown up to steps."""
+"""Optimizers, with an eps that keeps rounding errors from becoming steps."""
 TIGHT = {"rtol": 1e-12, "atol": 1e-14}
 
 
 def mlp():
-    """What has statistics that move, and what is drawn at random."""
+    """Build a perceptron with running statistics and random numbers."""
     return nn.Sequential(
         *(nn.Flatten(), nn.Linear(192, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Dropout(0.3)),
         *(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 4)),
@@ -46,7 +46,7 @@ def mlp():
 
 
 def pair(rule=lra.LRAE(), build=mlp, optimizer=OPTIMIZERS["momentum"]):  # noqa: B008
-    """The same model twice, each with its optimizer."""
+    """Build the same model twice, each with its optimizer."""
     torch._dynamo.reset()
     model = build()
     if rule is not None:
@@ -75,7 +75,7 @@ def batches(sizes=(6,), dtype=torch.float64):
 
 
 def run(step, data, steps, before=lambda i: None):
-    """Take steps from one random state; give the losses."""
+    """Take steps from a fixed random state, and return the losses."""
     torch.manual_seed(5)
     values = []
     for i, (x, t) in enumerate(itertools.islice(data, steps)):
@@ -85,7 +85,7 @@ def run(step, data, steps, before=lambda i: None):
 
 
 def assert_equal_steps(ours, theirs, steps, sizes=(6,), before=lambda i, group: None, tight=TIGHT):
-    """Take the same steps compiled and eagerly; compare all that they leave."""
+    """Take the same steps compiled and eagerly, and compare all results."""
     (model, optimizer, step), (other, its, plain) = ours, theirs
     state, dtype = torch.get_rng_state(), next(model.parameters()).dtype
     data = [pair for pair, _ in zip(batches(sizes, dtype), range(steps), strict=False)]
@@ -101,7 +101,7 @@ def assert_equal_steps(ours, theirs, steps, sizes=(6,), before=lambda i, group: 
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_step_under_any_rule(rule):
+def test_steps_under_any_rule_equal_eager_ones(rule):
     a, oa, b, ob = pair(rule)
     step = compile_step(a, oa)
     assert_equal_steps((a, oa, step), (b, ob, eager(b, ob)), 3)
@@ -109,14 +109,14 @@ def test_a_step_under_any_rule(rule):
 
 
 @pytest.mark.parametrize("build", [MODELS["residual"], MODELS["vit"]], ids=("residual", "vit"))
-def test_a_step_of_any_model(build):
+def test_steps_of_any_model_equal_eager_ones(build):
     a, oa, b, ob = pair(build=lambda: build().double())
-    tight = {"rtol": 1e-9, "atol": 1e-12}  # batch norm of few numbers is a division by little
+    tight = {"rtol": 1e-9, "atol": 1e-12}  # batch norm divides by small numbers
     assert_equal_steps((a, oa, compile_step(a, oa)), (b, ob, eager(b, ob)), 3, tight=tight)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_hundred_steps_on_a_schedule_of_one_graph(optimizer):
+def test_a_hundred_scheduled_steps_use_one_graph(optimizer):
     a, oa, b, ob = pair(optimizer=optimizer)
 
     def slow_down(i, group):
@@ -128,7 +128,7 @@ def test_a_hundred_steps_on_a_schedule_of_one_graph(optimizer):
     assert step.compilations == 1
 
 
-def test_another_batch_size_is_another_graph():
+def test_another_batch_size_compiles_another_graph():
     a, oa, b, ob = pair()
     step = compile_step(a, oa)
     assert_equal_steps((a, oa, step), (b, ob, eager(b, ob)), 8, sizes=(6, 6, 3))
@@ -136,7 +136,7 @@ def test_another_batch_size_is_another_graph():
     assert step.seconds > 0
 
 
-def test_evaluating_between_steps():
+def test_evaluation_between_steps():
     a, oa, b, ob = pair()
     step, plain = compile_step(a, oa), eager(b, ob)
     x, _ = images(6)
@@ -145,19 +145,19 @@ def test_evaluating_between_steps():
         with torch.no_grad():
             model(x)
     assert torch.equal(a(x).detach(), a(x).detach())
-    assert_equal_steps((a, oa, step), (b, ob, plain), 2)  # batch norm and dropout as in eval
+    assert_equal_steps((a, oa, step), (b, ob, plain), 2)  # with batch norm and dropout in eval mode
     a.train(), b.train()
     assert_equal_steps((a, oa, step), (b, ob, plain), 2)
     assert step.compilations == 2
 
 
-def test_a_saved_state_goes_on_to_the_same_bits():
+def test_training_resumes_bit_for_bit():
     a, oa, b, ob = pair(optimizer=OPTIMIZERS["fused adamw"])
     data = list(itertools.islice(batches(), 6))
     step = compile_step(a, oa)
     run(step, data[:3], 3)
     other = compile_step(b, ob)
-    run(other, data[3:4], 1)  # something else, to be overwritten
+    run(other, data[3:4], 1)  # another state, to be overwritten
     b.load_state_dict(a.state_dict())
     ob.load_state_dict(copy.deepcopy(oa.state_dict()))
     assert torch.equal(run(step, data[3:], 3), run(other, data[3:], 3))
@@ -185,7 +185,7 @@ def test_the_optimizers_hooks_run():
     assert order == ["before", "after"] * 6
 
 
-def test_updates_without_the_step():
+def test_updates_can_be_computed_without_a_step():
     a, oa, b, _ = pair()
     before = copy.deepcopy(a.state_dict())
     x, t = images(6)
@@ -198,7 +198,7 @@ def test_updates_without_the_step():
     assert_same(dict(a.state_dict()), before)
 
 
-def test_what_the_loss_gives_besides():
+def test_auxiliary_results_of_the_loss_are_returned():
     a, oa, b, _ = pair()
     x, t = images(6)
     a.eval(), b.eval()
@@ -209,7 +209,7 @@ def test_what_the_loss_gives_besides():
     assert not aux["output"].requires_grad
 
 
-def test_updates_do_not_add_up_and_what_is_not_reached_has_none():
+def test_updates_replace_grad_and_unreached_parameters_have_none():
     a, oa, _, _ = pair()
     a.eval()
     spare = nn.Parameter(torch.ones(3))
@@ -224,7 +224,7 @@ def test_updates_do_not_add_up_and_what_is_not_reached_has_none():
     assert spare.grad is None
 
 
-def test_a_parameter_of_the_loss_learns():
+def test_parameters_of_the_loss_get_updates():
     a, oa, b, ob = pair()
     scales = [nn.Parameter(torch.tensor(0.7, dtype=torch.float64)) for _ in range(2)]
     for optimizer, scale in zip((oa, ob), scales, strict=True):
@@ -236,7 +236,7 @@ def test_a_parameter_of_the_loss_learns():
     torch.testing.assert_close(scales[0].grad, scales[1].grad, **TIGHT)
 
 
-def test_weights_may_be_frozen_between_steps():
+def test_weights_can_be_frozen_between_steps():
     a, oa, b, ob = pair()
     step, plain = compile_step(a, oa), eager(b, ob)
     assert_equal_steps((a, oa, step), (b, ob, plain), 1)
@@ -247,7 +247,7 @@ def test_weights_may_be_frozen_between_steps():
     assert step.compilations == 2
 
 
-def test_a_diagnosis_compiles_nothing_anew():
+def test_a_diagnosis_causes_no_compilation():
     a, oa, _, _ = pair()
     x, t = images(6)
     step = compile_step(a, oa)
@@ -258,7 +258,7 @@ def test_a_diagnosis_compiles_nothing_anew():
     assert step.compilations == 1
 
 
-def test_steps_do_not_hinder_each_other():
+def test_many_steps_do_not_share_a_limit_of_graphs():
     torch._dynamo.reset()
     for i in range(compiled.GRAPHS + 4):
         model = lra.convert(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)), lra.LRAE())
@@ -276,21 +276,21 @@ def test_steps_do_not_hinder_each_other():
         (lra.LRAE(), torch.float32, {"rtol": 1e-5, "atol": 1e-6}),
     ],
 )
-def test_compiled_kernels(rule, dtype, tight):
+def test_compiled_kernels_give_the_eager_numbers(rule, dtype, tight):
     a, oa, b, ob = pair(rule, build=lambda: mlp().to(dtype))
     step = compile_step(a, oa, backend="inductor")
     assert_equal_steps((a, oa, step), (b, ob, eager(b, ob)), 2, tight=tight)
 
 
-def refused(says, step, *batch):
-    with pytest.raises(lra.LraError, match=says):
+def refused(message, step, *batch):
+    with pytest.raises(lra.LraError, match=message):
         step(*batch)
 
 
-def test_refused_arguments():
+def test_invalid_arguments_are_refused():
     model, optimizer, _, _ = pair()
     loss = F.cross_entropy
-    for says, arguments, options in (
+    for message, arguments, options in (
         ("model must be a torch.nn", (loss, loss, optimizer), {}),
         ("loss must be a function", (model, 1, optimizer), {}),
         ("optimizer must be a torch.optim.Optimizer", (model, loss, model), {}),
@@ -299,10 +299,10 @@ def test_refused_arguments():
         ("by a closure", (model, loss, torch.optim.LBFGS(model.parameters())), {}),
         ("over devices by hooks", (nn.DataParallel(model), loss, optimizer), {}),
     ):
-        refused(says, lambda a=arguments, o=options: lra.compile_step(*a, **o))
+        refused(message, lambda a=arguments, o=options: lra.compile_step(*a, **o))
 
 
-def test_refused_situations():
+def test_steps_that_would_be_wrong_are_refused():
     model, optimizer, _, _ = pair()
     step, batch = compile_step(model, optimizer), images(6)
     with torch.no_grad():
@@ -316,23 +316,23 @@ def test_refused_situations():
     refused("has a hook on its gradient", step, *batch)
     handle.remove()
     for loss in (lambda o, t: o, lambda o, t: (o.sum(), o), lambda o, t: o.detach().sum()):
-        refused("loss must give a scalar", compile_step(model, optimizer, loss), *batch)
+        refused("loss must return a scalar", compile_step(model, optimizer, loss), *batch)
     model.requires_grad_(False)
     refused("no parameter", step, *batch)
 
 
-def test_a_model_that_cannot_be_one_graph():
-    class Asks(nn.Linear):
+def test_models_that_break_the_graph_are_refused():
+    class Breaks(nn.Linear):
         def forward(self, x):
             return super().forward(x) * float(x.sum().item() > 0 and print("") is None)
 
     torch._dynamo.reset()
-    model = Asks(3, 2)
+    model = Breaks(3, 2)
     step = compile_step(model, torch.optim.SGD(model.parameters()))
     refused("cannot compile this step as one graph", step, torch.ones(4, 3), torch.arange(4) % 2)
 
 
-def test_too_many_shapes(monkeypatch):
+def test_too_many_shapes_are_refused(monkeypatch):
     monkeypatch.setattr(compiled, "GRAPHS", 2)
     model, optimizer, _, _ = pair()
     step = compile_step(model, optimizer)
@@ -341,7 +341,7 @@ def test_too_many_shapes(monkeypatch):
     refused("for 2 kinds of arguments", step, *images(6))
 
 
-def test_no_compiler():
+def test_a_missing_compiler_is_reported():
     torch._dynamo.reset()
     model = nn.Linear(37, 2)
     step = compile_step(model, torch.optim.SGD(model.parameters()), backend="inductor")

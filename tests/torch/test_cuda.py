@@ -1,6 +1,6 @@
-"""On a CUDA device: the numbers of the CPU, no waiting for it, graphs that are replayed, autocast.
+"""On a CUDA device: the CPU's numbers, no synchronization, captured graphs, autocast.
 
-Run on a machine that has one: pytest tests/torch/test_cuda.py
+Run on a machine with one: pytest tests/torch/test_cuda.py
 """
 
 import copy
@@ -8,7 +8,18 @@ import functools
 
 import pytest
 import torch
-from nets import ALL_RULES, MODELS, assert_same, by_method, convert, images, mlp, taken, updates
+from nets import (
+    ALL_RULES,
+    MODELS,
+    alone,
+    assert_same,
+    by_method,
+    convert,
+    images,
+    mlp,
+    taken,
+    updates,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +27,7 @@ import lra
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch by its compiler
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # from torch's compiler
 ]
 
 NEAR = {"rtol": 1e-8, "atol": 1e-10}
@@ -25,11 +36,11 @@ adamw = functools.partial(torch.optim.AdamW, lr=1e-3, eps=1e-3)
 
 @pytest.fixture(autouse=True)
 def _exact_products():
-    """Compare float32 as it is, not TF32."""
-    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    """Compute in float32, not in TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def on_cpu(found):
@@ -42,7 +53,7 @@ def on_cuda(*tensors):
 
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("rule", [n for n in ALL_RULES if "per batch" not in n])
-def test_updates_are_those_of_the_cpu(rule, family):
+def test_updates_equal_the_cpus(rule, family):
     model = convert(MODELS[family]().double(), ALL_RULES[rule])
     other = copy.deepcopy(model).cuda()
     x, t = images()
@@ -51,8 +62,8 @@ def test_updates_are_those_of_the_cpu(rule, family):
     assert_same(on_cpu(updates(other, *on_cuda(x, t))), expected, **NEAR)
 
 
-def test_feedback_drawn_per_batch_is_drawn_there():
-    """By CUDA's own generator: the same draw from the same state, another from another."""
+def test_feedback_drawn_per_batch_uses_the_devices_generator():
+    """Equal seeds of CUDA's generator give equal updates, and other seeds other ones."""
     model = convert(mlp().double(), ALL_RULES["sign symmetry, drawn per batch"]).cuda()
     x, t = on_cuda(*images())
 
@@ -70,7 +81,7 @@ def test_feedback_drawn_per_batch_is_drawn_there():
 @pytest.mark.parametrize(
     "method", [lra.methods.PredictiveCoding(), lra.methods.DTP()], ids=lambda rule: rule.name
 )
-def test_methods_are_those_of_the_cpu(method):
+def test_updates_of_methods_equal_the_cpus(method):
     model = nn.Sequential(*list(mlp())).double()
     x, t = images()
     if isinstance(method, lra.methods.DTP):
@@ -80,13 +91,13 @@ def test_methods_are_those_of_the_cpu(method):
     value, found = by_method(method, other, *on_cuda(x, t))
     torch.testing.assert_close(value.cpu(), expected[0], **NEAR)
     assert found.keys() == expected[1].keys()
-    if not isinstance(method, lra.methods.DTP):  # which draws noise
+    if not isinstance(method, lra.methods.DTP):  # DTP draws noise
         assert_same(on_cpu(found), expected[1], **NEAR)
 
 
 @pytest.mark.parametrize("rule", ALL_RULES)
-def test_no_step_waits_for_the_device(rule):
-    """After the first passes, in which the scale of the loss is looked at."""
+def test_steps_do_not_synchronize(rule):
+    """After the first passes, which check the scale of the loss."""
     model = convert(mlp(), ALL_RULES[rule]).cuda()
     optimizer = adamw(model.parameters(), fused=True)
     x, t = on_cuda(*images(dtype=torch.float32))
@@ -119,8 +130,8 @@ def shared(model, optimizer):
 
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("rule", ["backprop", "lra-e", "mirrored-lra", "direct-lra"])
-def test_a_step_captured_in_a_graph(rule, family):
-    """torch.cuda.graph around the whole eager step, optimizer included, replayed on new data."""
+def test_captured_steps_equal_eager_ones(rule, family):
+    """torch.cuda.graph captures the eager step with its optimizer, and replays it on new data."""
     a = convert(MODELS[family]().cuda(), ALL_RULES[rule], **example(ALL_RULES[rule]))
     b = copy.deepcopy(a)
     oa, ob = (adamw(m.parameters(), fused=True, capturable=True) for m in (a, b))
@@ -159,7 +170,7 @@ def example(rule):
 @pytest.mark.parametrize("mode", [None, "reduce-overhead"])
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("rule", ["backprop", "lra-e", "mirrored-lra"])
-def test_compiled_steps_are_the_eager_ones(rule, family, mode):
+def test_compiled_steps_equal_eager_ones(rule, family, mode):
     torch._dynamo.reset()
     a = convert(MODELS[family]().cuda(), ALL_RULES[rule])
     b = copy.deepcopy(a)
@@ -181,8 +192,8 @@ def test_compiled_steps_are_the_eager_ones(rule, family, mode):
 
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("rule", ["lra-e", "mirrored-lra", "feedback-alignment", "direct-lra"])
-def test_autocast(rule, family):
-    """In bf16 the updates point where those in float64 do."""
+def test_updates_under_autocast_point_the_same_way(rule, family):
+    """The angle between the updates in bf16 and in float64 is small."""
     model = convert(MODELS[family]().cuda(), ALL_RULES[rule], **example(ALL_RULES[rule]))
     exact = copy.deepcopy(model).double()
     x, t = on_cuda(*images(32))
@@ -201,8 +212,8 @@ def test_autocast(rule, family):
 
 
 @pytest.mark.parametrize("rule", ["lra-e", "feedback-alignment"])
-def test_a_gradient_scaler(rule):
-    """float16 with GradScaler, where N is told of the scale, as the warning says."""
+def test_gradient_scalers_work_with_scaled_loss_terms(rule):
+    """float16 with GradScaler, with N divided by the scale, as the warning advises."""
     model = convert(mlp().cuda(), ALL_RULES[rule])
     exact = copy.deepcopy(model).double()
     x, t = on_cuda(*images(32))
@@ -223,18 +234,35 @@ def test_a_gradient_scaler(rule):
     assert scaler.get_scale() == 2.0**10  # nothing overflowed
 
 
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-5])
+@pytest.mark.parametrize("act", [nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU, nn.Mish, nn.ELU])
+def test_errors_in_float32_are_exact_to_rounding(act, size, two_sided):
+    """Subtraction would be off by 1e-7 / size, relative to the error."""
+    h, d = (t.cuda() for t in (torch.randn(500, 60), size * torch.randn(500, 60) / 500))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        layer = alone(act(), lra.LRAE(1.0, two_sided=two_sided))
+        at = h.to(dtype, copy=True).requires_grad_()
+        layer(at).backward(d.to(dtype))
+        found.append(at.grad)
+    e, exact = found
+    assert exact.any()
+    assert (e - exact).norm() <= 3e-6 * exact.norm()
+
+
 @pytest.mark.parametrize("rule", ["lra-e", "mirrored-lra"])
-def test_networks_at_once(rule):
+def test_ensembles_give_each_networks_updates(rule):
     models = [convert(mlp().double(), ALL_RULES[rule]).cuda() for _ in range(3)]
     copies = copy.deepcopy(models)
     x, t = zip(*(on_cuda(*images()) for _ in models), strict=True)
-    together = lra.ensemble.Ensemble(copies)
-    torch.vmap(F.cross_entropy)(together(torch.stack(x)), torch.stack(t)).sum().backward()
+    ensemble = lra.ensemble.Ensemble(copies)
+    torch.vmap(F.cross_entropy)(ensemble(torch.stack(x)), torch.stack(t)).sum().backward()
     for model, twin, rows, labels in zip(models, copies, x, t, strict=True):
         assert_same(taken(twin), updates(model, rows, labels), **NEAR)
 
 
-def test_a_diagnosis_leaves_the_generators_as_they_were():
+def test_a_diagnosis_preserves_the_generators():
     model = convert(nn.Sequential(mlp()[:2], nn.Dropout(0.5), mlp()[2:]), lra.LRAE()).cuda()
     x, t = on_cuda(*images(dtype=torch.float32))
     before = torch.cuda.get_rng_state()
@@ -243,8 +271,7 @@ def test_a_diagnosis_leaves_the_generators_as_they_were():
     assert found
 
 
-def test_steps_on_streams_of_their_own():
-    """Two threads' worth of work at once, each as if alone."""
+def test_steps_on_separate_streams_are_independent():
     models = [convert(mlp().double(), lra.LRAE()).cuda() for _ in range(2)]
     data = [on_cuda(*images()) for _ in models]
     expected = [updates(copy.deepcopy(m), *d) for m, d in zip(models, data, strict=True)]

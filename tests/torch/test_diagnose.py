@@ -1,6 +1,6 @@
-"""Diagnoses: against formulas written out by hand, autograd's own gradient, and a model unmoved.
+"""Diagnoses equal formulas written out by hand and autograd's gradient, and change nothing.
 
-The oracle of the last is the same model's training without a diagnosis.
+The oracle of the last is the same training without a diagnosis.
 """
 
 import copy
@@ -20,13 +20,13 @@ from torch.utils.checkpoint import checkpoint
 
 import lra
 from lra.torch.diagnose import Arrival, LayerKind, angle_between
-from lra.torch.diagnose.watcher import Watch
+from lra.torch.diagnose.pass_observer import PassObserver
 
 every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 
 
 def stack(*widths, act=nn.Tanh):
-    """Linear layers with units between them, in float64."""
+    """Build linear layers with activations between them, in float64."""
     layers = []
     for n, m in itertools.pairwise(widths):
         layers += [nn.Linear(n, m), act()]
@@ -38,13 +38,13 @@ def data(n=7, features=6, classes=4):
 
 
 def close(a, b, rtol=1e-9):
-    """Assert that two numbers are the same."""
+    """Assert that two numbers are equal up to rounding."""
     a, b = (torch.tensor(v, dtype=torch.float64) for v in (a, b))
     torch.testing.assert_close(a, b, rtol=rtol, atol=0)
 
 
 def by_hand(a, b):
-    """The angle of two tensors, by the arc cosine."""
+    """Compute the angle between two tensors by the arc cosine."""
     a, b = a.detach().flatten(), b.detach().flatten()
     return math.degrees(math.acos(float(a @ b / (a.norm() * b.norm()))))
 
@@ -53,17 +53,17 @@ def by_hand(a, b):
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_backprop_is_at_no_angle_to_itself(build):
+def test_the_angle_of_backprop_to_itself_is_zero(build):
     model = lra.convert(build().double(), lra.Backprop())
     found = lra.diagnose(model, *images())
     names = {name for name, _ in model.named_parameters()}
     assert {u.name for layer in found.layers for u in layer.updates} == names
     assert {u.angle for layer in found.layers for u in layer.updates} == {0.0}
     assert {layer.feedback_angle for layer in found.weights} == {0.0}
-    assert not found.unreached
+    assert not found.without_usable_error
 
 
-def test_the_angle_vanishes_with_beta_where_feedback_is_the_weights():
+def test_with_e_equal_to_w_the_angle_vanishes_with_beta():
     plain, batch, angles = stack(6, 9, 8, 4), data(), []
     for beta in (1e-2, 1e-3):
         model = lra.convert(copy.deepcopy(plain), lra.LRAE(beta, normalized=True))
@@ -78,7 +78,7 @@ def test_the_angle_vanishes_with_beta_where_feedback_is_the_weights():
 
 @every_rule
 def test_both_passes_draw_the_same_masks(rule):
-    """Above the last dropout every rule's update is autograd's, if the masks are the same."""
+    """With equal masks, every rule's update above the last dropout is autograd's."""
     net = nn.Sequential(
         nn.Flatten(), nn.Linear(192, 20), nn.Dropout(), nn.Tanh(), nn.Linear(20, 20)
     )
@@ -89,7 +89,7 @@ def test_both_passes_draw_the_same_masks(rule):
     assert all(u.angle < 1e-9 for u in top)
 
 
-def test_what_a_rule_draws_in_a_followed_forward_moves_no_mask():
+def test_feedback_drawn_in_an_intercepted_forward_changes_no_mask():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
@@ -106,11 +106,11 @@ def test_what_a_rule_draws_in_a_followed_forward_moves_no_mask():
 
 
 def test_what_is_drawn_apart_is_drawn_anew_each_time():
-    watch = Watch(nn.Linear(2, 2), {})
+    watch = PassObserver(nn.Linear(2, 2), {})
     state = torch.get_rng_state()
-    with watch.apart():
+    with watch.separate_random():
         first = torch.rand(3), np.random.rand(), random.random()
-    with watch.apart():
+    with watch.separate_random():
         second = torch.rand(3), np.random.rand(), random.random()
     assert not torch.equal(first[0], second[0])
     assert first[1:] != second[1:]
@@ -120,7 +120,7 @@ def test_what_is_drawn_apart_is_drawn_anew_each_time():
 # ---------------------------------------------------------------- closed forms
 
 
-def test_an_mlp_by_hand():
+def test_a_perceptron_equals_its_formulas():
     beta, n = 0.3, 7
     model = lra.convert(stack(6, 5, 8, 4), lra.LRAE(beta))
     x, t = data(n)
@@ -162,7 +162,7 @@ def test_an_mlp_by_hand():
 
 
 @pytest.mark.parametrize("relative", ["unit", "sample", "batch"])
-def test_relative_targets_are_as_far_as_they_say(relative):
+def test_relative_targets_move_by_beta_times_the_relative_error(relative):
     model = lra.convert(stack(6, 5, 4), lra.MirroredLRA(0.7, relative=relative))
     x, t = data()
     h = model[0](x).detach()
@@ -173,7 +173,7 @@ def test_relative_targets_are_as_far_as_they_say(relative):
     close(lra.diagnose(model, x, t)["1"].moved, float(far))
 
 
-def test_feedback_that_each_pass_computes():
+def test_computed_feedback_is_compared_with_the_weights():
     rule = lra.SignSymmetry("fixed")
     model = lra.convert(stack(6, 5, 8, 4), rule)
     found = lra.diagnose(model, *data())
@@ -182,7 +182,7 @@ def test_feedback_that_each_pass_computes():
         close(found[str(i)].feedback_angle, by_hand(E, model[i].weight))
 
 
-def test_angles_are_exact_where_they_are_small_and_none_where_there_are_none():
+def test_small_angles_are_exact_and_undefined_ones_none():
     a = torch.tensor([1.0, 0.0], dtype=torch.float64)
     for tilt in (1e-12, 1e-3, 1.0):
         b = torch.tensor([math.cos(tilt), math.sin(tilt)], dtype=torch.float64)
@@ -193,7 +193,7 @@ def test_angles_are_exact_where_they_are_small_and_none_where_there_are_none():
     assert angle_between(a, a * math.nan) is None
 
 
-def test_flat_and_dead_units_are_counted():
+def test_saturated_and_dead_units_are_counted():
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():
         for i in (0, 2):
@@ -201,23 +201,23 @@ def test_flat_and_dead_units_are_counted():
             model[i].bias.zero_()
         model[2].bias.copy_(torch.tensor([-9.0, 9.0, -9.0, 0.0]))
     x = torch.tensor([[0.1, -0.2, 0.3, 8.0], [9.0, 0.1, 0.2, -0.3]])
-    for rule in (lra.LRAE(), lra.FeedbackAlignment()):  # units of the rule, and torch's own
+    for rule in (lra.LRAE(), lra.FeedbackAlignment()):  # activations of the rule, and torch's
         found = lra.diagnose(lra.convert(copy.deepcopy(model), rule), x, torch.tensor([0, 1]))
         assert found["1"].saturated == 2 / 8  # the 8 and the 9
         assert found["1"].dead == 0
-        assert found["3"].saturated == 5 / 8  # two units never above zero, one of them once
+        assert found["3"].saturated == 5 / 8  # two units are never above zero, one is once
         assert found["3"].dead == 2 / 4
     steps = nn.Sequential(nn.Linear(4, 4), lra.activations.Sign(), nn.Linear(4, 2))
     steps[0].load_state_dict(model[0].state_dict())
     found = lra.diagnose(lra.convert(steps, lra.MirroredLRA()), x, torch.tensor([0, 1]))
-    assert found["1"].saturated == 2 / 8  # out of reach of a target one away
+    assert found["1"].saturated == 2 / 8  # further from the step than a target
     assert found["1"].dead == 2 / 4
 
 
-# ---------------------------------------------------------------- where backprop has no gradient
+# ---------------------------------------------------------------- undefined and zero gradients
 
 
-def test_below_a_unit_that_can_only_be_evaluated_there_is_no_angle():
+def test_below_a_black_box_there_is_no_angle():
     class Around(nn.Module):
         def __init__(self, act):
             super().__init__()
@@ -226,7 +226,7 @@ def test_below_a_unit_that_can_only_be_evaluated_there_is_no_angle():
 
         def forward(self, x):
             h = self.below(x)
-            return self.head(torch.tanh(self.above(h + self.act(h))))  # a way around it
+            return self.head(torch.tanh(self.above(h + self.act(h))))  # with a path around it
 
     x, t = data()
     torch.manual_seed(1)
@@ -239,7 +239,7 @@ def test_below_a_unit_that_can_only_be_evaluated_there_is_no_angle():
     assert set(found.undefined) == {"below.weight", "below.bias"}
     assert found["above"].angle < 30
     assert found["head"].angle < 1e-9
-    assert "can only be evaluated: below.weight, below.bias" in str(found)
+    assert "below a black box: below.weight, below.bias" in str(found)
 
     torch.manual_seed(1)
     act = lra.activations.BlackBox(np.tanh, straight_through=lra.crossing.TanhSurrogate())
@@ -251,7 +251,7 @@ def test_below_a_unit_that_can_only_be_evaluated_there_is_no_angle():
     close(found["below"].update.gradient, expected["below"].update.gradient)
 
 
-def test_weights_that_can_only_be_run_have_no_gradient():
+def test_black_box_weights_have_no_gradient():
     class Device(nn.Module):
         def __init__(self, inputs, outputs):
             super().__init__()
@@ -261,7 +261,7 @@ def test_weights_that_can_only_be_run_have_no_gradient():
         def forward(self, z):
             return torch.from_numpy(z.detach().numpy() @ self.weight.detach().numpy().T)
 
-    lra.register_weight_layer(Device, opaque=True)
+    lra.register_weight_layer(Device, black_box=True)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), Device(5, 8), nn.Tanh(), nn.Linear(8, 4))
     found = lra.diagnose(lra.convert(model.double(), lra.MirroredLRA()), *data())
     assert set(found.undefined) == {"0.weight", "0.bias", "2.weight"}
@@ -269,33 +269,59 @@ def test_weights_that_can_only_be_run_have_no_gradient():
     assert found["2"].feedback_angle < 10
 
 
-def test_flat_units_leave_backprop_with_zero():
+def test_below_step_functions_backprops_gradient_is_zero():
     found = lra.diagnose(
         lra.convert(stack(6, 5, 4, act=lra.activations.Sign), lra.MirroredLRA()), *data()
     )
     assert found["0"].update.gradient == 0
     assert found["0"].angle is None
     assert found.flat == ("0.weight", "0.bias")
-    through = lambda: lra.activations.Sign(straight_through=lra.crossing.HardTanhSurrogate())  # noqa: E731
-    found = lra.diagnose(lra.convert(stack(6, 5, 4, act=through), lra.MirroredLRA()), *data())
+
+    def with_surrogate():
+        return lra.activations.Sign(straight_through=lra.crossing.HardTanhSurrogate())
+
+    model = lra.convert(stack(6, 5, 4, act=with_surrogate), lra.MirroredLRA())
+    found = lra.diagnose(model, *data())
     assert found["0"].angle < 60
     assert not found.flat
 
 
-# ---------------------------------------------------------------- errors that are of no use
+# ---------------------------------------------------------------- unusable errors
 
 
-def test_errors_that_vanish_on_the_way_are_told():
-    model = stack(6, *[12] * 16, 4)
-    found = lra.diagnose(lra.convert(model.float(), lra.LRAE()), *_single(data()))
-    arrivals = [found[str(2 * i)].arrival for i in range(17)]
-    assert arrivals[-1] is Arrival.USABLE
-    assert arrivals[0] is Arrival.ZERO  # z - y is rounded to nothing
+class SlowTanh(nn.Module):
+    """tanh as a module whose targets are compared by subtraction."""
+
+    def forward(self, h):
+        return (torch.exp(h) - torch.exp(-h)) / (torch.exp(h) + torch.exp(-h))
+
+
+def test_errors_lost_in_rounding_are_reported():
+    """beta shrinks errors by a factor of ten per layer, until subtraction rounds z - y to zero."""
+    torch.manual_seed(0)
+    model = lra.convert(stack(6, *[12] * 16, 4, act=SlowTanh).float(), lra.LRAE())
+    found = lra.diagnose(model, *_single(data()))
+    assert found.weights[-1].arrival is Arrival.USABLE
+    assert found.weights[0].arrival is Arrival.ZERO
     assert Arrival.UNDERFLOW in {layer.arrival for layer in found.layers}
     assert "no usable error (zero): 0, 1" in str(found)
 
 
-def test_other_errors_that_are_of_no_use():
+def test_exact_differences_lose_no_errors():
+    torch.manual_seed(0)
+    exact = lra.convert(stack(6, *[12] * 16, 4), lra.LRAE())
+    x, t = data()
+    found, expected = (
+        lra.diagnose(model, x.to(model[0].weight.dtype), t)
+        for model in (copy.deepcopy(exact).float(), exact)
+    )
+    assert expected["0"].error < 1e-16
+    for layer, there in zip(found.weights, expected.weights, strict=True):
+        assert layer.arrival is Arrival.USABLE
+        close(layer.error, there.error, 1e-4)
+
+
+def test_zero_infinite_and_missing_errors():
     x, t = data()
     model = lra.convert(stack(6, 5, 4), lra.LRAE())
     zero = lra.diagnose(model, x, loss=lambda output: 0 * output.sum())
@@ -312,11 +338,11 @@ def test_other_errors_that_are_of_no_use():
     assert found["idle"].update.size == 0
 
 
-# ---------------------------------------------------------------- nothing is changed
+# ---------------------------------------------------------------- no side effects
 
 
 class Busy(nn.Module):
-    """A model with all that a pass may move."""
+    """A model with everything that a pass can change."""
 
     def __init__(self):
         super().__init__()
@@ -357,12 +383,12 @@ def _state(model):
 
 @pytest.mark.parametrize("train", [True, False])
 @every_rule
-def test_nothing_is_changed(rule, train):
+def test_the_model_and_random_states_are_unchanged(rule, train):
     model = lra.convert(_seeded(), rule, example=_single(data())[0]).train(train)
     handle = model.head.register_forward_hook(lambda *_: None)
     x, t = _single(data())
     F.cross_entropy(model(x), t).backward()
-    kept = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
     before = _state(model)
     lra.diagnose(model, x, t)
     after = _state(model)
@@ -370,7 +396,7 @@ def test_nothing_is_changed(rule, train):
     assert before[1] == after[1]
     assert all(torch.equal(a, b) for a, b in zip(before[2], after[2], strict=True))
     assert all(a is b for a, b in zip(before[3], after[3], strict=True))
-    for g, p in zip(kept, model.parameters(), strict=True):
+    for g, p in zip(grads, model.parameters(), strict=True):
         assert p.grad is None or torch.equal(p.grad, g)
     assert before[4:] == after[4:]
     handle.remove()
@@ -378,7 +404,7 @@ def test_nothing_is_changed(rule, train):
 
 
 @every_rule
-def test_training_is_the_same_to_the_bit(rule):
+def test_training_is_the_same_bit_for_bit(rule):
     trained = []
     for diagnosing in (False, True):
         model = lra.convert(_seeded(), rule, example=_single(data())[0])
@@ -398,7 +424,7 @@ def test_training_is_the_same_to_the_bit(rule):
         assert torch.equal(trained[1][key], value), key
 
 
-def test_a_model_is_as_it_was_after_an_error_too():
+def test_the_model_is_unchanged_after_an_exception():
     model = lra.convert(_seeded(), lra.LRAE())
     x, t = _single(data())
     before = _state(model)
@@ -409,16 +435,18 @@ def test_a_model_is_as_it_was_after_an_error_too():
     assert lra.diagnose(model, x, t).loss > 0
 
 
-def test_nobody_who_waits_for_gradients_is_called():
+def test_gradient_hooks_of_parameters_are_not_called():
     model = lra.convert(stack(6, 5, 4), lra.LRAE())
     called = []
     for p in model.parameters():
-        p.register_post_accumulate_grad_hook(called.append)  # as an optimizer in the backward pass
+        p.register_post_accumulate_grad_hook(
+            called.append
+        )  # like an optimizer in the backward pass
     lra.diagnose(model, *data())
     assert not called
 
 
-def test_feedback_that_was_not_drawn_yet_is_drawn_for_good():
+def test_feedback_not_yet_drawn_is_drawn_once():
     with torch.device("meta"):
         model = stack(6, 50, 4)
     lra.convert(model, lra.FeedbackAlignment())
@@ -431,10 +459,10 @@ def test_feedback_that_was_not_drawn_yet_is_drawn_for_good():
     assert float(model[2].feedback.abs().max()) < 100
 
 
-# ---------------------------------------------------------------- any model, any batch
+# ---------------------------------------------------------------- kinds of models and batches
 
 
-def test_functions_are_reported_like_modules():
+def test_functions_get_the_numbers_of_modules():
     class Functional(nn.Module):
         def __init__(self, layers):
             super().__init__()
@@ -456,7 +484,13 @@ def test_functions_are_reported_like_modules():
         functional.two.feedback.copy_(two.feedback)
         functional.three.feedback.copy_(three.feedback)
     expected, found = lra.diagnose(modules, x, t), lra.diagnose(functional, x, t)
-    names = ["relu()", "two", "tanh()", "three", "one"]  # no error crosses the first product
+    names = [
+        "relu()",
+        "two",
+        "tanh()",
+        "three",
+        "one",
+    ]  # no error crosses the first product, listed last
     assert [layer.name for layer in found.layers] == names
     for name, there in zip(names[:4], ("1", "2", "3", "4"), strict=True):
         mine, other = found[name], expected[there]
@@ -468,8 +502,8 @@ def test_functions_are_reported_like_modules():
     close(found["one"].angle, expected["0"].angle, 1e-6)
 
 
-def test_models_with_outputs_of_their_own_and_closures():
-    class Own(nn.Module):
+def test_any_output_with_a_loss_or_a_closure():
+    class WithLoss(nn.Module):
         def __init__(self):
             super().__init__()
             self.net = stack(6, 5, 4)
@@ -479,7 +513,7 @@ def test_models_with_outputs_of_their_own_and_closures():
             return {"logits": logits, "loss": F.cross_entropy(logits, labels)}
 
     x, t = data()
-    model = lra.convert(Own(), lra.LRAE())
+    model = lra.convert(WithLoss(), lra.LRAE())
     expected = lra.diagnose(model.net, x, t)
     several = (
         lra.diagnose(model, {"x": x, "labels": t}, loss=lambda output: output["loss"]),
@@ -493,7 +527,7 @@ def test_models_with_outputs_of_their_own_and_closures():
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointed_layers_are_seen_once(reentrant):
+def test_checkpointed_layers_are_counted_once(reentrant):
     class Saving(nn.Module):
         def __init__(self):
             super().__init__()
@@ -510,7 +544,7 @@ def test_checkpointed_layers_are_seen_once(reentrant):
     ]
 
 
-def test_weights_that_are_shared_are_told_of_at_both_places():
+def test_tied_weights_are_reported_in_both_layers():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -528,7 +562,7 @@ def test_weights_that_are_shared_are_told_of_at_both_places():
     assert found["mid"].kind is LayerKind.WEIGHTS
 
 
-def test_half_precision_is_measured_in_single():
+def test_bfloat16_models_are_measured_in_float32():
     model = lra.convert(stack(6, 5, 4).to(torch.bfloat16), lra.LRAE())
     x, t = data()
     found = lra.diagnose(model, x.to(torch.bfloat16), t)
@@ -536,13 +570,13 @@ def test_half_precision_is_measured_in_single():
     assert 0 < found["1"].moved_relative < 1
 
 
-def test_compiled_models_are_diagnosed_as_they_are_written():
+def test_compiled_models_are_diagnosed_in_eager_mode():
     model = lra.convert(stack(6, 5, 4), lra.LRAE())
     x, t = data()
     assert lra.diagnose(torch.compile(model, backend="eager"), x, t) == lra.diagnose(model, x, t)
 
 
-def test_plain_data():
+def test_reports_convert_to_plain_data():
     found = lra.diagnose(lra.convert(mlp().double(), lra.LRAE()), *images())
     plain = json.loads(json.dumps(found.to_dict()))
     assert plain["layers"][0]["name"] == "1"
@@ -557,7 +591,7 @@ def test_plain_data():
 @pytest.mark.parametrize(
     "method", [build() for build in lra.methods.METHODS.values()], ids=lra.methods.METHODS
 )
-def test_methods_are_held_against_backprop_by_what_they_leave_in_grad(method):
+def test_updates_of_methods_are_compared_with_backprops(method):
     model = method.attach(stack(6, 9, 8, 4), data()[0])
     x, t = data()
     F.cross_entropy(model(x), t).backward()
@@ -583,7 +617,7 @@ def test_methods_are_held_against_backprop_by_what_they_leave_in_grad(method):
 # ---------------------------------------------------------------- refusals
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     x, t = data()
     model = stack(6, 5, 4)
     with pytest.raises(lra.errors.ConversionError, match=r"call lra\.convert"):

@@ -1,4 +1,4 @@
-"""Together: many networks at once, against the same networks one after the other."""
+"""Ensembles: many networks at once equal the same networks one after the other."""
 
 import copy
 import dataclasses
@@ -33,7 +33,7 @@ OPTIMIZERS = {
 
 
 def networks(rules, build=mlp):
-    """Networks of their own weights, and copies to train apart."""
+    """Build networks with different weights, and copies to train separately."""
     models = [
         build().double() if rule is None else convert(build().double(), rule) for rule in rules
     ]
@@ -41,19 +41,19 @@ def networks(rules, build=mlp):
 
 
 def batches(n=6):
-    """A batch for each network."""
+    """Draw a batch for each network."""
     pairs = [images(n) for _ in range(K)]
     return torch.stack([x for x, _ in pairs]), torch.stack(
         [y.roll(k) for k, (_, y) in enumerate(pairs)]
     )
 
 
-def backward(together, x, y):
-    torch.vmap(F.cross_entropy)(together(x), y).sum().backward()
+def backward(ensemble, x, y):
+    torch.vmap(F.cross_entropy)(ensemble(x), y).sum().backward()
 
 
 def assert_close(found, expected, **tolerances):
-    """Assert closeness relative to each tensor's own size, where numbers cancel."""
+    """Assert that tensors are close, relative to the largest number of each."""
     assert found.keys() == expected.keys()
     for name, b in expected.items():
         size = float(b.detach().abs().max()) if b.numel() else 0.0
@@ -63,10 +63,10 @@ def assert_close(found, expected, **tolerances):
         )  # fmt: skip
 
 
-def assert_as_apart(models, apart, x, y):
-    """Assert that networks trained at once have the updates and buffers of networks apart."""
+def assert_equals_separate(models, separate, x, y):
+    """Assert that an ensemble gives the updates and buffers of separate networks."""
     backward(lra.ensemble.Ensemble(models), x, y)
-    for model, own, rows, labels in zip(models, apart, x, y, strict=True):
+    for model, own, rows, labels in zip(models, separate, x, y, strict=True):
         assert_close(taken(model), updates(own, rows, labels))
         assert_close(dict(model.named_buffers()), dict(own.named_buffers()))
 
@@ -76,15 +76,15 @@ def assert_as_apart(models, apart, x, y):
 
 @every_rule
 @every_model
-def test_updates_are_those_of_separate_networks(build, rule):
-    models, apart = networks([rule] * K, build)
-    assert_as_apart(models, apart, *batches())
+def test_updates_equal_those_of_separate_networks(build, rule):
+    models, separate = networks([rule] * K, build)
+    assert_equals_separate(models, separate, *batches())
 
 
 @every_model
-def test_plain_networks(build):
-    models, apart = networks([None] * K, build)
-    assert_as_apart(models, apart, *batches())
+def test_plain_networks_equal_separate_ones(build):
+    models, separate = networks([None] * K, build)
+    assert_equals_separate(models, separate, *batches())
 
 
 NUMBERS = {
@@ -114,32 +114,32 @@ NUMBERS = {
 
 @every_model
 @pytest.mark.parametrize("rules", NUMBERS.values(), ids=NUMBERS)
-def test_numbers_of_each_network(build, rules):
-    models, apart = networks(rules, build)
-    assert_as_apart(models, apart, *batches())
+def test_each_network_uses_the_numbers_of_its_rule(build, rules):
+    models, separate = networks(rules, build)
+    assert_equals_separate(models, separate, *batches())
 
 
-def test_numbers_of_units_that_are_flat():
+def test_each_network_uses_its_numbers_at_step_functions():
     def build():
         return nn.Sequential(
             nn.Flatten(), nn.Linear(192, 6), lra.activations.Sign(), nn.Linear(6, 4)
         )
 
-    models, apart = networks([lra.MirroredLRA(beta) for beta in (0.5, 1.0, 2.0, 3.0)], build)
-    assert_as_apart(models, apart, *batches())
+    models, separate = networks([lra.MirroredLRA(beta) for beta in (0.5, 1.0, 2.0, 3.0)], build)
+    assert_equals_separate(models, separate, *batches())
 
 
-def test_numbers_in_float32():
+def test_each_network_uses_its_numbers_in_float32():
     models = [lra.convert(mlp(), rule) for rule in NUMBERS["all"]]
-    apart = copy.deepcopy(models)
+    separate = copy.deepcopy(models)
     x, y = batches()
     backward(lra.ensemble.Ensemble(models), x.float(), y)
-    for model, own, rows, labels in zip(models, apart, x.float(), y, strict=True):
+    for model, own, rows, labels in zip(models, separate, x.float(), y, strict=True):
         assert_same(taken(model), updates(own, rows, labels), rtol=1e-4, atol=1e-6)
         assert {g.dtype for g in taken(model).values()} == {torch.float32}
 
 
-def test_a_bare_update_of_one_layer_by_its_formula():
+def test_updates_of_two_networks_equal_their_formulas():
     rules = [lra.LRAE(beta=beta, gamma=gamma) for beta, gamma in ((0.1, 1.0), (0.7, 0.5))]
     models = []
     for rule in rules:
@@ -165,7 +165,7 @@ def test_a_bare_update_of_one_layer_by_its_formula():
 
 
 def train(step, models, optimizer):
-    """Take a hundred steps, on other batches each time."""
+    """Take a hundred steps, each on another batch."""
     kind, settings = OPTIMIZERS[optimizer]
     optimizers = [
         kind(model.parameters(), **settings | {"lr": 1e-3 * (1 + k)})
@@ -185,18 +185,18 @@ def train(step, models, optimizer):
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("rules", [NUMBERS["all"], NUMBERS["mirrored"]], ids=["lra-e", "mirrored"])
-def test_a_hundred_steps(rules, optimizer):
-    models, apart = networks(rules)
-    together = lra.ensemble.Ensemble(models)
+def test_a_hundred_steps_equal_those_of_separate_networks(rules, optimizer):
+    models, separate = networks(rules)
+    ensemble = lra.ensemble.Ensemble(models)
 
     def one_by_one(x, y):
-        for model, rows, labels in zip(apart, x, y, strict=True):
+        for model, rows, labels in zip(separate, x, y, strict=True):
             F.cross_entropy(model(rows), labels).backward()
 
-    own = train(lambda x, y: backward(together, x, y), models, optimizer)
-    theirs = train(one_by_one, apart, optimizer)
-    together.separate()
-    for model, other, mine, its in zip(models, apart, own, theirs, strict=True):
+    own = train(lambda x, y: backward(ensemble, x, y), models, optimizer)
+    theirs = train(one_by_one, separate, optimizer)
+    ensemble.separate()
+    for model, other, mine, its in zip(models, separate, own, theirs, strict=True):
         assert_same(dict(model.state_dict()), dict(other.state_dict()), rtol=1e-8, atol=1e-10)
         for p, q in zip(model.parameters(), other.parameters(), strict=True):
             found, expected = mine.state[p], its.state[q]
@@ -205,80 +205,80 @@ def test_a_hundred_steps(rules, optimizer):
         assert_same(updates(model, x, y), updates(other, x, y), rtol=1e-6, atol=1e-9)
 
 
-def test_updates_add_up_and_are_cleared():
-    models, apart = networks([LRA] * K)
-    together = lra.ensemble.Ensemble(models)
+def test_updates_accumulate_until_zero_grad():
+    models, separate = networks([LRA] * K)
+    ensemble = lra.ensemble.Ensemble(models)
     first, second = batches(), batches()
-    backward(together, *first)
+    backward(ensemble, *first)
     once = [taken(model) for model in models]
-    backward(together, *second)
+    backward(ensemble, *second)
     for k, model in enumerate(models):
-        more = updates(apart[k], second[0][k], second[1][k])
+        more = updates(separate[k], second[0][k], second[1][k])
         assert_close(taken(model), {name: once[k][name] + g for name, g in more.items()})
-    together.zero_grad()
-    backward(together, *first)
+    ensemble.zero_grad()
+    backward(ensemble, *first)
     for k, model in enumerate(models):
         assert_same(taken(model), once[k])
 
 
-def test_one_optimizer_for_all_and_clipping():
-    models, apart = networks([LRA] * K)
-    together = lra.ensemble.Ensemble(models)
-    optimizer = torch.optim.SGD(together.parameters(), lr=0.1)
+def test_one_optimizer_for_all_networks_with_clipping():
+    models, separate = networks([LRA] * K)
+    ensemble = lra.ensemble.Ensemble(models)
+    optimizer = torch.optim.SGD(ensemble.parameters(), lr=0.1)
     x, y = batches()
-    backward(together, x, y)
+    backward(ensemble, x, y)
     for k, model in enumerate(models):
         nn.utils.clip_grad_norm_(model.parameters(), 0.01 * (k + 1))
     optimizer.step()
-    for k, (model, own) in enumerate(zip(models, apart, strict=True)):
+    for k, (model, own) in enumerate(zip(models, separate, strict=True)):
         updates(own, x[k], y[k])
         nn.utils.clip_grad_norm_(own.parameters(), 0.01 * (k + 1))
         torch.optim.SGD(own.parameters(), lr=0.1).step()
         assert_close(dict(model.named_parameters()), dict(own.named_parameters()))
 
 
-def test_frozen_parameters_take_no_updates():
+def test_frozen_parameters_get_no_updates():
     models, _ = networks([LRA] * K)
     for model in models:
         model[3].weight.requires_grad_(False)
         model[3].feedback.requires_grad_(False)
     x, y = batches()
-    together = lra.ensemble.Ensemble(models)
-    backward(together, x, y)
+    ensemble = lra.ensemble.Ensemble(models)
+    backward(ensemble, x, y)
     assert all(model[3].weight.grad is None for model in models)
-    for model in models:  # and take them again
+    for model in models:  # unfrozen again, they do
         model[3].weight.requires_grad_(True)
-    together.zero_grad()
-    backward(together, x, y)
+    ensemble.zero_grad()
+    backward(ensemble, x, y)
     assert all(bool(model[3].weight.grad.any()) for model in models)
 
 
-def test_outputs_without_a_backward_pass():
-    models, apart = networks([LRA] * K, MODELS["residual"])
-    together = lra.ensemble.Ensemble(models)
+def test_evaluation_equals_that_of_separate_networks():
+    models, separate = networks([LRA] * K, MODELS["residual"])
+    ensemble = lra.ensemble.Ensemble(models)
     x, y = batches()
-    backward(together, x, y)
-    for model, rows in zip(apart, x, strict=True):
-        model(rows)  # the batch norms' averages move
-    together.eval()
+    backward(ensemble, x, y)
+    for model, rows in zip(separate, x, strict=True):
+        model(rows)  # updates the running averages of batch norms
+    ensemble.eval()
     with torch.no_grad():
-        found = together(x)
-    expected = torch.stack([model.eval()(rows) for model, rows in zip(apart, x, strict=True)])
+        found = ensemble(x)
+    expected = torch.stack([model.eval()(rows) for model, rows in zip(separate, x, strict=True)])
     torch.testing.assert_close(found, expected.detach(), **CLOSE)
 
 
 # Stacks
 
 
-def test_networks_are_views_of_stacks_and_separate_again():
+def test_networks_are_views_of_stacks_until_separated():
     models, _ = networks([LRA] * K)
-    together = lra.ensemble.Ensemble(models)
+    ensemble = lra.ensemble.Ensemble(models)
     x, y = batches()
-    backward(together, x, y)
+    backward(ensemble, x, y)
     size = models[0][1].weight.untyped_storage().nbytes()
     assert size == K * models[0][1].weight.nbytes
     before = [copy.deepcopy(model.state_dict()) for model in models]
-    together.separate()
+    ensemble.separate()
     for model, state in zip(models, before, strict=True):
         assert_same(dict(model.state_dict()), dict(state))
         for t in model.state_dict().values():
@@ -287,48 +287,48 @@ def test_networks_are_views_of_stacks_and_separate_again():
 
 
 @pytest.mark.parametrize("change", ["load", "assign", "replace", "separate", "float", "copy"])
-def test_what_happens_between_passes_is_seen(change):
+def test_changes_of_tensors_between_passes_take_effect(change):
     models, _ = networks([LRA] * K)
-    together = lra.ensemble.Ensemble(models)
+    ensemble = lra.ensemble.Ensemble(models)
     x, y = batches()
-    backward(together, x, y)
-    together.zero_grad()
+    backward(ensemble, x, y)
+    ensemble.zero_grad()
     if change in ("load", "assign"):
         state = copy.deepcopy(models[2].state_dict())
         models[0].load_state_dict(state, assign=change == "assign")
     elif change == "replace":
         models[1][5].weight = nn.Parameter(torch.randn_like(models[1][5].weight))
     elif change == "separate":
-        together.separate()
+        ensemble.separate()
     elif change == "float":
-        together, x = together.float(), x.float()
+        ensemble, x = ensemble.float(), x.float()
     else:
-        together = copy.deepcopy(together)
-        models = list(together.models)
-    apart = copy.deepcopy(models)
-    backward(together, x, y)
-    for model, own, rows, labels in zip(models, apart, x, y, strict=True):
+        ensemble = copy.deepcopy(ensemble)
+        models = list(ensemble.models)
+    separate = copy.deepcopy(models)
+    backward(ensemble, x, y)
+    for model, own, rows, labels in zip(models, separate, x, y, strict=True):
         exact = (
             {"rtol": 1e-4, "atol": 1e-6} if change == "float" else {"rtol": 1e-10, "atol": 1e-13}
         )
         assert_same(taken(model), updates(own, rows, labels), **exact)
 
 
-def test_another_rule_between_passes_is_seen():
+def test_a_change_of_the_rule_between_passes_takes_effect():
     models, _ = networks([LRA] * K)
-    together = lra.ensemble.Ensemble(models)
+    ensemble = lra.ensemble.Ensemble(models)
     x, y = batches()
-    backward(together, x, y)
+    backward(ensemble, x, y)
     for k, model in enumerate(models):
         lra.convert(lra.restore(model), lra.LRAE(beta=0.1 * (k + 1)))
-    apart = copy.deepcopy(models)
-    together.zero_grad()
-    backward(together, x, y)
-    for model, own, rows, labels in zip(models, apart, x, y, strict=True):
+    separate = copy.deepcopy(models)
+    ensemble.zero_grad()
+    backward(ensemble, x, y)
+    for model, own, rows, labels in zip(models, separate, x, y, strict=True):
         assert_close(taken(model), updates(own, rows, labels))
 
 
-def test_arguments_by_name_and_other_results():
+def test_keyword_arguments_and_nested_results():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -359,7 +359,9 @@ def refused(rules, change=lambda models: None):
 
 @pytest.mark.parametrize("name", ["direct-feedback-alignment", "direct-lra", "rec-lra"])
 def test_wired_rules_are_refused(name):
-    assert re.search(r"wired by (Direct|Skip).*lra\.Chain", str(refused([ALL_RULES[name]] * 2)))
+    assert re.search(
+        r"wired by (Direct|Stride).*lra\.wiring\.Chain", str(refused([ALL_RULES[name]] * 2))
+    )
 
 
 SIGNS = lra.SignSymmetry
@@ -385,7 +387,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("rules", "message"), REFUSED.values(), ids=REFUSED)
-def test_rules_that_differ_in_more_than_numbers(rules, message):
+def test_rules_that_differ_in_more_than_numbers_are_refused(rules, message):
     assert re.search(message, str(refused(rules)))
 
 
@@ -423,7 +425,7 @@ def test_networks_that_differ_are_refused():
 @pytest.mark.parametrize(
     "cls", [nn.Dropout, nn.AlphaDropout, nn.RReLU, lra.activations.Bernoulli, nn.PReLU, nn.GLU]
 )
-def test_modules_that_cannot_run_across_networks(cls):
+def test_modules_that_cannot_run_across_networks_are_refused(cls):
     def build():
         layer = nn.Linear(192, 4)
         return nn.Sequential(nn.Flatten(), layer, nn.Tanh(), cls(), nn.LazyLinear(4))
@@ -441,46 +443,46 @@ def test_modules_that_cannot_run_across_networks(cls):
     assert "one after the other" in str(found.value)
 
 
-def test_hooks_are_refused_whenever_they_come():
+def test_hooks_are_refused_at_any_time():
     models, _ = networks([LRA] * 2)
-    together = lra.ensemble.Ensemble(models)
-    together(torch.randn(2, 3, 3, 8, 8).double())
+    ensemble = lra.ensemble.Ensemble(models)
+    ensemble(torch.randn(2, 3, 3, 8, 8).double())
     handle = models[1][2].register_forward_hook(lambda *_: None)
     with pytest.raises(lra.errors.EnsembleError, match="it has hooks"):
-        together(torch.randn(2, 3, 3, 8, 8).double())
+        ensemble(torch.randn(2, 3, 3, 8, 8).double())
     handle.remove()
-    together(torch.randn(2, 3, 3, 8, 8).double())
+    ensemble(torch.randn(2, 3, 3, 8, 8).double())
 
 
-def test_modes_must_be_the_same():
+def test_different_modes_are_refused():
     models, _ = networks([LRA] * 2)
-    together = lra.ensemble.Ensemble(models)
+    ensemble = lra.ensemble.Ensemble(models)
     x = torch.randn(2, 3, 3, 8, 8).double()
     models[1][2].eval()
     with pytest.raises(lra.errors.EnsembleError, match=r"train\(\), eval\(\)"):
-        together(x)
-    together.train()
+        ensemble(x)
+    ensemble.train()
     lra.set_loss_terms(models[0], 5)
     with pytest.raises(lra.errors.EnsembleError, match=r"lra\.set_loss_terms"):
-        together(x)
-    lra.set_loss_terms(together, 5)
+        ensemble(x)
+    lra.set_loss_terms(ensemble, 5)
     models[0][1].weight.requires_grad_(False)
     with pytest.raises(lra.errors.EnsembleError, match=r"'1\.weight' is frozen in some"):
-        together(x)
+        ensemble(x)
 
 
-def test_inputs_have_the_networks_first():
-    together = lra.ensemble.Ensemble(networks([LRA] * 2)[0])
+def test_inputs_without_the_networks_dimension_are_refused():
+    ensemble = lra.ensemble.Ensemble(networks([LRA] * 2)[0])
     with pytest.raises(lra.errors.EnsembleError, match=r"shape \(3, 3, 8, 8\).*x\.expand\(2, "):
-        together(torch.randn(3, 3, 8, 8).double())
+        ensemble(torch.randn(3, 3, 8, 8).double())
     with pytest.raises(lra.errors.EnsembleError, match="no tensor"):
-        together()
+        ensemble()
 
 
-def test_an_input_that_needs_an_error_is_refused_as_for_one_network():
-    together = lra.ensemble.Ensemble(networks([LRA] * 2)[0])
+def test_inputs_that_need_an_error_are_refused():
+    ensemble = lra.ensemble.Ensemble(networks([LRA] * 2)[0])
     with pytest.raises(lra.errors.RuleError, match=r"input_layers=\(\)"):
-        together(torch.randn(2, 3, 3, 8, 8).double().requires_grad_())
+        ensemble(torch.randn(2, 3, 3, 8, 8).double().requires_grad_())
 
 
 def test_buffers_that_a_forward_replaces_are_refused():
@@ -498,23 +500,23 @@ def test_buffers_that_a_forward_replaces_are_refused():
         lra.ensemble.Ensemble([Counts(), Counts()])(torch.randn(2, 4, 3))
 
 
-def test_a_derivative_of_updates_is_refused():
-    together = lra.ensemble.Ensemble(networks([LRA] * 2)[0])
-    loss = together(torch.randn(2, 3, 3, 8, 8).double()).square().mean()
+def test_derivatives_of_updates_are_refused():
+    ensemble = lra.ensemble.Ensemble(networks([LRA] * 2)[0])
+    loss = ensemble(torch.randn(2, 3, 3, 8, 8).double()).square().mean()
     with pytest.raises(lra.errors.RuleError, match="create_graph=True"):
         loss.backward(create_graph=True)
 
 
 def test_methods_are_refused():
-    together = lra.ensemble.Ensemble(networks([None] * 2)[0])
+    ensemble = lra.ensemble.Ensemble(networks([None] * 2)[0])
     x = torch.randn(2, 3, 3, 8, 8).double()
-    together(x)
+    ensemble(x)
     for method in lra.methods.METHODS.values():
         with pytest.raises(lra.LraError):
-            method()(together, lambda out: out.square().mean(), x)
+            method()(ensemble, lambda out: out.square().mean(), x)
 
 
-def test_rules_are_not_changed():
+def test_rules_are_unchanged():
     rules = NUMBERS["all"]
     models, _ = networks(rules)
     before = [dataclasses.asdict(rule) for rule in rules]

@@ -1,7 +1,7 @@
 """Equilibrium propagation: its equations, and the theorem that it estimates a gradient.
 
-The oracles are a loop in NumPy, a published implementation's numbers, autograd through the dynamics
-run until they stand still, and a case that can be solved on paper.
+The oracles are a loop in NumPy, the numbers of a published implementation, autograd through the
+converged dynamics, and a case with a closed form.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ import lra
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 
 
-def mlp(unit=nn.Tanh):
-    layers = nn.Linear(6, 8), unit(), nn.Linear(8, 5), unit(), nn.Linear(5, 3)
+def mlp(act=nn.Tanh):
+    layers = nn.Linear(6, 8), act(), nn.Linear(8, 5), act(), nn.Linear(5, 3)
     return nn.Sequential(*layers).double()
 
 
 def convnet():
-    """Pools before and after units, one that overwrites what it is given, a unit at the end."""
+    """Build a network with pools before and after activations, and an activation at the end."""
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.AvgPool2d(2), nn.Hardtanh(inplace=True),
         nn.Sequential(nn.Conv2d(4, 5, 2), nn.Softplus(), nn.MaxPool2d(2)), nn.Flatten(),
@@ -38,18 +38,18 @@ def batch(kind):
 
 
 def small(model):
-    """Make weights small, so that the states' dynamics contract."""
+    """Scale the weights down, so that the dynamics of the states contract."""
     with torch.no_grad():
         for p in model.parameters():
             p *= 0.7
     return model
 
 
-# Its equations
+# The equations
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_a_perceptron_is_the_loop_written_out(symmetric):
+def test_updates_equal_a_loop_in_numpy(symmetric):
     model, (x, t) = mlp(), batch("mlp")
     beta, free_steps, nudged_steps, rate, N = 0.3, 6, 4, 0.4, 9
     W = [layer.weight.detach().numpy() for layer in model[::2]]
@@ -87,11 +87,11 @@ def test_a_perceptron_is_the_loop_written_out(symmetric):
     torch.testing.assert_close(method.output(model, x), torch.from_numpy(free[2]), **CLOSE)
 
 
-def test_the_numbers_of_laborieux():
+def test_updates_equal_numbers_of_a_published_implementation():
     """P_MLP([4, 6, 5, 3], tanh): 200 steps free, 8 at beta 0.25 and at -0.25, cross-entropy.
 
     Laborieux-Axel/Equilibrium-Propagation at 93660ed6c5b0, model_utils.py, run in float64 on the
-    weights below; ours had the same gradients to the bit.
+    weights below. Its gradients and ours were the same bits.
     """
     layers = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)
     model, count = nn.Sequential(*layers).double(), 0
@@ -110,7 +110,7 @@ def test_the_numbers_of_laborieux():
 
 
 def equilibrium(kind, model, x):
-    """The free equilibrium, by the fixed point's own equations, with a graph through all of it."""
+    """Compute the free equilibrium by iterating its equations, with a graph through all steps."""
     if kind == "mlp":
         first, second, third = model[0], model[2], model[4]
         s = [torch.zeros(9, n).double() for n in (8, 5, 3)]
@@ -135,7 +135,7 @@ def equilibrium(kind, model, x):
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_the_output_is_the_free_equilibriums(kind):
+def test_output_is_that_of_the_free_equilibrium(kind):
     model, (x, _) = small(NETS[kind][0]()), batch(kind)
     expected = equilibrium(kind, model, x).detach()
     found = lra.methods.EquilibriumPropagation(free_steps=250).output(model, x)
@@ -146,7 +146,7 @@ def test_the_output_is_the_free_equilibriums(kind):
 @pytest.mark.parametrize(("symmetric", "order"), [(True, 2), (False, 1)])
 @pytest.mark.parametrize("kind", NETS)
 def test_it_estimates_the_gradient_at_the_free_equilibrium(kind, symmetric, order):
-    """Scellier and Bengio 2017: exact as beta goes to 0; like beta, or like its square."""
+    """Scellier and Bengio 2017: the estimate's error falls like beta, or beta squared."""
     model, (x, t) = small(NETS[kind][0]()), batch(kind)
     model.zero_grad()
     F.cross_entropy(equilibrium(kind, model, x), t).backward()
@@ -163,8 +163,8 @@ def test_it_estimates_the_gradient_at_the_free_equilibrium(kind, symmetric, orde
     assert near == pytest.approx(far / 10**order, rel=0.1)
 
 
-def test_one_layer_on_paper():
-    """With a squared error s_+ = (h + beta t) / (1 + beta): backprop's gradient over 1 - beta^2."""
+def test_one_layer_equals_its_closed_form():
+    """With s_+ = (h + beta t) / (1 + beta), the update is the gradient over 1 - beta^2."""
     model, (x, _) = nn.Sequential(nn.Linear(6, 3)).double(), batch("mlp")
     t = torch.randn(9, 3).double()
 
@@ -178,10 +178,10 @@ def test_one_layer_on_paper():
     assert_same(taken(model), expected, **CLOSE)
 
 
-# What a step leaves behind
+# Gradients, shared and in-place modules
 
 
-def test_gradients_add_up_in_the_losss_own_scale():
+def test_gradients_accumulate_at_the_scale_of_the_loss():
     model, (x, t) = convnet(), batch("conv")
     method = lra.methods.EquilibriumPropagation()
     _, mean = by_method(method, model, x, t)
@@ -192,7 +192,7 @@ def test_gradients_add_up_in_the_losss_own_scale():
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
-def test_one_unit_may_stand_in_many_places():
+def test_one_activation_module_can_be_used_twice():
     layers = nn.Conv1d(1, 3, 2), nn.Sigmoid(), nn.MaxPool1d(2), nn.Conv1d(3, 4, 2), nn.Sigmoid()
     model = nn.Sequential(nn.Unflatten(1, (1, 6)), *layers, nn.Flatten(), nn.Linear(4, 3)).double()
     x, t = batch("mlp")
@@ -201,14 +201,14 @@ def test_one_unit_may_stand_in_many_places():
     assert_same(by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1], expected)
 
 
-def test_a_unit_may_work_in_place():
+def test_activations_can_work_in_place():
     model, (x, t) = mlp(lambda: nn.LeakyReLU(0.2)), batch("mlp")
     expected = by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1]
     model[1].inplace = model[3].inplace = True
     assert_same(by_method(lra.methods.EquilibriumPropagation(), model, x, t)[1], expected)
 
 
-def test_a_max_pool_may_stand_on_either_side_of_a_unit():
+def test_max_pools_can_come_before_or_after_an_activation():
     layers = nn.Conv1d(1, 3, 2), nn.Sigmoid(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(6, 3)
     model = nn.Sequential(nn.Unflatten(1, (1, 6)), *layers).double()
     x, t = batch("mlp")
@@ -229,13 +229,13 @@ class Residual(nn.Module):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ((Residual(), nn.Linear(6, 3)), r"0 \(Residual\): it has no place in the chain"),
+        ((Residual(), nn.Linear(6, 3)), r"0 \(Residual\): it is not supported in a chain"),
         ((nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 3)), r"1 \(GELU\).*"),
         ((nn.Linear(6, 6), nn.Dropout(), nn.Linear(6, 3)), r"1 \(Dropout\).*"),
         ((nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)), "BatchNorm1d"),
-        ((nn.Linear(6, 6), nn.Linear(6, 3)), "0 units follow it before the next"),
-        ((nn.Linear(6, 6), nn.Tanh(), nn.Tanh(), nn.Linear(6, 3)), "2 units follow it"),
-        ((nn.Linear(6, 3), nn.Tanh(), nn.Flatten()), "something follows the model's last unit"),
+        ((nn.Linear(6, 6), nn.Linear(6, 3)), "0 activations follow it before the next"),
+        ((nn.Linear(6, 6), nn.Tanh(), nn.Tanh(), nn.Linear(6, 3)), "2 activations follow it"),
+        ((nn.Linear(6, 3), nn.Tanh(), nn.Flatten()), "follow the model's last activation"),
         ((nn.Tanh(),), "no weight layer"),
     ],
 )
@@ -250,7 +250,7 @@ def test_other_networks_are_refused(layers, message):
             call(model)
 
 
-def test_16_bits_are_refused():
+def test_autocast_is_refused():
     model = mlp().float()
     with (
         torch.autocast("cpu", torch.bfloat16),

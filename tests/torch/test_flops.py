@@ -1,4 +1,4 @@
-"""Machinery: the backward pass of a rule multiplies no more matrices than backprop's."""
+"""Machinery: the backward pass of a rule costs no more matrix products than backprop's."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ def perceptron() -> nn.Sequential:
 
 
 class Conv1D(nn.Module):
-    """A linear layer with its weight the other way round, as in GPT-2."""
+    """A linear layer with a transposed weight, as in GPT-2."""
 
     def __init__(self, product) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ MODELS = {
     "layers": lambda: nn.Linear(32, 24),
     "addmm": lambda: Conv1D(lambda z, W, b: torch.addmm(b, z, W)),
     "matmul": lambda: Conv1D(lambda z, W, b: z @ W + b),
-    "by rows": lambda: Conv1D(lambda z, W, b: F.linear(z, W.t(), b)),
+    "linear": lambda: Conv1D(lambda z, W, b: F.linear(z, W.t(), b)),
 }
 
 
 @pytest.mark.parametrize("rule", [lra.LRAE(), lra.FeedbackAlignment()], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_no_more_products_than_backprops(build, rule):
+def test_rules_cost_the_products_of_backprop(build, rule):
     x = torch.randn(16, 20)
     plain = nn.Sequential(nn.Linear(20, 32), nn.Tanh(), build(), nn.Tanh(), nn.Linear(24, 10))
     ours = lra.convert(copy.deepcopy(plain), rule, example=x)
@@ -55,7 +55,7 @@ def test_no_more_products_than_backprops(build, rule):
     assert counts[0] == counts[1] == 2 * 16 * (20 * 32 + 2 * 32 * 24 + 2 * 24 * 10)
 
 
-def test_counters_of_operations_see_the_backward_pass():
+def test_flop_counters_count_the_backward_pass():
     model = lra.convert(perceptron(), lra.LRAE())
     loss = F.cross_entropy(model(torch.randn(64, 160)), torch.randint(10, (64,)))
     with FlopCounterMode(display=False) as counter:
@@ -64,7 +64,7 @@ def test_counters_of_operations_see_the_backward_pass():
     assert counter.get_total_flops() == 2 * 64 * math.fsum(sizes)
 
 
-def test_a_layer_that_sees_the_input_refuses_an_error_inside_a_run_too():
+def test_fused_layers_check_the_input_of_the_first():
     model = lra.convert(perceptron(), lra.LRAE())
     with pytest.raises(lra.errors.RuleError, match="raw input"):
         model(torch.randn(64, 160, requires_grad=True))

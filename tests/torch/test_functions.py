@@ -1,4 +1,4 @@
-"""Layers by function: a forward of one's own gives the updates of the same network of layers."""
+"""Products and activations in a module's own forward get the updates of the same layers."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ WIDTH = 6
 
 
 class Layers(nn.Module):
-    """The network with layers: what the others must equal."""
+    """The network made of layers, which the others must equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,8 +28,8 @@ class Layers(nn.Module):
         return self.c(self.phi(self.b(self.phi(self.a(x)))))
 
 
-class Own(nn.Module):
-    """The same, with one product and one nonlinear function in a forward of its own."""
+class Functional(nn.Module):
+    """The same network, with a product and an activation called as functions."""
 
     def __init__(self, product, activation=torch.tanh) -> None:
         super().__init__()
@@ -72,18 +72,18 @@ PRODUCTS = {
 
 
 def pair(product, rule, activation=torch.tanh):
-    """Both networks in float64, with equal weights and feedback."""
+    """Build both networks in float64, with equal weights and feedback."""
     torch.manual_seed(1)
     x = torch.randn(5, WIDTH, dtype=torch.float64)
-    layers, own = Layers().double(), Own(product, activation).double()
-    own.load_state_dict({key.replace("b.", ""): v for key, v in layers.state_dict().items()})
+    layers, functional = Layers().double(), Functional(product, activation).double()
+    functional.load_state_dict({key.replace("b.", ""): v for key, v in layers.state_dict().items()})
     lra.convert(layers, rule, example=None if rule.wiring == lra.wiring.Chain() else x)
-    lra.convert(own, rule, example=x)
+    lra.convert(functional, rule, example=x)
     if rule.feedback.stored is not Stored.NOTHING:
         with torch.no_grad():
-            own.feedback.copy_(layers.b.feedback)
-            own.c.feedback.copy_(layers.c.feedback)
-    return layers, own, x
+            functional.feedback.copy_(layers.b.feedback)
+            functional.c.feedback.copy_(layers.c.feedback)
+    return layers, functional, x
 
 
 def updates(model, x):
@@ -105,16 +105,16 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(
     "rule", [lra.LRAE(0.3, 0.5), lra.FeedbackAlignment()], ids=lambda rule: rule.name
 )
-def test_products_by_function(product, rule):
-    layers, own, x = pair(product, rule)
-    torch.testing.assert_close(own(x), layers(x), rtol=1e-12, atol=1e-12)
-    assert_same(updates(own, x), updates(layers, x))
+def test_products_called_as_functions(product, rule):
+    layers, functional, x = pair(product, rule)
+    torch.testing.assert_close(functional(x), layers(x), rtol=1e-12, atol=1e-12)
+    assert_same(updates(functional, x), updates(layers, x))
 
 
 @pytest.mark.parametrize("rule", [r for n, r in ALL_RULES.items() if "batch" not in n], ids=str)
-def test_every_rule_by_function(rule):
-    layers, own, x = pair(PRODUCTS["@"], rule)
-    assert_same(updates(own, x), updates(layers, x))
+def test_every_rule_with_functions(rule):
+    layers, functional, x = pair(PRODUCTS["@"], rule)
+    assert_same(updates(functional, x), updates(layers, x))
 
 
 FUNCTIONS = {
@@ -127,19 +127,19 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("activation", [v for k, v in FUNCTIONS.items() if k != "written out"])
-def test_nonlinear_functions(activation):
-    layers, own, x = pair(PRODUCTS["linear"], lra.LRAE(0.3), activation)
-    assert_same(updates(own, x), updates(layers, x))
+def test_activations_called_as_functions(activation):
+    layers, functional, x = pair(PRODUCTS["linear"], lra.LRAE(0.3), activation)
+    assert_same(updates(functional, x), updates(layers, x))
 
 
-def test_uncommon_functions_are_found_by_the_example():
-    model = Own(PRODUCTS["linear"], FUNCTIONS["written out"]).double()
+def test_the_example_finds_other_elementwise_functions():
+    model = Functional(PRODUCTS["linear"], FUNCTIONS["written out"]).double()
     with torch.no_grad():
         model.weight.copy_(torch.eye(WIDTH)), model.bias.zero_()
     x = torch.randn(5, WIDTH).double()
     lra.convert(model, lra.LRAE(), example=x)
-    assert torch.exp in model.units
     assert lra.audit(model, x).clean
+    assert "exp()" in [layer.name for layer in lra.diagnose(model, x, torch.arange(5)).layers]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_uncommon_functions_are_found_by_the_example():
     ids=["weight_norm", "spectral_norm", "old weight_norm", "pruned"],
 )
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
-def test_weights_that_are_computed(norm):
+def test_computed_weights_have_feedback_of_their_own(norm):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), norm(nn.Linear(6, 6)), nn.Tanh())
     model = nn.Sequential(model, nn.Linear(6, 6)).double().eval()
@@ -170,13 +170,13 @@ def test_weights_that_are_computed(norm):
 
 
 class Norm(nn.Module):
-    """A normalisation, written out: not for the rule."""
+    """A normalisation in elementary functions, which keeps autograd's derivative."""
 
     def forward(self, x):
         return x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
 
 
-def test_normalisation_softmax_and_attention_pass():
+def test_normalisation_softmax_and_attention_keep_autograds_derivative():
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -196,20 +196,20 @@ def test_normalisation_softmax_and_attention_pass():
 
 
 @pytest.mark.parametrize("by", ["deepcopy", "pickle"])
-def test_copies_train_alike(by):
-    layers, own, x = pair(_linear, lra.LRAE(0.3))
-    twin = copy.deepcopy(own) if by == "deepcopy" else pickle.loads(pickle.dumps(own))
-    assert type(twin) is type(own)
+def test_copies_give_the_same_updates(by):
+    layers, functional, x = pair(_linear, lra.LRAE(0.3))
+    twin = copy.deepcopy(functional) if by == "deepcopy" else pickle.loads(pickle.dumps(functional))
+    assert type(twin) is type(functional)
     assert_same(updates(twin, x), updates(layers, x))
-    assert type(lra.restore(twin)) is Own
+    assert type(lra.restore(twin)) is Functional
 
 
 def _linear(m, z):
     return F.linear(z, m.weight, m.bias)
 
 
-def test_restore_leaves_nothing():
-    model = Own(_linear).double()
+def test_restore_leaves_nothing_behind():
+    model = Functional(_linear).double()
     plain, x = copy.deepcopy(model), torch.randn(5, WIDTH).double()
     nn.init.normal_(model.weight), nn.init.normal_(model.bias)
     plain.load_state_dict(model.state_dict())
@@ -219,15 +219,20 @@ def test_restore_leaves_nothing():
     assert_same(updates(model, x), updates(plain, x))
 
 
-def test_feedback_parameters_and_states():
-    _, own, _ = pair(_linear, lra.LRAE())
-    assert {id(E) for E in lra.feedback_parameters(own)} == {id(own.feedback), id(own.c.feedback)}
-    plain = Own(_linear).double().state_dict()
-    own.load_state_dict(plain)  # the feedback stays as drawn
-    own.load_state_dict(own.state_dict())
+def test_feedback_parameters_and_state_dicts():
+    _, functional, _ = pair(_linear, lra.LRAE())
+    assert {id(E) for E in lra.feedback_parameters(functional)} == {
+        id(functional.feedback),
+        id(functional.c.feedback),
+    }
+    plain = Functional(_linear).double().state_dict()
+    before = functional.feedback.clone()
+    functional.load_state_dict(plain)
+    assert torch.equal(functional.feedback, before)
+    functional.load_state_dict(functional.state_dict())
 
 
-def test_what_the_example_did_not_show_is_an_error():
+def test_products_that_the_example_did_not_run_are_refused():
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -246,7 +251,7 @@ def test_what_the_example_did_not_show_is_an_error():
         model(x)
 
 
-def test_a_skipped_module_inside_a_followed_one_stays_on_autograd():
+def test_a_skipped_module_inside_an_intercepted_one_stays_on_autograd():
     class Inside(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -265,13 +270,13 @@ def test_a_skipped_module_inside_a_followed_one_stays_on_autograd():
 
     x = torch.randn(5, 6).double()
     model = lra.convert(Net().double(), lra.LRAE(beta=3.0), example=x, skip="inside")
-    h = torch.randn(5, 6).double().requires_grad_()
-    with lra.torch.layers.FunctionInterceptor(model):
-        model.inside(h).sum().backward()
-    found = h.grad.clone()
-    h.grad = None
-    torch.tanh(F.linear(h, model.inside.layer.weight, model.inside.layer.bias)).sum().backward()
-    torch.testing.assert_close(found, h.grad)
+    seen = {}
+    model.inside.register_forward_hook(lambda m, inputs, output: seen.update(h=inputs[0]))
+    model.inside.register_full_backward_hook(lambda m, d, e: seen.update(d=d[0], e=e[0]))
+    updates(model, x)
+    h = seen["h"].detach().requires_grad_()
+    z = torch.tanh(F.linear(h, model.inside.layer.weight, model.inside.layer.bias))
+    torch.testing.assert_close(seen["d"], *torch.autograd.grad(z, h, seen["e"]))
     covered = lra.coverage(model)
     assert not covered.full
     assert covered.left == {"Linear": 42}
@@ -279,15 +284,15 @@ def test_a_skipped_module_inside_a_followed_one_stays_on_autograd():
     assert type(model.inside) is Inside
 
 
-def test_an_example_that_fails_leaves_the_model_as_it_was():
-    model = Own(_linear)
+def test_a_failing_example_leaves_the_model_unchanged():
+    model = Functional(_linear)
     before = [type(m) for m in model.modules()], list(model.state_dict())
     with pytest.raises(RuntimeError):
         lra.convert(model, lra.LRAE(), example=torch.randn(2, WIDTH + 1))
     assert before == ([type(m) for m in model.modules()], list(model.state_dict()))
 
 
-def test_layers_that_see_the_input_are_those_the_example_shows():
+def test_the_example_finds_the_layers_that_see_the_raw_input():
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -302,23 +307,25 @@ def test_layers_that_see_the_input_are_those_the_example_shows():
     assert model.head.feedback is not None
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
 @pytest.mark.parametrize(
     "rule", [lra.LRAE(0.3), lra.FeedbackAlignment()], ids=lambda rule: rule.name
 )
-def test_compiled(rule):
-    _, own, x = pair(_linear, rule)
-    expected = {k: v.clone() for k, v in updates(own, x).items()}
+def test_compiled_models_give_the_eager_updates(rule):
+    _, functional, x = pair(_linear, rule)
+    expected = {k: v.clone() for k, v in updates(functional, x).items()}
     torch._dynamo.reset()
-    compiled = torch.compile(own, backend="aot_eager", fullgraph=True)
-    own.zero_grad()
+    compiled = torch.compile(functional, backend="aot_eager", fullgraph=True)
+    functional.zero_grad()
     F.cross_entropy(compiled(x), torch.arange(5)).backward()
-    assert_same({n: p.grad for n, p in own.named_parameters() if p.grad is not None}, expected)
+    assert_same(
+        {n: p.grad for n, p in functional.named_parameters() if p.grad is not None}, expected
+    )
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
-def test_recurrent_layers_step_by_step(kind, double):
+def test_recurrent_layers(kind, double):
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -332,7 +339,7 @@ def test_recurrent_layers_step_by_step(kind, double):
     model, x = Net().to(dtype), torch.randn(5, 2, 4, dtype=dtype)
     expected = model(x).detach()
     with torch.no_grad():
-        kernel = model(x)  # on some processors another one than with gradients
+        kernel = model(x)  # some processors use another kernel than with gradients
     lra.convert(model, lra.LRAE(), example=x)
     assert lra.coverage(model).full
     torch.testing.assert_close(model(x).detach(), expected)
@@ -340,17 +347,17 @@ def test_recurrent_layers_step_by_step(kind, double):
         assert torch.equal(model(x), kernel)
     names = [name for name, _ in model.named_parameters() if "feedback" in name]
     assert "rnn.feedback_hh_l1_reverse" in names
-    assert "rnn.feedback_ih_l0" not in names  # it sees the raw input
+    assert "rnn.feedback_ih_l0" not in names  # its weight sees the raw input
     model(x).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_units_of_other_libraries_are_found_and_named():
+def test_users_activations_are_recognised_or_registered():
     class Hat(nn.Module):
         def forward(self, x):
             return (1 - x.abs()).clamp(min=0)
 
-    class Winners(nn.Module):  # of each pair the larger; not elementwise
+    class Winners(nn.Module):  # keeps the larger of each pair, so it is not elementwise
         def forward(self, x):
             pairs = x.unflatten(-1, (-1, 2))
             return torch.where(pairs == pairs.amax(-1, keepdim=True), pairs, 0).flatten(-2)
@@ -378,7 +385,7 @@ def test_units_of_other_libraries_are_found_and_named():
         lra.register_activation("relu")
 
 
-def test_a_unit_may_have_a_surrogate_of_its_own():
+def test_registered_activations_may_have_their_own_surrogate():
     class Step(nn.Module):
         def forward(self, x):
             return x.sign()
@@ -389,15 +396,134 @@ def test_a_unit_may_have_a_surrogate_of_its_own():
         return nn.Sequential(*layers).double()
 
     x = torch.randn(5, 6).double()
-    # The tanh's own surrogate is what it computes, so that the rule's changes nothing there.
+    # The rule's surrogate changes nothing at the tanh, whose function it is.
     expected = updates(lra.convert(net(), lra.LRAE(0.4, surrogate=lra.crossing.TanhSurrogate())), x)
     lra.register_activation(Step, surrogate=lra.crossing.TanhSurrogate())
     model = lra.convert(net(), lra.LRAE(0.4))
     assert_same(updates(model, x), expected)
     assert "surrogate=TanhSurrogate()" in str(model[1])
-    assert "surrogate=None" in str(model[3])
+    assert "surrogate" not in str(model[3])
     lra.register_activation(Step)
-    assert "surrogate=None" in str(model[1])
+    assert "crossing=TargetDifference(beta=0.4)" in str(model[1])
     lra.convert(net(), lra.FeedbackAlignment())
-    with pytest.raises(lra.errors.OptionError, match="through must be a surrogate"):
+    with pytest.raises(
+        lra.errors.OptionError, match=r"surrogate must be one such as .*, got <built-in method tanh"
+    ):
         lra.register_activation(Step, surrogate=torch.tanh)
+
+
+def test_users_activations_may_have_their_own_difference():
+    class Cube(nn.Module):
+        def forward(self, x):
+            return x**3
+
+        def difference(self, h, delta, xp):
+            assert xp is torch
+            v = h - delta
+            return 2 * delta * (h * h + h * v + v * v)  # twice the truth, to see that it is used
+
+    h, d = torch.randn(2, 5, 6, dtype=torch.float64)
+    for two_sided in (False, True):
+        model = nn.Sequential(nn.Linear(6, 6), Cube(), nn.Linear(6, 6)).double()
+        lra.convert(model, lra.LRAE(0.4, two_sided=two_sided))
+        at = h.clone().requires_grad_()
+        model[1](at).backward(d)
+        m = 0.4 * 5 * d
+        truth = ((h + m) ** 3 - (h - m) ** 3) / 2 if two_sided else h**3 - (h - m) ** 3
+        torch.testing.assert_close(at.grad, 2 * truth / 5)
+
+
+ELEMENTWISE = {
+    **{
+        f.__name__: f
+        for f in (
+            *(torch.exp, torch.exp2, torch.expm1, torch.sinh, torch.cosh, torch.erf, torch.log),
+            *(torch.log2, torch.log10, torch.log1p, torch.logit, torch.square, torch.sqrt),
+            *(torch.rsqrt, torch.reciprocal, torch.sin, torch.cos, torch.tan, torch.atan),
+            *(torch.asin, torch.acos, torch.asinh, torch.atanh, torch.abs, torch.special.ndtr),
+            *(torch.sigmoid, torch.tanh, F.relu, F.relu6, F.silu, F.mish, F.gelu, F.selu, F.elu),
+            *(F.celu, F.leaky_relu, F.hardtanh, F.hardsigmoid, F.hardswish, F.hardshrink),
+            *(F.softplus, F.softshrink, F.softsign, F.tanhshrink, F.logsigmoid),
+        )
+    },
+    "acosh": lambda h: torch.acosh(1 + h),
+    "method": lambda h: h.exp(),
+    "square by **": lambda h: h**2,
+    "root by **": lambda h: h**0.5,
+    "inverse by **": lambda h: h**-1,
+    "pow": lambda h: torch.pow(h, 3),
+    "pow, named": lambda h: torch.pow(h, exponent=1.5),
+    "clamp": lambda h: torch.clamp(h, 0.3, 0.7),
+    "clamp, named": lambda h: h.clamp(max=0.7),
+    "leaky_relu, slope": lambda h: F.leaky_relu(h - 0.5, 0.3),
+    "elu, alpha": lambda h: F.elu(h - 0.5, 1.7),
+    "celu, named": lambda h: F.celu(h - 0.5, alpha=0.6),
+    "gelu, tanh": lambda h: F.gelu(h, approximate="tanh"),
+    "hardtanh, ends": lambda h: F.hardtanh(h, 0.2, max_val=0.6),
+    "softplus, beta": lambda h: F.softplus(h, 2.5),
+    "threshold": lambda h: F.threshold(h, 0.4, 0.1),
+    "softshrink, lambda": lambda h: F.softshrink(h, 0.2),
+    "in place": lambda h: (1 * h).exp_(),
+    "pow in place": lambda h: (1 * h).pow_(2.5),
+}
+"""Elementwise functions with a closed form, as a forward may call them on numbers in (0, 1)."""
+
+OTHERS = {
+    "logit, eps": lambda h: torch.logit(h, 0.4),
+    "logit, eps named": lambda h: torch.special.logit(h, eps=0.4),
+    "pow, tensor": lambda h: torch.pow(h, torch.tensor(1.5, dtype=h.dtype)),
+    "power of": lambda h: 1.5**h,
+    "clamp, tensor": lambda h: torch.clamp(h, torch.full((WIDTH,), 0.5, dtype=h.dtype)),
+    "softplus, threshold": lambda h: F.softplus(h, 1.0, 0.5),
+}
+"""The same with settings for which there is no closed form."""
+
+
+class Below(nn.Module):
+    """A function called on a layer's output h, which equals the input."""
+
+    def __init__(self, phi):
+        super().__init__()
+        self.layer, self.phi = nn.Linear(WIDTH, WIDTH, bias=False), phi
+        nn.init.eye_(self.layer.weight)
+
+    def forward(self, x):
+        return self.phi(self.layer(x))
+
+
+def errors_at(phi, h, d, two_sided, dtype):
+    """Compute the error at h under a rule with moves of len(h) d."""
+    found = []
+
+    def watch(module, inputs, output):
+        output.register_hook(found.append)
+
+    rule = lra.LRAE(1.0, two_sided=two_sided)
+    model = lra.convert(Below(phi).to(dtype), rule, example=h.to(dtype))
+    model.layer.register_forward_hook(watch)
+    model(h.to(dtype)).backward(d.to(dtype))
+    return found[0]
+
+
+def numbers(size):
+    torch.manual_seed(0)
+    return 0.1 + 0.8 * torch.rand(50, WIDTH), size * torch.randn(50, WIDTH) / 50
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("phi", (ELEMENTWISE | OTHERS).values(), ids=ELEMENTWISE | OTHERS)
+def test_errors_at_functions_equal_their_formulas(phi, two_sided):
+    h, d = (t.double() for t in numbers(1e-2))
+    m = 50 * d
+    expected = (phi(h + m) - phi(h - m)) / 2 if two_sided else phi(h) - phi(h - m)
+    e = errors_at(phi, h, d, two_sided, torch.float64)
+    torch.testing.assert_close(e, expected / 50, rtol=1e-9, atol=1e-16)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("phi", ELEMENTWISE.values(), ids=ELEMENTWISE)
+def test_errors_at_functions_are_exact_in_float32(phi, two_sided):
+    """Subtraction would lose two to three of float32's seven digits."""
+    e, exact = (errors_at(phi, *numbers(1e-3), two_sided, t) for t in (torch.float32, torch.double))
+    assert exact.any()
+    assert (e - exact).norm() <= 3e-6 * exact.norm()

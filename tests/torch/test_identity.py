@@ -1,4 +1,4 @@
-"""Identities: a conversion keeps the forward pass, and each rule meets backprop where it must."""
+"""Identity: the forward pass stays as it was, and rules equal backprop where they must."""
 
 import copy
 
@@ -22,7 +22,7 @@ from nets import (
 from torch import nn
 
 import lra
-from lra.torch.registry import ACTIVATIONS, WEIGHT_LAYERS
+from lra.torch.registry import WEIGHT_LAYERS
 
 every_rule = pytest.mark.parametrize("rule", ALL_RULES.values(), ids=ALL_RULES)
 every_model = pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
@@ -55,7 +55,8 @@ def test_forward_of_a_weight_layer_is_bit_equal(cls, args, options, shape, rule)
 def test_forward_of_an_activation_is_bit_equal(cls, options, train):
     plain = cls(**options).train(train)
     converted = alone(copy.deepcopy(plain), lra.LRAE())
-    assert type(converted) is ACTIVATIONS[cls]
+    assert isinstance(converted, cls)
+    assert lra.is_converted(converted)
     for h in (torch.randn(4, 3, 5), torch.randn(2, 3), 1e4 * torch.randn(2, 3), torch.zeros(1, 3)):
         torch.manual_seed(1)
         expected = plain(h.clone())
@@ -73,15 +74,15 @@ def test_forward_of_a_model_is_bit_equal(build, rule, train):
     expected = plain(x)
     assert torch.equal(converted(x), expected)
     buffers = dict(converted.named_buffers())
-    for key, theirs in plain.named_buffers():  # the statistics of batch norm
-        assert torch.equal(buffers[key], theirs), key
+    for key, buffer in plain.named_buffers():  # batch norm's statistics
+        assert torch.equal(buffers[key], buffer), key
     with torch.no_grad():
         assert torch.equal(converted(x), plain(x))
 
 
 @every_rule
 @every_model
-def test_conversion_keeps_names_identity_and_type(build, rule):
+def test_convert_keeps_names_parameters_and_types(build, rule):
     model = build()
     before = dict(model.named_parameters())
     kinds = {name: type(m) for name, m in model.named_modules()}
@@ -95,7 +96,7 @@ def test_conversion_keeps_names_identity_and_type(build, rule):
 
 @every_rule
 @every_model
-def test_restore_gives_the_plain_model_back(build, rule):
+def test_restore_returns_the_plain_model(build, rule):
     model = build()
     x, y = images(5, torch.float32)
     plain = copy.deepcopy(model)
@@ -109,7 +110,7 @@ def test_restore_gives_the_plain_model_back(build, rule):
 
 
 @every_model
-def test_backprop_is_autograd_to_the_bit(build):
+def test_backprop_equals_autograd_to_the_bit(build):
     plain = build()
     converted = lra.convert(copy.deepcopy(plain), lra.Backprop())
     x, y = images(5, torch.float32)
@@ -128,9 +129,9 @@ def test_normalised_lra_tends_to_backprop(build):
         assert lra.feedback_parameters(model)
         copy_weights_to_feedback(model)
         got = updates(model, x, y)
-        # The bias of attention's keys has no gradient, so there the scale is the whole's.
-        apart = {k: (got[k] - g).norm() / max(g.norm(), 1e-3 * total) for k, g in expected.items()}
-        return max(apart.values()).item()
+        # The gradient of the bias of attention's keys is zero; divide by the whole gradient there.
+        distances = [(got[k] - g).norm() / max(g.norm(), 1e-3 * total) for k, g in expected.items()]
+        return max(distances).item()
 
     far, near = distance(1e-3), distance(1e-4)
     assert far < 1e-3
@@ -151,12 +152,12 @@ def test_rules_agree_on_one_weight_layer(rule):
 
 @every_rule
 @pytest.mark.parametrize("act", [nn.Tanh, lambda: nn.ReLU(inplace=True)], ids=["tanh", "in place"])
-def test_a_fused_sequential_is_its_layers_one_by_one(rule, act):
+def test_a_fused_sequential_equals_its_layers_run_one_by_one(rule, act):
     model = convert(mlp(act).double(), rule)
     x, y = images()
 
     def one_by_one():
-        torch.manual_seed(1)  # of rules that draw at every pass
+        torch.manual_seed(1)  # for rules that draw feedback in each pass
         model.zero_grad()
         z = x
         for layer in model:
@@ -180,7 +181,7 @@ def test_hooks_inside_a_fused_sequential_are_called(hooked):
         layer.register_forward_pre_hook(lambda *_: called.append("before")),
         layer.register_forward_hook(lambda *_: called.append("after")),
     ]
-    if hooked > 1:  # torch warns of backward hooks where no input requires a gradient
+    if hooked > 1:  # torch warns about backward hooks where no input requires a gradient
         handles += [
             layer.register_full_backward_pre_hook(lambda *_: called.append("backward before")),
             layer.register_full_backward_hook(lambda *_: called.append("backward")),
@@ -204,7 +205,7 @@ def test_a_forward_replaced_on_the_instance_is_used():
     assert torch.equal(model(x)[0], model(x)[1])
 
 
-def test_global_hooks_see_every_layer():
+def test_global_hooks_are_called_for_every_layer():
     model = lra.convert(mlp(), lra.LRAE())
     seen = []
     handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(m))
@@ -217,7 +218,7 @@ def test_global_hooks_see_every_layer():
 
 @pytest.mark.parametrize("rule", [lra.LRAE(), lra.FeedbackAlignment()], ids=["lra-e", "fa"])
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (2, 2, 3, 5)], ids=str)
-def test_what_a_layer_gives_can_be_changed_in_place(shape, rule):
+def test_the_output_of_a_weight_layer_can_be_changed_in_place(shape, rule):
     layer = alone(nn.Linear(5, 4), rule)
     x = torch.randn(shape, requires_grad=True)
     h = layer(x)

@@ -1,4 +1,4 @@
-"""Closed form: each layer's backward against an expression written out here, in float64."""
+"""Closed form: the backward pass of each layer against its formula, written out in float64."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def check_weight_layer(plain: nn.Module, x: torch.Tensor, gamma: float = -0.7) -> None:
-    """d is the layer's own adjoint with E for W; dW and db are autograd's; dE = gamma dW."""
+    """Check that d is the layer's adjoint at E, dW and db are autograd's, and dE = gamma dW."""
     layer = alone(copy.deepcopy(plain), lra.KolenPollack(gamma=gamma))
     z = x.clone().requires_grad_()
     h = layer(z)
@@ -34,11 +34,11 @@ def check_weight_layer(plain: nn.Module, x: torch.Tensor, gamma: float = -0.7) -
         torch.testing.assert_close(getattr(layer, name).grad, g, **CLOSE)
     torch.testing.assert_close(layer.feedback.grad, gamma * layer.weight.grad, **CLOSE)
 
-    carrying = copy.deepcopy(plain)
+    at_E = copy.deepcopy(plain)
     with torch.no_grad():
-        carrying.weight.copy_(layer.feedback)
-    again = x.clone().requires_grad_()
-    (d,) = torch.autograd.grad(carrying(again), again, e)
+        at_E.weight.copy_(layer.feedback)
+    other = x.clone().requires_grad_()
+    (d,) = torch.autograd.grad(at_E(other), other, e)
     torch.testing.assert_close(z.grad, d, **CLOSE)
 
 
@@ -52,7 +52,7 @@ def test_linear(leading, n_in, n_out, bias):
     check_weight_layer(nn.Linear(n_in, n_out, bias).double(), torch.randn(*leading, n_in).double())
 
 
-def test_linear_sends_e_times_the_feedback():
+def test_linear_sends_e_times_feedback():
     layer = alone(nn.Linear(3, 3).double(), FA)  # square: E must not be transposed
     x = torch.randn(2, 3).double().requires_grad_()
     e = torch.randn(2, 3).double()
@@ -112,13 +112,13 @@ def test_uneven_same_padding(dims, mode):
     check_weight_layer(plain, torch.randn(2, *(5, 6, 7)[:dims]).double())
 
 
-def fresh(cls: type[nn.Module], options: dict) -> nn.Module:
-    """The plain module, out of place and with RReLU's slope at its mean."""
+def out_of_place(cls: type[nn.Module], options: dict) -> nn.Module:
+    """Build the plain module, out of place and with RReLU's mean slope."""
     return cls(**{k: v for k, v in options.items() if k != "inplace"}).double().eval()
 
 
 def pre_activations(*shape: int) -> torch.Tensor:
-    """Values on both sides of every kink, and some far out."""
+    """Draw values on both sides of every kink, a few of them large."""
     return torch.randn(*shape).double() * torch.logspace(-1, 0.7, shape[-1]).double()
 
 
@@ -126,7 +126,7 @@ def pre_activations(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("gain", [1.0, 2.5])
 def test_target_difference_of_an_activation(cls, options, gain):
     beta, N = 0.3, 4
-    phi = fresh(cls, options)
+    phi = out_of_place(cls, options)
     layer = alone(cls(**options).double().eval(), lra.LRAE(beta=beta, gain=gain))
     leaf = pre_activations(N, 3, 50).requires_grad_()
     h = leaf * 1.0
@@ -154,7 +154,7 @@ def test_target_difference_of_an_activation(cls, options, gain):
     ids=["squared", "absolute", "cauchy"],
 )
 @pytest.mark.parametrize(
-    ("through", "s"),
+    ("surrogate", "s"),
     [
         (None, torch.sigmoid),
         (lra.crossing.TanhSurrogate(), torch.tanh),
@@ -162,9 +162,9 @@ def test_target_difference_of_an_activation(cls, options, gain):
     ],
     ids=["phi", "tanh", "identity"],
 )
-def test_local_losses_and_surrogates(loss, derivative, through, s):
+def test_local_losses_and_surrogates(loss, derivative, surrogate, s):
     beta, gain, N = 0.4, 1.7, 3
-    layer = alone(nn.Sigmoid(), lra.LRAE(beta, gain=gain, local_loss=loss, surrogate=through))
+    layer = alone(nn.Sigmoid(), lra.LRAE(beta, gain=gain, local_loss=loss, surrogate=surrogate))
     h, d = torch.randn(N, 4).double().requires_grad_(), torch.randn(N, 4).double()
     layer(h).backward(d)
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_local_losses_and_surrogates(loss, derivative, through, s):
     ("terms", "N"),
     [("batch", 2), ("tokens", 6), (lra.loss_terms.LossTerms.TOKENS, 6), (1, 1), (7.5, 7.5)],
 )
-def test_terms_of_the_loss(terms, N):
+def test_loss_terms_set_n(terms, N):
     layer = alone(nn.Tanh(), lra.LRAE(beta=0.2), loss_terms=terms)
     h, d = torch.randn(2, 3, 4).double().requires_grad_(), torch.randn(2, 3, 4).double()
     layer(h).backward(d)
@@ -192,7 +192,7 @@ def test_terms_of_the_loss(terms, N):
 
 @pytest.mark.parametrize("inplace", [False, True])
 @given(N=st.integers(1, 4), lower=st.floats(0.05, 0.2), width=st.floats(0, 0.5))
-def test_drawn_slopes_of_rrelu_serve_for_the_target_too(inplace, N, lower, width):
+def test_rrelu_takes_targets_with_the_slopes_of_its_forward(inplace, N, lower, width):
     layer = alone(nn.RReLU(lower, lower + width, inplace=inplace).double(), lra.LRAE(beta=0.3))
     leaf = torch.randn(N, 20).double().requires_grad_()
     z = layer(leaf * 1.0)
@@ -208,7 +208,7 @@ def test_drawn_slopes_of_rrelu_serve_for_the_target_too(inplace, N, lower, width
 
 @pytest.mark.parametrize("slopes", [1, 3])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (2, 3, 2, 2), (6,)], ids=str)
-def test_slopes_of_prelu_take_autograds_gradient(slopes, shape):
+def test_prelu_slopes_get_autograds_gradient(slopes, shape):
     if slopes == 3 and len(shape) == 1:
         shape = (3,)
     plain = nn.PReLU(slopes).double()
@@ -223,17 +223,17 @@ def test_slopes_of_prelu_take_autograds_gradient(slopes, shape):
 
 
 @pytest.mark.parametrize("magnitude", list(lra.feedback.Magnitude))
-def test_sign_symmetric_feedback_of_a_layer(magnitude):
+def test_sign_symmetric_feedback(magnitude):
     layer = alone(nn.Linear(4, 5).double(), lra.SignSymmetry(magnitude))
     with torch.no_grad():
         layer.weight[0, 0] = 0.0
 
-    def sent():
+    def feedback_in_use():
         x, e = torch.zeros(5, 4).double().requires_grad_(), torch.eye(5).double()
         layer(x).backward(e)
-        return x.grad  # E itself
+        return x.grad  # e E with e = 1
 
-    E = sent()
+    E = feedback_in_use()
     assert torch.equal(E.sign(), layer.weight.sign())
     bound = 1 / 4**0.5
     if magnitude == "uniform":
@@ -242,11 +242,11 @@ def test_sign_symmetric_feedback_of_a_layer(magnitude):
     else:
         assert E.abs().max() <= bound
         assert E.abs().std() > 0.05
-    assert torch.equal(sent(), E) is (magnitude != "batch")
+    assert torch.equal(feedback_in_use(), E) is (magnitude != "batch")
     with torch.no_grad():
         layer.weight.neg_()
     if magnitude != "batch":
-        assert torch.equal(sent(), -E)  # the sign is that of the weights of now
+        assert torch.equal(feedback_in_use(), -E)  # the sign follows the current weights
     if magnitude == "fixed":
         torch.testing.assert_close(E.abs(), torch.where(E == 0, 0, layer.feedback.abs()), **CLOSE)
 
@@ -262,9 +262,9 @@ def test_sign_symmetric_feedback_of_a_layer(magnitude):
     ids=str,
 )
 @pytest.mark.parametrize("layer", [(nn.Linear, 400, 300), (nn.Conv2d, 16, 300, 5)], ids=name_of)
-def test_draw_of_feedback(layer, init, bound, std):
+def test_bounds_and_deviation_of_drawn_feedback(layer, init, bound, std):
     cls, *sizes = layer
-    E = alone(cls(*sizes), lra.FeedbackAlignment(init)).feedback  # 400 inputs to a unit
+    E = alone(cls(*sizes), lra.FeedbackAlignment(init)).feedback  # each unit has 400 inputs
     assert E.abs().max() <= bound
     assert abs(E.std() / std - 1) < 0.02
     assert abs(E.mean()) < 0.02 * std
@@ -278,40 +278,48 @@ def test_each_layer_draws_its_own_feedback():
     assert not torch.equal(model[1].feedback, model[1].weight)
 
 
-def test_frozen_weights_and_an_input_without_gradient_cost_nothing():
+def test_frozen_weights_and_their_feedback_get_no_gradient():
     layer = alone(nn.Linear(3, 2), lra.KolenPollack())
     layer.weight.requires_grad_(False)
     layer(torch.randn(4, 3)).sum().backward()
     assert layer.weight.grad is None
-    assert layer.feedback.grad is None  # E moves with W alone
+    assert layer.feedback.grad is None  # E is learned only while W is
     assert layer.bias.grad is not None
 
 
+class Subtracted(nn.Module):
+    """tanh in a class without a closed form, so that the rule subtracts y from z."""
+
+    def forward(self, h):
+        return torch.tanh(h)
+
+
+@pytest.mark.parametrize("phi", [nn.Tanh, Subtracted], ids=["closed form", "subtracted"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_targets_are_taken_in_float32_at_least(dtype):
+def test_targets_are_taken_in_float32_at_least(dtype, phi):
     beta, N = 0.1, 8
     h = (2 * torch.rand(N, 500) - 1).to(dtype).requires_grad_()
     d = (0.05 * torch.randn(N, 500)).to(dtype)
-    layer = alone(nn.Tanh(), lra.LRAE(beta=beta))
+    layer = alone(phi(), lra.LRAE(beta=beta))
     z = layer(h)
     assert z.dtype == dtype
     z.backward(d)
 
-    def apart(e):
+    def distance(e):
         return ((e.double() - exact).norm() / exact.norm()).item()
 
     with torch.no_grad():
         wide_h, wide_d = h.double(), d.double()
         exact = (torch.tanh(wide_h) - torch.tanh(wide_h - beta * N * wide_d)) / N
         naive = (torch.tanh(h) - torch.tanh(h - beta * N * d)) / N
-    bound = torch.finfo(dtype).eps  # twice what rounding the result alone may cost
+    bound = torch.finfo(dtype).eps  # twice the error of rounding the result
     assert h.grad.dtype == dtype
-    assert apart(h.grad) < bound
-    assert apart(naive) > 3 * bound  # what the bound is there to notice
+    assert distance(h.grad) < bound
+    assert distance(naive) > 3 * bound  # so the bound would detect targets in 16 bits
 
 
-class Turned(nn.Module):
-    """A layer with its weight the other way round, as Hugging Face's Conv1D."""
+class Transposed(nn.Module):
+    """A linear layer with a weight of (in, out), such as Conv1D of Hugging Face's transformers."""
 
     def __init__(self, inputs, outputs, bias=True):
         super().__init__()
@@ -329,29 +337,29 @@ def multiply(layer, z, W, b):
 
 
 @pytest.fixture
-def named():
+def _registered():
     known = dict(WEIGHT_LAYERS)
-    lra.register_weight_layer(Turned, multiply)
+    lra.register_weight_layer(Transposed, multiply)
     yield
     for cls in WEIGHT_LAYERS.keys() - known.keys():
-        del WEIGHT_LAYERS[cls], PRODUCTS[cls]
+        del WEIGHT_LAYERS[cls]
 
 
-@pytest.mark.usefixtures("named")
+@pytest.mark.usefixtures("_registered")
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_by_its_product_is_a_linear_one(bias):
-    torch.manual_seed(0)
-    layers = [Turned(4, 6, bias), nn.Tanh(), Turned(6, 5, bias), nn.Tanh(), Turned(5, 3, bias)]
-    model = nn.Sequential(*layers).double()
+def test_a_registered_product_equals_a_linear_layer(bias):
+    first, second, third = (Transposed(*size, bias) for size in ((4, 6), (6, 5), (5, 3)))
+    model = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), third).double()
     x, t = torch.randn(7, 4).double(), torch.arange(7) % 3
-    linear = [nn.Linear(*m.weight.shape, bias) if m.weight is not None else m
-              for m in layers if isinstance(m, Turned)]  # fmt: skip
-    twin = nn.Sequential(linear[0], nn.Tanh(), linear[1], nn.Tanh(), linear[2]).double()
+    twin = nn.Sequential(
+        *(nn.Linear(*m.weight.shape, bias) if isinstance(m, Transposed) else nn.Tanh()
+          for m in model)
+    ).double()  # fmt: skip
     lra.convert(model, lra.LRAE(0.3))
     lra.convert(twin, lra.LRAE(0.3))
     with torch.no_grad():
         for a, b in zip(model, twin, strict=True):
-            if isinstance(a, Turned):
+            if isinstance(a, Transposed):
                 b.weight.copy_(a.weight.t())
                 if bias:
                     b.bias.copy_(a.bias)
@@ -362,23 +370,27 @@ def test_a_layer_by_its_product_is_a_linear_one(bias):
     for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
         expected = b.grad.t() if a.dim() == 2 else b.grad
         torch.testing.assert_close(a.grad, expected, rtol=1e-12, atol=1e-14, msg=name)
-    again = pickle.loads(pickle.dumps(model))
-    torch.testing.assert_close(again(x), model(x))
+    unpickled = pickle.loads(pickle.dumps(model))
+    torch.testing.assert_close(unpickled(x), model(x))
     lra.restore(model)
-    assert type(model[0]) is Turned
+    assert type(model[0]) is Transposed
     assert not hasattr(model[0], "checked")
 
 
-@pytest.mark.usefixtures("named")
+@pytest.mark.usefixtures("_registered")
 def test_a_wrong_product_is_refused():
-    lra.register_weight_layer(Turned, lambda layer, z, W, b: z @ W)
-    model = lra.convert(nn.Sequential(Turned(4, 6), nn.Tanh(), Turned(6, 3)), lra.LRAE())
+    lra.register_weight_layer(Transposed, lambda layer, z, W, b: z @ W)
+    model = lra.convert(nn.Sequential(Transposed(4, 6), nn.Tanh(), Transposed(6, 3)), lra.LRAE())
     with pytest.raises(
-        lra.errors.RuleError, match=r"'0': the product named in lra.register_weight_layer\(Turned"
+        lra.errors.RuleError,
+        match=r"'0': the product registered for Transposed computes another h .* register the same",
     ):
         model(torch.randn(5, 4))
 
-    class Scaled(Turned):
+
+@pytest.mark.usefixtures("_registered")
+def test_a_registered_layer_with_other_parameters_is_refused():
+    class Scaled(Transposed):
         def __init__(self):
             super().__init__(4, 4)
             self.scale = nn.Parameter(torch.ones(4))
@@ -386,6 +398,17 @@ def test_a_wrong_product_is_refused():
     lra.register_weight_layer(Scaled, multiply)
     with pytest.raises(lra.errors.ConversionError, match="has scale beside weight and bias"):
         lra.convert(nn.Sequential(Scaled()), lra.LRAE())
-    for cls, product in ((nn.Linear, multiply), (3, multiply), (Turned, 3)):
-        with pytest.raises(lra.errors.OptionError, match="weights: "):
-            lra.register_weight_layer(cls, product)
+
+
+@pytest.mark.parametrize(
+    ("cls", "product", "message"),
+    [
+        (nn.Linear, multiply, "Linear is a weight layer already"),
+        (3, multiply, r"expected a subclass of torch\.nn\.Module, got 3"),
+        (Transposed, 3, r"expected a function of \(layer, z, W, b\), got 3; .* black_box=True"),
+    ],
+)
+def test_registering_something_else_is_refused(cls, product, message):
+    with pytest.raises(lra.errors.OptionError, match=f"register_weight_layer: {message}"):
+        lra.register_weight_layer(cls, product)
+    assert Transposed not in WEIGHT_LAYERS

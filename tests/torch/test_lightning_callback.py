@@ -1,4 +1,4 @@
-"""The callback for Lightning, in a real Trainer: against training without it, and lra.diagnose."""
+"""Lightning's callback in a real Trainer, against training without it and `lra.diagnose`."""
 
 import logging
 
@@ -49,49 +49,53 @@ def fit(*callbacks, folder=None, **options):
     return module
 
 
-class Same(lightning.Callback):
-    """Diagnoses by hand where the callback did."""
+class CompareDiagnoses(lightning.Callback):
+    """A callback that diagnoses the steps that another one does, and stores both diagnoses."""
 
     def __init__(self, other):
         self.other, self.pairs = other, []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if trainer.global_step % 3 == 0:
-            self.pairs.append((self.other.last, lra.diagnose(module, *batch)))
+            found = lra.diagnose(module, *batch, optimizer=trainer.optimizers)
+            self.pairs.append((self.other.last, found))
 
 
-def test_it_diagnoses_what_trains_and_changes_nothing(tmp_path):
+def test_the_callback_diagnoses_a_training_without_changing_it(tmp_path):
     callback = Diagnose(every=3)
-    same = Same(callback)
-    module = fit(callback, same, folder=tmp_path)
+    compare = CompareDiagnoses(callback)
+    module = fit(callback, compare, folder=tmp_path)
     for name, value in fit().state_dict().items():
         assert torch.equal(module.state_dict()[name], value), name
-    assert len(same.pairs) == 4  # of ten steps
-    for found, expected in same.pairs:
+    assert len(compare.pairs) == 4  # of ten steps
+    for found, expected in compare.pairs:
         assert found == expected
         assert [layer.name for layer in found.weights] == ["net.0", "net.4"]
     (table,) = tmp_path.rglob("metrics.csv")
     lines = [line.split(",") for line in table.read_text().splitlines()]
     column = lines[0].index("diagnose/angle/net.0")
     logged = [float(line[column]) for line in lines[1:] if line[column]]
-    torch.testing.assert_close(logged, [found["net.0"].angle for found, _ in same.pairs])
+    torch.testing.assert_close(logged, [found["net.0"].angle for found, _ in compare.pairs])
 
 
-def test_accumulated_batches_are_one_step():
+def test_accumulated_batches_count_as_one_step():
     callback = Diagnose(every=1)
-    same = Same(callback)
-    fit(callback, same, accumulate_grad_batches=5)
-    first = same.pairs[0][0]
-    assert all(found is first for found, _ in same.pairs[:5])
+    compare = CompareDiagnoses(callback)
+    fit(callback, compare, accumulate_grad_batches=5)
+    first = compare.pairs[0][0]
+    assert all(found is first for found, _ in compare.pairs[:5])
 
 
-def test_a_loss_of_ones_own_and_what_is_refused():
+def test_a_custom_loss():
     callback = Diagnose(loss=lambda module, batch: module(batch[0]).square().mean())
     fit(callback)
     assert callback.last.loss > 0
+
+
+def test_wrong_options_and_batches_are_refused():
     with pytest.raises(lra.errors.OptionError, match="every must be"):
         Diagnose(every=0)
-    with pytest.raises(lra.errors.OptionError, match="not \\(x, t\\)"):
+    with pytest.raises(lra.errors.OptionError, match=r"not \(x, t\)"):
         Diagnose().on_train_batch_start(_Trainer(), Module(), torch.zeros(2), 0)
 
 

@@ -1,6 +1,6 @@
-"""What a step keeps: one tensor for a unit and the weight layer above it, and only where it may.
+"""Saved tensors: an activation and the weight layer above it save one tensor, where they may.
 
-The oracle is the step in which the layer keeps its own input.
+The oracle is the step in which the weight layer saves its own input.
 """
 
 import gc
@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import lra
-from lra.torch.ops.autograd import Recompute
+from lra.torch.ops.ops import Recompute
 
 
 class Net(nn.Module):
-    """A unit by its class and one by function, each read twice, with something done between."""
+    """An activation module and an activation function, with an operation on the output of each."""
 
     def __init__(self, between, inplace=False):
         super().__init__()
@@ -52,8 +52,8 @@ def gradients(between, inplace, twice=False):
 
 
 @pytest.mark.parametrize("before", [lambda h: h, lambda h: h[:, :6], lambda h: h.view(-1)[:30]])
-def test_a_unit_that_overwrites_its_input_is_the_plain_one(before):
-    class Unit(nn.Module):
+def test_an_in_place_activation_equals_the_plain_one(before):
+    class Activated(nn.Module):
         def __init__(self, inplace):
             super().__init__()
             self.stem, self.act = nn.Linear(6, 8), nn.ELU(inplace=inplace)
@@ -67,7 +67,7 @@ def test_a_unit_that_overwrites_its_input_is_the_plain_one(before):
     outputs = []
     for inplace in (False, True):
         torch.manual_seed(0)
-        model = lra.convert(Unit(inplace).double(), lra.LRAE(0.3))
+        model = lra.convert(Activated(inplace).double(), lra.LRAE(0.3))
         z = model(torch.randn(5, 6).double())
         z.square().mean().backward()
         outputs.append((z.detach(), model.stem.weight.grad))
@@ -78,7 +78,7 @@ def test_a_unit_that_overwrites_its_input_is_the_plain_one(before):
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
-def test_what_is_kept_once_gives_the_same_updates(between, inplace, twice, monkeypatch):
+def test_recomputed_inputs_give_the_same_updates(between, inplace, twice, monkeypatch):
     found = gradients(between, inplace, twice)
     monkeypatch.setattr(Recompute, "of", staticmethod(lambda z: None))
     expected = gradients(between, inplace, twice)
@@ -87,20 +87,20 @@ def test_what_is_kept_once_gives_the_same_updates(between, inplace, twice, monke
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
-def test_an_activity_is_not_kept_beside_what_it_came_from():
+def test_the_output_of_an_activation_is_not_saved():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
     lra.convert(model, lra.LRAE(0.3))
     h = model[0](torch.randn(5, 6))
     z = model[1](h)
-    out, kept = model[2](z), weakref.ref(z)
+    out, reference = model[2](z), weakref.ref(z)
     del z
     gc.collect()
-    assert kept() is None
+    assert reference() is None
     out.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_nothing_is_kept_after_a_step():
+def test_no_tensor_is_held_after_a_step():
     class InPlace(nn.Module):
         def __init__(self):
             super().__init__()

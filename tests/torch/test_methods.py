@@ -1,4 +1,4 @@
-"""What all methods share: options, names, and short trainings with a floor on accuracy."""
+"""What all methods share: options, names, and short trainings with a lower bound on accuracy."""
 
 import pickle
 
@@ -12,7 +12,7 @@ from lra.lab.data import load
 
 
 @pytest.mark.parametrize("name", lra.methods.METHODS)
-def test_options_are_values(name):
+def test_methods_compare_pickle_and_convert_to_plain_data(name):
     method = lra.named(name)
     assert method.name == name
     assert pickle.loads(pickle.dumps(method)) == method
@@ -57,7 +57,7 @@ def test_options_out_of_range_are_refused(build, message):
         build()
 
 
-def test_a_method_is_no_rule():
+def test_convert_refuses_a_method():
     with pytest.raises(lra.errors.ConversionError, match="PredictiveCoding is a method"):
         lra.convert(nn.Sequential(nn.Linear(2, 2)), lra.methods.PredictiveCoding())
 
@@ -70,7 +70,7 @@ def digits():
 
 
 SETTINGS = {"predictive-coding": {"steps": 10, "step": 0.2}}
-"""Options other than the defaults, where those would take too long."""
+"""Options for methods whose defaults would take too long."""
 
 
 @pytest.mark.parametrize("name", lra.methods.METHODS)
@@ -84,8 +84,8 @@ def test_every_method_learns(name, digits):
     for _ in range(5):
         for rows in torch.randperm(len(x)).split(50):
             optimizer.zero_grad()
-            method(model, lambda output, r=rows: F.cross_entropy(output, t[r]), x[rows])
+            method(model, lambda h, r=rows: F.cross_entropy(h, t[r]), x[rows])
             optimizer.step()
-    answer = method.output(model, x_test)
-    assert not answer.requires_grad
-    assert (answer.argmax(1) == t_test).double().mean() > 0.9
+    output = method.output(model, x_test)
+    assert not output.requires_grad
+    assert (output.argmax(1) == t_test).double().mean() > 0.9

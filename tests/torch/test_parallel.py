@@ -1,4 +1,4 @@
-"""Several processes: what each learns from its part is what one learns from the whole.
+"""Training in several processes, each on its part of the batch.
 
 The oracle is the same network in one process, on the whole batch.
 """
@@ -26,7 +26,7 @@ RULES = {
 
 
 class Tokens(nn.Module):
-    """A small transformer, whose layers are followed function by function."""
+    """A small transformer, which is converted by intercepting its functions."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class Tokens(nn.Module):
 
 
 class Images(nn.Module):
-    """A small convolutional network; no batch norm, which would see another batch."""
+    """A small convolutional network, without batch norm, whose statistics depend on the part."""
 
     def __init__(self):
         super().__init__()
@@ -64,8 +64,8 @@ def build(kind, rule, seed=0):
     return lra.convert(MODELS[kind]().double(), RULES[rule], example=data()[0][:2])
 
 
-def learn(model, x, t):
-    """Two steps, so that what is learned in the first is used in the second."""
+def train(model, x, t):
+    """Take two steps, so that the second uses the weights of the first."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for _ in range(2):
         optimizer.zero_grad()
@@ -80,44 +80,44 @@ def assert_same(one, other):
         torch.testing.assert_close(one[name], other[name], rtol=1e-10, atol=1e-12, msg=name)
 
 
-def run(part, rank, folder):
+def run(job, rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=Path(folder, "meet").as_uri(), rank=rank, world_size=2
+        "gloo", init_method=Path(folder, "rendezvous").as_uri(), rank=rank, world_size=2
     )
-    part(rank)
+    job(rank)
     Path(folder, f"passed by {rank}").touch()
     distributed.barrier()
     distributed.destroy_process_group()
 
 
-def spawn(part):
+def spawn(job):
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=run, args=(part, r, folder)) for r in range(2)]
+        processes = [context.Process(target=run, args=(job, r, folder)) for r in range(2)]
         for process in processes:
             process.start()
         for process in processes:
             process.join(100)
             process.kill()
-        # Not by exit codes: gloo's threads may end in an abort after all is done.
+        # Exit codes do not count: gloo's threads may abort after all is done.
         assert all(Path(folder, f"passed by {r}").exists() for r in range(2))
 
 
-def part_of_ddp(rank):
+def job_ddp(rank):
     x, t = data()
     half = slice(4 * rank, 4 * rank + 4)
     for kind in MODELS:
         for rule in RULES:
-            whole = learn(build(kind, rule), x, t)
-            # Another draw on each process: DDP takes the first one's weights, and its feedback.
+            whole = train(build(kind, rule), x, t)
+            # Each process draws other weights; DDP takes those of the first, with its feedback.
             shared = DistributedDataParallel(build(kind, rule, seed=rank))
-            assert_same(learn(shared, x[half], t[half]).module.state_dict(), whole.state_dict())
+            assert_same(train(shared, x[half], t[half]).module.state_dict(), whole.state_dict())
             with pytest.raises(lra.errors.ConversionError, match="convert first, then wrap"):
                 lra.convert(DistributedDataParallel(MODELS[kind]()), RULES[rule])
 
 
-def part_of_sharing(rank):
+def job_sharing(rank):
     x, t = data()
     half = slice(4 * rank, 4 * rank + 4)
 
@@ -133,7 +133,7 @@ def part_of_sharing(rank):
         optimizers = [torch.optim.SGD(m.parameters(), 0.1, **decay) for m in (whole, part)]
         for model, optimizer in zip((whole, part), optimizers, strict=True):
             assert lra.share_feedback(model, optimizer)
-        wrapped = DistributedDataParallel(part)  # without what needs no gradient
+        wrapped = DistributedDataParallel(part)
         steps(whole, optimizers[0], x, t)
         steps(wrapped, optimizers[1], x[half], t[half])
         assert_same(part.state_dict(), whole.state_dict())
@@ -144,11 +144,11 @@ def part_of_sharing(rank):
 METHODS = {
     "pc": lra.methods.PredictiveCoding(5),
     "ep": lra.methods.EquilibriumPropagation(0.3, 10, 5),
-    "dtp": lra.methods.DTP(sigma=0.0),  # noise is each process's own
+    "dtp": lra.methods.DTP(sigma=0.0),  # each process would draw other noise
 }
 
 
-def part_of_methods(rank):
+def job_methods(rank):
     x, t = data()
     half = slice(4 * rank, 4 * rank + 4)
     for method in METHODS.values():
@@ -158,7 +158,7 @@ def part_of_methods(rank):
             layers = nn.Conv1d(6, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 8), nn.Tanh()
             return method.attach(nn.Sequential(*layers, nn.Linear(8, 4)).double(), x)
 
-        def learn(model, x, t, method=method):
+        def train(model, x, t, method=method):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
             for _ in range(2):
                 optimizer.zero_grad()
@@ -166,19 +166,19 @@ def part_of_methods(rank):
                 optimizer.step()
             return model
 
-        whole = learn(build(0), x, t)
-        shared = learn(DistributedDataParallel(build(rank)), x[half], t[half])
+        whole = train(build(0), x, t)
+        shared = train(DistributedDataParallel(build(rank)), x[half], t[half])
         assert_same(shared.module.state_dict(), whole.state_dict())
 
 
-def part_of_mirrors(rank):
+def job_mirrors(rank):
     for kind in MODELS:
         torch.manual_seed(rank)
-        shared = DistributedDataParallel(MODELS[kind]().double()).module  # one process's weights
+        shared = DistributedDataParallel(MODELS[kind]().double()).module  # the same weights
         torch.manual_seed(rank)
         model = lra.convert(shared, lra.MirroredLRA(samples=50), example=data()[0][:2])
         both = DistributedDataParallel(model)
-        # The oracle: what either process's noise tells alone, and the mean of the two.
+        # The oracle: the mirror by each process's noise alone, and the mean of the two.
         alone = {}
         for seed in range(2):
             torch.manual_seed(seed)
@@ -197,7 +197,7 @@ def part_of_mirrors(rank):
             lra.mirror(model, 50)
 
 
-def part_of_sharding(rank):
+def job_sharding(rank):
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
@@ -206,16 +206,16 @@ def part_of_sharding(rank):
     mesh = distributed.device_mesh.init_device_mesh("cpu", (2,))
     for kind in MODELS:
         for rule in RULES:
-            whole = learn(build(kind, rule), x, t)
+            whole = train(build(kind, rule), x, t)
             model = build(kind, rule)
             for child in model.children():
                 fully_shard(child, mesh=mesh)
             fully_shard(model, mesh=mesh)
             if rule == "direct":
-                with pytest.raises(lra.errors.RuleError, match="when FSDP holds them no more"):
+                with pytest.raises(lra.errors.RuleError, match="when FSDP no longer holds them"):
                     model(x[half])
                 continue
-            learn(model, x[half], t[half])
+            train(model, x[half], t[half])
             found = {
                 name: v.full_tensor() if isinstance(v, DTensor) else v
                 for name, v in model.state_dict().items()
@@ -230,20 +230,20 @@ def part_of_sharding(rank):
 
 
 def test_data_parallel():
-    spawn(part_of_ddp)
+    spawn(job_ddp)
 
 
 def test_shared_feedback_under_data_parallel():
-    spawn(part_of_sharing)
+    spawn(job_sharing)
 
 
 def test_methods_under_data_parallel():
-    spawn(part_of_methods)
+    spawn(job_methods)
 
 
-def test_mirrors_of_several_processes_are_one():
-    spawn(part_of_mirrors)
+def test_mirrors_average_over_processes():
+    spawn(job_mirrors)
 
 
 def test_fully_sharded():
-    spawn(part_of_sharding)
+    spawn(job_sharding)

@@ -1,4 +1,4 @@
-"""Peers: a training run of the published algorithm, written by hand, beside one with `convert`."""
+"""Peers: the published algorithm, written by hand, against training with `convert`."""
 
 import itertools
 
@@ -13,14 +13,14 @@ BETA, GAMMA, STEP, BATCH = 0.1, 1.0, 1e-3, 50
 
 
 class ByHand:
-    """LRA-E on a net without biases: forward, local targets and errors, updates, AdamW."""
+    """LRA-E on a network without biases: forward, local targets and errors, updates, AdamW."""
 
     def __init__(self, W: list[torch.Tensor], E: list[torch.Tensor]) -> None:
         self.W, self.E = W, E
         self.optimizer = torch.optim.AdamW([*W, *E], lr=STEP)
 
     def step(self, x: torch.Tensor, labels: torch.Tensor) -> None:
-        """Learn from one batch."""
+        """Train on one batch."""
         z, h = [x], []
         for W in self.W:
             h.append(z[-1] @ W.T)
@@ -31,7 +31,7 @@ class ByHand:
             self.W[layer].grad = update
             if layer == 0:
                 break
-            E = self.E[layer - 1]  # E of this layer, from its errors to those below
+            E = self.E[layer - 1]  # the E of this layer
             E.grad = GAMMA * update
             d = e @ E
             y = torch.tanh(h[layer - 1] - BETA * d)
@@ -65,4 +65,4 @@ def test_five_steps_of_the_published_algorithm():
     for layer, E in zip(model[2::2], peer.E, strict=True):
         torch.testing.assert_close(layer.feedback.detach(), E, rtol=1e-9, atol=1e-9)
     for before, after in zip(start, model.parameters(), strict=True):
-        assert (after - before).abs().max() > STEP  # and every one of them has moved
+        assert (after - before).abs().max() > STEP  # all of them have moved

@@ -1,7 +1,7 @@
-"""Predictive coding: its equations, its limits, and what a step leaves behind.
+"""Predictive coding: its equations, its limits, and the state of the model after a step.
 
-The oracles are a loop in NumPy with every derivative written out, one in torch that knows the
-network by heart, a published implementation's numbers, and backprop where theory has it equal.
+The oracles are a NumPy loop with every derivative written out, a torch loop with the network
+written out, the numbers of a published implementation, and backprop where theory makes them equal.
 """
 
 import copy
@@ -43,37 +43,37 @@ def batch(kind):
     return torch.randn(CHAINS[kind][1], dtype=torch.float64), torch.arange(9) % 3
 
 
-# Its equations
+# Equations
 
 
-def test_a_perceptron_is_the_loop_written_out():
-    """Whittington and Bogacz's algorithm in NumPy; nothing differentiates but the hand."""
+def test_a_perceptron_equals_the_algorithm_written_out():
+    """Compare with Whittington and Bogacz's algorithm in NumPy, with derivatives by hand."""
     model, (x, t) = mlp(), batch("mlp")
     steps, rate, N = 7, 0.3, len(x)
     W = [layer.weight.detach().numpy() for layer in model[::2]]
     b = [layer.bias.detach().numpy() for layer in model[::2]]
     states = [x.numpy()]
-    for layer in range(3):  # what each next layer reads
+    for layer in range(3):  # the inputs of the layers above
         states.append(np.tanh(states[-1] @ W[layer].T + b[layer]))
 
     def errors():
-        made = [np.tanh(states[layer] @ W[layer].T + b[layer]) for layer in range(3)]
-        found = [np.zeros(()), *(states[layer + 1] - made[layer] for layer in range(3))]
+        predictions = [np.tanh(states[layer] @ W[layer].T + b[layer]) for layer in range(3)]
+        found = [np.zeros(()), *(states[layer + 1] - predictions[layer] for layer in range(3))]
         exps = np.exp(states[3] @ W[3].T + b[3])
         return found, exps / exps.sum(1, keepdims=True) - np.eye(3)[t.numpy()]
 
-    def sent(layer, e):
-        """dF/dh of a layer's own prediction error."""
+    def at_h(layer, e):
+        """Compute dF/dh of a layer from its prediction error."""
         z = np.tanh(states[layer] @ W[layer].T + b[layer])
         return -(1 - z**2) * e
 
     for _ in range(steps):
         e, top = errors()
-        down = [*(sent(layer, e[layer + 1]) @ W[layer] for layer in range(1, 3)), top @ W[3]]
+        down = [*(at_h(layer, e[layer + 1]) @ W[layer] for layer in range(1, 3)), top @ W[3]]
         for layer in range(1, 4):
             states[layer] = states[layer] - rate * (e[layer] + down[layer - 1])
     e, top = errors()
-    rows = [*(sent(layer, e[layer + 1]) for layer in range(3)), top]
+    rows = [*(at_h(layer, e[layer + 1]) for layer in range(3)), top]
     _, found = by_method(lra.methods.PredictiveCoding(steps, rate), model, x, t)
     for layer in range(4):
         expected = torch.from_numpy(rows[layer].T @ states[layer] / N)
@@ -82,8 +82,12 @@ def test_a_perceptron_is_the_loop_written_out():
         torch.testing.assert_close(found[f"{2 * layer}.bias"], expected, **CLOSE)
 
 
-def settled(parts, model, x, t, steps, rate):
-    """The gradients of F after inference, for f_1, ..., f_L with f_l of all states below."""
+def gradients_after_inference(parts, model, x, t, steps, rate):
+    """Compute the gradients of F after inference.
+
+    Args:
+        parts: f_1, ..., f_L as functions of x and the states below.
+    """
     states = []
     for part in parts[:-1]:
         states.append(part(x, states).detach().requires_grad_())
@@ -104,19 +108,19 @@ def settled(parts, model, x, t, steps, rate):
     return taken(model)
 
 
-def test_a_convolutional_network_is_the_loop_by_heart():
+def test_a_convolutional_network_equals_its_loop_written_out():
     model, (x, t) = convnet(), batch("conv")
     parts = [
         lambda x, s: model[2](torch.sigmoid(model[0](x))),
         lambda x, s: torch.tanh(model[3](s[0])).flatten(1),
         lambda x, s: model[6](s[1]),
     ]
-    expected = settled(parts, model, x, t, 6, 0.2)
+    expected = gradients_after_inference(parts, model, x, t, 6, 0.2)
     assert_same(by_method(lra.methods.PredictiveCoding(6, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 def test_layers_that_read_one_tensor_share_its_state():
-    """A residual network: one state for the block and the way around it."""
+    """In a residual network, a block and its shortcut read one state."""
     model = Residual(lambda: nn.Tanh()).double()
     model.bn1, model.bn2 = nn.Identity(), nn.Identity()
     model.stem = nn.Conv2d(3, 4, 3, padding=1).double()
@@ -127,12 +131,12 @@ def test_layers_that_read_one_tensor_share_its_state():
         lambda x, s: torch.tanh(model.conv2(s[1]) + model.shortcut(s[0])).mean((2, 3)),
         lambda x, s: model.head(s[2]),
     ]
-    expected = settled(parts, model, x, t, 5, 0.2)
+    expected = gradients_after_inference(parts, model, x, t, 5, 0.2)
     assert_same(by_method(lra.methods.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
 class InPlace(nn.Module):
-    """One tensor, read before and after it is changed in place."""
+    """A tensor that two layers read, one before and one after it is changed in place."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +150,7 @@ class InPlace(nn.Module):
         return self.head(torch.tanh(first + self.b(z)))
 
 
-def test_what_is_changed_in_place_is_another_state():
+def test_a_tensor_changed_in_place_gets_another_state():
     model, (x, t) = InPlace().double(), batch("mlp")
     parts = [
         lambda x, s: model.stem(x),
@@ -154,15 +158,16 @@ def test_what_is_changed_in_place_is_another_state():
         lambda x, s: torch.tanh(model.a(s[0]) + model.b(s[1])),
         lambda x, s: model.head(s[2]),
     ]
-    expected = settled(parts, model, x, t, 5, 0.2)
+    expected = gradients_after_inference(parts, model, x, t, 5, 0.2)
     assert_same(by_method(lra.methods.PredictiveCoding(5, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
-def test_the_numbers_of_torch2pc():
-    """PCInfer(model, loss, x, t, "Strict", eta=0.2, n=2000), with a summed cross-entropy.
+def test_gradients_equal_those_of_torch2pc():
+    """Compare with PCInfer(model, loss, x, t, "Strict", eta=0.2, n=2000).
 
-    RobertRosenbaum/Torch2PC at 00c6c50ee354, float64, on the network below; its states have settled
-    by then, and ours after as many steps had the same gradients to the bit.
+    The loss is a summed cross-entropy. RobertRosenbaum/Torch2PC at 00c6c50ee354, float64, on the
+    network below. Its states have settled by then, and after as many steps here the gradients were
+    the same to the bit.
     """
     model, count = mlp((4, 6, 5, 3)), 0
     for p in model.parameters():
@@ -178,11 +183,11 @@ def test_the_numbers_of_torch2pc():
     )
 
 
-# Where theory has it equal to backprop
+# Where theory makes it equal to backprop
 
 
 @pytest.mark.parametrize("steps", [1, 20])
-def test_one_weight_layer_learns_as_by_backprop_to_the_bit(steps):
+def test_one_weight_layer_has_backprops_updates_to_the_bit(steps):
     model, (x, t) = nn.Sequential(nn.Linear(6, 3), nn.Softplus()).double(), batch("mlp")
     value, found = by_method(lra.methods.PredictiveCoding(steps), model, x, t)
     assert_same(found, updates(model, x, t))
@@ -191,7 +196,10 @@ def test_one_weight_layer_learns_as_by_backprop_to_the_bit(steps):
 
 @pytest.mark.parametrize("kind", CHAINS)
 def test_zero_divergence(kind):
-    """Song et al. 2020: from the forward pass, with step 1, layer L - k is backprop's after k."""
+    """With step 1 from the forward pass, layer L - k has backprop's update after k steps.
+
+    Source: Song et al., 2020.
+    """
     model, (x, t) = CHAINS[kind][0](), batch(kind)
     expected = updates(model, x, t)
     layers = [name for name, m in model.named_children() if hasattr(m, "weight")]
@@ -200,7 +208,7 @@ def test_zero_divergence(kind):
         for name in (f"{layer}.weight", f"{layer}.bias"):
             if k:
                 torch.testing.assert_close(found[name], expected[name], **CLOSE)
-            else:  # the output layer's moment is before the first step
+            else:  # the output layer has it before the first step
                 assert (found[name] - expected[name]).norm() > 0.01 * expected[name].norm()
 
 
@@ -212,8 +220,8 @@ SETTLING = {
 
 
 @pytest.mark.parametrize("kind", SETTLING)
-def test_small_errors_are_backprops(kind):
-    """Where the loss pulls little, settled states stand by their predictions: O(pull) away."""
+def test_updates_tend_to_backprop_as_the_loss_gets_weaker(kind):
+    """Settled states are O(pull) away from their predictions."""
     build, steps, rate = SETTLING[kind]
     model, (x, t) = build().double(), images()
     expected = updates(model, x, t)
@@ -230,11 +238,11 @@ def test_small_errors_are_backprops(kind):
     assert nearer == pytest.approx(near / 10, rel=0.1)
 
 
-# What a step leaves behind
+# The model after a step
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_model_is_as_after_one_forward_pass(kind):
+def test_a_step_changes_the_model_as_one_forward_pass_does(kind):
     plain = MODELS[kind]().double()
     if kind == "residual":
         plain.act3 = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.3))
@@ -256,18 +264,18 @@ def test_the_model_is_as_after_one_forward_pass(kind):
     assert_same(*found)
 
 
-def test_a_step_draws_the_same_dropout_in_every_pass():
+def test_all_passes_of_a_step_draw_the_same_dropout():
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 3)).double()
     x, t = batch("mlp")
     torch.manual_seed(1)
     mask = torch.dropout(torch.ones(9, 5).double(), 0.5, True)
     parts = [lambda x, s: torch.tanh(model[0](x)) * mask, lambda x, s: model[3](s[0])]
-    expected = settled(parts, model, x, t, 4, 0.2)
+    expected = gradients_after_inference(parts, model, x, t, 4, 0.2)
     torch.manual_seed(1)
     assert_same(by_method(lra.methods.PredictiveCoding(4, 0.2), model, x, t)[1], expected, **CLOSE)
 
 
-def test_gradients_add_up_in_the_losss_own_scale():
+def test_gradients_have_the_scale_of_the_loss_and_add_up():
     model, (x, t) = mlp(), batch("mlp")
     method = lra.methods.PredictiveCoding(5)
     _, mean = by_method(method, model, x, t)
@@ -277,7 +285,7 @@ def test_gradients_add_up_in_the_losss_own_scale():
     assert_same(taken(model), {k: 2 * g for k, g in summed.items()}, **CLOSE)
     parts = [slice(0, 4), slice(4, 9)]
     model.zero_grad()
-    for rows in parts:  # accumulated, the loss a mean over all of it
+    for rows in parts:  # accumulated, with the mean over all of it as the loss
         share = len(x[rows]) / 9
         method(
             model, lambda o, r=rows, s=share: s * F.cross_entropy(o, t[r]), x[rows], loss_terms=9
@@ -285,7 +293,7 @@ def test_gradients_add_up_in_the_losss_own_scale():
     assert_same(taken(model), mean, **CLOSE)
 
 
-def test_tokens_are_counted():
+def test_tokens_count_as_loss_terms():
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     x, t = torch.randn(4, 7, 6).double(), torch.randint(3, (4, 7))
     _, flat = by_method(lra.methods.PredictiveCoding(5), model, x.flatten(0, 1), t.flatten())
@@ -296,13 +304,13 @@ def test_tokens_are_counted():
     assert_same(taken(model), flat, **CLOSE)
 
 
-def test_frozen_layers_keep_still_and_are_crossed():
+def test_errors_cross_frozen_layers():
     model, (x, t) = mlp(), batch("mlp")
     whole = by_method(lra.methods.PredictiveCoding(5), model, x, t)[1]
     model[4].requires_grad_(False)
     found = by_method(lra.methods.PredictiveCoding(5), model, x, t)[1]
     assert_same(found, {k: g for k, g in whole.items() if not k.startswith("4.")})
-    model[0].requires_grad_(False)  # nothing trains below the state that it made: it is input now
+    model[0].requires_grad_(False)  # nothing below trains, so its output is now an input
     head = nn.Sequential(*model[2:])
     expected = by_method(lra.methods.PredictiveCoding(5), head, model[:2](x).detach(), t)[1]
     found = by_method(lra.methods.PredictiveCoding(5), model, x, t)[1]
@@ -311,7 +319,7 @@ def test_frozen_layers_keep_still_and_are_crossed():
         assert torch.equal(g, e)
 
 
-def test_autocast_keeps_states_and_gradients_in_32_bits():
+def test_states_and_gradients_are_float32_under_autocast():
     model, (x, t) = mlp().float(), batch("mlp")
     exact = by_method(lra.methods.PredictiveCoding(), model, x.float(), t)[1]
     model.zero_grad()
@@ -325,7 +333,7 @@ def test_autocast_keeps_states_and_gradients_in_32_bits():
 # Refusals
 
 
-class Functional(nn.Module):
+class OwnProduct(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.w = nn.Linear(6, 5), nn.Parameter(torch.randn(5, 3))
@@ -350,11 +358,11 @@ def refused(model, message, x=None):
     return caught.value
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
-def test_models_it_is_not_defined_on_are_refused_with_the_remedy():
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch.jit
+def test_models_that_it_is_not_defined_on_are_refused():
     refused(lra.convert(mlp().float(), lra.LRAE()), r"converted to a rule.*lra.restore")
-    found = refused(Functional(), r"Functional\): its forward calls @; write it with nn.Linear")
-    assert [each.type for each in found.refused] == ["Functional"]
+    found = refused(OwnProduct(), r"OwnProduct\): its forward calls @; write it with nn.Linear")
+    assert [each.type for each in found.refused] == ["OwnProduct"]
     lstm = nn.Sequential(nn.LSTM(6, 5))
     assert [each.name for each in refused(lstm, "several weights in one kernel").refused] == ["0"]
     refused(nn.TransformerEncoderLayer(6, 2, 8), "self_attn")
@@ -364,20 +372,19 @@ def test_models_it_is_not_defined_on_are_refused_with_the_remedy():
     refused(3, "expected a torch.nn.Module, got int")
 
 
-def test_situations_in_which_it_would_go_wrong_are_refused():
+def test_calls_with_wrong_results_are_refused():
     model = mlp().float()
     with torch.no_grad():
-        refused(model, "switched off")
+        refused(model, r"outside torch\.no_grad")
     refused(model, r"x.detach\(\)", torch.randn(9, 6, requires_grad=True))
     refused(Checkpointed(), "runs again in the backward pass.*checkpointing")
     assert all(not m._forward_pre_hooks for m in model.modules())
 
-    class Two(nn.Linear):
+    class DictOutput(nn.Linear):
         def forward(self, x):
             return {"out": super().forward(x)}
 
+    method, model, x = lra.methods.PredictiveCoding(), DictOutput(6, 3), torch.randn(9, 6)
     with pytest.raises(lra.errors.MethodError, match="output is a dict"):
-        lra.methods.PredictiveCoding()(Two(6, 3), lambda o: o["out"].sum(), torch.randn(9, 6))
-    lra.methods.PredictiveCoding()(
-        Two(6, 3), lambda o: o["out"].sum(), torch.randn(9, 6), loss_terms=1
-    )
+        method(model, lambda o: o["out"].sum(), x)
+    method(model, lambda o: o["out"].sum(), x, loss_terms=1)

@@ -1,8 +1,8 @@
-"""Models of other libraries, as they are: every weight and unit follows the rule, in its limit.
+"""Unchanged models of other libraries: errors cross every weight and activation by the rule.
 
 The oracle is backprop's gradient: with E = W and the normalised target difference, each parameter's
-update comes to it as beta falls; with any other E, every parameter below a weight moves otherwise.
-benchmarks/reach.py holds some four hundred models to the same; these few keep it true.
+update tends to it as beta falls; with random E, each parameter below a weight layer has another
+update. benchmarks/reach.py applies the same test to some four hundred models.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ MODELS = [
     ("hf", "xlnet"),  # einsum
     ("hf", "mamba"),  # exponentials, a scan
     ("hf", "deberta"),
-    ("hf", "wav2vec2-bert"),  # looked up positions that are multiplied with
+    ("hf", "wav2vec2-bert"),  # products with position embeddings
     ("pyg", "GATConv"),
     ("pyg", "SAGEConv"),
     ("torch", "LSTM, packed"),
@@ -45,11 +45,11 @@ def _default_dtype():
     torch.set_default_dtype(before)
 
 
-@pytest.mark.filterwarnings("ignore")  # of these libraries
+@pytest.mark.filterwarnings("ignore")  # from these libraries
 @pytest.mark.parametrize(("library", "name"), MODELS, ids=str)
-def test_a_model_as_it_is(library, name):
+def test_models_of_other_libraries(library, name):
     if library == "timm" and importlib.util.find_spec("timm") is None:
-        pytest.skip("timm asks for torchvision: pip install --no-deps timm")
+        pytest.skip("timm requires torchvision: pip install --no-deps timm")
     row = reach.scaled(library, name, 1.0, False)
     assert row["share"] == 1.0
     assert row["activations"] == 1.0

@@ -1,4 +1,4 @@
-"""Shared feedback: E as W + D moves as learned E does, step by step, for every optimizer."""
+"""Shared feedback: E = W + D moves as learned E does, with every supported optimizer."""
 
 import copy
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def perceptron() -> nn.Sequential:
 
 
 class Attention(nn.Module):
-    """Attention, whose own forward multiplies, around a layer by class, and a recurrent one."""
+    """Attention and a GRU, which are intercepted, with linear layers around them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first:
 
 
 def feedback(model: nn.Module) -> dict[str, Tensor]:
-    """Give every E, from either form."""
+    """Return every E, learned or shared, by the name of learned feedback."""
     state = model.state_dict()
     found = {}
     for name, value in state.items():
@@ -106,12 +106,13 @@ def feedback(model: nn.Module) -> dict[str, Tensor]:
             if plain == name:
                 found[plain] = value
             else:
-                W = next(w for w in weights_like(plain) if w in state)
+                W = next(w for w in weight_names(plain) if w in state)
                 found[plain] = value + state[W]
     return found
 
 
-def weights_like(name: str) -> list[str]:
+def weight_names(name: str) -> list[str]:
+    """List the names that the weight of some feedback may have."""
     head, _, leaf = name.rpartition(".")
     dot = "." if head else ""
     return [
@@ -124,30 +125,32 @@ def weights_like(name: str) -> list[str]:
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_shared_feedback_moves_as_learned_feedback(kind: str, steps: int) -> None:
     cls, settings = SETTINGS[kind]
-    apart, shared = converted(), converted()
-    optimizers = [cls(m.parameters(), **settings) for m in (apart, shared)]
+    learned, shared = converted(), converted()
+    optimizers = [cls(m.parameters(), **settings) for m in (learned, shared)]
     assert lra.share_feedback(shared, optimizers[1]) == ["2", "4", "6"]
     assert lra.feedback_parameters(shared) == []
     held = {id(p) for group in optimizers[1].param_groups for p in group["params"]}
     assert held == {id(p) for p in shared.parameters() if p.requires_grad}
     before = feedback(shared)
-    for model, optimizer in zip((apart, shared), optimizers, strict=True):
+    for model, optimizer in zip((learned, shared), optimizers, strict=True):
         train(model, optimizer, steps)
-    expected, found = feedback(apart), feedback(shared)
+    expected, found = feedback(learned), feedback(shared)
     assert expected.keys() == found.keys() == {"2.feedback", "4.feedback", "6.feedback"}
     assert all(not torch.allclose(found[name], before[name]) for name in found)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
-    for name, W in lra.restore(apart).state_dict().items():
+    for name, W in lra.restore(learned).state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], W, rtol=1e-6, atol=1e-9)
 
 
-def test_every_optimizer_that_is_known_is_held_to_it() -> None:
+def test_every_supported_optimizer_is_tested() -> None:
     assert {cls for cls, _ in SETTINGS.values()} == set(_ELEMENTWISE)
 
 
-@pytest.mark.parametrize("rule", [lra.LRAE(), lra.MirroredLRA(), lra.KolenPollack()], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [lra.LRAE(), lra.MirroredLRA(), lra.KolenPollack()], ids=lambda r: r.name
+)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_share(name: str, rule: lra.Rule) -> None:
+def test_networks_of_all_kinds_share(name: str, rule: lra.Rule) -> None:
     models = [converted(name, rule), converted(name, rule)]
     optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-3, weight_decay=0.3) for m in models]
     E = feedback(models[1])
@@ -162,19 +165,19 @@ def test_networks_share(name: str, rule: lra.Rule) -> None:
     torch.testing.assert_close(shared, plain, rtol=1e-7, atol=1e-10)
 
 
-def test_states_fit_the_other_form() -> None:
-    apart, shared = converted("attention"), converted("attention")
-    train(apart, torch.optim.SGD(apart.parameters(), lr=0.1), 3)
+def test_states_load_into_the_other_form() -> None:
+    learned, shared = converted("attention"), converted("attention")
+    train(learned, torch.optim.SGD(learned.parameters(), lr=0.1), 3)
     lra.share_feedback(shared, torch.optim.SGD(shared.parameters(), lr=0.1))
-    shared.load_state_dict(apart.state_dict())
-    torch.testing.assert_close(feedback(shared), feedback(apart))
+    shared.load_state_dict(learned.state_dict())
+    torch.testing.assert_close(feedback(shared), feedback(learned))
     back = converted("attention")
     back.load_state_dict(shared.state_dict())
-    torch.testing.assert_close(feedback(back), feedback(apart))
-    assert back.state_dict().keys() == apart.state_dict().keys()
+    torch.testing.assert_close(feedback(back), feedback(learned))
+    assert back.state_dict().keys() == learned.state_dict().keys()
 
 
-def test_plain_weights_load_and_feedback_follows_them() -> None:
+def test_loading_plain_weights_leaves_offsets_unchanged() -> None:
     shared = converted(rule=lra.MirroredLRA())
     lra.share_feedback(shared, torch.optim.SGD(shared.parameters(), lr=0.1))
     D = {n: t.clone() for n, t in shared.state_dict().items() if "offset" in n}
@@ -184,7 +187,7 @@ def test_plain_weights_load_and_feedback_follows_them() -> None:
 
 
 @pytest.mark.parametrize("kind", ["SGD, momentum and decay", "AdamW"])
-def test_a_stopped_training_goes_on_to_the_same_bits(kind: str) -> None:
+def test_a_resumed_training_has_the_same_bits(kind: str) -> None:
     cls, settings = SETTINGS[kind]
 
     def start() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -197,15 +200,15 @@ def test_a_stopped_training_goes_on_to_the_same_bits(kind: str) -> None:
     train(model, optimizer, 20)
     saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     train(model, optimizer, 20, first=20)
-    again, other = start()
-    again.load_state_dict(saved[0])
+    resumed, other = start()
+    resumed.load_state_dict(saved[0])
     other.load_state_dict(saved[1])
-    train(again, other, 20, first=20)
+    train(resumed, other, 20, first=20)
     for name, value in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
+        assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_a_copy_shares_with_an_optimizer_of_its_own() -> None:
+def test_a_copy_needs_a_call_for_its_own_optimizer() -> None:
     model = converted()
     lra.share_feedback(model, torch.optim.AdamW(model.parameters(), lr=0.1))
     other = copy.deepcopy(model)
@@ -218,7 +221,7 @@ def test_a_copy_shares_with_an_optimizer_of_its_own() -> None:
     torch.testing.assert_close(other[2].feedback_offset, before * (1 - 0.1 * 0.5))  # type: ignore[index]
 
 
-def test_sharing_twice_shrinks_once() -> None:
+def test_sharing_twice_decays_once() -> None:
     model = converted()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
     assert lra.share_feedback(model, optimizer) == lra.share_feedback(model, optimizer)
@@ -227,7 +230,7 @@ def test_sharing_twice_shrinks_once() -> None:
     torch.testing.assert_close(model[2].feedback_offset, before * (1 - 0.1 * 0.5))  # type: ignore[index]
 
 
-def test_one_optimizer_of_two_models() -> None:
+def test_two_models_can_share_with_one_optimizer() -> None:
     models = [converted(), converted()]
     optimizer = torch.optim.AdamW(nn.ModuleList(models).parameters(), lr=0.1, weight_decay=0.5)
     before = []
@@ -240,7 +243,7 @@ def test_one_optimizer_of_two_models() -> None:
         torch.testing.assert_close(model[2].feedback_offset, D * (1 - 0.1 * 0.5))  # type: ignore[index]
 
 
-def test_mirror_sets_shared_feedback_as_learned() -> None:
+def test_mirror_sets_shared_feedback_like_learned_feedback() -> None:
     models = [converted("attention"), converted("attention")]
     lra.share_feedback(models[1], torch.optim.SGD(models[1].parameters(), lr=0.1))
     for model in models:
@@ -248,7 +251,7 @@ def test_mirror_sets_shared_feedback_as_learned() -> None:
     torch.testing.assert_close(feedback(models[1]), feedback(models[0]))
 
 
-def test_drawing_anew_draws_feedback() -> None:
+def test_reset_parameters_draws_shared_feedback() -> None:
     models = [converted(), converted()]
     lra.share_feedback(models[1], torch.optim.SGD(models[1].parameters(), lr=0.1))
     for model in models:
@@ -257,7 +260,7 @@ def test_drawing_anew_draws_feedback() -> None:
     torch.testing.assert_close(feedback(models[1]), feedback(models[0]))
 
 
-def test_restore_leaves_the_plain_model() -> None:
+def test_restore_returns_the_plain_model() -> None:
     for name in NETWORKS:
         model = converted(name)
         lra.share_feedback(model, torch.optim.SGD(model.parameters(), lr=0.1))
@@ -266,7 +269,7 @@ def test_restore_leaves_the_plain_model() -> None:
         assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
 
 
-def test_diagnosis_and_coverage_see_feedback() -> None:
+def test_diagnosis_and_coverage_include_shared_feedback() -> None:
     models = [converted("attention"), converted("attention")]
     lra.share_feedback(models[1], torch.optim.SGD(models[1].parameters(), lr=0.1))
     x = torch.randn(5, 6, dtype=torch.float64)
@@ -279,7 +282,7 @@ def test_diagnosis_and_coverage_see_feedback() -> None:
     assert lra.coverage(models[0]).weights == lra.coverage(models[1]).weights
 
 
-def test_a_step_that_a_scaler_skips_shrinks_nothing() -> None:
+def test_a_step_that_a_grad_scaler_skips_decays_nothing() -> None:
     model = converted()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5, fused=True)
     lra.share_feedback(model, optimizer)
@@ -308,20 +311,23 @@ def test_layers_that_cannot_share_stay_learned() -> None:
 
 
 class Sgd(torch.optim.SGD):
-    """Somebody's own."""
+    """A user's subclass."""
 
 
 REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
     "plain": (lambda: _with(perceptron(), torch.optim.SGD), "no layer .* is converted"),
     "no optimizer": (lambda: (converted(), "sgd"), "expected a torch.optim.Optimizer"),
-    "an unknown one": (lambda: _with(converted(), Sgd), "Sgd moves E as it moves W is not"),
+    "an unknown one": (
+        lambda: _with(converted(), Sgd),
+        "a Sgd is not known to move E as it moves W",
+    ),
     "Adam with decay": (
         lambda: _with(converted(), torch.optim.Adam, weight_decay=0.1),
         "use AdamW",
     ),
     "another gamma": (
         lambda: _with(converted(rule=lra.LRAE(gamma=0.5)), torch.optim.SGD),
-        "by gamma = 1 alone",
+        r"E moves as W does only with Learned\(\) and gamma 1",
     ),
     "none": (
         lambda: _with(converted(rule=lra.FeedbackAlignment()), torch.optim.SGD),
@@ -329,10 +335,13 @@ REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
     ),
     "wired": (
         lambda: _with(converted(rule=lra.LRAE(wiring=lra.wiring.Direct())), torch.optim.SGD),
-        "leads from another layer",
+        "its E belongs to another layer's error",
     ),
-    "another step size": (lambda: _grouped(), "other settings than their weights, of lr"),
-    "weights alone": (lambda: _weights_alone(), "moves some weights and not their feedback"),
+    "another step size": (
+        lambda: _grouped(),
+        r"other optimizer settings than their weights \(lr\)",
+    ),
+    "weights alone": (lambda: _weights_alone(), "has some weights without their feedback weights"),
     "another past": (lambda: _moved(), "moved weights and feedback weights differently"),
 }
 
@@ -366,7 +375,7 @@ def _moved() -> tuple[nn.Module, Any]:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_share_is_refused_and_left_as_it_was(case: str) -> None:
+def test_models_and_optimizers_that_cannot_share_are_refused(case: str) -> None:
     build, match = REFUSED[case]
     model, optimizer = build()
     names = [name for name, _ in model.named_parameters()]
@@ -375,7 +384,7 @@ def test_what_cannot_share_is_refused_and_left_as_it_was(case: str) -> None:
     assert [name for name, _ in model.named_parameters()] == names
 
 
-def test_decay_that_comes_later_is_refused_where_it_is_no_scale() -> None:
+def test_adaptive_decay_that_is_set_later_is_refused() -> None:
     model = converted()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     lra.share_feedback(model, optimizer)
@@ -384,7 +393,7 @@ def test_decay_that_comes_later_is_refused_where_it_is_no_scale() -> None:
         train(model, optimizer, 1)
 
 
-def test_networks_that_share_train_together() -> None:
+def test_an_ensemble_trains_networks_with_shared_feedback() -> None:
     def start(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(seed)
         model = lra.convert(perceptron().double(), lra.LRAE(0.1 * (seed + 1)))
@@ -392,29 +401,29 @@ def test_networks_that_share_train_together() -> None:
         lra.share_feedback(model, optimizer)
         return model, optimizer
 
-    apart, joint = [start(seed) for seed in range(3)], [start(seed) for seed in range(3)]
-    together = lra.ensemble.Ensemble([model for model, _ in joint])
+    single, joint = [start(seed) for seed in range(3)], [start(seed) for seed in range(3)]
+    ensemble = lra.ensemble.Ensemble([model for model, _ in joint])
     for step in range(5):
         x = torch.randn(3, 9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
         t = torch.arange(9).expand(3, 9) % 4
         for _, optimizer in joint:
             optimizer.zero_grad()
-        torch.vmap(F.cross_entropy)(together(x), t).sum().backward()
+        torch.vmap(F.cross_entropy)(ensemble(x), t).sum().backward()
         for _, optimizer in joint:
             optimizer.step()
-        for (model, optimizer), own, target in zip(apart, x, t, strict=True):
+        for (model, optimizer), own, target in zip(single, x, t, strict=True):
             optimizer.zero_grad()
             F.cross_entropy(model(own), target).backward()
             optimizer.step()
-    together.separate()
-    for (model, _), (other, _) in zip(apart, joint, strict=True):
+    ensemble.separate()
+    for (model, _), (other, _) in zip(single, joint, strict=True):
         for name, value in model.state_dict().items():
             torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
-@pytest.mark.parametrize("rule", [lra.LRAE(), lra.MirroredLRA()], ids=repr)
-def test_a_compiled_step_shares(rule: lra.Rule) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch.compile
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.MirroredLRA()], ids=lambda r: r.name)
+def test_a_compiled_step_with_shared_feedback(rule: lra.Rule) -> None:
     models = [converted(rule=rule), converted(rule=rule)]
     optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.1) for m in models]
     for model, optimizer in zip(models, optimizers, strict=True):

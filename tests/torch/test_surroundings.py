@@ -1,6 +1,6 @@
-"""What surrounds a conversion: freezing, meta device, sharding, optimizers, the loss's scale.
+"""Around a conversion: freezing, the meta device, optimizers, compilation, the scale of the loss.
 
-The oracle is the same model's updates without the surroundings, or the message that a reader needs.
+The oracle is the update of the same model without these, or the message that the user needs.
 """
 
 import copy
@@ -36,7 +36,7 @@ def updates(model, x, t, **loss):
 
 
 @pytest.mark.parametrize("by", [torch.func.jacrev, torch.func.jacfwd, torch.func.grad])
-def test_a_derivative_of_a_derivative_is_refused_under_func(by):
+def test_second_derivatives_are_refused_under_torch_func(by):
     model, (x, _) = net(loss_terms=1), data()
 
     def f(v):
@@ -65,30 +65,30 @@ def test_feedback_is_frozen_and_unfrozen_with_its_weights():
     torch.testing.assert_close(got["2.feedback"], got["2.weight"])
 
 
-@pytest.mark.parametrize("way", ["reset", "load", "forward", "state"])
+@pytest.mark.parametrize("by", ["reset", "load", "forward", "state"])
 @pytest.mark.parametrize("rule", [lra.LRAE(), lra.FeedbackAlignment()], ids=lambda rule: rule.name)
-def test_meta_device(way, rule):
+def test_feedback_of_a_meta_model_is_drawn_when_weights_are_known(by, rule):
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(6, 400), nn.Tanh(), nn.Linear(400, 300), nn.LSTM(300, 8))
     lra.convert(model, rule)
     assert model[2].feedback.is_meta
     model.to_empty(device="cpu")
     for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data.fill_(1e9)  # whatever the memory held
-    if way == "reset":
+        tensor.data.fill_(1e9)  # stands for uninitialised memory
+    if by == "reset":
         for module in model:
             getattr(module, "reset_parameters", lambda: None)()
     else:
         for module in model:
             plain = getattr(module, "plain", type(module))
             getattr(plain, "reset_parameters", lambda m: None)(module)
-        if way == "load":
+        if by == "load":
             plain = {k: v for k, v in model.state_dict().items() if "feedback" not in k}
             model.load_state_dict(plain)
-    if way == "state":
+    if by == "state":
         state = {k: v.clone() for k, v in model.state_dict().items()}
         model.load_state_dict(state)
-        assert (model[2].feedback == 1e9).all()  # as it was saved
+        assert (model[2].feedback == 1e9).all()  # as in the state
         return
     model(torch.randn(3, 6))
     E, W = model[2].feedback, model[2].weight
@@ -96,11 +96,7 @@ def test_meta_device(way, rule):
     assert model[3].feedback_ih_l0.abs().max() < 2
 
 
-def test_converting_in_inference_mode():
-    with torch.inference_mode():
-        torch.manual_seed(0)
-        layers = nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)
-    model = nn.Sequential(*layers)
+def test_convert_in_inference_mode():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
     with torch.inference_mode():
         lra.convert(model, lra.LRAE(), input_layers=())
@@ -108,7 +104,7 @@ def test_converting_in_inference_mode():
     updates(model, torch.randn(3, 6), torch.zeros(3, dtype=torch.long))
 
 
-def test_one_sample_without_a_batch():
+def test_a_sample_without_a_batch_dimension_needs_loss_terms():
     (x, t), rule = data(1), lra.LRAE(0.3)
     expected = updates(net(rule), x, t)
     model = net(rule)
@@ -127,25 +123,25 @@ def test_one_sample_without_a_batch():
     conv(torch.randn(4, 2, 5))
     with pytest.raises(lra.errors.RuleError, match="one sample without a batch"):
         conv(torch.randn(2, 5))
-    lra.convert(lra.restore(conv), lra.FeedbackAlignment())(torch.randn(2, 5))  # knows no N
+    lra.convert(lra.restore(conv), lra.FeedbackAlignment())(torch.randn(2, 5))  # needs no N
     with torch.no_grad():
         net(rule)(x[0])
 
 
-def test_an_optimizer_without_the_learned_feedback_is_told():
+def test_an_optimizer_without_the_learned_feedback_causes_a_warning():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
     early = torch.optim.SGD(model.parameters(), lr=0.1)
     lra.convert(model, lra.LRAE())
     updates(model, *data())
-    with pytest.warns(lra.LraWarning, match=r"moves the weights of 1 layers.*add_param_group"):
+    with pytest.warns(lra.LraWarning, match=r"updates the weights of 1 layers.*add_param_group"):
         early.step()
-    early.step()  # once is enough
+    early.step()  # warns only once
     late = torch.optim.SGD(model.parameters(), lr=0.1)
     late.step()
-    mended = torch.optim.SGD([model[0].weight, model[2].weight], lr=0.1)
-    mended.add_param_group({"params": lra.feedback_parameters(model)})
-    mended.step()
+    extended = torch.optim.SGD([model[0].weight, model[2].weight], lr=0.1)
+    extended.add_param_group({"params": lra.feedback_parameters(model)})
+    extended.step()
 
 
 SCALES = {
@@ -156,18 +152,18 @@ SCALES = {
 }
 
 
-@pytest.mark.parametrize(("loss", "said"), SCALES.values(), ids=SCALES)
-def test_a_loss_of_another_scale_is_noticed(loss, said):
+@pytest.mark.parametrize(("loss", "message"), SCALES.values(), ids=SCALES)
+def test_a_loss_of_another_scale_causes_a_warning(loss, message):
     model, (x, t) = net(), data()
-    with pytest.warns(lra.LraWarning, match=said):
+    with pytest.warns(lra.LraWarning, match=message):
         loss(model, x, t).backward()
-    loss(model, x, t).backward()  # once is enough
+    loss(model, x, t).backward()  # warns only once
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loss(net(lra.KolenPollack()), x, t).backward()  # knows no scale
+        loss(net(lra.KolenPollack()), x, t).backward()  # works at any scale
 
 
-def test_usual_losses_are_not_complained_of():
+def test_usual_losses_cause_no_warning():
     x, t = data(7)
     weight = torch.tensor([1.0, 1.1, 0.9, 1.0]).double()
     for loss in (
@@ -182,11 +178,11 @@ def test_usual_losses_are_not_complained_of():
     F.cross_entropy(net(loss_terms=7 / 8)(x), t).mul(8).backward()
 
 
-def test_errors_are_looked_at_in_the_first_passes_only():
+def test_the_scale_of_the_loss_is_checked_in_the_first_passes_only():
     x, t = data()
-    fused, apart = net(), net()
-    handle = apart[2].register_forward_hook(lambda *_: None)  # called one by one
-    for model in (fused, apart):
+    fused, unfused = net(), net()
+    handle = unfused[2].register_forward_hook(lambda *_: None)  # so that layers run one by one
+    for model in (fused, unfused):
         for _ in range(5):
             F.cross_entropy(model(x), t).backward()
         with warnings.catch_warnings():
@@ -195,10 +191,12 @@ def test_errors_are_looked_at_in_the_first_passes_only():
     handle.remove()
 
 
-def test_what_was_put_on_after_convert():
+def test_restore_refuses_a_parametrization_added_after_convert():
     model = net()
     parametrizations.weight_norm(model[2])
-    with pytest.raises(lra.errors.ConversionError, match="put on '2' after convert"):
+    with pytest.raises(
+        lra.errors.ConversionError, match=r"'2' got a parametrization .* after convert; remove"
+    ):
         lra.restore(model)
     assert lra.is_converted(model)
     torch.nn.utils.parametrize.remove_parametrizations(model[2], "weight")
@@ -207,16 +205,16 @@ def test_what_was_put_on_after_convert():
     assert not any("lra" in name or "feedback" in name for m in model for name in vars(m))
 
 
-def test_learned_tokens_and_positions_are_no_weights():
+def test_learned_tokens_and_positions_are_not_weights():
     model = ViT().double()
     lra.convert(model, lra.LRAE(), example=torch.randn(2, 3, 8, 8).double())
     assert lra.coverage(model).full
     assert type(model) is ViT
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by its compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch.compile
 @pytest.mark.parametrize("kind", ["convolutions", "transformer"])
-def test_compiled_for_any_batch(kind):
+def test_a_compiled_model_takes_any_batch_size(kind):
     torch.manual_seed(0)
     if kind == "convolutions":
         layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.LazyLinear(4)
@@ -227,7 +225,7 @@ def test_compiled_for_any_batch(kind):
     lra.convert(model, lra.LRAE(), example=torch.randn(2, 3, 8, 8))
     torch._dynamo.reset()
     twin = copy.deepcopy(model)
-    with torch._dynamo.config.patch(specialize_float=True):  # beta and gamma are no inputs
+    with torch._dynamo.config.patch(specialize_float=True):  # beta and gamma are constants
         compiled = torch.compile(twin, backend="aot_eager", dynamic=True)
         for n in (3, 5):
             x, t = torch.randn(n, 3, 8, 8), torch.randint(4, (n,))
@@ -236,11 +234,11 @@ def test_compiled_for_any_batch(kind):
                 torch.testing.assert_close(got[f"_orig_mod.{name}"], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")  # of Lightning, about workers and logs
-def test_lightning_loads_from_a_checkpoint():
+@pytest.mark.filterwarnings("ignore")  # from Lightning, about workers and logs
+def test_lightning_loads_a_checkpoint():
     pytest.importorskip("lightning")
     path = Path(__file__).parents[2] / "examples" / "lightning_module.py"
     spec = importlib.util.spec_from_file_location("lightning_module", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    assert example.main(epochs=1) > 0.3  # what was loaded from the checkpoint has learned
+    assert example.main(epochs=1) > 0.3  # the accuracy of the model in the checkpoint

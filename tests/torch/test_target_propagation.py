@@ -1,7 +1,7 @@
 """Difference target propagation: its equations, its identities, and the inverses it learns.
 
-The oracles are a loop in NumPy with every derivative written out, one in torch that knows the
-network by heart, and backprop where the inverses make it equal.
+The oracles are a NumPy loop with every derivative written out, a torch loop with the network
+written out, and backprop where the inverses make it equal.
 """
 
 import copy
@@ -20,10 +20,10 @@ import lra
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 
 
-def chain(sizes, unit=nn.Tanh):
+def chain(sizes, phi=nn.Tanh):
     layers = []
     for below, above in itertools.pairwise(sizes):
-        layers += [nn.Linear(below, above), unit()]
+        layers += [nn.Linear(below, above), phi()]
     return nn.Sequential(*layers[:-1]).double()
 
 
@@ -45,11 +45,11 @@ def without_inverses(found):
     return {k: g for k, g in found.items() if ".inverse." not in k}
 
 
-# Its equations
+# Equations
 
 
-def test_a_perceptron_is_the_loop_written_out():
-    """Lee et al.'s algorithm in NumPy, its local loss over 2 eta."""
+def test_a_perceptron_equals_the_algorithm_written_out():
+    """Compare with Lee et al.'s algorithm in NumPy, its local loss divided by 2 eta."""
     model, (x, t) = chain((6, 8, 7, 5, 3)), batch()
     method, N = lra.methods.DTP(eta=0.3, sigma=0.2), 9
     method.attach(model, x[:1])
@@ -74,10 +74,10 @@ def test_a_perceptron_is_the_loop_written_out():
         g = [np.tanh(u @ V[layer - 1].T + c[layer - 1]) for u in (z[layer + 1], y[layer + 1])]
         y[layer] = z[layer] - (g[0] - g[1])
         u = z[layer] + 0.2 * noise[layer]
-        there = np.tanh(u @ W[layer].T + b[layer])
-        back = np.tanh(there @ V[layer - 1].T + c[layer - 1])
+        above = np.tanh(u @ W[layer].T + b[layer])
+        back = np.tanh(above @ V[layer - 1].T + c[layer - 1])
         e_back = (1 - back**2) * (back - u)
-        for name, expected in (("weight", e_back.T @ there), ("bias", e_back.sum(0))):
+        for name, expected in (("weight", e_back.T @ above), ("bias", e_back.sum(0))):
             update = found[f"{2 * layer}.inverse.{name}"]
             torch.testing.assert_close(update, torch.from_numpy(expected / N), **CLOSE)
     for layer in range(3):
@@ -88,7 +88,7 @@ def test_a_perceptron_is_the_loop_written_out():
             torch.testing.assert_close(update, torch.from_numpy(expected / N), **CLOSE)
 
 
-def test_a_convolutional_network_is_the_loop_by_heart():
+def test_a_convolutional_network_equals_its_loop_written_out():
     model, (x, t) = convnet(), batch(24)
     method, N = lra.methods.DTP(eta=0.3, sigma=0.2), 9
     method.attach(model, x)
@@ -133,12 +133,12 @@ def test_a_convolutional_network_is_the_loop_by_heart():
     assert_same(by_method(method, model, x, t)[1], expected, **CLOSE)
 
 
-# Its identities
+# Identities
 
 
 @pytest.mark.parametrize("sizes", [(6, 3), (6, 8, 3)])
-def test_two_weight_layers_learn_as_by_backprop(sizes):
-    """No inverse, and each layer's local loss has backprop's own derivative."""
+def test_two_weight_layers_have_backprops_updates(sizes):
+    """There is no inverse, and the derivative of each local loss is backprop's."""
     model, (x, t) = chain(sizes), batch()
     method = lra.methods.DTP(eta=0.7)
     method.attach(model, x)
@@ -159,8 +159,8 @@ def test_transposed_inverses_of_linear_layers_give_backprop():
     assert_same(found, without_inverses(updates(model, x, t)), **CLOSE)
 
 
-def test_exact_inverses_have_nothing_to_learn_and_solve_for_the_targets():
-    """A target is what moves the last hidden layer to its own: d W^-1, layer by layer."""
+def test_exact_inverses_have_zero_updates_and_targets_solve_the_layers():
+    """Each target is the input that takes the last hidden layer to its target: d W^-1 per layer."""
     model, (x, t) = chain((6, 5, 5, 5, 3), nn.Identity), batch()
     method = lra.methods.DTP(eta=0.4)
     method.attach(model, x)
@@ -189,25 +189,25 @@ def test_inverses_learn_to_invert():
     z1 = model[:3](x).detach()
     z2 = model[3:7](z1).detach()
 
-    def apart():
+    def distances():
         with torch.no_grad():
             first = (model[3].inverse(z2) - z1).norm() / z1.norm()
             second = (model[7].inverse(model[7:9](z2)) - z2).norm() / z2.norm()
         return float(first), float(second)
 
-    before = apart()
+    before = distances()
     for _ in range(300):
         optimizer.zero_grad()
         by_method(method, model, x, t)
         optimizer.step()
-    for old, new in zip(before, apart(), strict=True):
+    for old, new in zip(before, distances(), strict=True):
         assert new < 0.9 * old
 
 
-# What it adds to a model, and what a step leaves behind
+# What it adds to a model, and the model after a step
 
 
-def test_inverses_are_parameters_and_the_forward_pass_is_as_it_was():
+def test_inverses_are_parameters_and_leave_the_forward_pass_unchanged():
     plain, (x, t) = chain((6, 8, 7, 3)), batch()
     model, method = copy.deepcopy(plain), lra.methods.DTP()
     expected = model(x)
@@ -222,15 +222,15 @@ def test_inverses_are_parameters_and_the_forward_pass_is_as_it_was():
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.manual_seed(1)
         assert_same(by_method(method, other, x, t)[1], found)
-    again = lra.methods.DTP().attach(copy.deepcopy(plain), x)
-    again.load_state_dict(model.state_dict())
+    loaded = lra.methods.DTP().attach(copy.deepcopy(plain), x)
+    loaded.load_state_dict(model.state_dict())
     torch.manual_seed(1)
-    assert_same(by_method(method, again, x, t)[1], found)
+    assert_same(by_method(method, loaded, x, t)[1], found)
     assert_same(dict(method.detach(model).state_dict()), dict(plain.state_dict()))
     assert not hasattr(model[2], "inverse")
 
 
-def test_gradients_add_up_in_the_losss_own_scale():
+def test_gradients_have_the_scale_of_the_loss_and_add_up():
     model, (x, t) = convnet(), batch(24)
     method = lra.methods.DTP(sigma=0.0)
     method.attach(model, x)
@@ -242,7 +242,7 @@ def test_gradients_add_up_in_the_losss_own_scale():
     assert all(not m._forward_pre_hooks for m in model.modules())
 
 
-def test_autocast_keeps_targets_and_gradients_in_32_bits():
+def test_targets_and_gradients_are_float32_under_autocast():
     model, (x, t) = chain((6, 8, 7, 5, 3)).float(), batch()
     method = lra.methods.DTP(sigma=0.0)
     method.attach(model, x.float())
@@ -258,11 +258,11 @@ def test_autocast_keeps_targets_and_gradients_in_32_bits():
 # Refusals
 
 
-def test_other_networks_are_refused_and_left_as_they_are():
+def test_other_networks_are_refused_and_stay_unchanged():
     method, (x, _) = lra.methods.DTP(), batch()
     for layer, message in (
-        (nn.Dropout(), r"1 \(Dropout\): it has no place"),
-        (nn.PReLU(), r"1 \(PReLU\): it has no place"),
+        (nn.Dropout(), r"1 \(Dropout\): it is not supported"),
+        (nn.PReLU(), r"1 \(PReLU\): it is not supported"),
         (nn.BatchNorm1d(6), "BatchNorm1d"),
         (nn.Bilinear(6, 6, 6), "Bilinear"),
     ):
@@ -271,14 +271,14 @@ def test_other_networks_are_refused_and_left_as_they_are():
             method.attach(model.double(), x)
         assert not hasattr(model[2], "inverse")
     layers = nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 3, padding="same"), nn.Conv1d(4, 2, 3)
-    with pytest.raises(lra.errors.MethodError, match=r"1 .Conv1d.: of its padding no inverse"):
+    with pytest.raises(lra.errors.MethodError, match=r"1 .Conv1d.: its padding has no known inv"):
         method.attach(nn.Sequential(*layers), torch.randn(3, 2, 9))
 
 
-def test_inverses_are_asked_for():
+def test_a_step_without_inverses_and_a_second_attach_are_refused():
     method, (x, t) = lra.methods.DTP(), batch()
     model = chain((6, 8, 7, 3))
-    with pytest.raises(lra.errors.MethodError, match=r"2: without an inverse; call method.attach"):
+    with pytest.raises(lra.errors.MethodError, match=r"2: no inverse yet; call method.attach"):
         by_method(method, model, x, t)
     method.attach(model, x)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Wirings other than the chain: what each layer hears, written out by hand in float64."""
+"""Wirings other than the chain: the error of each layer, written out by hand in float64."""
 
 import copy
 import itertools
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import lra
-from lra.torch.convert import wiring as wire
 
 SIZES = (5, 7, 6, 4, 3)
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
@@ -31,7 +30,7 @@ def data(n: int = 6):
 
 
 def by_hand(model, x, t, every, crossing, gamma):
-    """Updates of the perceptron above, layer by layer; crossing gives e from h and d."""
+    """Compute the updates of the perceptron above; `crossing` returns e from h and d."""
     layers = [m for m in model if isinstance(m, nn.Linear)]
     last = len(layers) - 1
     z, h = [x], []
@@ -80,9 +79,9 @@ def difference(beta, n):
         ),
         (lra.RecLRA(2, 0.2, 0.7), 2, difference(0.2, 6), 0.7),
     ],
-    ids=["dfa", "direct lra", "skip 2", "skip 3", "rec-lra"],
+    ids=["dfa", "direct lra", "stride 2", "stride 3", "rec-lra"],
 )
-def test_updates_are_those_written_by_hand(rule, every, crossing, gamma):
+def test_updates_equal_those_written_by_hand(rule, every, crossing, gamma):
     (x, t), model = data(), mlp()
     lra.convert(model, rule, example=x[:2])
     last = len(SIZES) - 2
@@ -93,7 +92,7 @@ def test_updates_are_those_written_by_hand(rule, every, crossing, gamma):
     assert_same(updates(model, x, t), expected, **CLOSE)
 
 
-def test_a_mix_of_difference_and_sign():
+def test_mixed_local_loss_of_rec_lra():
     h, d = torch.randn(2, 4, 3, dtype=torch.float64)
     crossing = lra.RecLRA(alpha=0.3).crossing
     z, y = torch.tanh(h), torch.tanh(h - 0.1205 * 4 * d)
@@ -102,7 +101,7 @@ def test_a_mix_of_difference_and_sign():
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
-def test_the_ends_of_the_axis_are_the_chain_and_direct(build):
+def test_the_least_and_largest_strides_are_chain_and_direct(build):
     x, y = images()
     for other, wiring in (
         (lra.wiring.Chain(), lra.wiring.Stride(1)),
@@ -118,8 +117,8 @@ def test_the_ends_of_the_axis_are_the_chain_and_direct(build):
         assert_same(*found)
 
 
-def test_a_residual_block_hears_the_output_and_what_goes_around_it():
-    """d arrives where the block reads; what the skip carries comes from above, by autograd."""
+def test_a_residual_block_receives_the_output_error_and_that_of_its_shortcut():
+    """d arrives at the block's input; the shortcut's error comes from above, by autograd."""
 
     class Block(nn.Module):
         def __init__(self):
@@ -144,7 +143,7 @@ def test_a_residual_block_hears_the_output_and_what_goes_around_it():
     torch.testing.assert_close(got["inner.weight"], expected.detach(), **CLOSE)
 
 
-# Where the batch stands
+# The position of the batch dimension
 
 
 class Recurrent(nn.Module):
@@ -173,8 +172,8 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize("build", [Recurrent, Attention])
 @pytest.mark.parametrize("n", [5, 3])
-def test_the_batch_may_come_second(build, n):
-    """Also where there are as many samples as positions, so that shapes alone do not tell."""
+def test_the_batch_may_be_the_second_dimension(build, n):
+    """With n = 5 there are as many samples as positions, so shapes do not distinguish them."""
     x, y = torch.randn(n, 5, 6, dtype=torch.float64), torch.arange(n) % 4
     torch.manual_seed(1)
     first = lra.convert(build(True).double(), LRA, example=x, loss_terms=n)
@@ -187,7 +186,7 @@ def test_the_batch_may_come_second(build, n):
 
 
 class Words(nn.Module):
-    """Reads tokens as (batch * positions, units), as some models' own products do."""
+    """A model that multiplies tokens as (batch * positions, units), as some do."""
 
     def __init__(self):
         super().__init__()
@@ -199,11 +198,11 @@ class Words(nn.Module):
         return self.head(torch.tanh(rows).view(*x.shape, 8))
 
 
-def test_tokens_hear_their_own_errors_whatever_their_number():
+def test_each_token_receives_its_own_error_for_any_number_of_tokens():
     model = lra.convert(
         Words().double(), LRA, example=torch.randint(9, (2, 4)), loss_terms="tokens"
     )
-    assert model.head.feedback.shape == (9, 8)  # the head's own
+    assert model.head.feedback.shape == (9, 8)
     assert model.feedback.shape == (9, 6)
     x = torch.randint(9, (3, 5))
     model(x).square().mean().backward()
@@ -215,10 +214,10 @@ def test_tokens_hear_their_own_errors_whatever_their_number():
     torch.testing.assert_close(model.embed.weight.grad, expected, **CLOSE)
 
 
-# What people do with a module
+# Machinery
 
 
-def test_per_sample_and_one_sample():
+def test_updates_per_sample_and_of_one_sample():
     x, t = data(3)
     model = lra.convert(mlp(), LRA, example=x, loss_terms=1)
     parameters = dict(model.named_parameters())
@@ -226,19 +225,19 @@ def test_per_sample_and_one_sample():
     def loss(parameters, x, t):
         return F.cross_entropy(torch.func.functional_call(model, parameters, (x,)), t)
 
-    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, x, t)
+    per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, x, t)
     for i in range(len(x)):
         expected = updates(model, x[i : i + 1], t[i : i + 1])
-        assert_same({k: g[i] for k, g in each.items()}, expected, **CLOSE)
+        assert_same({k: g[i] for k, g in per_sample.items()}, expected, **CLOSE)
         assert_same(updates(model, x[i], t[i]), expected, **CLOSE)
 
 
-def test_what_is_computed_again_is_not_heard_again():
+def test_checkpointed_layers_receive_their_error_once():
     (x, t), model = data(), mlp()
     lra.convert(model, LRA, example=x)
     expected = updates(model, x, t)
     inner = model[2:6]
-    for _ in range(2):  # the second pass would meet what the first has left
+    for _ in range(2):  # the second pass must not use tensors of the first
         model.zero_grad()
         h = model[6](checkpoint(inner, model[1](model[0](x)), use_reentrant=False))
         F.cross_entropy(h, t).backward()
@@ -246,41 +245,43 @@ def test_what_is_computed_again_is_not_heard_again():
 
 
 def test_reentrant_checkpoints_are_refused():
-    """Also after a pass without, in which all have heard."""
+    """The refusal also comes after a pass without checkpoints, in which all errors arrived."""
 
     class Inside(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net, self.again = mlp(), False
+            self.net, self.checkpointed = mlp(), False
 
         def forward(self, x):
             z = self.net[:2](x)
             inner = self.net[2:6]
-            return self.net[6](checkpoint(inner, z, use_reentrant=True) if self.again else inner(z))
+            if self.checkpointed:
+                return self.net[6](checkpoint(inner, z, use_reentrant=True))
+            return self.net[6](inner(z))
 
     (x, t), model = data(), Inside()
     lra.convert(model, LRA, example=x)
     updates(model, x, t)
-    model.again = True
+    model.checkpointed = True
     with pytest.raises(lra.errors.RuleError, match="use_reentrant=False"):
         F.cross_entropy(model(x), t).backward()
 
 
-def test_two_threads_at_once():
+def test_passes_in_two_threads_are_independent():
     batches = [data(4), data(7)]
     model = lra.convert(mlp(), LRA, example=batches[0][0])
     weights = [*model.parameters()]
     expected = [torch.autograd.grad(F.cross_entropy(model(x), t), weights) for x, t in batches]
-    meeting, found = threading.Barrier(2), {}
+    barrier, found = threading.Barrier(2), {}
 
-    def learn(i):
+    def run(i):
         x, t = batches[i]
         for layer in model:
-            meeting.wait()
+            barrier.wait()
             x = layer(x)
         found[i] = torch.autograd.grad(F.cross_entropy(x, t), weights)
 
-    threads = [threading.Thread(target=learn, args=(i,)) for i in range(2)]
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -289,59 +290,60 @@ def test_two_threads_at_once():
         torch.testing.assert_close(found[i], expected[i], **CLOSE)
 
 
-class Moody(nn.Module):
-    """Fails, or leaves its head out, when told to."""
+class Switchable(nn.Module):
+    """A model that fails or skips its head, according to `mode`."""
 
     def __init__(self):
         super().__init__()
         self.a, self.b, self.head = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 3)
-        self.mood = ""
+        self.mode = ""
 
     def forward(self, x):
         z = torch.tanh(self.b(torch.tanh(self.a(x))))
-        if self.mood == "fails":
+        if self.mode == "fails":
             raise ArithmeticError
-        return z if self.mood == "ends" else self.head(z)
+        return z if self.mode == "no head" else self.head(z)
 
 
-def test_a_pass_that_failed_leaves_nothing():
-    (x, t), model = data(), Moody().double()
+def test_a_failed_pass_does_not_affect_the_next():
+    (x, t), model = data(), Switchable().double()
     lra.convert(model, LRA, example=x)
     expected = updates(model, x, t)
-    model.mood = "fails"
+    model.mode = "fails"
     with pytest.raises(ArithmeticError):
         model(x)
-    model.mood = ""
+    model.mode = ""
     assert_same(updates(model, x, t), expected)
 
 
-def test_a_pass_in_which_a_layer_would_hear_nothing():
-    (x, t), model = data(), Moody().double()
+def test_a_pass_in_which_an_error_would_not_arrive_is_refused():
+    (x, t), model = data(), Switchable().double()
     lra.convert(model, LRA, example=x)
     expected = updates(model, x, t)
-    model.mood = "ends"
+    model.mode = "no head"
     with pytest.raises(
-        lra.errors.RuleError, match=r"b would learn nothing .* hears head, which did not"
+        lra.errors.RuleError,
+        match=r"b would learn nothing .* error comes from head, which did not run",
     ):
         model(x)
     with torch.no_grad():
         assert model(x).shape == (6, 4)
-    model.mood = ""
+    model.mode = ""
     assert_same(updates(model, x, t), expected)
 
 
-def test_frozen_layers_stay_and_the_others_learn_alike():
+def test_frozen_layers_leave_the_other_updates_unchanged():
     (x, t), model = data(), mlp()
     lra.convert(model, LRA, example=x)
     expected = updates(model, x, t)
     model[2].requires_grad_(False)
     got = updates(model, x, t)
     frozen = {"2.weight", "2.bias", "2.feedback"}
-    frozen |= {"4.feedback"}  # it would teach what layer 4 reads, which nothing that learns makes
+    frozen |= {"4.feedback"}  # frozen layer 2 computes what 4 reads, from a detached input
     assert_same(got, {k: g for k, g in expected.items() if k not in frozen})
 
 
-def test_weights_drawn_anew_draw_feedback_of_the_same_shape():
+def test_reset_parameters_draws_feedback_of_the_same_shape():
     x, _ = data()
     model = lra.convert(mlp(), LRA, example=x)
     before = model[2].feedback.clone()
@@ -350,7 +352,7 @@ def test_weights_drawn_anew_draw_feedback_of_the_same_shape():
     assert not torch.equal(model[2].feedback, before)
 
 
-def test_feedback_is_as_large_as_the_weights_of_the_layer_that_reads():
+def test_feedback_has_the_scale_of_the_weights_of_its_layer():
     x, _ = data()
     model = mlp()
     with torch.no_grad():
@@ -374,10 +376,13 @@ class TwoHeads(nn.Module):
         return self.policy(z), self.value(z)
 
 
-def test_refusals():
-    x, _ = data()
-    with pytest.raises(lra.errors.ConversionError, match=r"Direct.* needs an example="):
+def test_a_wiring_without_an_example_is_refused():
+    with pytest.raises(lra.errors.ConversionError, match=r"Direct.* needs example="):
         lra.convert(mlp(), LRA)
+
+
+def test_a_wiring_with_two_output_layers_is_refused():
+    x, _ = data()
     model = TwoHeads().double()
     kinds = [type(m) for m in model.modules()]
     with pytest.raises(lra.errors.ConversionError, match=r"several layers here .'policy', 'value'"):
@@ -385,41 +390,46 @@ def test_refusals():
     assert [type(m) for m in model.modules()] == kinds
     assert not model._forward_hooks
     lra.convert(model, LRA, example=x, skip="value")
+
+
+def test_mirror_refuses_a_wired_model():
+    x, _ = data()
     with pytest.raises(lra.errors.ConversionError, match=r"mirror: errors skip layers"):
         lra.mirror(lra.convert(mlp(), LRA, example=x))
 
 
 @pytest.mark.parametrize(
-    ("feedback", "named"),
+    ("feedback", "name"),
     [(lra.feedback.Transpose(), "Transpose"), (lra.feedback.SignSymmetric(), "SignSymmetric"),
      (lra.feedback.Learned(init=lra.inits.Mirror()), "Mirror")],
     ids=str,
 )  # fmt: skip
-def test_feedback_that_only_a_weight_can_give(feedback, named):
-    with pytest.raises(lra.errors.OptionError, match=rf"{named}\(\) takes feedback .*use Random"):
+def test_feedback_derived_from_a_weight_is_refused(feedback, name):
+    message = rf"{name}\(\) derives feedback from a layer's own weight, .*use Random"
+    with pytest.raises(lra.errors.OptionError, match=message):
         lra.Rule(feedback, lra.crossing.Derivative(), lra.wiring.Direct())
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, None, "2"])
-def test_a_skip_is_of_whole_layers(every):
+def test_a_stride_must_be_a_whole_number(every):
     with pytest.raises(lra.errors.OptionError, match="every must be a whole number above 0"):
         lra.wiring.Stride(every)
 
 
-def test_an_example_that_does_not_tell_where_the_batch_stands():
-    """As many samples as positions, and no error that would tell which is which."""
+def test_an_example_that_does_not_show_the_batch_dimension_is_refused():
+    """There are as many samples as positions, and the errors that would show which are zero."""
     silent = nn.Sequential(nn.Linear(5, 3), nn.Unflatten(1, (3, 1)), nn.Linear(1, 1), nn.ReLU())
     silent.extend([nn.Linear(1, 1), nn.Flatten(), nn.Linear(3, 2)])
-    nn.init.constant_(silent[2].bias, -9.0)  # units that are never above zero
+    nn.init.constant_(silent[2].bias, -9.0)  # so that ReLU is always zero
     with pytest.raises(
-        lra.errors.ConversionError, match=r"does not tell which part .*\(two at least\)"
+        lra.errors.ConversionError, match=r"does not show which part .*\(two at least\)"
     ):
         lra.convert(silent, lra.DirectFeedbackAlignment(), example=torch.zeros(3, 5))
     lra.convert(silent, lra.DirectFeedbackAlignment(), example=torch.zeros(4, 5))
 
 
-def test_too_many_feedback_weights(monkeypatch):
-    monkeypatch.setattr(wire, "_MOST", 20)
+def test_too_many_feedback_weights_are_refused(monkeypatch):
+    monkeypatch.setattr("lra.torch.convert.wiring._MOST", 20)
     x, _ = data()
     with pytest.raises(
         lra.errors.ConversionError, match="through 21 feedback weights, more than 20"
@@ -427,7 +437,7 @@ def test_too_many_feedback_weights(monkeypatch):
         lra.convert(mlp(), LRA, example=x)
 
 
-def test_an_input_of_another_shape_than_the_examples():
+def test_an_input_of_another_shape_than_the_example_is_refused():
     class Pooled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -440,6 +450,7 @@ def test_an_input_of_another_shape_than_the_examples():
     model = lra.convert(Pooled(), LRA, example=torch.randn(2, 1, 9))
     model(torch.randn(3, 1, 9))
     with pytest.raises(
-        lra.errors.RuleError, match=r"layer 'b' reads \(3, 2, 10\) and hears 'head'"
+        lra.errors.RuleError,
+        match=r"layer 'b' reads \(3, 2, 10\) and receives its error from 'head'",
     ):
         model(torch.randn(3, 1, 12))

@@ -1,4 +1,4 @@
-"""The rules for Keras 3: convert a model, restore it, on TensorFlow, JAX or torch."""
+"""The rules for Keras 3: convert and restore models, on TensorFlow, JAX or torch."""
 
 try:
     import keras
@@ -9,13 +9,13 @@ except ModuleNotFoundError as error:
             "one of its backends: tensorflow, jax or torch"
         ) from error
     raise ImportError(
-        f"lra.keras: Keras is installed, but not the backend it was told to use: {error}. Install "
+        f"lra.keras: Keras is installed, but not its selected backend: {error}. Install "
         "tensorflow, jax or torch, and set KERAS_BACKEND to its name"
     ) from error
 
 _version = getattr(keras, "__version__", "none")
 if not _version.startswith("3."):
-    raise ImportError(f"lra.keras needs Keras 3, and found {_version}: pip install 'lra-e[keras]'")
+    raise ImportError(f"lra.keras needs Keras 3, found {_version}: pip install 'lra-e[keras]'")
 
 from lra.keras import layers  # noqa: E402
 from lra.keras.convert import (  # noqa: E402

@@ -1,6 +1,6 @@
-"""What Keras's backends do each in their own way: a custom gradient, and an adjoint.
+"""What differs between Keras's backends: custom backward passes, adjoints, and replicas.
 
-Only the backend in use is imported, so that TensorFlow and JAX users need no torch.
+Only the backend in use is imported, so TensorFlow and JAX users need no torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ import keras
 from keras import ops
 
 Forward = Callable[..., tuple[Any, tuple[Any, ...]]]
-"""Give the output, and the tensors that the backward pass needs, from the inputs."""
+"""A function of the inputs that returns the output and the tensors to save for the backward."""
 Backward = Callable[[tuple[Any, ...], Any, tuple[bool, ...]], Sequence[Any]]
-"""Give an update for every input, or None, from what was kept, the error, and what is needed."""
+"""A function (saved, error, needs) that returns one update per input, or None."""
 Bilinear = Callable[[Any, Any], Any]
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -20,74 +20,73 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def replicas() -> int:
-    """Give how many processes share a batch, each with its part of the loss's mean."""
+    """Return how many processes share a batch, each with its part of the loss's mean."""
     if keras.backend.backend() != "tensorflow":
-        return 1  # JAX's distribution shows the layers the whole batch
+        return 1  # under JAX's distribution a layer sees the whole batch
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def send(forward: Forward, backward: Backward, *inputs: Any) -> Any:
-    """Run `forward` on tensors, and have the error come back through `backward`.
+def custom_backward(forward: Forward, backward: Backward, *inputs: Any) -> Any:
+    """Run `forward` on tensors, with `backward` as its backward pass.
 
     Args:
-        forward: takes the inputs; gives the output and what to keep of the pass.
-        backward: takes what was kept, the error at the output, and for each input whether its
-            update is wanted; gives the updates, None for an input that has none.
-        inputs: tensors, never variables: their values have to be read outside.
+        forward: takes the inputs; returns the output and the tensors to save.
+        backward: takes the saved tensors, the error at the output, and for each input whether its
+            update is needed; returns one update per input, or None.
+        inputs: tensors, not variables: read those outside.
     """
     if keras.backend.backend() == "torch":
-        from lra.keras.torch_backend import Send
+        from lra.keras.torch_backend import CustomBackward
 
-        return Send.apply(forward, backward, *inputs)  # type: ignore[no-untyped-call]
+        return CustomBackward.apply(forward, backward, *inputs)  # type: ignore[no-untyped-call]
 
-    wanted = (True,) * len(inputs)  # XLA and TensorFlow's graphs drop what nobody reads
+    needs = (True,) * len(inputs)  # XLA and TensorFlow's graphs drop unused results
 
     @ops.custom_gradient
-    def carried(*tensors: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-        out, kept = forward(*tensors)
+    def run(*tensors: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+        out, saved = forward(*tensors)
 
         def gradient(error: Any) -> tuple[Any, ...]:
-            updates = backward(kept, error, wanted)
+            updates = backward(saved, error, needs)
             pairs = zip(updates, tensors, strict=True)
             return tuple(ops.zeros_like(x) if u is None else u for u, x in pairs)
 
         return out, gradient
 
-    return carried(*inputs)
+    return run(*inputs)
 
 
 def value_of(variable: Any) -> Any:
-    """Read a variable, in the type that its layer computes in, as a tensor that `send` takes."""
+    """Read a variable as a tensor for `custom_backward`, in the type that its layer computes in."""
     if keras.backend.backend() == "tensorflow":
-        return ops.copy(variable)  # what is read inside a custom gradient would have to be declared
+        return ops.copy(variable)  # a variable read in a custom gradient would have to be declared
     return ops.convert_to_tensor(variable)
 
 
-def after(error: Any, reads: Sequence[Any]) -> Any:
-    """Give the error unchanged, once a layer's variables have been read for this step.
+def after_reads(error: Any, reads: Sequence[Any]) -> Any:
+    """Return the error unchanged, but make it depend on the values read from a layer's variables.
 
-    TensorFlow's graph keeps a variable's read before its assignment by an edge of control alone.
-    Its optimizer drops that edge where another path leads from the one to the other, as one does
-    through the IdentityN that joins the output and the arguments of a custom gradient, or the one
-    that joins all updates in Keras's optimizer; and then it takes these apart, and no path is left:
-    E, which the forward pass does not use, is read on the way back, sometimes too late.
+    TensorFlow's graph keeps a read before a later assignment by a control edge. Its optimizer drops
+    that edge if another path connects the two, as one does through the IdentityN of a custom
+    gradient, or the one around all updates in Keras's optimizer. It then splits these nodes, and no
+    path is left. E, which the forward pass does not use, is then sometimes read too late.
 
-    So the error is sliced from an index that is always 0, but that only the values read can tell:
-    `reads` -> error -> update -> assignment is then a path of data, which nobody may cut. Where
-    nothing is to be cut off, a slice copies nothing.
+    So the error is sliced from an index that is always 0, but that depends on the values read.
+    `reads` -> error -> update -> assignment is then a path of data, which the optimizer keeps. The
+    slice has the full size, so it copies nothing.
 
     Args:
-        error: the error that all updates of these variables are made from.
-        reads: the values that were read.
+        error: the error that all updates of these variables are computed from.
+        reads: the values read.
     """
     if keras.backend.backend() != "tensorflow":
-        return error  # neither assigns to what was read
+        return error  # on the other backends an assignment does not change a tensor that was read
     import tensorflow as tf
 
     if tf.executing_eagerly():
-        return error  # in the order of the code
+        return error  # reads and assignments run in program order
     read = tf.add_n([tf.cast(tf.reshape(x, [-1])[0], "float32") for x in reads])
     never = tf.math.is_nan(read) & tf.math.is_finite(read)
     start = tf.fill([len(error.shape)], tf.cast(never, "int32"))
@@ -97,34 +96,34 @@ def after(error: Any, reads: Sequence[Any]) -> Any:
 
 
 def adjoint(
-    operation: Bilinear, z: Any, W: Any, e: Any, needs: tuple[bool, bool] = (True, True)
+    bilinear: Bilinear, z: Any, W: Any, e: Any, needs: tuple[bool, bool] = (True, True)
 ) -> tuple[Any, Any]:
-    """Give the adjoints of operation(z, W), linear in each of the two, at the error e.
+    """Compute the adjoints of bilinear(z, W) in z and in W at the error e.
 
-    The one in z depends on W alone and the one in W on z alone, so that one call with feedback
-    weights in W's place gives the error that they send down and the update of W itself.
+    The first depends on W alone and the second on z alone. So one call with feedback weights as W
+    returns both the error that they send down and the update of the kernel.
 
     Args:
-        operation: a function such as a convolution, of z and W.
-        z: its input.
-        W: its weight, or a tensor of W's shape.
+        bilinear: a function of z and W, such as a convolution.
+        z: the layer's input.
+        W: the kernel, or a tensor of its shape.
         e: an error of the output's shape.
-        needs: whether the first and the second are wanted; None stands for one that is not.
+        needs: whether the first and the second are needed; None is returned for the other.
     """
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
-        d, dW = jax.vjp(operation, z, W)[1](e)
+        d, dW = jax.vjp(bilinear, z, W)[1](e)
         return d, dW
     if backend == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
             tape.watch((z, W))
-            h = operation(z, W)
+            h = bilinear(z, W)
         d, dW = tape.gradient(h, (z, W), output_gradients=e)
         return d, dW
     from lra.keras.torch_backend import adjoint as torch_adjoint
 
-    return torch_adjoint(operation, z, W, e, needs)
+    return torch_adjoint(bilinear, z, W, e, needs)

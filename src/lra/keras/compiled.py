@@ -1,4 +1,4 @@
-"""What a compiled model says of its loss's scale, held against the N that its rule counts."""
+"""Checks that a compiled model's loss has the scale that its rule assumes."""
 
 import functools
 from typing import Any
@@ -11,12 +11,12 @@ from lra.loss_terms import LossTerms
 
 
 def watch_compile(model: Any) -> None:
-    """Have every `compile` of a converted model checked, this one's included."""
-    plain = model.compile
+    """Check a converted model now, and after every `compile`."""
+    original = model.compile
 
-    @functools.wraps(plain)
+    @functools.wraps(original)
     def compile(*args: Any, **kwargs: Any) -> None:
-        plain(*args, **kwargs)
+        original(*args, **kwargs)
         check_compiled(model)
 
     model.compile = compile
@@ -24,11 +24,11 @@ def watch_compile(model: Any) -> None:
 
 
 def check_compiled(model: Any) -> None:
-    """Refuse a loss whose scale is plainly another than the rule takes it to have.
+    """Check that the loss is not summed or scaled where N is counted.
 
     Raises:
-        OptionError: naming what scales the loss, and what to say or do; the model counts as not
-            compiled then.
+        OptionError: naming what scales the loss, and the remedy. The model is then marked as not
+            compiled.
     """
     if not model.compiled:
         return
@@ -38,24 +38,24 @@ def check_compiled(model: Any) -> None:
     optimizer, trouble = model.optimizer, ""
     if nonlinear and isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         trouble = (
-            "a LossScaleOptimizer multiplies the loss by a factor that changes while it trains; "
-            "compile with the optimizer inside it, and with float32 or mixed_bfloat16"
+            "a LossScaleOptimizer multiplies the loss by a factor that changes during training; "
+            "compile with its inner optimizer, in float32 or mixed_bfloat16"
         )
     elif counted and (factor := getattr(optimizer, "loss_scale_factor", None)) not in (None, 1):
         trouble = (
-            f"the optimizer multiplies the loss by {factor}, so the N terms counted are that many "
-            "times too many; leave loss_scale_factor out, or say "
+            f"the optimizer multiplies the loss by {factor}, so the counted N is that many times "
+            "too large; leave loss_scale_factor out, or call "
             f"lra.keras.set_loss_terms(model, N / {factor}) with N the size of a batch"
         )
     elif counted and _summed(model.loss):
         trouble = (
-            "the loss is a sum, no mean; say lra.keras.set_loss_terms(model, 1), or compile with "
-            "reduction='sum_over_batch_size'"
+            "the loss is a sum, not a mean; call lra.keras.set_loss_terms(model, 1), or compile "
+            "with reduction='sum_over_batch_size'"
         )
     if trouble:
         model.compiled = False
         raise OptionError(
-            f"compile: {trouble}. A target moves by beta N d: N must be what the loss divides by"
+            f"compile: {trouble}. A target is beta N d away, with N what the loss divides by"
         )
 
 

@@ -1,22 +1,21 @@
-"""How an error crosses a place: what runs in the place of backprop's own backward pass.
+"""The backward passes that replace backprop's: across an activation, and across a weight layer.
 
-The twin of `lra.torch.ops.autograd`. Kernels have Keras's layout, inputs before outputs, and feedback
-weights have their kernel's.
+The counterpart of `lra.torch.ops.autograd`. Kernels have Keras's layout, inputs before outputs, and
+feedback weights have their kernel's shape.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
 from keras import ops
 
-from lra.crossing import Crossing
+from lra.crossing import Crossing, TargetDifference
+from lra.differences import Phi
 from lra.feedback import Feedback, Stored
-from lra.keras.backend import after, replicas, send
+from lra.keras.backend import after_reads, custom_backward, replicas
 from lra.loss_terms import LossTerms, count_terms
 
-Phi = Callable[[Any], Any]
 SIXTEEN_BITS = ("float16", "bfloat16")
 
 
@@ -24,107 +23,117 @@ class BilinearMap(Protocol):
     """A weight layer's arithmetic: linear in its input and in its kernel."""
 
     def forward(self, z: Any, W: Any) -> Any:
-        """Give h from z."""
+        """Compute h from z, without the bias."""
 
     def add_bias(self, h: Any, b: Any) -> Any:
-        """Give h + b."""
+        """Compute h + b."""
 
-    def backward(self, e: Any, z: Any, E: Any, needs: tuple[bool, bool]) -> tuple[Any, Any]:
-        """Give (d, dW) with d = e E and dW = e^T z; None where not needed."""
+    def adjoint(self, e: Any, z: Any, E: Any, needs: tuple[bool, bool]) -> tuple[Any, Any]:
+        """Compute (d, dW) with d = e E and dW = e^T z; None where not needed."""
 
     def bias_update(self, e: Any) -> Any:
-        """Give db, the sum of e over all but the units."""
+        """Compute db, the sum of e over all dimensions but the units."""
 
 
 @dataclass(frozen=True)
 class ActivationOp:
-    """z = phi(h) forward; the crossing axis's error backward."""
+    """z = phi(h) forward; the error of the crossing axis backward.
+
+    Attributes:
+        phi: the activation.
+        crossing: how an error crosses it.
+        loss_terms: the N that the loss is a mean over, or how to count it.
+    """
 
     phi: Phi
     crossing: Crossing
-    terms: LossTerms | float
+    loss_terms: LossTerms | float
 
     def error(self, h: Any, z: Any, d: Any) -> Any:
-        """Send an error d at z = phi(h) across phi, in float32 at least.
+        """Compute the error at h from the error d at z = phi(h), in float32 at least.
 
-        The difference of an output and its target is far smaller than either: in 16 bits it would
-        be mostly rounding, so there both are computed anew from h in 32.
+        In 16 bits a difference of two outputs would be mostly rounding, so h and d are cast to 32.
         """
         given = keras.backend.standardize_dtype(d.dtype)
         if keras.backend.standardize_dtype(h.dtype) in SIXTEEN_BITS:
             h, d = ops.cast(h, "float32"), ops.cast(d, "float32")
-            z = self.phi(h)
-        n = count_terms(self.terms, tuple(ops.shape(h)))
-        if isinstance(self.terms, LossTerms):
+            z = self.phi(h) if self._needs_output else None
+        n = count_terms(self.loss_terms, tuple(ops.shape(h)))
+        if isinstance(self.loss_terms, LossTerms):
             n = n * replicas()
-        if not isinstance(n, int | float):  # a batch whose size the graph learns when it runs
+        if not isinstance(n, int | float):  # a batch size that the graph reads at run time
             n = ops.cast(n, h.dtype)
         e = self.crossing.error(self.phi, h, z, d, n, ops)
         return e if given == keras.backend.standardize_dtype(e.dtype) else ops.cast(e, given)
 
+    @property
+    def _needs_output(self) -> bool:
+        """Whether the crossing reads z: target differences with a closed form do not."""
+        return self.phi.form is None or type(self.crossing).error is not TargetDifference.error
 
-def send_nonlinearity(op: ActivationOp, h: Any) -> Any:
-    """Give phi(h), with errors coming back across it by the crossing axis."""
+
+def apply_activation(op: ActivationOp, h: Any) -> Any:
+    """Compute phi(h); its backward pass is the crossing axis's."""
 
     def forward(h: Any) -> tuple[Any, tuple[Any, ...]]:
         z = op.phi(h)
         return z, (h, z)
 
-    def backward(kept: tuple[Any, ...], d: Any, needs: tuple[bool, ...]) -> tuple[Any]:
-        h, z = kept
+    def backward(saved: tuple[Any, ...], d: Any, needs: tuple[bool, ...]) -> tuple[Any]:
+        h, z = saved
         return (op.error(h, z, d),)
 
-    return send(forward, backward, h)
+    return custom_backward(forward, backward, h)
 
 
-def send_weights(
-    operation: BilinearMap,
+def apply_weights(
+    bilinear: BilinearMap,
     feedback: Feedback,
-    nonlinearity: ActivationOp | None,
+    activation: ActivationOp | None,
     x: Any,
     W: Any,
     b: Any | None,
     E: Any | None,
 ) -> Any:
-    """Give phi(x W + b), with errors coming back by the crossing axis and then through E.
+    """Compute phi(x W + b); errors cross phi by the crossing axis, then the weights through E.
 
-    The layer and its nonlinearity are one function, since on torch the cost of a small layer is
-    mostly the cost of a function.
+    The layer and its activation are one function: on torch, most of the cost of a small layer is
+    the fixed cost of a function.
 
     Args:
-        operation: the layer's arithmetic.
+        bilinear: the layer's arithmetic.
         feedback: how E learns.
-        nonlinearity: what follows the weights, or None where the error arrives at h.
+        activation: the layer's activation; None if the error arrives at h.
         x: the layer's input.
         W: its kernel.
         b: its bias, or None.
-        E: feedback weights of W's shape; or None, where errors go down through W itself.
+        E: feedback weights of W's shape; None to send errors down through W.
     """
     given = [tensor for tensor in (b, E) if tensor is not None]
 
     def forward(x: Any, W: Any, *rest: Any) -> tuple[Any, tuple[Any, ...]]:
-        h = operation.forward(x, W)
+        h = bilinear.forward(x, W)
         if b is not None:
-            h = operation.add_bias(h, rest[0])
+            h = bilinear.add_bias(h, rest[0])
         down = W if E is None else rest[-1]
-        if nonlinearity is None:
+        if activation is None:
             return h, (x, down)
-        z = nonlinearity.phi(h)
+        z = activation.phi(h)
         return z, (x, down, h, z)
 
-    def backward(kept: tuple[Any, ...], e: Any, needs: tuple[bool, ...]) -> list[Any]:
-        z_below, down = kept[:2]
-        e = after(e, [W, *given])
-        if nonlinearity is not None:
-            h, z = kept[2:]
-            e = nonlinearity.error(h, z, e)
+    def backward(saved: tuple[Any, ...], e: Any, needs: tuple[bool, ...]) -> list[Any]:
+        z_below, down = saved[:2]
+        e = after_reads(e, [W, *given])
+        if activation is not None:
+            h, z = saved[2:]
+            e = activation.error(h, z, e)
         learned = E is not None and feedback.stored is Stored.LEARNED and needs[-1]
-        d, dW = operation.backward(e, z_below, down, (needs[0], needs[1] or learned))
+        d, dW = bilinear.adjoint(e, z_below, down, (needs[0], needs[1] or learned))
         updates = [d, dW if needs[1] else None]
         if b is not None:
-            updates.append(operation.bias_update(e) if needs[2] else None)
+            updates.append(bilinear.bias_update(e) if needs[2] else None)
         if E is not None:
             updates.append(feedback.update(dW) if learned else None)
         return updates
 
-    return send(forward, backward, x, W, *given)
+    return custom_backward(forward, backward, x, W, *given)

@@ -1,4 +1,4 @@
-"""The graph of a Keras model, nested models opened: which layer is called after which."""
+"""The graph of a Keras model, including nested models: which layer takes which results."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ class Call:
     """One call of a layer or an operation; a shared layer has several.
 
     Attributes:
-        layer: the layer, or one of Keras's operations, such as `ops.add`'s.
-        path: its name, behind those of the models around it: "encoder/dense".
-        before: the indices of the calls whose results it takes.
+        layer: the layer, or a Keras operation such as that of `ops.add`.
+        path: its name, after those of the models around it: "encoder/dense".
+        sources: the indices of the calls whose results it takes.
     """
 
     layer: Any
     path: str
-    before: frozenset[int]
+    sources: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Graph:
 
     Attributes:
         calls: the calls.
-        outputs: the indices of those that give the model's outputs.
-        models: the nested models by their paths.
+        outputs: the indices of the calls that compute the model's outputs.
+        models: the nested models by path.
     """
 
     calls: list[Call]
@@ -37,48 +37,48 @@ class Graph:
     models: dict[str, Any]
 
     def upstream(self, marked: Callable[[Any], bool]) -> list[bool]:
-        """Tell for every call whether a marked layer comes before it."""
+        """Return for every call whether a marked layer comes before it."""
         found: list[bool] = []
         for call in self.calls:
-            found.append(any(found[i] or marked(self.calls[i].layer) for i in call.before))
+            found.append(any(found[i] or marked(self.calls[i].layer) for i in call.sources))
         return found
 
     def downstream(self, marked: Callable[[Any], bool]) -> list[bool]:
-        """Tell for every call whether a marked layer comes after it."""
+        """Return for every call whether a marked layer comes after it."""
         found = [False] * len(self.calls)
         for i in reversed(range(len(self.calls))):
-            for source in self.calls[i].before:
+            for source in self.calls[i].sources:
                 found[source] |= found[i] or marked(self.calls[i].layer)
         return found
 
     def last(self, transparent: Callable[[Any], bool]) -> frozenset[int]:
-        """Give the calls that reach an output directly, or through transparent layers only."""
+        """Return the calls that reach an output directly, or through transparent layers only."""
         last: set[int] = set()
         waiting = list(self.outputs)
         while waiting:
             i = waiting.pop()
             if i not in last:
                 last.add(i)
-                waiting += self.calls[i].before if transparent(self.calls[i].layer) else ()
+                waiting += self.calls[i].sources if transparent(self.calls[i].layer) else ()
         return frozenset(last)
 
 
 def is_model(layer: Any) -> bool:
-    """Tell whether a layer is a model that can be opened: Sequential or Functional."""
+    """Return whether a layer is a model whose layers can be read: Sequential or Functional."""
     return isinstance(layer, keras.Sequential) or is_functional(layer)
 
 
 def is_functional(layer: Any) -> bool:
-    """Tell whether a layer is a model made of inputs and outputs."""
+    """Return whether a layer is a model made from inputs and outputs."""
     return isinstance(layer, keras.Model) and hasattr(layer, "_nodes_by_depth")
 
 
 def trace(model: Any) -> Graph:
-    """Follow a Sequential or Functional model's calls from its inputs to its outputs."""
+    """Build the graph of a Sequential or Functional model."""
     calls: list[Call] = []
     models: dict[str, Any] = {}
     count = 1 if isinstance(model, keras.Sequential) else len(model.inputs)
-    outputs = _follow(model, "", [frozenset()] * count, calls, models)
+    outputs = _add_calls(model, "", [frozenset()] * count, calls, models)
     return Graph(calls, _union(outputs), models)
 
 
@@ -89,18 +89,18 @@ def _union(sources: Sequence[Sources]) -> Sources:
     return frozenset().union(*sources)
 
 
-def _follow(
+def _add_calls(
     model: Any, prefix: str, inputs: list[Sources], calls: list[Call], models: dict[str, Any]
 ) -> list[Sources]:
-    """Add a model's calls, and give the calls that each of its outputs comes from."""
+    """Append a model's calls, and return for each of its outputs the calls that compute it."""
 
     def step(layer: Any, arrived: list[Sources]) -> list[Sources] | None:
         path = f"{prefix}{layer.name}"
         if is_model(layer):
             models[path] = layer
-            return _follow(layer, f"{path}/", arrived, calls, models)
+            return _add_calls(layer, f"{path}/", arrived, calls, models)
         calls.append(Call(layer, path, _union(arrived)))
-        return None  # all its outputs come from this one call
+        return None  # this one call computes all its outputs
 
     if isinstance(model, keras.Sequential):
         current = inputs

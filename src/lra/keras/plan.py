@@ -1,4 +1,4 @@
-"""What a conversion will do: every layer's part in it, and all that stands in its way."""
+"""What a conversion will do: the role of every layer, and every reason to refuse."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,41 +11,59 @@ from lra.errors import ConversionError
 from lra.feedback import Transpose
 from lra.inits import Mirror
 from lra.keras.backend import BACKENDS
+from lra.keras.closed_forms import own_difference
 from lra.keras.graph import Graph, is_model, trace
-from lra.keras.layers import ACTIVATIONS, KEPT, REFUSED, WEIGHT_LAYERS, Local, bends, crossable
+from lra.keras.layers import (
+    ACTIVATIONS,
+    DIFFERENTIATED,
+    REFUSED,
+    WEIGHT_LAYERS,
+    Local,
+    crosses_by_rule,
+    is_nonlinear,
+)
 from lra.rules import Rule
 from lra.wiring import Chain
 
 _MOVING = ("Reshape", "Flatten", "Permute", "Identity")
-"""Layers that only move elements, so that what comes before them still is the output."""
+"""Layers that only move elements: the layer before them still computes the output."""
 
-_OPERATION = "a nonlinearity of keras.ops; write it as a keras.layers.Activation(function)"
+_OPERATION = "a nonlinear function of keras.ops; use keras.layers.Activation(function)"
 _FLOAT16 = (
-    "float16 needs a scaled loss, whose factor changes while it trains, and N with it; use "
+    "float16 needs a scaled loss, whose factor, and so N, changes during training; use "
     "mixed_bfloat16 or float32"
+)
+_OWN_ACTIVATION = (
+    "its activation is a layer whose call cannot be inspected; use a function, or give the layer a "
+    "method difference(h, delta, xp)"
 )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The ids of the layers to convert, and of those with a special part."""
+    """The ids of the layers to convert, and of those at the inputs and outputs."""
 
     weights: frozenset[int]
-    nonlinearities: frozenset[int]
+    activations: frozenset[int]
     input_layers: frozenset[int]
     output_layers: frozenset[int]
 
 
 def check_model(model: Any, verb: str, *, subclassed: bool = False) -> None:
-    """Refuse what is no Keras model, or none whose layers can be seen.
+    """Check that this is a Keras model whose layers can be inspected.
+
+    Args:
+        model: the object to check.
+        verb: the name of the calling function, for messages.
+        subclassed: whether any keras.Model is allowed.
 
     Raises:
-        ConversionError: saying what to do instead.
+        ConversionError: it is not; the message states the alternative.
     """
     if not isinstance(model, keras.Model):
         raise ConversionError(
             f"{verb}: expected a keras.Model, got {type(model).__name__}; for a torch.nn.Module "
-            f"there is lra.{verb}"
+            f"use lra.{verb}"
         )
     if subclassed:
         return
@@ -54,41 +72,52 @@ def check_model(model: Any, verb: str, *, subclassed: bool = False) -> None:
             f"{verb}: Keras's {keras.backend.backend()} backend does not train; set KERAS_BACKEND "
             f"to one of {', '.join(BACKENDS)}"
         )
-    why = _unseen(model)
+    why = _hidden_layers(model)
     if why:
         raise ConversionError(f"{verb}: {type(model).__name__} is {why}")
 
 
-def _unseen(model: Any) -> str:
-    """Say why a model's layers cannot be seen, or nothing."""
+def _hidden_layers(model: Any) -> str:
+    """Return why a model's layers cannot be inspected; "" if they can be."""
     remedy = (
-        "build it with keras.Sequential or keras.Model(inputs, outputs), or write the layers of "
-        "lra.keras.layers in it, such as LocalDense(..., rule=rule) for Dense(...)"
+        "build it with keras.Sequential or keras.Model(inputs, outputs), or use layers of "
+        "lra.keras.layers in it, such as LocalDense(..., rule=rule) instead of Dense(...)"
     )
     if isinstance(model, keras.Sequential):
         if type(model) is keras.Sequential:
             return ""
-        return f"a subclass of keras.Sequential, whose steps may differ from it; {remedy}"
+        return f"a subclass of keras.Sequential, whose call may differ; {remedy}"
     if not is_model(model):
-        return f"a subclassed model, whose forward pass cannot be seen; {remedy}"
+        return f"a subclassed model, whose forward pass cannot be inspected; {remedy}"
     functional: Any = next(cls for cls in type(model).__mro__ if cls.__name__ == "Functional")
     if type(model).call is not functional.call:
-        return f"a functional model with a call of its own; {remedy}"
+        return f"a functional model that overrides call; {remedy}"
     if "__init__" in vars(type(model)) and type(model).train_step is not functional.train_step:
-        return f"a model with an __init__ and a train_step of its own; {remedy}"
+        return f"a model that overrides __init__ and train_step; {remedy}"
     return ""
 
 
 def plan(
     model: Any, rule: Rule, skip: tuple[str, ...], input_layers: tuple[str, ...] | None
 ) -> Plan:
-    """Decide for every layer, and refuse once for all that stands in the way."""
+    """Decide the role of every layer.
+
+    Args:
+        model: a Sequential or Functional model.
+        rule: the rule to convert to.
+        skip: paths of layers and nested models to leave on backprop.
+        input_layers: paths of the weight layers that see the raw input; None to find them.
+
+    Raises:
+        ConversionError: naming every layer that cannot follow the rule.
+        OptionError: for an unknown name.
+    """
     if not isinstance(rule.wiring, Chain):
-        raise ConversionError(f"convert: {rule.wiring} has no form in Keras; use Chain()")
+        raise ConversionError(f"convert: {rule.wiring} is not supported in Keras; use Chain()")
     if isinstance(getattr(rule.feedback, "init", None), Mirror):
         raise ConversionError(
-            "convert: Mirror has no form in Keras yet, where feedback is drawn before the weights "
-            "are at hand; use LikeWeights() or FanIn()"
+            "convert: Mirror is not supported in Keras yet, where feedback is drawn before the "
+            "weights are known; use LikeWeights() or FanIn()"
         )
     graph = trace(model)
     paths = {call.path: call.layer for call in graph.calls} | graph.models
@@ -113,10 +142,10 @@ def plan(
     last = _output_layers(graph)
     return Plan(
         weights=frozenset(map(id, weights.values())),
-        nonlinearities=frozenset(
+        activations=frozenset(
             id(layer)
             for layer in taken.values()
-            if type(layer) in ACTIVATIONS and _nonlinear(layer, rule) and id(layer) not in last
+            if _is_crossed(layer, rule) and id(layer) not in last
         ),
         input_layers=_input_layers(graph, rule, weights, input_layers),
         output_layers=last,
@@ -124,9 +153,9 @@ def plan(
 
 
 def _refuse(model: Any, rule: Rule, taken: dict[str, Any]) -> None:
-    """Raise one error for all the layers that cannot follow the rule."""
+    """Raise one error for all layers that cannot follow the rule."""
     if rule == Rule():
-        return  # all that stays on backprop is as asked
+        return  # backprop everywhere, as requested
     troubles = [
         f"{path} ({type(layer).__name__}): {trouble}"
         for path, layer in taken.items()
@@ -138,72 +167,94 @@ def _refuse(model: Any, rule: Rule, taken: dict[str, Any]) -> None:
         raise ConversionError(
             "convert: these layers cannot follow the rule, and would silently stay on backprop:\n"
             + "\n".join(f"  - {trouble}" for trouble in troubles)
-            + "\nMend them as said, or leave them on backprop on purpose with skip=(their names)"
+            + "\nFix them as described, or leave them on backprop with skip=(their names)"
         )
 
 
 def _trouble(layer: Any, rule: Rule) -> str:
-    """Say why a layer or an operation cannot follow the rule, or nothing."""
+    """Return why a layer or an operation cannot follow the rule; "" if it can."""
     if not isinstance(layer, keras.layers.Layer):
         if isinstance(rule.crossing, Derivative):
             return ""
-        return _OPERATION if any(map(bends, layer._inbound_nodes)) else ""
+        return _OPERATION if any(map(is_nonlinear, layer._inbound_nodes)) else ""
     if isinstance(layer, keras.Model):
-        return _unseen(layer)
+        return _hidden_layers(layer)
     for base, why in REFUSED.items():
         if isinstance(layer, base):
             return why
     if _reversed(layer):
-        return "called in reverse it multiplies by its embeddings; write that as a Dense layer"
-    known = type(layer) in WEIGHT_LAYERS or type(layer) in ACTIVATIONS
-    if known:
-        return _setting_trouble(layer)
+        return "called in reverse it multiplies by its embeddings; use a Dense layer there"
+    if type(layer) in WEIGHT_LAYERS or type(layer) in ACTIVATIONS or is_custom_activation(layer):
+        return _setting_trouble(layer) or _activation_trouble(layer, rule)
     for base in (*WEIGHT_LAYERS, *ACTIVATIONS):
         if isinstance(layer, base):
-            return f"a subclass of keras.layers.{base.__name__}, whose call may differ from it"
+            return f"a subclass of keras.layers.{base.__name__}, whose call may differ"
     if not type(layer).__module__.startswith("keras."):
-        return "a layer of your own, whose call cannot be seen; write it with layers and keras.ops"
-    if layer.trainable_weights and not isinstance(layer, KEPT):
-        return "its weights have no local form here"
+        return (
+            "a custom layer, whose call cannot be inspected; write it with layers and keras.ops, "
+            "or give an elementwise one without weights a method difference(h, delta, xp)"
+        )
+    if layer.trainable_weights and not isinstance(layer, DIFFERENTIATED):
+        return "no rule is defined for its weights"
     return ""
 
 
 def _reversed(layer: Any) -> bool:
-    """Tell whether an embedding is also called in reverse, as the layer that gives the logits."""
+    """Return whether an embedding is also called in reverse, to compute the logits."""
     if type(layer).__name__ != "ReversibleEmbedding":
         return False
     return any(node.arguments.kwargs.get("reverse") for node in layer._inbound_nodes)
 
 
 def _setting_trouble(layer: Any) -> str:
-    """Say which setting of a layer of the tables stands in the way, or nothing."""
+    """Return which setting of a supported layer is not supported; "" if all are."""
     if layer.dtype_policy.compute_dtype == "float16":
         return _FLOAT16
     if getattr(layer, "lora_enabled", False) or getattr(layer, "lora_rank", None):
-        return "LoRA splits its kernel; convert the model before lora is enabled, and go without it"
+        return "LoRA splits its kernel; convert a model without LoRA"
     if getattr(layer, "quantization_mode", None):
-        return "its kernel is quantized; rules work on floating-point weights"
+        return "its kernel is quantized; use floating-point weights"
     phi = getattr(layer, "activation", None)
     if isinstance(phi, keras.layers.Layer) and (phi.weights or type(phi) in (keras.layers.PReLU,)):
-        return "its activation has weights of its own; write it as a layer after this one"
+        return "its activation has weights; use it as a layer after this one"
     given = [x for node in layer._inbound_nodes for x in node.input_tensors]
-    # Keras calls sparse what it multiplies by an array, too; an input is so only if told.
+    # Keras also marks products with an array as sparse; an input is sparse only if declared.
     if any(x.sparse and type(x._keras_history.operation) is keras.layers.InputLayer for x in given):
-        return "its input is sparse; make it dense first"
+        return "its input is sparse; make it dense"
     return ""
 
 
-def _nonlinear(layer: Any, rule: Rule) -> bool:
-    """Tell whether errors cross an activation layer by the rule."""
+def _activation_trouble(layer: Any, rule: Rule) -> str:
+    """Return why errors cannot cross the layer that is another layer's activation; "" if so."""
+    phi = getattr(layer, "activation", None)
+    if not isinstance(phi, keras.layers.Layer) or isinstance(rule.crossing, Derivative):
+        return ""
+    hidden = isinstance(phi, tuple(REFUSED)) or not type(phi).__module__.startswith("keras.")
+    return _OWN_ACTIVATION if hidden and not own_difference(phi) else ""
+
+
+def _is_crossed(layer: Any, rule: Rule) -> bool:
+    """Return whether a layer is an activation that errors cross by the rule."""
     if type(layer) is keras.layers.Activation:
-        return crossable(layer.activation, rule)
-    return not isinstance(rule.crossing, Derivative)
+        return crosses_by_rule(layer.activation, rule)
+    known = type(layer) in ACTIVATIONS or is_custom_activation(layer)
+    return known and not isinstance(rule.crossing, Derivative)
+
+
+def is_custom_activation(layer: Any) -> bool:
+    """Return whether this is a layer of the user without weights that has a `difference`."""
+    if not isinstance(layer, keras.layers.Layer) or type(layer).__module__.startswith("keras."):
+        return False
+    has_weights = layer.weights or not (
+        layer.built or type(layer).build is keras.layers.Layer.build
+    )
+    return own_difference(layer) is not None and not has_weights
 
 
 def _output_layers(graph: Graph) -> frozenset[int]:
-    """Give the ids of the layers whose results are only the model's outputs.
+    """Return the ids of the layers that compute the model's outputs and nothing else.
 
-    An activation there belongs to the loss, whose derivative is the error that LRA starts from.
+    An activation there belongs to the loss, whose derivative is the first error.
     """
 
     def transparent(layer: Any) -> bool:
@@ -221,7 +272,7 @@ def _output_layers(graph: Graph) -> frozenset[int]:
 def _input_layers(
     graph: Graph, rule: Rule, weights: dict[str, Any], named: tuple[str, ...] | None
 ) -> frozenset[int]:
-    """Give the ids of the weight layers that see only the raw input."""
+    """Return the ids of the weight layers that see only the raw input."""
     if named is not None:
         for name in named:
             if name not in weights:
@@ -235,8 +286,8 @@ def _input_layers(
 
 
 def _learns(layer: Any) -> bool:
-    """Tell whether a layer has weights that training moves, or will have when it is built."""
+    """Return whether a layer has trainable weights, or will have when it is built."""
     if getattr(layer, "trainable_weights", ()):
         return True
-    weighty = type(layer) in WEIGHT_LAYERS or isinstance(layer, KEPT)
-    return weighty and not layer.built and layer.trainable
+    has_weights = type(layer) in WEIGHT_LAYERS or isinstance(layer, DIFFERENTIATED)
+    return has_weights and not layer.built and layer.trainable

@@ -1,4 +1,4 @@
-"""The set-ups of the authors' TensorFlow scripts: network, rule and optimizer for Keras."""
+"""The experiments of the authors' TensorFlow scripts: network, rule and optimizer for Keras."""
 
 import math
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from lra.rules import LRAE, Rule
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network of dense layers, how it learns, and by which steps.
+    """A network of dense layers with its rule and optimizer.
 
     Args:
-        rule: how errors travel.
-        step: the optimizer's step.
-        fresh: whether the optimizer forgets, after every step, all that it gathered, as in the
-            published scripts, which build a new AdamW for each batch.
-        hidden: the units of each hidden layer.
+        rule: the learning rule.
+        step: the learning rate.
+        fresh: whether the optimizer forgets its state after every step. The published scripts
+            build a new AdamW for each batch.
+        hidden: the number of units of each hidden layer.
         activation: the name of their activation.
         bias: whether the layers add a bias.
-        batch_size: samples a step.
+        batch_size: samples per step.
         epochs: passes over the training images.
     """
 
@@ -37,17 +37,16 @@ class Recipe:
     epochs: int = 100
 
     def network(self, inputs: int = 784, classes: int = 10) -> Any:
-        """Build the plain network, logits out, with Keras's own initial weights."""
+        """Build the plain network, which returns logits, with Keras's initial weights."""
         layers = [keras.layers.Dense(n, self.activation, self.bias) for n in self.hidden]
         last = keras.layers.Dense(classes, use_bias=self.bias)
         return keras.Sequential([keras.Input((inputs,)), *layers, last])
 
     def optimizer(self) -> Any:
-        """Give AdamW; with `fresh`, one without memory.
+        """Build AdamW; with `fresh`, one without memory.
 
-        The first step of an AdamW is that of averages over the last gradient alone: beta_1 =
-        beta_2 = 0 takes it at every step. Keras adds epsilon to an average that is not yet
-        corrected, so that in a first step it weighs 1 / sqrt(1 - 0.999) times as much.
+        With beta_1 = beta_2 = 0 every step is an AdamW's first step. Keras adds epsilon before the
+        bias correction, so in a first step epsilon counts 1 / sqrt(1 - 0.999) times as much.
         """
         if not self.fresh:
             return keras.optimizers.AdamW(self.step)
@@ -58,9 +57,9 @@ class Recipe:
         """Build the network, converted and compiled for integer labels.
 
         Args:
-            rule: another rule in the place of the recipe's.
-            inputs: numbers a sample.
-            classes: how many classes there are.
+            rule: a rule to use instead of the recipe's.
+            inputs: the size of a sample.
+            classes: the number of classes.
         """
         model = convert(self.network(inputs, classes), self.rule if rule is None else rule)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

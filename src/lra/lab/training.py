@@ -182,12 +182,13 @@ class _Run(Session):
             if isinstance(rule, Method):
                 diagnosis = lra.diagnose(
                     *(self.network, batch.x, batch.y), loss=cross_entropy,
-                    method=rule, loss_terms=batch.predictions,
+                    method=rule, loss_terms=batch.predictions, optimizer=self.optimizer,
                 )  # fmt: skip
             else:
                 diagnosis = lra.diagnose(
-                    self.network, loss=lambda: self._forward(self.network, batch)[0]
-                )
+                    self.network, loss=lambda: self._forward(self.network, batch)[0],
+                    optimizer=self.optimizer,
+                )  # fmt: skip
         reporter.diagnosis(state.epoch + 1, done, diagnosis)
         self.began += time.monotonic() - paused  # exclude the diagnosis from the training time
 

@@ -1,4 +1,4 @@
-"""Coverage: what part of a converted model's weights and units follows its rule, and what not."""
+"""Coverage: the share of a converted model's weights and activations that follow its rule."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,21 +12,20 @@ from lra.torch.layers.slots import feedback_slots
 
 @dataclass(frozen=True)
 class Coverage:
-    """What follows the rule, by number of weights.
+    """How much of a model follows its rule, counted in weights.
 
     Attributes:
-        weights: for each type of module, how many weights it holds of its own whose errors follow
-            the rule, or which no error has to cross (those that see the raw input, embeddings,
-            biases, scales).
-        left: the same for those that were left to autograd on purpose, by `skip`.
-        units: how many modules of each type are units of the rule.
-        passes: what else passed errors on by autograd's derivative in the example, with numbers of
-            calls (normalisation, softmax, products of activities, sums, reshaping); empty where
-            no example was given.
-        escaped: how many nonlinear functions in the example stayed on autograd, all in skipped
-            modules.
-        crossed: how many places the example's error crossed by the rule.
-        verified: whether an example has verified that nothing else escapes.
+        weights: the number of weights under the rule, by module type. Weights that no error has to
+            cross count as well: those that read the raw input, embeddings, biases and scales.
+        left: the number of weights on autograd, by module type: those excluded with `skip=`.
+        units: the number of activation modules under the rule, by type.
+        passes: functions that errors cross by autograd's derivative in the example, with numbers
+            of calls: normalization, softmax, products of activations, sums, reshapes. Empty
+            without an example.
+        escaped: the number of calls in the example that stayed on autograd. They are all in
+            skipped modules.
+        crossed: the number of ops in the example that errors cross by the rule.
+        verified: whether an example verified that nothing else escapes the rule.
     """
 
     weights: dict[str, int]
@@ -39,18 +38,18 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """The share of the weights that follow the rule."""
+        """The share of weights under the rule."""
         followed, left = sum(self.weights.values()), sum(self.left.values())
         return followed / (followed + left) if followed + left else 1.0
 
     @property
     def unit_share(self) -> float:
-        """The share of the places in the example that the error crossed by the rule."""
+        """The share of ops in the example that errors cross by the rule."""
         return self.crossed / (self.crossed + self.escaped) if self.crossed else 1.0
 
     @property
     def full(self) -> bool:
-        """Whether an example has verified that every weight and unit follows the rule."""
+        """Whether an example verified that every weight and activation follows the rule."""
         return self.verified and not self.left and not self.escaped
 
     def __str__(self) -> str:
@@ -65,21 +64,21 @@ class Coverage:
             passes = ", ".join(f"{name} ({calls})" for name, calls in self.passes.items())
             lines.append(f"passed on by autograd, by design: {passes or 'nothing'}")
         else:
-            lines.append("not verified: give lra.convert an example= to know of what forwards call")
+            lines.append("not verified: pass example= to lra.convert to check what forwards call")
         return "\n".join(lines)
 
 
 def coverage(model: nn.Module) -> Coverage:
-    """Tell what part of a converted model follows its rule.
+    """Count the weights and activations of a converted model that follow its rule.
 
     Args:
         model: a converted model.
 
     Returns:
-        What was found; as text, a table.
+        The counts. `print` shows them as a table.
 
     Raises:
-        ConversionError: for a model in which nothing is converted.
+        ConversionError: no layer of the model is converted.
     """
     layers = [m for m in model.modules() if isinstance(m, Local) and m.multiplies]
     if not layers:

@@ -1,4 +1,4 @@
-"""A callback for Lightning: diagnoses of a converted module as it trains, into its loggers.
+"""A Lightning callback that diagnoses a converted module during training, and logs the results.
 
 from lra.torch.lightning import Diagnose
 Trainer(callbacks=[Diagnose(every=100)])
@@ -24,23 +24,23 @@ except ModuleNotFoundError as error:
 
 
 class Diagnose(Callback):
-    """Diagnoses the rule on a training batch every so many steps, before that batch is learned.
+    """Diagnose the rule on a training batch every few steps, before the step learns from it.
 
-    The numbers go to all the trainer's loggers as `diagnose/MEASURE/LAYER`. Training is the same to
-    the bit. With several processes each diagnoses its own batch, and the first one's is logged.
+    The numbers go to all loggers of the trainer as `diagnose/MEASURE/LAYER`. Training is identical
+    to the bit. With several processes, each diagnoses its own batch and the first one logs.
 
     Args:
-        every: steps of the optimizer between diagnoses.
-        loss: gives the loss from the module and a batch; by default a batch is (x, t), and the loss
-            is the cross-entropy of what the module makes of x.
+        every: the number of optimizer steps between diagnoses.
+        loss: a function of the module and a batch that returns the loss. By default a batch is
+            (x, t), and the loss is the cross-entropy of the module's output at x.
 
     Attributes:
         last: the last diagnosis.
 
     Raises:
-        OptionError: for a number that is out of range; and in training, for a batch that is no
-            pair where no loss is given.
-        ConversionError: in training, for a module in which nothing is converted.
+        OptionError: `every` is out of range; in training, the batch is not a pair and there is no
+            `loss`.
+        ConversionError: in training, no layer of the module is converted.
     """
 
     def __init__(
@@ -54,23 +54,23 @@ class Diagnose(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Diagnose, if it is time."""
+        """Diagnose the batch if a diagnosis is due."""
         step = trainer.global_step
-        if step % self.every or step == self._step:  # the same step, where batches accumulate
+        if step % self.every or step == self._step:  # equal while gradients accumulate
             return
         self._step = step
         with trainer.precision_plugin.forward_context():
-            self.last = self._diagnose(pl_module, batch)
-        for logger in trainer.loggers:  # empty but in the first process
+            self.last = self._diagnose(trainer, pl_module, batch)
+        for logger in trainer.loggers:  # empty except in the first process
             logger.log_metrics({f"diagnose/{k}": v for k, v in self.last.scalars().items()}, step)
 
-    def _diagnose(self, module: LightningModule, batch: Any) -> Diagnosis:
+    def _diagnose(self, trainer: Trainer, module: LightningModule, batch: Any) -> Diagnosis:
         if self.loss is not None:
             loss = self.loss
-            return diagnose(module, loss=lambda: loss(module, batch))
+            return diagnose(module, loss=lambda: loss(module, batch), optimizer=trainer.optimizers)
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
             raise OptionError(
-                f"Diagnose: a batch is a {type(batch).__name__}, not (x, t); say what the loss is: "
-                "Diagnose(loss=lambda module, batch: ...)"
+                f"Diagnose: the batch is a {type(batch).__name__}, not (x, t); pass a function "
+                "that returns its loss: Diagnose(loss=lambda module, batch: ...)"
             )
-        return diagnose(module, *batch)
+        return diagnose(module, *batch, optimizer=trainer.optimizers)

@@ -1,4 +1,4 @@
-"""Passes that leave a model as it was: buffers, random states, modules and what they hold."""
+"""Passes that leave a model unchanged: buffers, random states, modules and their attributes."""
 
 import contextlib
 import random
@@ -17,25 +17,25 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from lra.torch.layers import Local
 
-_TABLES = dict, OrderedDict, set, list
+_CONTAINERS = dict, OrderedDict, set, list
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Give the model itself: a wrapper of several processes would wait for a backward pass."""
+    """Return the model inside parallel wrappers, which would wait for a backward pass."""
     while isinstance(model, (DataParallel, DistributedDataParallel)):
         model = model.module
     return model
 
 
 def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Give what a model is called with: one argument, a sequence of them, or a mapping of names."""
+    """Return args and kwargs for an example: one argument, a sequence, or a mapping of names."""
     if isinstance(example, Mapping):
         return (), dict(example)
     return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})
 
 
 def copied(tree: Any) -> Any:
-    """Give arguments that a pass may overwrite: copies of the tensors among them."""
+    """Copy the tensors among arguments, which a pass may overwrite."""
 
     def copy(leaf: Any) -> Any:
         is_tensor = isinstance(leaf, Tensor)
@@ -45,7 +45,7 @@ def copied(tree: Any) -> Any:
 
 
 class RandomStates:
-    """The random states that a pass of a model may move: torch's, NumPy's and Python's."""
+    """The random states that a pass of a model may change: torch's, NumPy's and Python's."""
 
     def __init__(self, model: nn.Module) -> None:
         tensors = (*model.parameters(), *model.buffers())
@@ -53,7 +53,7 @@ class RandomStates:
         self._mps = any(t.device.type == "mps" for t in tensors)
 
     def take(self) -> tuple[Any, ...]:
-        """Give the states as they are."""
+        """Return the current states."""
         cuda = [torch.cuda.get_rng_state(i) for i in self._cuda]
         mps = torch.mps.get_rng_state() if self._mps else None
         return torch.get_rng_state(), cuda, mps, np.random.get_state(), random.getstate()
@@ -70,7 +70,7 @@ class RandomStates:
         random.setstate(python)
 
     def seed(self, seed: int) -> None:
-        """Start them all from a seed."""
+        """Set all of them by a seed."""
         torch.default_generator.manual_seed(seed)
         for i in self._cuda:
             with torch.cuda.device(i):
@@ -83,15 +83,15 @@ class RandomStates:
 
 @contextlib.contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
-    """Run on copies of the buffers, put random states back, and open up what hides the graph."""
+    """Preserve buffers and random states, and run checkpoints and compiled models with a graph."""
     buffers = [(module, module._buffers.copy()) for module in model.modules()]
     clones = {id(b): b.clone() for _, own in buffers for b in own.values() if b is not None}
     random_states = RandomStates(model)
     states = random_states.take()
     with contextlib.ExitStack() as stack:
-        # A reentrant checkpoint runs without a graph, and a compiled one is a single node.
-        openly = staticmethod(lambda run, preserve, *args: run(*args))
-        stack.enter_context(mock.patch.object(CheckpointFunction, "apply", openly))
+        # A reentrant checkpoint runs without a graph, and a compiled model is a single node.
+        run_directly = staticmethod(lambda run, preserve, *args: run(*args))
+        stack.enter_context(mock.patch.object(CheckpointFunction, "apply", run_directly))
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
@@ -104,18 +104,20 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
                 added = module._lra.added if isinstance(module, Local) else ()
                 drawn = {k: b for k, b in module._buffers.items() if k in added and k not in own}
                 module._buffers.clear()
-                module._buffers.update(own | drawn)  # fixed feedback that this pass has shown
+                module._buffers.update(own | drawn)  # keep fixed feedback drawn in this pass
 
 
 @contextlib.contextmanager
 def preserve_modules(model: nn.Module) -> Iterator[None]:
-    """Leave every module of the class it was found in, with the hooks and attributes it had.
+    """Restore every module's class, hooks and attributes at the end of the context.
 
-    Tensors keep their identity; what is written into them is not undone.
+    Tensors keep their identity; changes of their values are not undone.
     """
     found = [(module, type(module), dict(vars(module))) for module in model.modules()]
-    tables = [(v, v.copy()) for _, _, own in found for v in own.values() if type(v) in _TABLES]
-    records = [(own["_lra"], dict(vars(own["_lra"]))) for _, _, own in found if "_lra" in own]
+    containers = [
+        (v, v.copy()) for _, _, own in found for v in own.values() if type(v) in _CONTAINERS
+    ]
+    states = [(own["_lra"], dict(vars(own["_lra"]))) for _, _, own in found if "_lra" in own]
     try:
         yield
     finally:
@@ -123,8 +125,8 @@ def preserve_modules(model: nn.Module) -> Iterator[None]:
             module.__class__ = cls
             vars(module).clear()
             vars(module).update(own)
-        for table, content in tables:  # the same tables, which handles of hooks refer to
-            table.clear()
-            table.extend(content) if isinstance(table, list) else table.update(content)
-        for record, fields in records:
-            vars(record).update(fields)
+        for container, content in containers:  # in place: handles of hooks refer to these objects
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
+        for state, fields in states:
+            vars(state).update(fields)

@@ -56,6 +56,8 @@ def phi_of_call(
     if name is None or (args and args[0] is not h):
         return EagerPhi(f)
     rest = args[1 : IN_PLACE_AT.get(func, len(args))]
+    if len(rest) > len(_SETTINGS[name]):
+        return EagerPhi(f)  # logit's eps, which changes the function
     settings = dict(zip(_SETTINGS[name], rest, strict=False))
     for key, value in kwargs.items():
         if key not in ("input", "self", "inplace", "out"):

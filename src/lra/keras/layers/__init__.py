@@ -6,6 +6,7 @@ from keras import layers
 
 from lra.keras.layers.activation import (
     LocalActivation,
+    LocalElementwise,
     LocalELU,
     LocalLeakyReLU,
     LocalPReLU,
@@ -20,7 +21,7 @@ from lra.keras.layers.conv import (
     LocalDepthwiseConv2D,
 )
 from lra.keras.layers.dense import LocalDense
-from lra.keras.layers.elementwise import bends, crossable
+from lra.keras.layers.elementwise import crosses_by_rule, is_nonlinear
 
 WEIGHT_LAYERS: dict[type[Any], type[LocalWeights]] = {
     local.plain: local
@@ -32,13 +33,13 @@ WEIGHT_LAYERS: dict[type[Any], type[LocalWeights]] = {
 }
 """Weight layers: errors go down through the rule's feedback."""
 
-ACTIVATIONS: dict[type[Any], type[LocalActivation]] = {
+ACTIVATIONS: dict[type[Any], type[LocalElementwise]] = {
     local.plain: local
     for local in (LocalActivation, LocalReLU, LocalLeakyReLU, LocalELU, LocalPReLU)
 }
-"""Elementwise nonlinearities: errors cross them by the rule's crossing."""
+"""Activation layers: errors cross them by the rule's crossing axis."""
 
-KEPT: tuple[type[Any], ...] = (
+DIFFERENTIATED: tuple[type[Any], ...] = (
     layers.BatchNormalization,
     layers.Embedding,
     layers.GroupNormalization,
@@ -46,7 +47,7 @@ KEPT: tuple[type[Any], ...] = (
     layers.Normalization,
     *(getattr(layers, name) for name in ("RMSNormalization",) if hasattr(layers, name)),
 )
-"""Layers with weights that no rule has a say in: they keep their own derivative."""
+"""Layers with weights that keep their own derivative under every rule."""
 
 
 def _table(why: str, *names: str) -> dict[type[Any], str]:
@@ -60,25 +61,25 @@ REFUSED: dict[type[Any], str] = {
         *("MultiHeadAttention", "GroupQueryAttention", "AdditiveAttention"),
     ),
     **_table(
-        "transposed convolutions have no local form here; write UpSampling and Conv",
+        "transposed convolutions are not supported; use UpSampling and Conv",
         *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
     ),
     **_table(
-        "its two kernels are inside one layer; write it as a DepthwiseConv, then a Conv of size 1",
+        "its two kernels are inside one layer; use a DepthwiseConv, then a Conv of size 1",
         *("SeparableConv1D", "SeparableConv2D"),
     ),
-    **_table("write it with Dense and Reshape", "EinsumDense"),
-    **_table("Dense itself works on the last axis, whatever comes before it", "TimeDistributed"),
-    **_table("a wrapper around a layer; put the layer itself in its place", "Wrapper"),
-    **_table("what its function computes cannot be seen; write it with layers", "Lambda"),
+    **_table("use Dense and Reshape", "EinsumDense"),
+    **_table("use the inner layer: Dense works on the last axis in any case", "TimeDistributed"),
+    **_table("it is a wrapper; use the inner layer", "Wrapper"),
+    **_table("its function cannot be inspected; write it with layers", "Lambda"),
 }
 """Layers that would silently stay on backprop, and why each cannot be converted."""
 
 __all__ = [
-    "KEPT",
-    "NONLINEARITIES",
+    "ACTIVATIONS",
+    "DIFFERENTIATED",
     "REFUSED",
-    "WEIGHTS",
+    "WEIGHT_LAYERS",
     "Local",
     "LocalActivation",
     "LocalConv1D",
@@ -88,10 +89,11 @@ __all__ = [
     "LocalDepthwiseConv1D",
     "LocalDepthwiseConv2D",
     "LocalELU",
+    "LocalElementwise",
     "LocalLeakyReLU",
     "LocalPReLU",
     "LocalReLU",
     "LocalWeights",
-    "bends",
-    "crossable",
+    "crosses_by_rule",
+    "is_nonlinear",
 ]

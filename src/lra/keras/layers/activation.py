@@ -6,93 +6,100 @@ from typing import Any
 import keras
 from keras import ops
 
+from lra import differences
 from lra.crossing import Derivative
-from lra.keras.backend import after, send, value_of
-from lra.keras.gradients import Phi, send_nonlinearity
+from lra.differences import Phi
+from lra.keras.backend import after_reads, custom_backward, value_of
+from lra.keras.closed_forms import phi_of_layer
+from lra.keras.gradients import apply_activation
 from lra.keras.layers.base import Local
-from lra.keras.layers.elementwise import crossable
+from lra.keras.layers.elementwise import crosses_by_rule
 
 
-class LocalActivation(Local):
-    """An elementwise activation layer that errors cross by the rule's crossing axis."""
+class LocalElementwise(Local):
+    """Base of the activation layers, which errors cross by the rule's crossing axis.
+
+    A class of your own inherits from this one and from a Keras layer, and sets `plain` to that
+    layer. If it has a method `difference(h, delta, xp)` that computes phi(h) - phi(h - delta), that
+    method replaces the subtraction.
+    """
 
     @property
-    def crosses(self) -> bool:
-        """Whether errors cross this layer by the rule, not by its derivative."""
+    def crosses_by_rule(self) -> bool:
+        """Whether errors cross this layer by the rule instead of by its derivative."""
         return not isinstance(self.rule.crossing, Derivative)
 
     @property
     def phi(self) -> Phi:
         """The function of h that the plain layer computes, with its settings."""
-        return partial(self.plain.call, self)
+        return phi_of_layer(self, self.plain, partial(self.plain.call, self))
 
     def call(self, inputs: Any) -> Any:
-        """Give z = phi(h)."""
-        if not self.crosses:
-            return self.phi(inputs)
-        return send_nonlinearity(self.nonlinearity(self.phi), inputs)
+        """Compute z = phi(h)."""
+        if not self.crosses_by_rule:
+            return self.plain.call(self, inputs)
+        return apply_activation(self.activation_op(self.phi), inputs)
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalActivation(LocalActivation, keras.layers.Activation):
-    """keras.layers.Activation under a rule; what is not elementwise keeps its derivative."""
+class LocalActivation(LocalElementwise, keras.layers.Activation):
+    """keras.layers.Activation under a rule; a function that mixes elements keeps its derivative."""
 
     plain = keras.layers.Activation
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._elementwise = crossable(self.activation, self.rule)
+        self._elementwise = crosses_by_rule(self.activation, self.rule)
 
     @property
-    def crosses(self) -> bool:
-        """Whether errors cross this layer by the rule, not by its derivative."""
+    def crosses_by_rule(self) -> bool:
+        """Whether errors cross this layer by the rule instead of by its derivative."""
         return self._elementwise
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalReLU(LocalActivation, keras.layers.ReLU):
+class LocalReLU(LocalElementwise, keras.layers.ReLU):
     """keras.layers.ReLU under a rule."""
 
     plain = keras.layers.ReLU
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalLeakyReLU(LocalActivation, keras.layers.LeakyReLU):
+class LocalLeakyReLU(LocalElementwise, keras.layers.LeakyReLU):
     """keras.layers.LeakyReLU under a rule."""
 
     plain = keras.layers.LeakyReLU
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalELU(LocalActivation, keras.layers.ELU):
+class LocalELU(LocalElementwise, keras.layers.ELU):
     """keras.layers.ELU under a rule."""
 
     plain = keras.layers.ELU
 
 
 @keras.saving.register_keras_serializable(package="lra")
-class LocalPReLU(LocalActivation, keras.layers.PReLU):
+class LocalPReLU(LocalElementwise, keras.layers.PReLU):
     """keras.layers.PReLU under a rule: the slopes a learn by the error d, as in backprop."""
 
     plain = keras.layers.PReLU
 
     def call(self, inputs: Any) -> Any:
-        """Give z = h where h >= 0 and a h below."""
-        if not self.crosses:
-            return self.phi(inputs)
+        """Compute z = h where h >= 0, and a h below."""
+        if not self.crosses_by_rule:
+            return self.plain.call(self, inputs)
 
         def forward(h: Any, a: Any) -> tuple[Any, tuple[Any, ...]]:
             z = _prelu(h, a)
             return z, (h, z, a)
 
-        def backward(kept: tuple[Any, ...], d: Any, needs: tuple[bool, ...]) -> tuple[Any, Any]:
-            h, z, a = kept
-            d = after(d, [a])
-            op = self.nonlinearity(lambda v: _prelu(v, ops.cast(a, v.dtype)))
-            e = op.error(h, z, d) if needs[0] else None
+        def backward(saved: tuple[Any, ...], d: Any, needs: tuple[bool, ...]) -> tuple[Any, Any]:
+            h, z, a = saved
+            d = after_reads(d, [a])
+            e = self.activation_op(_prelu_phi(a)).error(h, z, d) if needs[0] else None
             return e, self._slopes_update(d * -ops.relu(-h), a) if needs[1] else None
 
-        return send(forward, backward, inputs, value_of(self.alpha))
+        return custom_backward(forward, backward, inputs, value_of(self.alpha))
 
     def _slopes_update(self, each: Any, a: Any) -> Any:
         shared = [i for i, size in enumerate(a.shape, start=1) if size == 1]
@@ -101,3 +108,15 @@ class LocalPReLU(LocalActivation, keras.layers.PReLU):
 
 def _prelu(h: Any, a: Any) -> Any:
     return ops.relu(h) + -a * ops.relu(-h)
+
+
+def _prelu_phi(a: Any) -> Phi:
+    """Return PReLU with the slopes a, which are cast to the type of h."""
+
+    def f(h: Any) -> Any:
+        return _prelu(h, ops.cast(a, h.dtype))
+
+    def form(h: Any, delta: Any, xp: Any) -> Any:
+        return differences.leaky_relu(h, delta, xp, ops.cast(a, h.dtype))
+
+    return Phi(f, form, cheap=True)

@@ -1,4 +1,4 @@
-"""The convolutions, in one, two and three dimensions, and the depthwise ones."""
+"""The convolutions in one, two and three dimensions, and the depthwise ones."""
 
 import math
 from collections.abc import Callable
@@ -15,46 +15,46 @@ from lra.keras.layers.base import FEEDBACK, LocalWeights
 
 @dataclass(frozen=True)
 class ConvMap:
-    """h = z * W + b, with all of a layer's settings.
+    """h = z * W + b, with the layer's settings.
 
-    Args:
+    Attributes:
         convolve: the convolution, a function of z and W.
-        channels: the axis of the units in what it gives.
+        channels: the axis of the channels in the output.
     """
 
     convolve: Callable[[Any, Any], Any]
     channels: int
 
     def forward(self, z: Any, W: Any) -> Any:
-        """Give z * W."""
+        """Compute z * W."""
         return self.convolve(z, W)
 
     def add_bias(self, h: Any, b: Any) -> Any:
-        """Give h + b, the bias along the channels."""
+        """Compute h + b, the bias along the channels."""
         shape = [1] * len(h.shape)
         shape[self.channels] = -1
         return ops.add(h, ops.reshape(b, shape))
 
-    def backward(self, e: Any, z: Any, E: Any, needs: tuple[bool, bool]) -> tuple[Any, Any]:
-        """Give d and dW: a convolution's own adjoint, taken at E where it would be at W."""
+    def adjoint(self, e: Any, z: Any, E: Any, needs: tuple[bool, bool]) -> tuple[Any, Any]:
+        """Compute d and dW: the convolution's own adjoints, with E instead of W."""
         return adjoint(self.convolve, z, E, e, needs)
 
     def bias_update(self, e: Any) -> Any:
-        """Give db = sum e over all but the channels."""
+        """Compute db, the sum of e over all dimensions but the channels."""
         channels = self.channels % len(e.shape)
         return ops.sum(e, axis=[i for i in range(len(e.shape)) if i != channels])
 
 
 class _LocalConv(LocalWeights):
-    """What all convolutions share."""
+    """Base of all convolutions."""
 
-    def operation(self) -> BilinearMap:
-        """Give the convolution, padding included."""
+    def bilinear_map(self) -> BilinearMap:
+        """Return the convolution, including the padding."""
         return ConvMap(self._convolve, -1 if self.data_format == "channels_last" else 1)
 
     def _convolve(self, z: Any, W: Any) -> Any:
         padding = self.padding
-        if padding == "causal":  # Conv1D's own: as many zeros before as the kernel looks back
+        if padding == "causal":  # of Conv1D: all zeros go before the input
             z, padding = ops.pad(z, self._compute_causal_padding()), "valid"
         return ops.conv(
             z,
@@ -87,10 +87,10 @@ class LocalConv3D(_LocalConv, keras.layers.Conv3D):
     plain = keras.layers.Conv3D
 
 
-class _OwnVariables(keras.layers.Layer):
-    """Saves kernel and bias alone, as Keras's other weight layers do.
+class _PlainVariables(keras.layers.Layer):
+    """Saves the kernel and the bias alone, as Keras's other weight layers do.
 
-    Its depthwise convolutions would number all that is theirs, the feedback weights among them.
+    Keras's depthwise convolutions number all their variables, including the feedback weights.
     """
 
     def save_own_variables(self, store: Any) -> None:
@@ -102,14 +102,14 @@ class _OwnVariables(keras.layers.Layer):
         """Load what `save_own_variables` saved.
 
         Raises:
-            ValueError: where the file has more or fewer weights.
+            ValueError: the file has more or fewer weights.
         """
         own = self._plain_variables()
         found = sorted(set(store.keys()) - {FEEDBACK})
         if found != sorted(own):
             raise ValueError(
                 f"layer {self.name!r} has {len(own)} weights, the file {len(found)}; "
-                "load it into a model built as the one that was saved"
+                "load it into a model built like the saved one"
             )
         for number, variable in own.items():
             variable.assign(store[number])
@@ -119,8 +119,8 @@ class _OwnVariables(keras.layers.Layer):
         return {str(i): variable for i, variable in enumerate(own)}
 
 
-class _LocalDepthwiseConv(_LocalConv, _OwnVariables):
-    """What the two depthwise convolutions share: each channel is convolved by itself."""
+class _LocalDepthwiseConv(_LocalConv, _PlainVariables):
+    """Base of the two depthwise convolutions, which convolve each channel by itself."""
 
     def _convolve(self, z: Any, W: Any) -> Any:
         return ops.depthwise_conv(

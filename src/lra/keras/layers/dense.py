@@ -15,21 +15,21 @@ class DenseMap:
     """h = z W + b for z of shape (..., in) and W of shape (in, out)."""
 
     def forward(self, z: Any, W: Any) -> Any:
-        """Give z W of shape (..., out)."""
+        """Compute z W of shape (..., out)."""
         return ops.matmul(z, W)
 
     def add_bias(self, h: Any, b: Any) -> Any:
-        """Give h + b."""
+        """Compute h + b."""
         return ops.add(h, b)
 
-    def backward(self, e: Any, z: Any, E: Any, needs: tuple[bool, bool]) -> tuple[Any, Any]:
-        """Give d = e E^T and dW = z^T e, summed over the leading dimensions."""
+    def adjoint(self, e: Any, z: Any, E: Any, needs: tuple[bool, bool]) -> tuple[Any, Any]:
+        """Compute d = e E^T and dW = z^T e, summed over the leading dimensions."""
         d = ops.matmul(e, ops.transpose(E)) if needs[0] else None
         dW = ops.matmul(ops.transpose(_rows(z)), _rows(e)) if needs[1] else None
         return d, dW
 
     def bias_update(self, e: Any) -> Any:
-        """Give db = sum e over the leading dimensions."""
+        """Compute db, the sum of e over the leading dimensions."""
         return ops.sum(_rows(e), axis=0)
 
 
@@ -43,6 +43,6 @@ class LocalDense(LocalWeights, keras.layers.Dense):
 
     plain = keras.layers.Dense
 
-    def operation(self) -> BilinearMap:
-        """Give h = z W + b."""
+    def bilinear_map(self) -> BilinearMap:
+        """Return z W."""
         return DenseMap()

@@ -1,4 +1,4 @@
-"""Which functions are elementwise nonlinearities, so that errors can cross them by a rule."""
+"""Which functions are elementwise and nonlinear, so that errors cross them by the rule."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,49 +8,37 @@ import numpy as np
 from keras import activations, ops
 
 from lra.crossing import Derivative
+from lra.keras.closed_forms import LAYERS, is_known, own_difference
 from lra.rules import Rule
-
-_NAMES = (
-    *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
-    *("hard_tanh", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid"),
-    *("silu", "soft_shrink", "softplus", "softsign", "sparse_plus", "sparse_sigmoid"),
-    *("squareplus", "tanh", "tanh_shrink", "threshold"),
-)
-KNOWN: frozenset[Callable[..., Any]] = frozenset(
-    getattr(activations, name) for name in _NAMES if hasattr(activations, name)
-)
-"""The elementwise functions of keras.activations; the rest mix elements, or are linear."""
-
-LAYERS: tuple[type[Any], ...] = (
-    keras.layers.Activation,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.ELU,
-)
-"""Layers that may stand as the `activation` inside another layer."""
 
 _MIXING = (activations.softmax, activations.log_softmax, activations.glu, activations.linear)
 _PROBE = np.array([-200.0, -2.5, -1.0, -0.4, 0.3, 0.8, 1.7, 200.0], "float32")
 
 
-def crossable(phi: Any, rule: Rule) -> bool:
-    """Tell whether errors cross phi by the rule: an elementwise nonlinearity, and not by phi'."""
+def crosses_by_rule(phi: Any, rule: Rule) -> bool:
+    """Return whether errors cross phi by the rule: phi is elementwise, and the rule not phi'."""
     if isinstance(rule.crossing, Derivative) or phi is None or phi in _MIXING:
         return False
+    if own_difference(phi):
+        return True
     if isinstance(phi, keras.layers.Activation):
-        return crossable(phi.activation, rule)
+        return crosses_by_rule(phi.activation, rule)
     if isinstance(phi, keras.layers.Layer):
         return type(phi) in LAYERS
-    return phi in KNOWN or elementwise(phi)
+    return is_known(phi) or is_elementwise(phi)
 
 
-def elementwise(phi: Callable[[Any], Any]) -> bool:
-    """Tell whether a function treats every element alike, by trying it on a few numbers."""
+def is_elementwise(phi: Callable[[Any], Any]) -> bool:
+    """Return whether a function treats every element by itself (tested on a few numbers)."""
     return _values(phi) is not None
 
 
-def bends(node: Any) -> bool:
-    """Tell whether one call of an operation is an elementwise nonlinearity of one tensor."""
+def is_nonlinear(node: Any) -> bool:
+    """Return whether one call of a Keras operation is an elementwise nonlinear function.
+
+    Args:
+        node: a node of a Keras graph; with several different inputs the answer is no.
+    """
     given = {id(x) for x in node.input_tensors}
     if len(given) != 1:
         return False
@@ -60,7 +48,7 @@ def bends(node: Any) -> bool:
         return node.operation(*args, **kwargs)
 
     z = _values(phi)
-    if z is None or z.dtype.kind != "f":  # what is not real sends no error down
+    if z is None or z.dtype.kind != "f":  # integers and booleans carry no error
         return False
     with np.errstate(all="ignore"):
         line = z[0] + (z[-1] - z[0]) * (_PROBE - _PROBE[0]) / (_PROBE[-1] - _PROBE[0])
@@ -68,13 +56,13 @@ def bends(node: Any) -> bool:
 
 
 def _values(phi: Callable[[Any], Any]) -> Any:
-    """Give phi of the probe, or None where it is not the same for each number by itself."""
+    """Compute phi of the probe; None if the values differ from those of each number alone."""
     row = ops.convert_to_tensor(_PROBE[None])
     try:
         z = ops.convert_to_numpy(phi(row))
         alone = [ops.convert_to_numpy(phi(row[:, i : i + 1])) for i in range(len(_PROBE))]
     except Exception:
-        return None  # what cannot take such an array is no elementwise function
+        return None  # an elementwise function takes any such array
     if z.shape != (1, len(_PROBE)) or any(one.shape != (1, 1) for one in alone):
         return None
     each = np.concatenate(alone, axis=1)

@@ -1,9 +1,8 @@
-"""Audit: run one forward pass, and list where errors would still cross by backprop's own rule.
+"""The audit: `lra.audit` lists the operations that errors still cross as in backprop.
 
-The autograd graph of a forward pass is the path that errors take back. The model runs while every
-torch function is watched; the graph nodes that a call adds are its own, and their names tell what
-they do to an error. What counts as a weight is told by three *levels*: 0, computed from parameters
-and constants alone; 1, a product of such; 2, anything of the model's input.
+Errors travel back along the autograd graph of a forward pass. The audit intercepts every torch
+function during one forward pass and attributes each node of the graph to the call that created it.
+The node's name shows what the call does to an error.
 """
 
 from collections import Counter
@@ -28,13 +27,13 @@ __all__ = ["Audit", "Finding", "Kind", "audit", "examine"]
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit saw.
+    """The result of an audit.
 
     Attributes:
-        findings: the operations that errors cross as in backprop against the rule, as called.
-        passes: what passes errors on by autograd's derivative as it should (normalisation,
-            pooling, reshapes, sums, attention's products ...): functions and numbers of calls.
-        crossings: how many places errors cross by the rule's own backward.
+        findings: the operations that errors cross as in backprop, though the rule changes them.
+        passes: the functions that errors cross by autograd's derivative under every rule
+            (normalization, pooling, reshapes, sums, attention's products), with numbers of calls.
+        crossings: the number of ops that errors cross by the rule.
     """
 
     findings: tuple[Finding, ...]
@@ -48,35 +47,40 @@ class Audit:
 
     def __str__(self) -> str:
         n = len(self.findings)
-        count = "nothing" if self.clean else f"{n} operation{'s' if n > 1 else ''}"
+        count = "no operation" if self.clean else f"{n} operation{'s' if n > 1 else ''}"
         passes = ", ".join(f"{name} ({calls})" for name, calls in self.passes.items())
         return "\n".join(
             (
-                f"audit: against the rule, errors cross {count} as in backprop",
+                f"audit: errors cross {count} as in backprop against the rule",
                 *(f"  - {finding}" for finding in self.findings),
-                f"crossed by the rule: {self.crossings} places",
-                f"passed on by design: {passes or 'nothing'}",
+                f"ops crossed by the rule: {self.crossings}",
+                f"passed on by autograd, by design: {passes or 'nothing'}",
             )
         )
 
 
 def audit(model: nn.Module, *example: Any, **kwargs: Any) -> Audit:
-    """Run one forward pass, and list the operations that escape the model's rule.
+    """Run one forward pass and list the operations that escape the model's rule.
 
-    Conversion walks modules, so it cannot see a nonlinearity or a product with a parameter that
-    a forward calls as a function; nor does it touch what skip= names. Errors cross those as in
-    backprop, by phi'(h) d and e W. The model, its buffers and mode, the example and torch's random
-    states stay as they are. Not seen: what the outputs do not depend on, what runs in no_grad or in
-    an autograd.Function, what other inputs would run, and a nonlinearity made of a comparison, such
-    as h * (h > 0).
+    Conversion by class does not see an activation or a product with a parameter that a forward
+    calls as a function, and it leaves out what `skip=` names. Errors cross those as in backprop.
+    The audit changes nothing: parameters, buffers, mode, example and random states stay as they
+    are.
+
+    It does not see operations that the outputs do not depend on, code under `no_grad` or in an
+    autograd Function, branches that the example does not take, and activations written as a
+    comparison, such as `h * (h > 0)`.
 
     Args:
         model: a converted model.
-        *example: inputs as for model(...).
-        **kwargs: keyword inputs.
+        *example: positional inputs of the model.
+        **kwargs: keyword inputs of the model.
+
+    Returns:
+        The findings. `print` shows each with its line of code and a remedy.
 
     Raises:
-        ConversionError: for a model in which nothing is converted.
+        ConversionError: no layer of the model is converted.
     """
     if not any(isinstance(m, Local) for m in model.modules()):
         raise ConversionError(
@@ -92,7 +96,14 @@ def examine(
     kwargs: dict[str, Any],
     rules: Iterable[Rule] | None = None,
 ) -> tuple[Audit, list[tuple[Call, Finding]]]:
-    """Audit, and give beside it each call with what was found at it."""
+    """Audit a model, and return each finding with its call as well.
+
+    Args:
+        model: the model.
+        example: positional inputs.
+        kwargs: keyword inputs.
+        rules: the rules to check against; by default those of the converted modules.
+    """
     rules = rules or [m.rule for m in model.modules() if isinstance(m, Local)]
     kinds = set()
     if any(not isinstance(rule.crossing, Derivative) for rule in rules):
@@ -104,21 +115,21 @@ def examine(
     with preserve_state(model), torch.inference_mode(False):  # which enables gradients too
         example, kwargs = copied((example, kwargs))
         recorder = Recorder(model, tensors_in((example, kwargs)), examine.__code__)
-        with recorder.hooks(), recorder:
-            outputs = tensors_in(model(*example, **kwargs))  # kept: with them go the graph's nodes
-            recorder.reach(outputs)
+        with recorder.module_hooks(), recorder:
+            outputs = tensors_in(model(*example, **kwargs))  # hold the graph's nodes
+            recorder.select_reached(outputs)
     classifier = Classifier(recorder)
-    found: Counter[Finding] = Counter()
-    where: list[tuple[Call, Finding]] = []
+    counts: Counter[Finding] = Counter()
+    located: list[tuple[Call, Finding]] = []
     passes: Counter[str] = Counter()
     for call in recorder.calls:
         findings = [f for f in classifier.findings(call) if f.kind in kinds]
-        found.update(findings)
-        where += [(call, finding) for finding in findings]
+        counts.update(findings)
+        located += [(call, finding) for finding in findings]
         passes[call.operation] += not findings
     report = Audit(
-        tuple(replace(finding, calls=calls) for finding, calls in found.items()),
+        tuple(replace(finding, calls=calls) for finding, calls in counts.items()),
         {name: calls for name, calls in passes.most_common() if calls},
         recorder.crossings,
     )
-    return report, where
+    return report, located

@@ -1,7 +1,7 @@
-"""Ops across networks: one op of K networks of one architecture, run as one by `torch.vmap`.
+"""Ops across networks: one op of K networks of one architecture, batched by `torch.vmap`.
 
-Tensors have the networks in dimension 0. So have the numbers in which the networks' rules differ,
-such as beta or gamma.
+Tensors have the networks in dimension 0, and so do the numbers in which their rules differ, such as
+beta or gamma.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from lra.torch.ops import autograd
 from lra.torch.ops.ops import Gradients, Op
 
 Numbers = Mapping[str, Tensor]
-"""The numbers of a rule that differ among networks, (K,), by their paths: "crossing.beta"."""
+"""The numbers that differ among the networks' rules, (K,), by their paths: "crossing.beta"."""
 
 
 @contextlib.contextmanager
-def networks(numbers: Numbers) -> Iterator[None]:
-    """Run ops across networks, each network with its own numbers."""
+def batched_ops(numbers: Numbers) -> Iterator[None]:
+    """Run ops across networks in this context, each network with its own numbers."""
 
     def run(ops: tuple[Op, ...], x: Tensor, *parameters: Tensor | None) -> Tensor:
         result: Tensor = _BatchedFunction.apply((ops, numbers), x, *parameters)  # type: ignore[no-untyped-call]
@@ -38,11 +38,11 @@ def networks(numbers: Numbers) -> Iterator[None]:
 
 
 class _BatchedFunction(Function):
-    """A chain of ops of many networks; `torch.vmap` over networks calls its `vmap`."""
+    """A chain of ops. Under `torch.vmap` over networks, torch calls its `vmap`."""
 
     @staticmethod
     def forward(chain: tuple[tuple[Op, ...], Numbers], x: Tensor, *parameters: Any) -> Tensor:
-        """Compute what one network computes."""
+        """Run the ops for one network."""
         for op in chain[0]:
             own, parameters = parameters[: op.parameters], parameters[op.parameters :]
             x = op.forward(x, *own)
@@ -50,13 +50,13 @@ class _BatchedFunction(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save nothing; the chain of ops does."""
+        """Save nothing: the node that `vmap` builds saves what it needs."""
 
     @staticmethod
     def vmap(
         info: Any, in_dims: Any, chain: tuple[tuple[Op, ...], Numbers], *tensors: Any
     ) -> tuple[Tensor, int]:
-        """Run the ops across networks as one ordinary node."""
+        """Run the ops across networks as one node outside vmap."""
         K = info.batch_size
         first = [
             t if t is None or d == 0 else t.expand(K, *t.shape) if d is None else t.movedim(d, 0)
@@ -82,11 +82,11 @@ def with_numbers(axis: Axis, given: Numbers) -> Any:
 
 @dataclass(frozen=True)
 class Across:
-    """An op of K networks: what the op does for one, by `torch.vmap` for all.
+    """An op of K networks: `torch.vmap` over one network's op.
 
     Attributes:
         op: the op, with the numbers of one of the networks.
-        numbers: those that differ.
+        numbers: the numbers that differ.
     """
 
     op: Op
@@ -98,13 +98,13 @@ class Across:
         return self.op.parameters
 
     def forward(self, x: Tensor, *parameters: Any) -> Tensor:
-        """Compute what the plain layers compute."""
+        """Compute the plain layers' outputs."""
         return _for_each(self.op.forward, x, *parameters)  # type: ignore[no-any-return]
 
     def save(
         self, x: Tensor, out: Tensor, output_escapes: bool, *parameters: Any
     ) -> tuple[Tensor, ...]:
-        """Save what the op saves."""
+        """Return the tensors that the op saves."""
 
         def save(x: Tensor, out: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
             return self.op.save(x, out, output_escapes, *parameters)
@@ -115,9 +115,9 @@ class Across:
         self, saved: tuple[Tensor, ...], error: Tensor, needs: tuple[bool, ...]
     ) -> Gradients:
         """Send each network's error across, with its own numbers."""
-        exact = torch.promote_types(error.dtype, torch.float32)
+        dtype = torch.promote_types(error.dtype, torch.float32)
         given = {
-            path: values.to(error.device, exact)
+            path: values.to(error.device, dtype)
             for path, values in self.numbers.items()
             if hasattr(self.op, path.partition(".")[0])
         }
@@ -129,7 +129,7 @@ class Across:
             return tuple(gradient for gradient in gradients if gradient is not None)
 
         found = iter(_for_each(backward, given, error, *saved))
-        return tuple(next(found) if there else None for there in present)
+        return tuple(next(found) if given else None for given in present)
 
 
 def _op_with_numbers(op: Any, given: Numbers) -> Any:
@@ -143,5 +143,5 @@ def _op_with_numbers(op: Any, given: Numbers) -> Any:
 
 
 def _for_each(f: Callable[..., Any], *tensors: Any) -> Any:
-    """Run f for each network; an argument that is None is None for all."""
+    """Map f over the networks. Arguments that are None stay None."""
     return torch.vmap(f, tuple(None if t is None else 0 for t in tensors))(*tensors)

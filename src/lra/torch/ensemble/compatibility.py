@@ -1,4 +1,4 @@
-"""What networks that are trained together must share, and the numbers in which they may differ."""
+"""Which networks can be one ensemble: what must be equal, and which numbers may differ."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -25,24 +25,24 @@ _SETTINGS = (bool, int, float, complex, str, bytes, tuple, list, dict, set, torc
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def check_alike(models: list[nn.Module]) -> None:
-    """Refuse networks that cannot be trained together.
+def check_compatible(models: list[nn.Module]) -> None:
+    """Check that networks can be one ensemble.
 
     Raises:
-        EnsembleError: saying what differs, where, or which modules cannot run as one.
+        EnsembleError: with what differs and where, or the modules that cannot run across networks.
     """
     if len(models) < 2 or not all(isinstance(model, nn.Module) for model in models):
         kinds = [type(model).__name__ for model in models]
-        raise EnsembleError(f"Together: expected two or more torch.nn.Modules, got {kinds}")
+        raise EnsembleError(f"Ensemble: expected two or more torch.nn.Modules, got {kinds}")
     tensors = [t for model in models for t in (*model.parameters(), *model.buffers())]
     if len({id(t) for t in tensors}) < len(tensors):
         raise EnsembleError(
-            "Together: networks share a parameter, a buffer or are the same; each must have its "
+            "Ensemble: two networks are the same or share a parameter or a buffer; each needs its "
             "own: copy.deepcopy(model)"
         )
     for k, model in enumerate(models):
-        _check_rule(k, _rules(model))
-        _refuse(model)
+        _check_rules(k, _rules(model))
+        _check_modules(model)
     differing_numbers(models)
     first = dict(_structure(models[0]))
     for k, model in enumerate(models[1:], 1):
@@ -51,32 +51,36 @@ def check_alike(models: list[nn.Module]) -> None:
             one, two = first.get(name, "nothing"), other.get(name, "nothing")
             if one != two:
                 raise EnsembleError(
-                    f"Together: networks 0 and {k} differ at {name or '(the model itself)'}: {one} "
+                    f"Ensemble: networks 0 and {k} differ at {name or '(the model itself)'}: {one} "
                     f"and {two}. They may differ in weights and in the numbers of one rule"
                 )
 
 
 def check_modes(models: list[nn.Module]) -> None:
-    """Refuse networks some of which train while others are evaluated, or count other N."""
+    """Check that all networks have the same training modes, loss terms, and no hooks.
+
+    Raises:
+        EnsembleError: for those that differ, or have hooks.
+    """
     first = [*_modes(models[0])]
     for k, model in enumerate(models):
         if any(vars(m)[name] for m in model.modules() for name in _HOOKS):
-            _refuse(model)
+            _check_modules(model)
         if [*_modes(model)] != first:
             raise EnsembleError(
-                f"Together: networks 0 and {k} are in different modes; call train(), eval() and "
-                "lra.set_loss_terms on all of them, or on the Together"
+                f"Ensemble: networks 0 and {k} are in different modes; call train(), eval() and "
+                "lra.set_loss_terms on all of them, or on the ensemble"
             )
 
 
-def made_of(models: list[nn.Module]) -> list[Any]:
-    """List the classes and conversions of all modules, which are other objects once they change."""
+def classes_and_states(models: list[nn.Module]) -> list[Any]:
+    """List the classes and rule states of all modules: other objects after a new conversion."""
     modules = [module for model in models for module in model.modules()]
     return [*map(type, modules), *(m._lra for m in modules if isinstance(m, Local))]
 
 
 def differing_numbers(models: list[nn.Module]) -> Numbers:
-    """Give the numbers of the networks' rules that differ, (K,) each, by their paths.
+    """Return the numbers that differ among the networks' rules, (K,) each, by their paths.
 
     Raises:
         EnsembleError: for rules that differ in anything else.
@@ -91,7 +95,7 @@ def differing_numbers(models: list[nn.Module]) -> Numbers:
         numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
         if len(numbers) < len(values) or not _may_differ(rules[0], path):
             raise EnsembleError(
-                f"Together: the networks' rules differ at {path}: "
+                f"Ensemble: the networks' rules differ at {path}: "
                 f"{', '.join(dict.fromkeys(map(str, values)))}. They may differ in gamma and in "
                 "the numbers of the crossing"
             )
@@ -99,8 +103,8 @@ def differing_numbers(models: list[nn.Module]) -> Numbers:
     return found
 
 
-def _refuse(model: nn.Module) -> None:
-    """Refuse what a network cannot have, all of it at once."""
+def _check_modules(model: nn.Module) -> None:
+    """Raise one error for all modules that cannot run across networks."""
     refused = []
     for name, module in model.named_modules():
         reason = _reason(module)
@@ -109,39 +113,39 @@ def _refuse(model: nn.Module) -> None:
     if refused:
         listed = "; ".join(map(str, refused))
         raise EnsembleError(
-            f"Together: these cannot run across networks: {listed}. Remedy: take them out, or "
-            "train these networks one after the other",
+            f"Ensemble: these modules cannot run across networks: {listed}. Remove them, or train "
+            "these networks one after the other",
             tuple(refused),
         )
 
 
 def _reason(module: nn.Module) -> str:
-    """Tell why a module cannot run across networks; nothing, if it can."""
+    """Return why a module cannot run across networks, or "" if it can."""
     if "forward" in vars(module) or any(vars(module).get(name) for name in _HOOKS):
-        return "it has hooks or a forward of its own, which would not be called for each network"
+        return "it has hooks or its own forward, which would not be called for each network"
     if isinstance(module, _DropoutNd) and module.p == 0:
         return ""
     if isinstance(module, (_DropoutNd, nn.RReLU, Bernoulli)):
-        return "it draws at random, for all networks in another order than for one"
+        return "it draws random numbers, in another order for all networks than for one"
     if isinstance(module, BlackBox):
-        return "it is evaluated by one device or program, which knows no other networks"
+        return "it is a black box, which evaluates one network at a time"
     if isinstance(module, (InterceptedModule, LocalCustom)) and not isinstance(
         module, SkippedModule
     ):
-        return "the rule follows its forward function by function, with one network's weights"
+        return "the functions of its forward are intercepted, for one network's weights"
     own = (module._parameters, module._buffers, module._modules)
     if isinstance(module, LocalActivation) and any(own):
-        return "targets are taken through it with the weights of one network"
+        return "targets would pass through it with the weights of one network"
     return ""
 
 
 def _structure(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Tell by name all in which networks must agree: classes, settings, sizes of tensors."""
+    """List by name what must be equal in all networks: classes, settings, sizes of tensors."""
     for name, module in model.named_modules():
         plain: Any = module.plain if isinstance(module, Local) else type(module)
-        made = type(module).__bases__ if is_parametrized(module) else type(module)
+        kind = type(module).__bases__ if is_parametrized(module) else type(module)
         raw = module._lra.sees_input if isinstance(module, Local) else None
-        yield name, (made, plain.extra_repr(module), raw)
+        yield name, (kind, plain.extra_repr(module), raw)
         for key, value in vars(module).items():
             if isinstance(value, Tensor):
                 yield f"{name}.{key}", value.tolist()
@@ -159,7 +163,7 @@ def _modes(model: nn.Module) -> Iterator[Any]:
 
 
 def _rules(model: nn.Module) -> list[Rule]:
-    """List the rules that a network's modules follow, each once."""
+    """List the rules of a network's modules, each once."""
     rules: list[Rule] = []
     for module in model.modules():
         if isinstance(module, Local) and module.rule not in rules:
@@ -167,50 +171,51 @@ def _rules(model: nn.Module) -> list[Rule]:
     return rules
 
 
-def _check_rule(k: int, rules: list[Rule]) -> None:
-    """Refuse a network of several rules, and rules that cannot run across networks."""
+def _check_rules(k: int, rules: list[Rule]) -> None:
+    """Check that a network has one rule at most, and one that can run across networks."""
     if len(rules) > 1:
         raise EnsembleError(
-            f"Together: network {k} follows {len(rules)} rules in its parts; it may follow one"
+            f"Ensemble: parts of network {k} are converted to {len(rules)} different rules; "
+            "convert all of it to one"
         )
     for rule in rules:
         if not isinstance(rule.wiring, Chain):
             raise EnsembleError(
-                f"Together: network {k} is wired by {rule.wiring}, whose errors do not travel "
-                "layer by layer; train such networks one after the other, or by lra.wiring.Chain()"
+                f"Ensemble: network {k} is wired by {rule.wiring}, whose errors skip layers; use "
+                "lra.wiring.Chain(), or train such networks one after the other"
             )
         feedback = rule.feedback
         if not isinstance(feedback, SignSymmetric):
             continue
         if feedback.magnitude is Magnitude.BATCH:
             raise EnsembleError(
-                f"Together: {feedback} draws feedback weights at every step, for all networks in "
-                "another order than for one; take magnitude='fixed' or 'uniform'"
+                f"Ensemble: {feedback} draws feedback weights at every step, in another order for "
+                "all networks than for one; use magnitude='fixed' or 'uniform'"
             )
         if feedback.magnitude is Magnitude.UNIFORM and isinstance(feedback.init, LikeWeights):
             raise EnsembleError(
-                f"Together: {feedback} measures each network's weights at every step; take "
+                f"Ensemble: {feedback} measures each network's weights at every step; use "
                 "init=FanIn(), or magnitude='fixed'"
             )
 
 
 def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """List the options of a rule by their paths, but for how kept feedback was first drawn."""
+    """List the options of a rule by their paths, except the init of stored feedback."""
     if not isinstance(value, Axis):
         yield path, value
         return
     yield path, type(value).__name__
     for field in dataclasses.fields(value):
-        kept = isinstance(value, Feedback) and value.stored is not Stored.NOTHING
-        if not (field.name == "init" and kept):
+        stored = isinstance(value, Feedback) and value.stored is not Stored.NOTHING
+        if not (field.name == "init" and stored):
             name = f"{path}.{field.name}" if path else field.name
             yield from _fields(getattr(value, field.name), name)
 
 
 def _may_differ(rule: Rule, path: str) -> bool:
-    """Tell whether a number is one that places use: all of a crossing, and what feedback learns by.
+    """Return whether ops use a number: those of the crossing, and of stored feedback's updates.
 
-    What computes the E of a pass does so outside of a place, with the first network's numbers.
+    Feedback that computes E in each pass does so outside ops, with the first network's numbers.
     """
     axis = path.partition(".")[0]
     computes = type(rule.feedback).effective is not Feedback.effective

@@ -1,4 +1,4 @@
-"""Plain linear layers across networks, whose updates come out as their weights lie."""
+"""Plain linear layers of an ensemble as ops, so that dW has the memory layout of W."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from lra.torch.ops.autograd import apply_ops
 from lra.torch.ops.ops import WeightOp
 
 
-class Linears(TorchFunctionMode):
-    """Runs `F.linear` as a place with E = W, which is backprop.
+class LinearAsOp(TorchFunctionMode):
+    """Runs `F.linear` as an op with E = W, which is backprop.
 
-    Autograd's own way back through a batched linear layer gives dW transposed in memory, and
-    copies it: half a step's time for a wide first layer.
+    The backward pass of a batched linear layer in autograd returns dW transposed in memory and
+    copies it. This takes half of a step's time for a wide first layer.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function, as a place where it is linear."""
+        """Run a function, `F.linear` as an op."""
         if func is F.linear and torch.is_grad_enabled() and not kwargs and args[1].dim() == 2:
             x, W, *b = args
             op = WeightOp(LinearMap(), Transpose())

@@ -1,4 +1,4 @@
-"""A stack: one parameter or buffer of K networks in one piece of memory."""
+"""A stack: one parameter or buffer of K networks in one tensor."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from lra.errors import EnsembleError
 
 
 class Stack:
-    """One parameter or buffer of all networks, (K, ...), of which each network's is a view.
+    """One parameter or buffer of all networks, (K, ...). Each network's tensor is a view of it.
 
     Args:
         name: its qualified name in a network.
-        owners: for each network, where the module that holds it keeps its tensors.
-        key: under which name.
+        owners: for each network, the `_parameters` or `_buffers` dict that holds the tensor.
+        key: the tensor's key in that dict.
         parameter: whether it is a parameter.
     """
 
@@ -24,19 +24,23 @@ class Stack:
         self.members: list[Tensor] = []
 
     def gather(self) -> None:
-        """See that the networks' tensors lie in the stack; where they do not, put them there."""
+        """Make the networks' tensors views of the stack, unless they are already.
+
+        Raises:
+            EnsembleError: for tensors that differ in shape, type, device or `requires_grad`.
+        """
         self.members = [owner[self.key] for owner in self.owners]
-        if not self._lies():
-            self._lay()
-        learned = self.members[0].requires_grad
-        if any(member.requires_grad != learned for member in self.members):
+        if not self._is_gathered():
+            self._copy_into_stack()
+        requires_grad = self.members[0].requires_grad
+        if any(member.requires_grad != requires_grad for member in self.members):
             raise EnsembleError(
-                f"Together: {self.name!r} is frozen in some networks and learned in others; "
+                f"Ensemble: {self.name!r} is frozen in some networks and trained in others; "
                 "requires_grad must be the same in all"
             )
-        self.tensor.requires_grad_(learned)
+        self.tensor.requires_grad_(requires_grad)
 
-    def _lies(self) -> bool:
+    def _is_gathered(self) -> bool:
         stack = self.tensor
         if len(stack) != len(self.members) or stack.dtype != self.members[0].dtype:
             return False
@@ -46,12 +50,12 @@ class Stack:
             for k, member in enumerate(self.members)
         )
 
-    def _lay(self) -> None:
+    def _copy_into_stack(self) -> None:
         kinds = {(m.shape, m.dtype, m.device) for m in self.members}
         if len(kinds) > 1:
             found = "; ".join(sorted(f"{tuple(s)}, {t}, {d}" for s, t, d in kinds))
             raise EnsembleError(
-                f"Together: {self.name!r} must be of one shape, type and device in all networks; "
+                f"Ensemble: {self.name!r} must have one shape, type and device in all networks; "
                 f"found {found}"
             )
         with torch.no_grad():
@@ -60,11 +64,11 @@ class Stack:
                 member.data = view
         if self.tensor.is_floating_point() or self.tensor.is_complex():
             self.tensor.requires_grad_()
-            self.tensor.register_post_accumulate_grad_hook(self._hand_out)  # type: ignore[no-untyped-call]
+            self.tensor.register_post_accumulate_grad_hook(self._distribute_grad)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def _hand_out(self, stack: Tensor) -> None:
-        """Give each network its own part of the updates, added to what it has."""
+    def _distribute_grad(self, stack: Tensor) -> None:
+        """Add each network's part of the stack's gradient to its own `.grad`."""
         assert stack.grad is not None
         for member, update in zip(self.members, stack.grad.unbind(0), strict=True):
             member.grad = update if member.grad is None else member.grad + update
@@ -72,7 +76,7 @@ class Stack:
 
 
 def stacks_of(models: list[nn.Module]) -> list[Stack]:
-    """Find what is to be stacked: every parameter and buffer of the first network, and its peers'.
+    """Build a stack for every parameter and buffer of the first network.
 
     A tensor that a network holds under several names has one stack, under the first.
     """

@@ -25,7 +25,7 @@ class LinearMap:
         rows = _as_matrix(e)
         d = (rows @ E).view(*e.shape[:-1], E.shape[1]) if need_d else None
         dW = rows.t() @ _as_matrix(z) if need_W else None
-        return d, dW, rows.sum(0) if need_b else None
+        return d, dW, _bias_update(rows, need_b)
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,15 @@ class MatmulMap:
         rows = _as_matrix(e)
         d = (rows @ E.t()).view(*e.shape[:-1], E.shape[0]) if need_d else None
         dW = _as_matrix(z).t() @ rows if need_W else None
-        return d, dW, rows.sum(0) if need_b else None
+        return d, dW, _bias_update(rows, need_b)
 
 
 def _as_matrix(t: Tensor) -> Tensor:
     return t if t.dim() == 2 else t.reshape(-1, t.shape[-1])
+
+
+def _bias_update(rows: Tensor, needed: bool) -> Tensor | None:
+    return rows.sum(0) if needed else None
 
 
 class LocalLinear(LocalWeights, nn.Linear):  # type: ignore[misc]

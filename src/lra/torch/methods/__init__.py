@@ -1,1 +1,1 @@
-"""The methods for torch: a file for each, and what they share."""
+"""The methods for torch: a file for each method, and the two files that they share."""

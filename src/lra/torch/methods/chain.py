@@ -1,4 +1,4 @@
-"""A model as a chain of segments: a weight layer, and what comes after it up to the next."""
+"""Models as a chain of segments: a weight layer and the modules up to the next one."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,22 +14,20 @@ from torch.nn.modules.pooling import (
 
 from lra.errors import Refusal
 from lra.methods import Method
-from lra.torch.methods.runs import check_model, inside, refuse
+from lra.torch.methods.runs import check_model, raise_if_refused, without_ddp
 
-_SHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
+_RESHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
 _POOLS = (_AvgPoolNd, _MaxPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
-
-Test = Callable[[nn.Module], bool]
 
 
 @dataclass
 class Segment:
-    """A weight layer, and what follows it.
+    """A weight layer and the modules between it and the next weight layer.
 
     Attributes:
         path: the layer's qualified name.
         layer: the weight layer.
-        rest: what follows it.
+        rest: the modules after it.
     """
 
     path: str
@@ -37,64 +35,71 @@ class Segment:
     rest: list[nn.Module] = field(default_factory=list)
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Give what the next weight layer reads, from what this one reads."""
+        """Compute the input of the next weight layer from the input of this one."""
         for module in (self.layer, *self.rest):
             z = module(z)
         return z
 
 
 @dataclass
-class Chain:
-    """A model taken apart.
+class SegmentedModel:
+    """A model split into segments.
 
     Attributes:
-        before: modules without weights, which prepare the input.
-        segments: what follows.
+        before: the modules without weights in front of the first weight layer.
+        segments: the segments, in forward order.
     """
 
     before: list[nn.Module] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
 
 
-def take_apart(method: Method, model: nn.Module, unit: Test, units: str) -> Chain:
-    """Take a chain apart.
+def split_into_segments(
+    method: Method,
+    model: nn.Module,
+    is_activation: Callable[[nn.Module], bool],
+    activations: str,
+) -> SegmentedModel:
+    """Split a chain of layers into segments.
 
     Args:
         method: the method, for messages.
         model: the model, in DistributedDataParallel or not.
-        unit: tells whether a module is a unit that the method knows.
-        units: what those are, for messages.
+        is_activation: returns whether the method supports a module as an activation.
+        activations: the supported activations, for messages.
 
     Raises:
-        MethodError: for anything but a chain of such parts.
+        MethodError: for any other model.
     """
     check_model(method, model)
-    chain = Chain()
-    found = chain.segments
+    split = SegmentedModel()
+    segments = split.segments
     refused: list[Refusal] = []
-    for path, module in _leaves(inside(model), ""):
+    for path, module in _leaves(without_ddp(model), ""):
         if isinstance(module, nn.Linear) or (
             isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
         ):
-            found.append(Segment(path, module))
-        elif found and (isinstance(module, (*_SHAPES, *_POOLS)) or unit(module)):
-            found[-1].rest.append(module)
-        elif found or any(True for _ in module.parameters()):
-            refused.append(Refusal(path, type(module).__name__, "it has no place in the chain"))
+            segments.append(Segment(path, module))
+        elif segments and (isinstance(module, (*_RESHAPES, *_POOLS)) or is_activation(module)):
+            segments[-1].rest.append(module)
+        elif segments or any(True for _ in module.parameters()):
+            reason = "it is not supported in a chain of layers"
+            refused.append(Refusal(path, type(module).__name__, reason))
         else:
-            chain.before.append(module)
-    where = (
+            split.before.append(module)
+    supported = (
         "it takes an nn.Sequential of nn.Linear and convolutions, with nn.Flatten, max and average "
-        f"pools, and {units} between"
+        f"pools, and {activations} between"
     )
-    if not found and not refused:
-        refused.append(Refusal("", type(inside(model)).__name__, "it has no weight layer"))
-    refuse(method, refused, where)
-    return chain
+    if not segments and not refused:
+        kind = type(without_ddp(model)).__name__
+        refused.append(Refusal("", kind, "it has no weight layer"))
+    raise_if_refused(method, refused, supported)
+    return split
 
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    """Give the modules in the order in which nested Sequentials run them."""
+    """List modules in the order in which nested Sequentials run them."""
     if type(module) is not nn.Sequential:
         yield path, module
         return

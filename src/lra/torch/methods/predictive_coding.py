@@ -1,4 +1,4 @@
-"""Predictive coding for torch: a free state where each weight layer reads."""
+"""Predictive coding for torch: a free state at the input of each weight layer."""
 
 import torch
 from torch import Tensor, nn
@@ -8,23 +8,30 @@ from lra.errors import Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import Loss, PredictiveCoding
 from lra.torch.convert.forward_scan import escapes
-from lra.torch.methods.runs import Runs, check_model, exact, inside, refuse, terms_of
+from lra.torch.methods.runs import (
+    Runs,
+    check_model,
+    count_loss_terms,
+    detached_copy,
+    raise_if_refused,
+    without_ddp,
+)
 from lra.torch.registry import BILINEAR_FUNCTIONS, INTERCEPTED, WEIGHT_LAYERS
 
 _PRODUCTS = {"@", *(f.__name__ for f in BILINEAR_FUNCTIONS if hasattr(f, "__name__"))}
 
 
-def readers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
-    """Give the weight layers of a model, where states stand.
+def find_weight_layers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
+    """List the weight layers of a model, each of which reads a state.
 
     Raises:
-        MethodError: for a model that is converted, compiled or sharded, or that multiplies with
-            weights elsewhere: an error would cross those as in backprop, unseen.
+        MethodError: for a model that is converted, compiled or sharded, or that also multiplies
+            with weights elsewhere, where errors would cross as in backprop, without a state.
     """
     check_model(method, model)
     found: list[nn.Module] = []
     refused: list[Refusal] = []
-    for path, module in inside(model).named_modules():
+    for path, module in without_ddp(model).named_modules():
         kind = type(module)
         if isinstance(module, (nn.Linear, _ConvNd)) or kind in WEIGHT_LAYERS:
             found.append(module)
@@ -37,30 +44,31 @@ def readers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
             if calls:
                 reason = (
                     f"its forward calls {', '.join(calls)}; write it with nn.Linear or a "
-                    f"convolution, or name it as a weight layer: lra.register_weight_layer({kind.__name__}, ...)"
+                    "convolution, or register it as a weight layer: "
+                    f"lra.register_weight_layer({kind.__name__}, ...)"
                 )
                 refused.append(Refusal(path, kind.__name__, reason))
-    refuse(method, refused, "states stand where weight layers read")
+    raise_if_refused(method, refused, "its states are the inputs of weight layers")
     return found
 
 
 class _States(Runs):
-    """Runs with free states, and the energy of the last one: sum |x_l - z_l|^2 / 2.
+    """Runs of a model in which states replace the inputs of weight layers.
 
     Attributes:
-        states: x_l, in the order in which the first run meets them.
-        energy: of the last run.
+        states: x_l, in the order of the first run.
+        energy: sum |x_l - z_l|^2 / 2 of the last run.
     """
 
     def __init__(self, method: PredictiveCoding, model: nn.Module, x: Tensor) -> None:
         super().__init__(method, model, x)
         self.states: list[Tensor] = []
         self.energy = torch.zeros((), device=x.device)
-        self._calls: list[int | None] = []  # which state each call reads
+        self._calls: list[int | None] = []  # the index of the state that each call reads
         self._first = True
         self._seen: dict[tuple[int, int], tuple[Tensor, int]] = {}
         self._call = 0
-        self.watch(readers(method, model), self._put)
+        self.replace_inputs(find_weight_layers(method, model), self._replace_input)
 
     def __call__(self, *, last: bool = False) -> object:
         self._seen, self._call = {}, 0
@@ -72,30 +80,30 @@ class _States(Runs):
         self._seen = {}
         return output
 
-    def _put(self, module: nn.Module, z: Tensor) -> Tensor:
-        """Give the state in place of its prediction z, and count how far they are apart."""
+    def _replace_input(self, module: nn.Module, z: Tensor) -> Tensor:
+        """Return the state for its prediction z, and add their distance to the energy."""
         if self._first:
-            self._calls.append(self._meet(z))
+            self._calls.append(self._state_index(z))
         at, self._call = self._calls[self._call], self._call + 1
         if at is None:
             return z
         x = self.states[at]
         if _key(z) not in self._seen:
-            self._seen[_key(z)] = z, at  # held, so that no other tensor gets its id
+            self._seen[_key(z)] = z, at  # a reference to z, so that no other tensor gets its id
             self.energy = self.energy + (x - z.to(x.dtype)).square().sum() / 2
         return x.to(z.dtype)
 
-    def _meet(self, z: Tensor) -> int | None:
-        """Give the number of z's state, a new one if need be; none for what nothing trains."""
+    def _state_index(self, z: Tensor) -> int | None:
+        """Return the index of z's state, or None if z depends on no trainable parameter."""
         if not z.requires_grad:
             return None
         if _key(z) in self._seen:
             return self._seen[_key(z)][1]
-        self.states.append(exact(z).requires_grad_())
+        self.states.append(detached_copy(z).requires_grad_())
         return len(self.states) - 1
 
     def move(self, F: Tensor, step: float) -> None:
-        """Let x <- x - step dF/dx."""
+        """Step the states by x <- x - step dF/dx."""
         grads = torch.autograd.grad(F, self.states)
         self.states = [
             (x.detach() - step * g).requires_grad_()
@@ -104,7 +112,7 @@ class _States(Runs):
 
 
 def _key(z: Tensor) -> tuple[int, int]:
-    """Tell tensors apart, and what one holds before and after it is changed in place."""
+    """Return a key of a tensor's identity and version: an in-place change makes another state."""
     return id(z), z._version
 
 
@@ -115,10 +123,10 @@ def step(
     x: Tensor,
     loss_terms: LossTerms | str | float,
 ) -> Tensor:
-    """Let the states settle, and leave the energy's gradient in `.grad`."""
+    """Step the states down the energy, and add the gradient of the energy to `.grad`."""
     with _States(method, model, x) as run:
         output = run()
-        N = terms_of(loss_terms, output)
+        N = count_loss_terms(loss_terms, output)
         value = loss(output)
         answer = value.detach().clone()
         steps = method.steps if run.states else 1

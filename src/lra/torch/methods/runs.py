@@ -1,4 +1,4 @@
-"""Several runs of one model within one step, which leave it as a single forward pass would."""
+"""Several runs of a model within one step, which leave it as a single forward pass would."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -16,22 +16,22 @@ from lra.torch.distributed import is_sharded
 from lra.torch.model_state import RandomStates
 
 
-def inside(model: nn.Module) -> nn.Module:
-    """Give the model itself, without DistributedDataParallel around it."""
+def without_ddp(model: nn.Module) -> nn.Module:
+    """Return the model inside DistributedDataParallel, or the model itself."""
     found: Any = model.module if isinstance(model, DistributedDataParallel) else model
     return found  # type: ignore[no-any-return]
 
 
 def check_model(method: Method, model: nn.Module) -> None:
-    """Refuse models whose layers no method may watch.
+    """Check that hooks on a model's layers are called, and that its derivatives are plain.
 
     Raises:
-        MethodError: with the remedy.
+        MethodError: for converted, parallel, sharded, scripted and compiled models.
     """
     name = type(method).__name__
     if not isinstance(model, nn.Module):
         raise MethodError(f"{name}: expected a torch.nn.Module, got {type(model).__name__}")
-    model = inside(model)
+    model = without_ddp(model)
     if is_converted(model):
         raise MethodError(
             f"{name}: the model is converted to a rule, which would change the method's own "
@@ -46,54 +46,57 @@ def check_model(method: Method, model: nn.Module) -> None:
         if is_sharded(module):
             raise MethodError(f"{name}: the model is sharded; wrap it in DistributedDataParallel")
         if isinstance(module, torch.jit.ScriptModule):
-            raise MethodError(f"{name}: a scripted model is closed; take the module it is made of")
+            raise MethodError(
+                f"{name}: the layers of a scripted model cannot be replaced; pass the module that "
+                "it was scripted from"
+            )
         if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
             raise MethodError(
-                f"{name}: a compiled model would run without the states; give the model itself, "
+                f"{name}: a compiled model would run without the states; pass the model as it was "
                 "before torch.compile"
             )
 
 
-def refuse(method: Method, refused: list[Refusal], where: str) -> None:
-    """Refuse once for all that stands in the way.
+def raise_if_refused(method: Method, refused: list[Refusal], supported: str) -> None:
+    """Raise one error for all refused modules.
 
     Raises:
-        MethodError: where something does.
+        MethodError: if there are any.
     """
     if refused:
         raise MethodError(
-            f"{type(method).__name__} is not defined on this model; {where}:\n"
+            f"{type(method).__name__} does not support this model; {supported}:\n"
             + "\n".join(f"  - {each}" for each in refused),
             tuple(refused),
         )
 
 
-def terms_of(terms: LossTerms | str | float, output: Any) -> float:
-    """Give the number N of terms that the loss is a mean over.
+def count_loss_terms(terms: LossTerms | str | float, output: Any) -> float:
+    """Compute N, the number of terms that the loss is a mean over.
 
     Raises:
-        MethodError: where it is to be counted and the output is no tensor.
+        MethodError: if N is to be counted and the output is no tensor.
     """
     checked = check_terms(terms)
     if isinstance(checked, LossTerms) and not isinstance(output, Tensor):
         raise MethodError(
             f"the model's output is a {type(output).__name__}, in which loss_terms="
-            f"{checked.value!r} cannot be counted; give the number that the loss divides by"
+            f"{checked.value!r} cannot be counted; pass the number that the loss divides by"
         )
     return count_terms(checked, tuple(output.shape) if isinstance(output, Tensor) else ())
 
 
-def exact(z: Tensor) -> Tensor:
+def detached_copy(z: Tensor) -> Tensor:
     """Copy a tensor without its graph, in 32 bits at least."""
     dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
     return z.detach().to(dtype, copy=True)
 
 
 class Runs:
-    """Runs of a model on one batch; every one draws the same random numbers.
+    """Runs of a model on one batch. Each run draws the same random numbers.
 
-    Within the context its hooks are in place; after it, the model's buffers are those that the
-    first run left, and its hooks are gone.
+    Use it as a context. At its end the hooks are removed, and the model's buffers are those after
+    the first run.
 
     Args:
         method: the method, for messages.
@@ -105,13 +108,16 @@ class Runs:
         self.name = type(method).__name__
         check_model(method, model)
         if not torch.is_grad_enabled():
-            raise MethodError(f"{self.name}: computes gradients, and they are switched off here")
+            raise MethodError(
+                f"{self.name}: gradients are disabled here, and a step needs them; call it outside "
+                "torch.no_grad()"
+            )
         if isinstance(x, Tensor) and x.requires_grad:
             raise MethodError(
-                f"{self.name}: x requires a gradient, which a method does not compute; give "
+                f"{self.name}: x requires a gradient, which a method does not compute; pass "
                 "x.detach()"
             )
-        self.model, self.inner, self.x = model, inside(model), x
+        self.model, self.inner, self.x = model, without_ddp(model), x
         self.running = False
         self._random = RandomStates(self.inner)
         self._start = self._random.take()
@@ -124,33 +130,33 @@ class Runs:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
         with torch.no_grad():
-            for buffer, kept in self._buffers or ():
-                buffer.copy_(kept)
+            for buffer, saved in self._buffers or ():
+                buffer.copy_(saved)
 
-    def watch(
-        self, modules: Iterable[nn.Module], put: Callable[[nn.Module, Tensor], Tensor]
+    def replace_inputs(
+        self, modules: Iterable[nn.Module], substitute: Callable[[nn.Module, Tensor], Tensor]
     ) -> None:
-        """Put something in the place of what modules read."""
+        """Register hooks that replace the first argument of modules by `substitute(module, z)`."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             self._require_run(module)
             if args:
-                return (put(module, args[0]), *args[1:]), kwargs
+                return (substitute(module, args[0]), *args[1:]), kwargs
             key = next(iter(kwargs))
-            return args, kwargs | {key: put(module, kwargs[key])}
+            return args, kwargs | {key: substitute(module, kwargs[key])}
 
         for module in dict.fromkeys(modules):
             handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             self._stack.callback(handle.remove)
 
-    def replace(
-        self, modules: Iterable[nn.Module], put: Callable[[nn.Module, Tensor], Tensor]
+    def replace_outputs(
+        self, modules: Iterable[nn.Module], substitute: Callable[[nn.Module, Tensor], Tensor]
     ) -> None:
-        """Put something in the place of what modules give."""
+        """Register hooks that replace the output of modules by `substitute(module, z)`."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], z: Tensor) -> Tensor:
             self._require_run(module)
-            return put(module, z)
+            return substitute(module, z)
 
         for module in dict.fromkeys(modules):
             self._stack.callback(module.register_forward_hook(hook).remove)
@@ -159,11 +165,11 @@ class Runs:
         if not self.running:
             raise MethodError(
                 f"{self.name}: a {type(module).__name__} runs again in the backward pass, without "
-                "the states; take activation checkpointing off"
+                "the states; turn activation checkpointing off"
             )
 
     def __call__(self, *, last: bool = False) -> Any:
-        """Run the model; the last time in DistributedDataParallel, which waits for backward."""
+        """Run the model: in the last run with its wrapper, which synchronises the backward pass."""
         self._random.put(self._start)
         self.running = True
         try:

@@ -1,4 +1,4 @@
-"""Identities: what is measured of a rule or a method, how it is listed, and how it is reported."""
+"""Identities of rules and methods: how they are listed, measured and reported."""
 
 import copy
 import math
@@ -17,24 +17,24 @@ from lra.rules import Rule
 Updates = dict[str, Tensor]
 
 ROUNDING = 1e-12  # relative, in float64
-CANCELLED = 1e-7  # the same where a small difference has cancelled most digits
+CANCELLED = 1e-7  # the same, after a small difference has cancelled most digits
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a rule is from one identity.
+    """The deviation of a rule or a method from one identity.
 
     Attributes:
-        identity: its name.
-        says: what it says.
-        deviation: the number measured; infinite where the rule raised an error, None where the
-            identity does not apply to the rule.
-        allowed: the largest deviation that is allowed.
-        note: the error that the rule raised, if it did.
+        identity: the identity's name.
+        statement: the identity in words.
+        deviation: the measured number; infinite if the rule raised an error, None if the identity
+            does not apply to the rule.
+        allowed: the largest deviation allowed.
+        note: the error that the rule raised, or "".
     """
 
     identity: str
-    says: str
+    statement: str
     deviation: float | None
     allowed: float
     note: str = ""
@@ -46,16 +46,16 @@ class Outcome:
 
     def __str__(self) -> str:
         if self.deviation is None:
-            return f"n/a   {self.identity}: {self.says}"
+            return f"n/a   {self.identity}: {self.statement}"
         measured = f"{self.deviation:.2g}, allowed {self.allowed:.2g}"
         verdict = "ok   " if self.passed else "FAILS"
         note = f"; {self.note}" if self.note else ""
-        return f"{verdict} {self.identity}: {self.says} ({measured}{note})"
+        return f"{verdict} {self.identity}: {self.statement} ({measured}{note})"
 
 
 @dataclass(frozen=True)
 class RuleReport:
-    """The identities a rule or a method was held to; as text, a line each."""
+    """The deviations of a rule or a method from its identities. As text, one line for each."""
 
     rule: Rule | Method
     outcomes: tuple[Outcome, ...]
@@ -66,12 +66,12 @@ class RuleReport:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every identity is measured with: a network and data, the same every time."""
+    """The network and data that identities are measured with, the same every time."""
 
     terms: LossTerms
 
     def plain(self) -> nn.Sequential:
-        """Build a perceptron with smooth nonlinearities; layers 2 and 4 send errors down."""
+        """Build a perceptron with smooth activations. Layers 2 and 4 send errors down."""
         seed(0)
         layers = nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.Sigmoid(), nn.Linear(4, 3)
         return nn.Sequential(*layers).double()
@@ -89,38 +89,38 @@ Deviation = Callable[[B], float | None]
 
 @dataclass(frozen=True)
 class Identity(Generic[B]):
-    """One identity: its name, and a function whose docstring says it and which measures it."""
+    """One identity: its name, and a function that measures it and has it as its docstring."""
 
     name: str
     allowed: float
     deviation: Deviation[B]
 
     def measure(self, bench: B) -> Outcome:
-        """Measure the deviation; an error that is raised is a failure."""
+        """Measure the deviation. It is infinite if an error is raised."""
         try:
             deviation, note = self.deviation(bench), ""
         except Exception as error:  # a user's rule may raise anything
             deviation, note = math.inf, f"{type(error).__name__}: {error}"
-        says = (self.deviation.__doc__ or "").rstrip(".")
-        return Outcome(self.name, says, deviation, self.allowed, note)
+        statement = (self.deviation.__doc__ or "").rstrip(".")
+        return Outcome(self.name, statement, deviation, self.allowed, note)
 
 
 class Identities(list[Identity[B]]):
     """A table of identities, in the order in which they are reported."""
 
     def add(self, name: str, allowed: float = 0.0) -> Callable[[Deviation[B]], Deviation[B]]:
-        """List a function among the identities; it returns None where it does not apply.
+        """Return a decorator that adds a function, which returns None where it does not apply.
 
         Args:
-            name: what reports call it.
+            name: the identity's name in reports.
             allowed: the largest deviation allowed; 0 for "to the bit".
         """
 
-        def listed(deviation: Deviation[B]) -> Deviation[B]:
+        def append(deviation: Deviation[B]) -> Deviation[B]:
             self.append(Identity(name, allowed, deviation))
             return deviation
 
-        return listed
+        return append
 
     def measure(self, bench: B) -> tuple[Outcome, ...]:
         """Measure all of them."""
@@ -128,55 +128,55 @@ class Identities(list[Identity[B]]):
 
 
 def seed(number: int) -> None:
-    """Start the random numbers anew."""
-    torch.default_generator.manual_seed(number)  # torch.manual_seed would reach the GPUs' too
+    """Seed the CPU's random numbers."""
+    torch.default_generator.manual_seed(number)  # torch.manual_seed would seed GPUs too
 
 
-def taken(model: nn.Module) -> Updates:
-    """Give each parameter's .grad, where it has one."""
+def grads_of(model: nn.Module) -> Updates:
+    """Copy each parameter's .grad, where it has one."""
     grads = {name: p.grad for name, p in model.named_parameters()}
     return {name: grad.clone() for name, grad in grads.items() if grad is not None}
 
 
 def by_backward(model: nn.Module, loss: Tensor) -> Updates:
-    """Give what a loss's own backward leaves."""
+    """Compute the updates of a loss by its backward pass."""
     model.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    return taken(model)
+    return grads_of(model)
 
 
 def largest(updates: Updates) -> float:
-    """Give the largest number of all updates."""
+    """Return the largest absolute value of all updates."""
     return max((float(update.abs().max()) for update in updates.values()), default=0.0)
 
 
 def gap(found: Updates, expected: Updates) -> float:
-    """Give the largest difference, relative to the largest number of the same tensor."""
+    """Return the largest difference, relative to the largest value of the same tensor."""
     if found.keys() != expected.keys():
         return math.inf
     gaps = [0.0]
     for key, b in expected.items():
         if found[key].shape != b.shape:
             return math.inf
-        apart = float((found[key] - b).detach().abs().max())
-        gaps.append(apart and apart / max(float(b.detach().abs().max()), 1e-300))
+        distance = float((found[key] - b).detach().abs().max())
+        gaps.append(distance and distance / max(float(b.detach().abs().max()), 1e-300))
     return max(gaps, key=lambda each: math.inf if math.isnan(each) else each)
 
 
 def gap_of_copy(net: nn.Module, updates: Callable[[nn.Module], Updates]) -> float:
-    """Train a network and a copy of it for three steps, and give how far apart they end."""
-    twin = copy.deepcopy(net)
-    for model in (net, twin):
+    """Train a network and a copy of it for three steps, and return their gap."""
+    other = copy.deepcopy(net)
+    for model in (net, other):
         for _ in range(3):
             found = updates(model)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.sub_(found[name], alpha=0.1)
-    return gap(twin.state_dict(), net.state_dict())
+    return gap(other.state_dict(), net.state_dict())
 
 
 def differing(a: Any, b: Any) -> float:
-    """Count the attributes in which two values differ, also those that == does not look at."""
+    """Count the attributes in which two values differ, including those that == ignores."""
     if type(a) is not type(b):
         return 1
     if not isinstance(b, Axis):
@@ -185,8 +185,8 @@ def differing(a: Any, b: Any) -> float:
     return sum(differing(getattr(a, name, None), getattr(b, name, None)) for name in names)
 
 
-def held(model: nn.Module) -> Iterator[list[Any]]:
-    """Give what each module is and holds, in a flat list; of tensors themselves, not numbers."""
+def contents(model: nn.Module) -> Iterator[list[Any]]:
+    """List each module's class and attributes, flat. Tensors are listed as objects."""
     for module in model.modules():
         own: list[Any] = [type(module)]
         for name, value in vars(module).items():
@@ -196,8 +196,8 @@ def held(model: nn.Module) -> Iterator[list[Any]]:
         yield own
 
 
-def same(a: list[Any], b: list[Any]) -> bool:
-    """Tell whether two such lists hold the same objects; names and numbers may be equal."""
+def same_contents(a: list[Any], b: list[Any]) -> bool:
+    """Return whether two such lists have the same objects, or equal names and numbers."""
     return len(a) == len(b) and all(
         one is other or (isinstance(one, (str, int)) and one == other)
         for one, other in zip(a, b, strict=True)

@@ -3,7 +3,7 @@
 import copy
 import json
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lra.errors import MethodError
 from lra.loss_terms import LossTerms
-from lra.methods import EquilibriumPropagation, Loss, Method, PredictiveCoding
+from lra.methods import Loss, Method
 from lra.torch.testing.identities import (
     CANCELLED,
     ROUNDING,
@@ -20,34 +20,34 @@ from lra.torch.testing.identities import (
     Identities,
     Updates,
     by_backward,
+    contents,
     differing,
     gap,
     gap_of_copy,
-    held,
+    grads_of,
     largest,
-    same,
+    same_contents,
     seed,
-    taken,
 )
 
 
 @dataclass(frozen=True)
 class MethodBench(Bench):
-    """What an identity is measured with: networks, data, and steps of the method."""
+    """The networks, data and steps of the method that identities are measured with."""
 
     method: Method
 
     def attach(self, model: nn.Module) -> nn.Sequential:
-        """Make a model ready; drawn alike every time."""
+        """Attach the method to a model, with the same random numbers every time."""
         seed(1)
         return cast(nn.Sequential, self.method.attach(model, self.batch()[0]))
 
     def net(self) -> nn.Sequential:
-        """Build the perceptron, ready, the same every time."""
+        """Build the perceptron with the method attached, the same every time."""
         return self.attach(self.plain())
 
     def loss(self, t: Tensor, reduction: str = "mean") -> Loss:
-        """Give the cross-entropy as a function of the output."""
+        """Return the cross-entropy as a function of the output."""
         return lambda output: F.cross_entropy(
             output.flatten(0, -2), t.flatten(), reduction=reduction
         )
@@ -62,36 +62,28 @@ class MethodBench(Bench):
         loss_terms: LossTerms | float | None = None,
         draw: int = 3,
     ) -> Updates:
-        """Give each parameter's update; drawn alike every time, unless asked for another draw."""
+        """Compute each parameter's update, with the random numbers of the seed `draw`."""
         model.zero_grad()
         seed(draw)
         (method or self.method)(model, loss, x, loss_terms=loss_terms or self.terms)
-        return taken(model)
+        return grads_of(model)
 
     def updates(self, model: nn.Module, x: Tensor, t: Tensor, **options: Any) -> Updates:
-        """Give each parameter's update for the cross-entropy."""
+        """Compute each parameter's update for the cross-entropy."""
         return self.step(model, self.loss(t), x, **options)
 
     def backprop(self, model: nn.Module) -> Updates:
-        """Give backprop's updates for the batch."""
+        """Compute backprop's updates for the batch."""
         x, t = self.batch()
         return by_backward(model, self.loss(t)(model(x)))
 
-    def steady(self, model: nn.Module, x: Tensor, t: Tensor) -> Updates:
-        """Give the updates that no random number of the method moves: the same by another draw."""
+    def deterministic(self, model: nn.Module, x: Tensor, t: Tensor) -> Updates:
+        """Compute the updates that are the same with other random numbers of the method."""
         found, other = self.updates(model, x, t), self.updates(model, x, t, draw=4)
         return {key: found[key] for key in found if torch.equal(found[key], other[key])}
 
-    def settled(self, **options: Any) -> Method:
-        """Give the method with other options, and with enough steps for its states to settle."""
-        if isinstance(self.method, PredictiveCoding):
-            options |= {"steps": 100, "step": 0.3}
-        if isinstance(self.method, EquilibriumPropagation):
-            options |= {"free_steps": 100, "nudged_steps": 100, "step": 0.5}
-        return replace(self.method, **options)
-
     def names(self, model: nn.Module) -> set[str]:
-        """Name the parameters that `attach` has not added."""
+        """Return the names of the parameters that `attach` has not added."""
         added = {id(p) for p in self.method.feedback_parameters(model)}
         return {name for name, p in model.named_parameters() if id(p) not in added}
 
@@ -102,7 +94,7 @@ IDENTITIES: Identities[MethodBench] = Identities()
 
 @IDENTITIES.add("forward")
 def _forward(bench: MethodBench) -> float:
-    """Attaching leaves the forward pass as it is, to the bit."""
+    """Attaching preserves the forward pass, to the bit."""
     net, (x, _) = bench.plain(), bench.batch()
     with torch.no_grad():
         before = net(x)
@@ -111,7 +103,7 @@ def _forward(bench: MethodBench) -> float:
 
 @IDENTITIES.add("detach")
 def _detach(bench: MethodBench) -> float:
-    """After a step, detach gives the plain model, to the bit."""
+    """After a step, detach returns the plain model, to the bit."""
     plain, net = bench.plain(), bench.net()
     bench.updates(net, *bench.batch())
     net = cast(nn.Sequential, bench.method.detach(net))
@@ -119,29 +111,29 @@ def _detach(bench: MethodBench) -> float:
     return (types[0] != types[1]) + gap(net.state_dict(), plain.state_dict())
 
 
-@IDENTITIES.add("left as it was")
-def _left_as_it_was(bench: MethodBench) -> float:
-    """A step leaves weights, mode, classes, hooks and attributes as they are: modules changed."""
+@IDENTITIES.add("unchanged")
+def _unchanged(bench: MethodBench) -> float:
+    """A step changes no weights, mode, classes, hooks and attributes: modules changed."""
     net = bench.net()
-    before, weights = list(held(net)), copy.deepcopy(net.state_dict())
+    before, weights = list(contents(net)), copy.deepcopy(net.state_dict())
     bench.updates(net, *bench.batch())
-    after = list(held(net))
+    after = list(contents(net))
     changed = abs(len(before) - len(after)) + sum(
-        not same(a, b) for a, b in zip(before, after, strict=False)
+        not same_contents(a, b) for a, b in zip(before, after, strict=False)
     )
     return changed + gap(net.state_dict(), weights)
 
 
 @IDENTITIES.add("buffers")
 def _buffers(bench: MethodBench) -> float | None:
-    """Buffers are as after one forward pass, of a normalisation in front, to the bit."""
+    """A step updates the buffers of a normalisation layer as one forward pass does, to the bit."""
     x, t = bench.batch()
     plain = nn.Sequential(nn.BatchNorm1d(x.shape[1], affine=False).double(), *bench.plain())
     net = copy.deepcopy(plain)
     plain(x)
     try:
         bench.updates(bench.attach(net), x, t)
-    except MethodError:  # it may be defined on fewer networks
+    except MethodError:  # a method may support fewer networks
         return None
     expected, found = dict(plain.named_buffers()), dict(net.named_buffers())
     return gap({name: found[name] for name in expected}, expected)
@@ -164,7 +156,7 @@ def _filled(bench: MethodBench) -> float:
 
 @IDENTITIES.add("value", ROUNDING)
 def _value(bench: MethodBench) -> float:
-    """What is returned is the loss of the method's own answer, without a graph."""
+    """A step returns the loss of the method's own answer, without a graph."""
     net, (x, t) = bench.net(), bench.batch()
     seed(3)
     value = bench.method(net, bench.loss(t), x, loss_terms=bench.terms)
@@ -176,7 +168,7 @@ def _value(bench: MethodBench) -> float:
 
 @IDENTITIES.add("repeats")
 def _repeats(bench: MethodBench) -> float:
-    """The same step again, of the same random numbers, gives the same update, to the bit."""
+    """A second step with the same random numbers gives the same update, to the bit."""
     net, batch = bench.net(), bench.batch()
     return gap(bench.updates(net, *batch), bench.updates(net, *batch))
 
@@ -188,12 +180,12 @@ def _adds_up(bench: MethodBench) -> float:
     once = bench.updates(net, x, t)
     seed(3)
     bench.method(net, bench.loss(t), x, loss_terms=bench.terms)
-    return gap(taken(net), {key: 2 * update for key, update in once.items()})
+    return gap(grads_of(net), {key: 2 * update for key, update in once.items()})
 
 
 @IDENTITIES.add("frozen", ROUNDING)
 def _frozen(bench: MethodBench) -> float:
-    """A frozen layer gets no update, and no other layer gets another one."""
+    """A frozen layer gets no update and changes no other layer's update."""
     net, batch = bench.net(), bench.batch()
     expected = bench.updates(net, *batch)
     for name in ("weight", "bias"):
@@ -213,19 +205,19 @@ def _one_layer(bench: MethodBench) -> float | None:
     return gap({name: update for name, update in found.items() if name in names}, expected)
 
 
-@IDENTITIES.add("no pull", CANCELLED)
-def _no_pull(bench: MethodBench) -> float:
-    """Where the loss pulls nowhere no weight is updated: over the update where it pulls."""
+@IDENTITIES.add("zero gradient", CANCELLED)
+def _zero_gradient(bench: MethodBench) -> float:
+    """A loss with zero gradient updates no weight: relative to the cross-entropy's update."""
     net, (x, t) = bench.net(), bench.batch()
     names = bench.names(net)
-    rest, moved = (
+    zero, usual = (
         {name: update for name, update in found.items() if name in names}
         for found in (
-            bench.step(net, loss, x, method=bench.settled())
+            bench.step(net, loss, x, method=bench.method.settled())
             for loss in (lambda output: 0 * output.sum(), bench.loss(t))
         )
     )
-    return largest(rest) / max(largest(moved), 1e-300)
+    return largest(zero) / max(largest(usual), 1e-300)
 
 
 @IDENTITIES.add("summed loss", CANCELLED)
@@ -237,11 +229,11 @@ def _summed_loss(bench: MethodBench) -> float:
     return gap(summed, {key: t.numel() * update for key, update in mean.items()})
 
 
-@IDENTITIES.add("samples apart", CANCELLED)
-def _samples_apart(bench: MethodBench) -> float | None:
-    """A batch's update is the mean of its samples' own, where no random number moves it."""
+@IDENTITIES.add("mean of samples", CANCELLED)
+def _mean_of_samples(bench: MethodBench) -> float | None:
+    """A batch's update is the mean of its samples' updates, where it is deterministic."""
     net, (x, t) = bench.net(), bench.batch()
-    whole = bench.steady(net, x, t)
+    whole = bench.deterministic(net, x, t)
     if not whole:
         return None
     ones = [bench.updates(net, x[i : i + 1], t[i : i + 1]) for i in range(len(x))]
@@ -250,19 +242,19 @@ def _samples_apart(bench: MethodBench) -> float | None:
 
 @IDENTITIES.add("one draw", ROUNDING)
 def _one_draw(bench: MethodBench) -> float | None:
-    """Dropout draws once a step: the update is that for what it has left of the input."""
+    """Dropout draws once a step: the update is that for the input after dropout."""
     x, t = bench.batch()
     net = nn.Sequential(nn.Dropout(), *bench.plain())
     try:
         found = bench.updates(bench.attach(net), x, t)
-    except MethodError:  # it may be defined on fewer networks
+    except MethodError:  # a method may support fewer networks
         return None
     seed(3)
-    left = F.dropout(x)
-    expected = bench.steady(bench.net(), left, t)
+    dropped = F.dropout(x)
+    expected = bench.deterministic(bench.net(), dropped, t)
     if not expected:
         return None
-    names = [name for name, _ in bench.net().named_parameters()]  # without the dropout in front
+    names = [name for name, _ in bench.net().named_parameters()]  # of the network without dropout
     renamed = dict(zip(names, found.values(), strict=True))
     return gap({name: renamed[name] for name in expected}, expected)
 
@@ -276,7 +268,7 @@ def _deepcopy(bench: MethodBench) -> float:
 
 @IDENTITIES.add("config")
 def _config(bench: MethodBench) -> float:
-    """The method comes back from its config in JSON: fields that differ."""
+    """The method survives a round trip through its config in JSON: fields that differ."""
     return differing(
         Method.from_config(json.loads(json.dumps(bench.method.to_config()))), bench.method
     )
@@ -284,5 +276,5 @@ def _config(bench: MethodBench) -> float:
 
 @IDENTITIES.add("pickle")
 def _pickle(bench: MethodBench) -> float:
-    """The method comes back from its pickle: fields that differ."""
+    """The method survives a round trip through pickle: fields that differ."""
     return differing(pickle.loads(pickle.dumps(bench.method)), bench.method)

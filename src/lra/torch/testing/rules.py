@@ -35,7 +35,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class RuleBench(Bench):
-    """What an identity is measured with: networks, data, and updates under the rule."""
+    """The networks, data and updates under the rule that identities are measured with."""
 
     rule: Rule
 
@@ -46,9 +46,9 @@ class RuleBench(Bench):
         return nn.Sequential(*layers).double()
 
     def convert(self, model: M, rule: Rule | None = None, **options: Any) -> M:
-        """Convert a model, to the rule under test if to no other; drawn alike every time."""
+        """Convert a model, by default to the rule under test, with the same random numbers."""
         rule = rule or self.rule
-        if not isinstance(rule.wiring, Chain):  # which learns the layers' order from an example
+        if not isinstance(rule.wiring, Chain):  # the order of the layers comes from an example
             images = isinstance(next(iter(model.children())), nn.Conv2d)
             options["example"] = self.images() if images else self.batch()[0]
         seed(1)
@@ -64,13 +64,13 @@ class RuleBench(Bench):
         return torch.randn(4, 2, 5, 5, dtype=torch.float64)
 
     def updates(self, model: nn.Module, x: Tensor, t: Tensor, reduction: str = "mean") -> Updates:
-        """Give each parameter's update for the cross-entropy; drawn alike every time."""
+        """Compute each parameter's update for the cross-entropy, with the same random numbers."""
         seed(3)
         logits = model(x).flatten(0, -2)
         return by_backward(model, F.cross_entropy(logits, t.flatten(), reduction=reduction))
 
     def transported(self, crossing: Crossing) -> Updates:
-        """Give the updates under the rule with another crossing, and with E = W."""
+        """Compute the updates under the rule with another crossing and with E = W."""
         rule = Rule(Transpose(), crossing)
         return self.updates(self.convert(self.plain(), rule), *self.batch())
 
@@ -81,7 +81,7 @@ IDENTITIES: Identities[RuleBench] = Identities()
 
 @IDENTITIES.add("forward")
 def _forward(bench: RuleBench) -> float:
-    """Conversion leaves the forward pass as it is, to the bit."""
+    """Conversion preserves the forward pass, to the bit."""
     gaps = []
     for net, x in (
         (bench.plain(), bench.batch()[0]),
@@ -122,7 +122,7 @@ def _top_layer(bench: RuleBench) -> float:
 
 @IDENTITIES.add("restore")
 def _restore(bench: RuleBench) -> float:
-    """After a pass, restore gives plain classes, and autograd's gradient to the bit."""
+    """After a pass, restore returns plain classes, with autograd's gradient to the bit."""
     plain, net, batch = bench.plain(), bench.net(), bench.batch()
     bench.updates(net, *batch)
     changed = sum(type(a) is not type(b) for a, b in zip(plain, restore(net), strict=True))
@@ -131,7 +131,7 @@ def _restore(bench: RuleBench) -> float:
 
 @IDENTITIES.add("zero error")
 def _zero_error(bench: RuleBench) -> float:
-    """Where no error arrives nothing is updated: d = 0 gives e = 0."""
+    """Without an error there is no update: d = 0 gives e = 0."""
     net = bench.net()
     updates = by_backward(net, 0 * net(bench.batch()[0]).sum())
     return largest(updates)
@@ -152,9 +152,9 @@ def _duplicates(bench: RuleBench) -> float:
     return gap(twice, bench.updates(bench.net(), x, t))
 
 
-@IDENTITIES.add("samples apart", CANCELLED)
-def _samples_apart(bench: RuleBench) -> float | None:
-    """A batch's update is the mean of its samples' own."""
+@IDENTITIES.add("mean of samples", CANCELLED)
+def _mean_of_samples(bench: RuleBench) -> float | None:
+    """A batch's update is the mean of its samples' updates."""
     if getattr(bench.rule.crossing, "relative", None) is Relative.BATCH:
         return None
     x, t = bench.batch()
@@ -174,12 +174,12 @@ def _summed_loss(bench: RuleBench) -> float:
 
 @IDENTITIES.add("learned feedback")
 def _learned_feedback(bench: RuleBench) -> float | None:
-    """Learned feedback moves by the feedback's update of dW, to the bit."""
+    """Learned feedback gets the feedback's update for dW, to the bit."""
     net = bench.net()
     if bench.rule.feedback.stored is not Stored.LEARNED:
         return None
     updates = bench.updates(net, *bench.batch())
-    chain = (2, 4) if isinstance(bench.rule.wiring, Chain) else (4,)  # layers that use their own E
+    chain = (2, 4) if isinstance(bench.rule.wiring, Chain) else (4,)  # layers with their own E
     dW = {f"{i}.feedback": updates[f"{i}.weight"] for i in chain}
     expected = {key: bench.rule.feedback.update(dW[key]) for key in dW}
     return gap({key: updates[key] for key in expected}, expected)
@@ -187,21 +187,21 @@ def _learned_feedback(bench: RuleBench) -> float | None:
 
 @IDENTITIES.add("fused", ROUNDING)
 def _fused(bench: RuleBench) -> float:
-    """A Sequential, fused, gives the updates of its layers called one after the other."""
+    """A fused Sequential has the updates of its layers called one after the other."""
     batch = bench.batch()
-    apart = bench.updates(_Apart(*bench.net()), *batch)
-    return gap(bench.updates(bench.net(), *batch), apart)
+    separate = bench.updates(_PlainSequential(*bench.net()), *batch)
+    return gap(bench.updates(bench.net(), *batch), separate)
 
 
 @IDENTITIES.add("config")
 def _config(bench: RuleBench) -> float:
-    """The rule comes back from its config in JSON: fields that differ."""
+    """The rule survives a round trip through its config in JSON: fields that differ."""
     return differing(Rule.from_config(json.loads(json.dumps(bench.rule.to_config()))), bench.rule)
 
 
 @IDENTITIES.add("pickle")
 def _pickle(bench: RuleBench) -> float:
-    """The rule comes back from its pickle: fields that differ."""
+    """The rule survives a round trip through pickle: fields that differ."""
     return differing(pickle.loads(pickle.dumps(bench.rule)), bench.rule)
 
 
@@ -214,7 +214,7 @@ def _deepcopy(bench: RuleBench) -> float:
 
 @IDENTITIES.add("NumPy", CANCELLED)
 def _numpy(bench: RuleBench) -> float | None:
-    """The crossing gives the same on NumPy's arrays as on torch's."""
+    """The crossing computes the same with NumPy's arrays as with torch's."""
     crossing = bench.rule.crossing
     if isinstance(crossing, Derivative):
         return None
@@ -249,5 +249,5 @@ def _limit(bench: RuleBench) -> float | None:
     return nearer / near
 
 
-class _Apart(nn.Sequential):
-    """Calls converted layers one by one, as torch's own Sequential does."""
+class _PlainSequential(nn.Sequential):
+    """A Sequential that calls converted layers one by one."""

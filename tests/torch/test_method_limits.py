@@ -1,0 +1,211 @@
+"""Limits: where each of our methods equals backprop, or the gradient of its own equilibrium.
+
+Every limit is also measured on updates that are too long by a hundredth, and must fail there.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import lra
+from lra.loss_terms import LossTerms
+from lra.torch.testing import check_rule
+from lra.torch.testing.identities import CANCELLED, ROUNDING, by_backward, gap
+from lra.torch.testing.methods import MethodBench
+
+SETTINGS = {
+    "predictive-coding": {"steps": 3, "step": 0.5},
+    "equilibrium-propagation": {
+        "beta": 0.3,
+        "free_steps": 5,
+        "nudged_steps": 3,
+        "symmetric": False,
+    },
+    "dtp": {"eta": 1.0, "sigma": 0.0},
+}
+
+
+class Limit(NamedTuple):
+    """The largest deviation allowed, and the function that measures it."""
+
+    allowed: float
+    deviation: Callable[[MethodBench], float]
+
+
+# Predictive coding
+
+
+def zero_divergence(bench):
+    """With steps of 1, layer L - k has backprop's update after k steps."""
+    net, batch = bench.net(), bench.batch()
+    expected = bench.backprop(net)
+    gaps = []
+    for steps, layer in ((1, 2), (2, 0)):
+        found = bench.updates(net, *batch, method=replace(bench.method, steps=steps, step=1.0))
+        keys = f"{layer}.weight", f"{layer}.bias"
+        gaps.append(gap({key: found[key] for key in keys}, {key: expected[key] for key in keys}))
+    return max(gaps)
+
+
+def small_errors(bench):
+    """Settled states come to backprop as errors fall: the gap at 1e-4 over that at 1e-3."""
+    net, (x, t) = bench.net(), bench.batch()
+    expected, method = bench.backprop(net), bench.method.settled()
+    nearer, near = (
+        gap(bench.updates(net, x, t, method=method, loss_terms=scale * t.numel()), expected)
+        for scale in (1e-4, 1e-3)  # fewer terms than the loss divides by: errors of this scale
+    )
+    return nearer / near
+
+
+# Equilibrium propagation
+
+
+def nudging(bench):
+    """The update comes to the equilibrium's gradient as beta falls: the gap at 1e-3 over 1e-2."""
+    net, (x, t) = bench.net(), bench.batch()
+    expected = by_backward(net, bench.loss(t)(equilibrium(net, x)))
+    nearer, near = (
+        gap(bench.updates(net, x, t, method=replace(bench.method.settled(), beta=beta)), expected)
+        for beta in (1e-3, 1e-2)
+    )
+    return nearer / near
+
+
+def equilibrium(net, x):
+    """Iterate the perceptron's equations to the fixed point, with a graph through all steps."""
+    first, phi1, second, phi2, third = net
+    W2, W3 = second.weight, third.weight
+    s1 = phi1(first(x))
+    s2 = phi2(second(s1))
+    s3 = third(s2)
+    for _ in range(200):
+        s1, s2, s3 = (
+            (s1 + phi1(first(x) + s2 @ W2)) / 2,
+            (s2 + phi2(second(s1) + s3 @ W3)) / 2,
+            (s3 + third(s2)) / 2,
+        )
+    return s3
+
+
+# Difference target propagation
+
+
+def two_layers(bench):
+    """Two weight layers learn as by backprop."""
+    net = bench.attach(bench.plain()[:3])
+    return gap(bench.updates(net, *bench.batch()), bench.backprop(bench.plain()[:3]))
+
+
+def transposed_inverses(bench):
+    """Linear layers with transposed inverses learn as by backprop."""
+    net = bench.attach(bench.plain()[::2])
+    with torch.no_grad():
+        net[1].get_parameter("inverse.weight").copy_(net[1].get_parameter("weight").t())
+    expected = bench.backprop(bench.plain()[::2])
+    found = bench.updates(net, *bench.batch())
+    return gap({key: found[key] for key in expected}, expected)
+
+
+def inverses(bench):
+    """Without noise an inverse learns from |g(f(z)) - z|^2 / (2 N) alone."""
+    net, (x, t) = bench.net(), bench.batch()
+    found = bench.updates(net, x, t, method=replace(bench.method, sigma=0.0))
+    inverse = net[2].get_submodule("inverse")
+    with torch.no_grad():
+        z = net[:2](x)
+        there = net[2:4](z)
+    expected = by_backward(net, (inverse(there) - z).square().sum() / (2 * t.numel()))
+    return gap({key: found[key] for key in expected}, expected)
+
+
+LIMITS = {
+    "predictive-coding": {
+        "zero divergence": Limit(ROUNDING, zero_divergence),
+        "small errors": Limit(0.12, small_errors),
+    },
+    "equilibrium-propagation": {"nudging": Limit(0.12, nudging)},
+    "dtp": {
+        "two layers": Limit(CANCELLED, two_layers),
+        "transposed inverses": Limit(CANCELLED, transposed_inverses),
+        "inverses": Limit(ROUNDING, inverses),
+    },
+}
+
+
+def by_limit(test):
+    cases = [(method, limit) for method, limits in LIMITS.items() for limit in limits]
+    return pytest.mark.parametrize(("name", "limit"), cases)(test)
+
+
+@pytest.mark.parametrize(
+    ("settings", "terms"),
+    [({}, "batch"), (SETTINGS, "batch"), (SETTINGS, "tokens")],
+    ids=["default", "batch", "tokens"],
+)
+@by_limit
+def test_methods_have_their_limits(name, limit, settings, terms):
+    method = lra.named(name, **settings.get(name, {}))
+    allowed, deviation = LIMITS[name][limit]
+    assert deviation(MethodBench(LossTerms(terms), method)) <= allowed
+
+
+def test_every_method_has_limits():
+    assert set(LIMITS) == set(lra.methods.METHODS)
+
+
+# The same methods with a defect
+
+
+class Longer:
+    """Makes updates longer by a hundredth."""
+
+    def __call__(self, model, loss, x, **options):
+        before = [(p, p.grad) for p in model.parameters()]
+        for p, _ in before:
+            p.grad = None
+        value = super().__call__(model, loss, x, **options)
+        for p, grad in before:
+            if p.grad is not None:
+                p.grad = p.grad * 1.01 + (0 if grad is None else grad)
+        return value
+
+
+class LongerCoding(Longer, lra.methods.PredictiveCoding):
+    pass
+
+
+class LongerEquilibrium(Longer, lra.methods.EquilibriumPropagation):
+    pass
+
+
+class LongerTargets(Longer, lra.methods.DTP):
+    pass
+
+
+LONGER = {
+    "predictive-coding": LongerCoding(),
+    "equilibrium-propagation": LongerEquilibrium(free_steps=3, nudged_steps=2),
+    "dtp": LongerTargets(),
+}
+
+
+@by_limit
+def test_longer_updates_miss_every_limit(name, limit):
+    allowed, deviation = LIMITS[name][limit]
+    assert deviation(MethodBench(LossTerms.BATCH, LONGER[name])) > allowed
+
+
+@pytest.mark.parametrize("name", ["predictive-coding", "dtp"])
+def test_longer_updates_break_one_identity_of_all_methods(name):
+    with pytest.raises(lra.errors.RuleError) as caught:
+        check_rule(LONGER[name])
+    assert re.findall(r"FAILS ([^:]+):", str(caught.value)) == ["one layer"]
+
+
+def test_longer_estimates_break_no_identity_of_all_methods():
+    check_rule(LONGER["equilibrium-propagation"])
