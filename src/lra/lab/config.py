@@ -46,7 +46,7 @@ class TrainConfig(Axis):
     hidden: Annotated[tuple[int, ...] | None, optional("INT ...")] = None
     """mlp: sizes of the hidden layers, input side first, instead of width and depth."""
     patch: MaybeInt = None
-    """vit: side of a patch in pixels; by default the smallest from 2 up that makes at most 64."""
+    """vit: side of a patch in pixels; by default the smallest, from 2, for at most 64 patches."""
     context: MaybeInt = None
     """gpt: number of characters in a sample; by default 128."""
     activation: MaybeName = None

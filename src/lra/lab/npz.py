@@ -27,7 +27,7 @@ _ALLOWED = "allowed are x, y and, both or neither, x_test, y_test"
 def read_arrays(path: Path | Traversable, only: str | None = None) -> dict[str, Array]:
     """Read those of the arrays x, y, x_test and y_test that an .npz file has.
 
-    Pickled code is never run, and no memory is allocated before an array's bytes are there.
+    Pickled code is never run, and no array is created before its bytes are there.
 
     Args:
         path: the file.

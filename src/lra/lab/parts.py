@@ -64,7 +64,7 @@ _LEVELS = np.tanh(np.linspace(-3.1, 3.1, 32)) + 0.08 * np.sin(np.arange(32.0) * 
 
 
 def look_up(h: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Look up the output of a simulated device in a table of 32 uneven, not fully sorted levels."""
+    """Look up a device's output for h in a table of 32 uneven, not fully sorted levels."""
     z: npt.NDArray[Any] = _LEVELS[np.searchsorted(_STEPS, h)]
     return z
 
