@@ -24,13 +24,13 @@ class Timed:
 
 
 def synchronised() -> float:
-    """Give the time, once the CUDA device has done all that it was given."""
+    """Return the time once the CUDA device is idle."""
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def captured(step: Callable[[], object]) -> Callable[[], None]:
-    """Capture a whole step in a CUDA graph, the optimizer's included, and give its replay."""
+    """Capture a whole step in a CUDA graph, with the optimizer, and return its replay."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

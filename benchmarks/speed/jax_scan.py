@@ -30,11 +30,11 @@ from turns import take_turns
 jax.config.update("jax_default_matmul_precision", "highest")  # as torch's, also on a GPU
 
 STEPS, BETA, DECAY, RATE = 20, 0.1, 0.01, 1e-9
-WeightOp = list[tuple[jax.Array, jax.Array]]
+Weights = list[tuple[jax.Array, jax.Array]]
 
 
-def forward(weights: WeightOp, x: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Give all pre-activations, and what each layer reads."""
+def forward(weights: Weights, x: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Compute all pre-activations, and the input of each layer."""
     h, z = [], [x]
     for i, (W, b) in enumerate(weights):
         h.append(z[-1] @ W.T + b)
@@ -43,19 +43,19 @@ def forward(weights: WeightOp, x: jax.Array) -> tuple[list[jax.Array], list[jax.
     return h, z
 
 
-def loss(weights: WeightOp, x: jax.Array, t: jax.Array) -> jax.Array:
-    """Give the mean cross-entropy."""
+def loss(weights: Weights, x: jax.Array, t: jax.Array) -> jax.Array:
+    """Compute the mean cross-entropy."""
     return optax.softmax_cross_entropy_with_integer_labels(forward(weights, x)[0][-1], t).mean()
 
 
 def lra_updates(
-    weights: WeightOp, offsets: list[jax.Array], x: jax.Array, t: jax.Array
-) -> WeightOp:
-    """Give LRA-E's updates, with E = W + D."""
+    weights: Weights, offsets: list[jax.Array], x: jax.Array, t: jax.Array
+) -> Weights:
+    """Compute LRA-E's updates, with E = W + D."""
     h, z = forward(weights, x)
     n = len(x)
     e = (jax.nn.softmax(h[-1]) - jax.nn.one_hot(t, h[-1].shape[1])) / n
-    found: WeightOp = []
+    found: Weights = []
     for i in reversed(range(len(weights))):
         found.insert(0, (e.T @ z[i], e.sum(0)))
         if i:
@@ -65,9 +65,9 @@ def lra_updates(
 
 
 def scanned(
-    weights: WeightOp, offsets: list[jax.Array] | None, xs: jax.Array, ts: jax.Array
+    weights: Weights, offsets: list[jax.Array] | None, xs: jax.Array, ts: jax.Array
 ) -> Callable[[], Any]:
-    """Give a run of steps as one program."""
+    """Return a run of steps as one program."""
     adamw = optax.adamw(RATE, weight_decay=DECAY)
 
     def step(state: Any, batch: Any) -> Any:
@@ -93,7 +93,7 @@ def scanned(
 
 
 def looped(model: torch.nn.Module, xs: Any, ts: Any, compiled: bool) -> Callable[[], None]:
-    """Give a run of steps of a model in torch."""
+    """Return a run of steps of a model in torch."""
     optimizer = OPTIMIZERS["fused AdamW"](list(model.parameters()))
     if lra.is_converted(model):
         lra.share_feedback(model, optimizer)
@@ -111,7 +111,7 @@ def looped(model: torch.nn.Module, xs: Any, ts: Any, compiled: bool) -> Callable
     return go
 
 
-def check(model: torch.nn.Module, weights: WeightOp, offsets: Any, xs: Any, ts: Any) -> None:
+def check(model: torch.nn.Module, weights: Weights, offsets: Any, xs: Any, ts: Any) -> None:
     """Hold the updates that JAX computes to those of lra."""
     F.cross_entropy(model(xs[0]), ts[0]).backward()
     ours = [m.weight.grad.cpu().numpy() for m in model if hasattr(m, "weight")]

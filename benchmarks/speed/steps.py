@@ -1,8 +1,6 @@
 """What is timed: a training step of a network by a rule, and the matrix products in it."""
 
-import functools
 import itertools
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,10 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lra
-from lra.torch import products as onednn
-from lra.torch.layers.linear import LinearMap
-from lra.torch.ops.autograd import apply_ops
-from lra.torch.ops.ops import WeightOp
 from turns import Timed, take_turns
 
 Step = Callable[[], object]
@@ -50,7 +44,7 @@ def perceptron(width: int, depth: int, inputs: int = 784) -> nn.Sequential:
 def prepare(
     model: nn.Module, optimizer: str, rule: lra.Rule | None, shared: bool, **how: Any
 ) -> torch.optim.Optimizer:
-    """Convert a model to a rule, and give its optimizer."""
+    """Convert a model to a rule, and return its optimizer."""
     if rule is not None:
         lra.convert(model, rule, **how)
     moves = OPTIMIZERS[optimizer](list(model.parameters()))
@@ -62,7 +56,7 @@ def prepare(
 def step_of(
     model: nn.Module, x: Tensor, t: Tensor, optimizer: str, rule: lra.Rule | None, shared: bool
 ) -> Step:
-    """Give a training step of a model by a rule."""
+    """Return a training step of a model by a rule."""
     terms = "tokens" if t.dim() > 1 else "batch"
     model.to(x.device)
     moves = prepare(model, optimizer, rule, shared, example=x[:2], loss_terms=terms)
@@ -75,32 +69,6 @@ def step_of(
     return step
 
 
-def by_onednn(model: nn.Module) -> nn.Module:
-    """Have a plain model's linear layers multiply on the way back as a rule's layers do."""
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            layer.forward = functools.partial(_linear, layer)  # type: ignore[method-assign]
-    return model
-
-
-def _linear(layer: nn.Linear, z: Tensor) -> Tensor:
-    W = layer.weight
-    return apply_ops(
-        (WeightOp(LinearMap(), lra.feedback.Transpose()),), z, W, layer.bias, W.detach()
-    )
-
-
-def by_torch(step: Step) -> Step:
-    """Have a step make all its products by torch."""
-
-    def run() -> None:
-        least, onednn.EAGER = onednn.EAGER, sys.maxsize
-        step()
-        onednn.EAGER = least
-
-    return run
-
-
 def samples(batch: int, options: Namespace) -> tuple[Tensor, Tensor]:
     """Draw as many as MNIST's."""
     x, t = torch.rand(batch, 784), torch.randint(10, (batch,))
@@ -108,7 +76,7 @@ def samples(batch: int, options: Namespace) -> tuple[Tensor, Tensor]:
 
 
 def products(width: int, depth: int, batch: int, device: str = "cpu") -> Step:
-    """Give the matrix products of a perceptron's step alone, each into a new tensor as there."""
+    """Return the matrix products of a perceptron's step, each into a new tensor."""
     sizes = (784, *(width,) * (depth - 1), 10)
     z = [torch.rand(batch, size, device=device) for size in sizes]
     e = [torch.rand(batch, size, device=device) for size in sizes[1:]]
@@ -133,7 +101,7 @@ def compare(
     optimizer: str,
     **more: Step,
 ) -> dict[str, Timed]:
-    """Time the rules on one network, and where products are oneDNN's two that tell what that is."""
+    """Time the rules on one network."""
 
     def seeded() -> nn.Module:
         torch.manual_seed(0)
@@ -142,12 +110,6 @@ def compare(
     steps = {}
     for name, (rule, shared) in RULES.items():
         steps[name] = step_of(seeded(), x, t, optimizer, rule, shared)
-    if onednn.available() and not x.is_cuda:
-        plain, ours = RULES["backprop"], RULES["LRA-E"]
-        steps |= {
-            "backprop by oneDNN": step_of(by_onednn(seeded()), x, t, optimizer, *plain),
-            "LRA-E by torch's products": by_torch(step_of(seeded(), x, t, optimizer, *ours)),
-        }
     steps |= more
     start = time.perf_counter()
     for step in steps.values():
