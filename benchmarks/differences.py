@@ -100,7 +100,7 @@ def _first_layer(cls: type[nn.Module], depth: int, rule: lra.Rule, seed: int) ->
     return error(model[0].weight.grad, exact[0].weight.grad)
 
 
-def fit(degree: int = 5) -> None:
+def fit(degree: int = 4) -> None:
     """Print the coefficients of D coth(D) in D^2, with a small largest relative error."""
     nodes = np.cos(np.pi * (np.arange(400) + 0.5) / 400)
     u = (nodes + 1) / 2 * eager._MEDIUM**2

@@ -72,9 +72,9 @@ DEFECTS = (
     ),
     Defect(
         "halve no two-sided difference",
-        "crossing.py",
-        "phi.centred(h, m, xp, z, far) / 2",
-        "phi.centred(h, m, xp, z, far)",
+        "differences.py",
+        "return (self.f(h + m) - self.f(h - m)) / 2",
+        "return self.f(h + m) - self.f(h - m)",
         AXES,
     ),
     Defect(
@@ -563,8 +563,8 @@ DEFECTS = (
     Defect(
         "move one target of two",
         "differences.py",
-        "return self.f(h + m) - self.f(h - m)",
-        "return self.f(h + m) - self.f(h)",
+        "(self.f(h + m) - self.f(h - m)) / 2",
+        "(self.f(h + m) - self.f(h)) / 2",
         AXES,
     ),
     Defect(

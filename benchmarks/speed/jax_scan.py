@@ -48,9 +48,7 @@ def loss(weights: Weights, x: jax.Array, t: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(forward(weights, x)[0][-1], t).mean()
 
 
-def lra_updates(
-    weights: Weights, offsets: list[jax.Array], x: jax.Array, t: jax.Array
-) -> Weights:
+def lra_updates(weights: Weights, offsets: list[jax.Array], x: jax.Array, t: jax.Array) -> Weights:
     """Compute LRA-E's updates, with E = W + D."""
     h, z = forward(weights, x)
     n = len(x)

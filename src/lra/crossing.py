@@ -261,7 +261,7 @@ class TargetDifference(Crossing):
             # An ensemble replaces beta by a tensor, which is not compared.
             far = self.relative is not None and isinstance(self.beta, (int, float))
             far = far and self.beta >= _FAR
-            difference = phi.centred(h, m, xp, z, far) / 2
+            difference = phi.centred(h, m, xp, z, far)
         else:
             difference = phi.difference(h, m, xp, z)
         e = self.local_loss.derivative(difference, xp)

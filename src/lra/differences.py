@@ -67,7 +67,7 @@ class Phi:
         return (self.f(h) if z is None else z) - self.f(h - delta)
 
     def centred(self, h: Any, m: Any, xp: Any, z: Any = None, far: bool = False) -> Any:
-        """Compute f(h + m) - f(h - m).
+        """Compute (f(h + m) - f(h - m)) / 2.
 
         Args:
             h: any shape.
@@ -78,8 +78,8 @@ class Phi:
                 and is used wherever it is cheaper.
         """
         if self.form is None or (far and not self.cheap):
-            return self.f(h + m) - self.f(h - m)
-        return self.form(h + m, 2 * m, xp)
+            return (self.f(h + m) - self.f(h - m)) / 2
+        return self.form(h + m, 2 * m, xp) / 2
 
 
 # ------------------------------------------------------------------ building blocks
