@@ -171,16 +171,16 @@ DEFECTS = (
     Defect(
         "check that methods add up by what was there",
         "torch/testing/methods.py",
-        "return gap(taken(net), {key: 2 * update",
+        "return gap(grads_of(net), {key: 2 * update",
         "return gap(once, {key: 1 * update",
         CHECKS,
     ),
     Defect(
         "check a limit where states have not settled",
-        "torch/testing/methods.py",
-        '"free_steps": 100, "nudged_steps": 100',
-        '"free_steps": 5, "nudged_steps": 5',
-        CHECKS,
+        "methods.py",
+        "free_steps=100, nudged_steps=100",
+        "free_steps=5, nudged_steps=5",
+        "tests/torch/test_method_limits.py",
     ),
     Defect(
         "direct errors the wrong way",
@@ -227,7 +227,7 @@ DEFECTS = (
     Defect(
         "leave moved parameters where they are",
         "torch/ensemble/stack.py",
-        "if not self._lies():",
+        "if not self._is_gathered():",
         "if not len(self.tensor):",
         ENSEMBLE,
     ),
@@ -290,7 +290,7 @@ DEFECTS = (
     Defect(
         "keep the buffers of the last pass",
         "torch/methods/runs.py",
-        "buffer.copy_(kept)",
+        "buffer.copy_(saved)",
         "pass",
         CODING,
     ),
@@ -339,7 +339,7 @@ DEFECTS = (
     Defect(
         "invert strides short",
         "torch/methods/target_propagation.py",
-        "_left_over(layer, shapes[0], shapes[1])",
+        "_output_padding(layer, shapes[0], shapes[1])",
         "0",
         TARGETS,
     ),
@@ -353,8 +353,8 @@ DEFECTS = (
     Defect(
         "let local losses reach lower layers",
         "torch/methods/target_propagation.py",
-        "read.append(z.detach().requires_grad_())",
-        "read.append(z)",
+        "inputs.append(z.detach().requires_grad_())",
+        "inputs.append(z)",
         TARGETS,
     ),
     Defect(
@@ -815,8 +815,8 @@ DEFECTS = (
     Defect(
         "compile again after each check of errors",
         "torch/user_warnings.py",
-        "torch.compiler.is_compiling() or record.errors_checked >= _PASSES",
-        "record.errors_checked >= _PASSES or torch.compiler.is_compiling()",
+        "torch.compiler.is_compiling() or state.errors_checked >= _PASSES",
+        "state.errors_checked >= _PASSES or torch.compiler.is_compiling()",
         COMPILED,
     ),
     Defect(

@@ -20,21 +20,21 @@ from lra.torch.layers import Local
 _CONTAINERS = dict, OrderedDict, set, list
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_parallel(model: nn.Module) -> nn.Module:
     """Return the model inside parallel wrappers, which would wait for a backward pass."""
     while isinstance(model, (DataParallel, DistributedDataParallel)):
         model = model.module
     return model
 
 
-def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def example_to_args(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return args and kwargs for an example: one argument, a sequence, or a mapping of names."""
     if isinstance(example, Mapping):
         return (), dict(example)
     return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})
 
 
-def copied(tree: Any) -> Any:
+def clone_tensors(tree: Any) -> Any:
     """Copy the tensors among arguments, which a pass may overwrite."""
 
     def copy(leaf: Any) -> Any:

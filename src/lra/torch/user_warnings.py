@@ -127,7 +127,7 @@ def _cross_entropy_divisor(h: Tensor, error: Tensor) -> float | None:
     return None
 
 
-def warn_of_mirrored(rule: Any, loses: bool) -> None:
+def warn_if_mirror_is_stale(rule: Any, loses: bool) -> None:
     """Warn if weights were loaded without the feedback weights that mirror them."""
     if loses and isinstance(getattr(rule.feedback, "init", None), Mirror):
         warnings.warn(

@@ -20,7 +20,7 @@ from lra.rules import Rule
 from lra.torch.audit.classify import Classifier, Finding, Kind
 from lra.torch.audit.recorder import Call, Recorder, tensors_in
 from lra.torch.layers import Local
-from lra.torch.model_state import copied, preserve_state, unwrapped
+from lra.torch.model_state import clone_tensors, preserve_state, unwrap_parallel
 
 __all__ = ["Audit", "Finding", "Kind", "audit", "examine"]
 
@@ -110,10 +110,10 @@ def examine(
         kinds.add(Kind.ACTIVATION)
     if any(not isinstance(rule.feedback, Transpose) for rule in rules):
         kinds.add(Kind.WEIGHTS)
-    model = unwrapped(model)
+    model = unwrap_parallel(model)
 
     with preserve_state(model), torch.inference_mode(False):  # which enables gradients too
-        example, kwargs = copied((example, kwargs))
+        example, kwargs = clone_tensors((example, kwargs))
         recorder = Recorder(model, tensors_in((example, kwargs)), examine.__code__)
         with recorder.module_hooks(), recorder:
             outputs = tensors_in(model(*example, **kwargs))  # hold the graph's nodes

@@ -17,7 +17,7 @@ from lra.torch.distributed import is_sharded
 from lra.torch.functions.module import SkippedModule
 from lra.torch.layers import Local, LocalSequential
 from lra.torch.layers.slots import Conversion, feedback_slots
-from lra.torch.model_state import arguments
+from lra.torch.model_state import example_to_args
 from lra.torch.registry import WEIGHT_LAYERS
 from lra.wiring import Chain, Direct, Stride
 
@@ -109,7 +109,7 @@ def convert(
         if not any(isinstance(m, Local) and m.multiplies for m in model.modules()):
             raise _nothing(model)
         if not isinstance(rule.wiring, Chain):
-            wire(model, rule, plan.shared, *arguments(example))
+            wire(model, rule, plan.shared, *example_to_args(example))
     except BaseException:
         undo(model)
         raise

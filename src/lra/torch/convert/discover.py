@@ -14,7 +14,7 @@ from lra.torch.convert.plan import Plan, refuse
 from lra.torch.convert.swap import swap
 from lra.torch.functions.module import InterceptedModule
 from lra.torch.layers import Local, LocalSequential, LocalWeights
-from lra.torch.model_state import arguments
+from lra.torch.model_state import example_to_args
 
 
 def discover(
@@ -38,7 +38,7 @@ def discover(
     Raises:
         ConversionError: for what cannot follow the rule.
     """
-    args, kwargs = arguments(example)
+    args, kwargs = example_to_args(example)
     paths = dict(model.named_modules())
     skipped = {id(m) for top in done.skipped.values() for m in top.modules()}
 

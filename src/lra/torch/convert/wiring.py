@@ -13,7 +13,7 @@ from lra.rules import Rule
 from lra.torch.audit.recorder import tensors_in
 from lra.torch.layers.sampler import draw_between
 from lra.torch.layers.slots import Conversion
-from lra.torch.model_state import copied, preserve_state
+from lra.torch.model_state import clone_tensors, preserve_state
 from lra.torch.ops.autograd import apply_weights
 from lra.torch.ops.ops import BilinearOp, WeightOp
 from lra.torch.ops.routing import ErrorRouter, Layout, Link
@@ -98,7 +98,7 @@ def wire(
     shared.router = recorder
     try:
         with preserve_state(model), torch.inference_mode(False):  # which enables gradients too
-            args, kwargs = copied((args, kwargs))
+            args, kwargs = clone_tensors((args, kwargs))
             outputs = tensors_in(model(*args, **kwargs))
         sites = _levels(recorder, outputs)
         router = ErrorRouter(rule.feedback)

@@ -29,7 +29,13 @@ from lra.torch.distributed import is_sharded
 from lra.torch.functions.module import SkippedModule
 from lra.torch.layers import Local
 from lra.torch.layers.slots import feedback_slots
-from lra.torch.model_state import arguments, copied, preserve_modules, preserve_state, unwrapped
+from lra.torch.model_state import (
+    clone_tensors,
+    example_to_args,
+    preserve_modules,
+    preserve_state,
+    unwrap_parallel,
+)
 from lra.torch.ops import observer
 
 __all__ = [
@@ -93,7 +99,7 @@ def diagnose(
         print(lra.diagnose(model, x, t, optimizer=optimizer))
         lra.diagnose(gpt2, {"input_ids": ids, "labels": ids}, loss=lambda output: output.loss)
     """
-    model = unwrapped(model)
+    model = unwrap_parallel(model)
     model = getattr(model, "_orig_mod", model)  # inside torch.compile's wrapper
     if method is None and not is_converted(model):
         raise ConversionError(
@@ -172,7 +178,7 @@ def _loss_closure(
         raise OptionError("diagnose: give targets t, or loss=, a function of the model's output")
 
     def compute_loss() -> Tensor:
-        args, kwargs = arguments(copied(x))
+        args, kwargs = example_to_args(clone_tensors(x))
         return _loss_of_output(t, loss)(model(*args, **kwargs))
 
     return compute_loss

@@ -16,7 +16,7 @@ from lra.torch.diagnose.optimizers import Epsilons
 from lra.torch.diagnose.pass_observer import PassObserver
 from lra.torch.diagnose.roles import row_of
 from lra.torch.layers.slots import feedback_slots
-from lra.torch.model_state import copied
+from lra.torch.model_state import clone_tensors
 
 Updates = dict[str, Tensor | None]
 """An update for each parameter that requires a gradient, by name; None for zero."""
@@ -44,7 +44,7 @@ def updates_by_method(
     try:
         for p, _ in before:
             p.grad = None
-        value = method(model, loss, copied(x), loss_terms=terms)
+        value = method(model, loss, clone_tensors(x), loss_terms=terms)
         named = model.named_parameters()
         return float(value), {name: p.grad for name, p in named if p.requires_grad}
     finally:

@@ -14,7 +14,7 @@ from lra.torch.layers.sampler import FeedbackSampler, Run
 from lra.torch.layers.slots import FeedbackSlot, RuleState, add_tensor, translate
 from lra.torch.ops.autograd import apply_weights
 from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
-from lra.torch.user_warnings import check_first_errors, link_feedback, warn_of_mirrored
+from lra.torch.user_warnings import check_first_errors, link_feedback, warn_if_mirror_is_stale
 
 
 class Local(nn.Module):
@@ -93,7 +93,7 @@ class Local(nn.Module):
                 missing.append(slot)
                 state_dict[f"{prefix}{slot.name}"] = slot.stored(self)
         # A shared E moves with W, so it needs no warning.
-        warn_of_mirrored(self.rule, any(slot.drawn and not slot.offset for slot in missing))
+        warn_if_mirror_is_stale(self.rule, any(slot.drawn and not slot.offset for slot in missing))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         for slot in own:
             if not slot.drawn and slot in missing:

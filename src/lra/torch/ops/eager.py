@@ -139,13 +139,13 @@ class Tanh:
 class ReLU:
     """ReLU: min(D + z - h, z)."""
 
-    def difference(self, h: Tensor, delta: Tensor, z: Tensor | None) -> Tensor | None:
+    def difference(self, h: Tensor, delta: Tensor, z: Tensor | None) -> Tensor:
         """Compute relu(h) - relu(h - delta)."""
         z = torch.relu(h) if z is None else z
         delta.add_(torch.sub(z, h))  # z - h is 0 or -h, without rounding
         return torch.minimum(delta, z, out=delta)
 
-    def centred(self, h: Tensor, m: Tensor, z: Tensor | None) -> Tensor | None:
+    def centred(self, h: Tensor, m: Tensor, z: Tensor | None) -> Tensor:
         """Compute (relu(h + m) - relu(h - m)) / 2."""
         return self.difference(h + m, m.mul_(_number(2.0)), None).mul_(_number(0.5))
 
