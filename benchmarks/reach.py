@@ -135,7 +135,7 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
     row |= {
         "table": str(coverage),
         "share": float(coverage.share),
-        "activations": float(coverage.unit_share),
+        "activations": float(coverage.activation_share),
         "full": bool(coverage.full),
         "forward": math.isclose(found, value, rel_tol=1e-12),  # recurrent kernels run step by step
         "exact": max(distances(got, wanted).values()),

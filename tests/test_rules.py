@@ -55,7 +55,7 @@ def test_pickle(rule):
 def evaluate(text):
     """Evaluate the text of a rule, with the names of all axes."""
     homes = lra, lra.feedback, lra.crossing, lra.wiring, lra.inits
-    text = re.sub(r"<(\w+\.\w+): '\w+'>", r"\1", text)  # how an Enum prints itself
+    text = re.sub(r"<(\w+\.\w+): '\w+'>", r"\1", text)  # an enum's repr
     return eval(text, {name: value for home in homes for name, value in vars(home).items()})
 
 
@@ -137,6 +137,7 @@ def test_rules_are_immutable():
         ({"type": "Rule", "feedback": {"type": "Derivative"}}, "feedback must be a Feedback"),
         ({"type": "Rule", "crossing": "Derivative"}, "crossing must be a Crossing"),
         ({"type": "Rule", "wiring": None}, "wiring must be a Wiring"),
+        ({"type": "Rule", "name": 3}, "name must be a string"),
     ],
 )
 def test_invalid_configs_are_refused(config, message):

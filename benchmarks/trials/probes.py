@@ -238,7 +238,7 @@ def locality() -> list[Row]:
         rows.append(
             {
                 "network": name, "weights by the rule": f"{coverage.share:.0%}",
-                "activations by the rule": f"{coverage.unit_share:.0%}",
+                "activations by the rule": f"{coverage.activation_share:.0%}",
                 "autograd's derivative of": ", ".join(coverage.passes) or "nothing",
             }
         )  # fmt: skip

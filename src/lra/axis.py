@@ -110,7 +110,8 @@ class Axis:
             if f.default_factory is not dataclasses.MISSING:
                 default = f.default_factory()
             if f.compare and value != default:
-                shown.append(f"{f.name}={value if isinstance(value, Axis) else repr(value)}")
+                text = str(value) if isinstance(value, Axis) else repr(_plain(value))
+                shown.append(f"{f.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def to_config(self) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Rule(Axis):
     def __post_init__(self) -> None:
         for name, base in (("feedback", Feedback), ("crossing", Crossing), ("wiring", Wiring)):
             instance(self, name, base)
+        if not isinstance(self.name, str):
+            raise OptionError(f"Rule: name must be a string, got {self.name!r}")
         if isinstance(self.wiring, (Direct, Stride)):
             self._check_between()
 

@@ -64,7 +64,7 @@ def test_coverage_is_full(name: str, shape: tuple[int, ...]) -> None:
     verified = lra.convert(build(name, shape), lra.MirroredLRA(samples=20), example=x)
     coverage = lra.coverage(verified)
     assert coverage.full
-    assert coverage.share == coverage.unit_share == 1
+    assert coverage.share == coverage.activation_share == 1
     model = build(name, shape)
     if name == "resnet":
         model.eval()

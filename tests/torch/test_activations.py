@@ -279,7 +279,7 @@ def test_activations_are_fully_covered(build):
     model = net(build, lra.MirroredLRA(), example=x)
     report = lra.coverage(model)
     assert report.full
-    assert report.units == {type(build()).__name__: 2}
+    assert report.activations == {type(build()).__name__: 2}
     assert lra.audit(model, x).clean
 
 
@@ -300,7 +300,7 @@ def test_subclasses_are_activations_too():
             super().__init__(2)
 
     model = net(Pairs, lra.MirroredLRA())
-    assert lra.coverage(model).units == {"Pairs": 2}
+    assert lra.coverage(model).activations == {"Pairs": 2}
 
 
 # Machinery

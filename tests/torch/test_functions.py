@@ -473,6 +473,7 @@ OTHERS = {
     "logit, eps named": lambda h: torch.special.logit(h, eps=0.4),
     "pow, tensor": lambda h: torch.pow(h, torch.tensor(1.5, dtype=h.dtype)),
     "power of": lambda h: 1.5**h,
+    "clamp, crossed": lambda h: torch.clamp(h, 0.7, 0.3),  # 0.3 everywhere
     "clamp, tensor": lambda h: torch.clamp(h, torch.full((WIDTH,), 0.5, dtype=h.dtype)),
     "softplus, threshold": lambda h: F.softplus(h, 1.0, 0.5),
 }

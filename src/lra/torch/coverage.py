@@ -18,7 +18,7 @@ class Coverage:
         weights: the number of weights under the rule, by module type. Weights that no error has to
             cross count as well: those that read the raw input, embeddings, biases and scales.
         left: the number of weights on autograd, by module type: those excluded with `skip=`.
-        units: the number of activation modules under the rule, by type.
+        activations: the number of activation modules under the rule, by type.
         passes: functions that errors cross by autograd's derivative in the example, with numbers
             of calls: normalization, softmax, products of activations, sums, reshapes. Empty
             without an example.
@@ -30,7 +30,7 @@ class Coverage:
 
     weights: dict[str, int]
     left: dict[str, int]
-    units: dict[str, int]
+    activations: dict[str, int]
     passes: dict[str, int]
     escaped: int
     crossed: int
@@ -43,7 +43,7 @@ class Coverage:
         return followed / (followed + left) if followed + left else 1.0
 
     @property
-    def unit_share(self) -> float:
+    def activation_share(self) -> float:
         """The share of ops in the example that errors cross by the rule."""
         return self.crossed / (self.crossed + self.escaped) if self.crossed else 1.0
 
@@ -53,12 +53,18 @@ class Coverage:
         return self.verified and not self.left and not self.escaped
 
     def __str__(self) -> str:
-        types = sorted({*self.weights, *self.left, *self.units})
+        types = sorted({*self.weights, *self.left, *self.activations})
         width = max(map(len, ("module", *types)))
-        lines = [f"{'module':{width}}  {'by the rule':>13}  {'by autograd':>13}  {'units':>6}"]
+        lines = [
+            f"{'module':{width}}  {'by the rule':>13}  {'by autograd':>13}  {'activations':>11}"
+        ]
         for name in types:
-            counts = self.weights.get(name, 0), self.left.get(name, 0), self.units.get(name, 0)
-            lines.append("{:{}}  {:>13,}  {:>13,}  {:>6,}".format(name, width, *counts))
+            counts = (
+                self.weights.get(name, 0),
+                self.left.get(name, 0),
+                self.activations.get(name, 0),
+            )
+            lines.append("{:{}}  {:>13,}  {:>13,}  {:>11,}".format(name, width, *counts))
         lines.append(f"{self.share:.1%} of the weights follow the rule")
         if self.verified:
             passes = ", ".join(f"{name} ({calls})" for name, calls in self.passes.items())
@@ -92,20 +98,20 @@ def coverage(model: nn.Module) -> Coverage:
     added = {id(slot.stored(m)) for _, m, slot in feedback_slots(model) if slot.name}
     weights: Counter[str] = Counter()
     left: Counter[str] = Counter()
-    units: Counter[str] = Counter()
+    activations: Counter[str] = Counter()
     seen: set[int] = set()
     for path, module in model.named_modules():
         kind = (module.plain if isinstance(module, Local) else type(module)).__name__
-        apart = any(f"{path}.".startswith(f"{top}.") for top in skipped)
-        units[kind] += isinstance(module, LocalActivation)
+        is_skipped = any(f"{path}.".startswith(f"{top}.") for top in skipped)
+        activations[kind] += isinstance(module, LocalActivation)
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in seen and id(parameter) not in added:
                 seen.add(id(parameter))
-                (left if apart else weights)[kind] += parameter.numel()
+                (left if is_skipped else weights)[kind] += parameter.numel()
     return Coverage(
         dict(+weights),
         dict(+left),
-        dict(+units),
+        dict(+activations),
         audited.passes if audited else {},
         sum(f.calls for f in audited.findings) if audited else 0,
         audited.crossings if audited else 0,

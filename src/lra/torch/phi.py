@@ -74,6 +74,8 @@ def phi_of_call(
         isinstance(value, numbers) and key in _SETTINGS[name] for key, value in settings.items()
     ):
         return EagerPhi(f)  # a tensor, for instance
+    if name == "hardtanh" and settings.get("min_val", -1.0) > settings.get("max_val", 1.0):
+        return EagerPhi(f)  # clamp returns max everywhere
     return _known(name, f, settings)
 
 
