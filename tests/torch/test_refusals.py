@@ -418,7 +418,7 @@ def test_a_module_with_attributes_of_a_converted_module_is_refused(name, as_meth
     if name == ("crossing" if parametrized else "sources"):
         lra.convert(model, lra.LRAE(), example=x)  # modules of this kind do not use the name
     else:
-        with pytest.raises(lra.errors.ConversionError, match=f"Own has '{name}' of its own"):
+        with pytest.raises(lra.errors.ConversionError, match=f"Own has attributes named '{name}'"):
             lra.convert(model, lra.LRAE(), example=x)
         assert [type(m) for m in model.modules()] == classes
     torch.testing.assert_close(model(x), before, rtol=0, atol=0)

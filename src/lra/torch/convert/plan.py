@@ -152,9 +152,9 @@ def _walk(model: nn.Module, skipped: dict[str, nn.Module]) -> Iterator[tuple[str
 def _reason_to_refuse(module: nn.Module, rule: Rule) -> str:
     """Return why a module cannot follow the rule, or ""."""
     if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        return "it would not know the feedback weights; convert first, then wrap"
+        return "feedback weights would be added after it was wrapped; convert first, then wrap"
     if is_sharded(module):
-        return "its sharding would not know the feedback weights; convert first, then shard"
+        return "feedback weights would be added after it was sharded; convert first, then shard"
     if rule == Rule():
         return ""  # backprop was asked for
     if any(cls.__module__.startswith("keras.") for cls in type(module).__mro__):
@@ -173,7 +173,7 @@ def _reason_to_refuse(module: nn.Module, rule: Rule) -> str:
             f"lra.register_activation({cls.__name__})"
         )
     if known and "forward" in vars(module):
-        return "its forward was replaced on the instance; make it a class of its own"
+        return "its forward was replaced on the instance; define a class with this forward"
     if cls in WEIGHT_LAYERS:
         if hasattr(module, "feedback"):
             return "it has an attribute 'feedback', where feedback weights would go; rename it"

@@ -84,7 +84,7 @@ def _become(module: nn.Module, cls: type[Local]) -> None:
 
 
 def _check_names(module: nn.Module, mixin: type) -> None:
-    """Refuse a user's module with attributes that a converted module uses otherwise."""
+    """Refuse a user's module that has attributes with names that conversion needs."""
     if type(module).__module__.startswith("torch."):
         return
     taken = {name for name in (*dir(mixin), "_lra", "plain") if not hasattr(nn.Module, name)}
@@ -92,8 +92,8 @@ def _check_names(module: nn.Module, mixin: type) -> None:
     own = {name for table in tables for name in table} | set(dir(type(module)))
     if both := sorted(taken & own):
         raise ConversionError(
-            f"convert: {type(module).__name__} has {', '.join(map(repr, both))} of its own, which "
-            "a converted module uses otherwise; rename that, or exclude the module with skip="
+            f"convert: {type(module).__name__} has attributes named {', '.join(map(repr, both))}, "
+            "names that a converted module needs; rename them, or exclude the module with skip="
         )
 
 
