@@ -2,6 +2,8 @@
 
 Closed forms cost many small kernels in eager mode. These forms need two to six, and are as exact
 where |delta| is moderate, which one pass over delta checks. Otherwise the closed form is used.
+They write into tensors of their own where they can: for large ones, new memory costs more than
+the arithmetic.
 `python benchmarks/differences.py` measures both.
 """
 
@@ -107,6 +109,11 @@ def _coth(D: Tensor, largest: float) -> Tensor:
     return total
 
 
+def _slope_tanh(D: Tensor, z: Tensor) -> Tensor:
+    """Compute D (1 - z^2) in place."""
+    return _aten.tanh_backward.grad_input(D, z, grad_input=D)  # type: ignore[no-any-return]
+
+
 class Tanh:
     """tanh: with t = tanh(D), t (1 - z^2) / (1 - z t) = D (1 - z^2) / (D coth(D) - z D)."""
 
@@ -117,12 +124,11 @@ class Tanh:
             return None
         z = torch.tanh(h) if z is None else z
         if largest <= _NEAR:  # D coth(D) - z D = 1 - D (z - D / 3)
-            bottom = torch.addcmul(
-                _number(1.0), delta, torch.sub(z, delta, alpha=1 / 3), value=-1.0
-            )
+            bottom = torch.sub(z, delta, alpha=1 / 3)
+            torch.addcmul(_number(1.0), delta, bottom, value=-1.0, out=bottom)
         else:
             bottom = _coth(delta, largest).addcmul_(delta, z, value=-1.0)
-        return _aten.tanh_backward(delta, z).div_(bottom)  # type: ignore[no-any-return]
+        return _slope_tanh(delta, z).div_(bottom)
 
     def centred(self, h: Tensor, m: Tensor, z: Tensor | None) -> Tensor | None:
         """Compute (tanh(h + m) - tanh(h - m)) / 2 = t (1 - z^2) / (1 - z^2 t^2), t = tanh(m)."""
@@ -131,9 +137,9 @@ class Tanh:
             return None
         z = torch.tanh(h) if z is None else z
         c = _coth(m, largest)  # t = m / c
-        top = _aten.tanh_backward(m * c, z)
+        top = _slope_tanh(m * c, z)
         m.mul_(z)
-        return top.div_(c.mul_(c).addcmul_(m, m, value=-1.0))  # type: ignore[no-any-return]
+        return top.div_(c.mul_(c).addcmul_(m, m, value=-1.0))
 
 
 class ReLU:
@@ -155,7 +161,7 @@ class BySlope:
     """A smooth activation: D times the mean slope over [h - D, h], by Gauss's quadrature.
 
     Attributes:
-        kernel: torch's backward kernel (D, h) -> D phi'(h).
+        kernel: torch's backward kernel (D, h) -> D phi'(h), which may write over h.
     """
 
     kernel: Callable[..., Tensor]
@@ -173,21 +179,28 @@ class BySlope:
         largest = length * _largest(D)
         for reach, nodes in _GAUSS:
             if largest <= reach:
-                total: Tensor | None = None
+                mean: Tensor | None = None
+                share = 0.0
                 for at, weight in nodes:
                     part = self.kernel(D, torch.add(h, D, alpha=above - length * at))
-                    total = part.mul_(weight) if total is None else total.add_(part, alpha=weight)
-                return total
+                    share += weight
+                    mean = part if mean is None else mean.lerp_(part, weight / share)
+                return mean
         return None
+
+
+def _in_place(kernel: Any, D: Tensor, h: Tensor, **settings: Any) -> Tensor:
+    """Run a backward kernel that writes over h."""
+    return kernel.grad_input(D, h, grad_input=h, **settings)  # type: ignore[no-any-return]
 
 
 FAST: dict[str, Callable[..., FastForm]] = {
     "tanh": Tanh,
     "relu": ReLU,
-    "silu": lambda: BySlope(_aten.silu_backward),
-    "mish": lambda: BySlope(_aten.mish_backward),
+    "silu": lambda: BySlope(functools.partial(_in_place, _aten.silu_backward)),
+    "mish": lambda: BySlope(_aten.mish_backward),  # which has no form in place
     "gelu": lambda approximate="none": BySlope(
-        functools.partial(_aten.gelu_backward, approximate=approximate)
+        functools.partial(_in_place, _aten.gelu_backward, approximate=approximate)
     ),
 }
 """The fast forms by the keys of `lra.differences.FORMS`; each takes the closed form's settings."""
