@@ -1,10 +1,11 @@
-"""Seconds an epoch of LRA-E and of backprop, on the same network, batches and machine, in one run.
+"""Seconds per epoch of LRA-E and of backprop, on the same network and batches in one run.
 
 KERAS_BACKEND=jax python benchmarks/keras_speed.py [rounds]
-The network is that of the authors' TensorFlow script, and a round is an epoch of each rule in turn,
-after one that compiles. Beside LRA-E stand the two rules that tell where its time goes: feedback
-alignment has its passes and learns no feedback, Kolen-Pollack learns it too and sets no targets.
-The backend takes the threads that it likes; OMP_NUM_THREADS and TF_NUM_INTRAOP_THREADS change that.
+The network is that of the authors' TensorFlow script. A round is an epoch of each rule in turn; a
+first round, which compiles, is not counted. Two more rules show where the time of LRA-E goes:
+feedback alignment has its passes but learns no feedback, and Kolen-Pollack learns it but has no
+targets. The backend chooses the number of threads, unless OMP_NUM_THREADS and
+TF_NUM_INTRAOP_THREADS set it.
 """
 
 import os
@@ -48,7 +49,7 @@ def main(rounds: int) -> None:
 
     cpus, load = os.cpu_count(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     print(f"Keras {keras.__version__} on {keras.backend.backend()}, {cpus} CPUs, load {load:.1f}")
-    print(f"{'':20s}{'s an epoch (range)':>24s}{'ratio (range)':>24s}")
+    print(f"{'':20s}{'s per epoch (range)':>24s}{'ratio (range)':>24s}")
     for name, taken in seconds.items():
         ratios = [a / b for a, b in zip(taken, seconds["backprop"], strict=True)]
         cells = (
