@@ -1,11 +1,10 @@
-"""Seconds per epoch of LRA-E and of backprop, on the same network and batches in one run.
+"""Time an epoch of LRA-E and of backprop in Keras on the same network and batches.
 
 KERAS_BACKEND=jax python benchmarks/keras_speed.py [rounds]
-The network is that of the authors' TensorFlow script. A round is an epoch of each rule in turn; a
-first round, which compiles, is not counted. Two more rules show where the time of LRA-E goes:
-feedback alignment has its passes but learns no feedback, and Kolen-Pollack learns it but has no
-targets. The backend chooses the number of threads, unless OMP_NUM_THREADS and
-TF_NUM_INTRAOP_THREADS set it.
+The network is that of the authors' TensorFlow script. A round is an epoch of each rule in turn; an
+epoch that compiles comes first. Two more rules show where the time of LRA-E goes: feedback
+alignment does not learn feedback, and Kolen-Pollack learns it but sets no targets. The backend
+chooses the number of threads; OMP_NUM_THREADS and TF_NUM_INTRAOP_THREADS limit it.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""LRA-E on Fashion-MNIST in Keras: with default and with published feedback, and backprop.
+"""Train Fashion-MNIST in Keras by LRA-E, by LRA-E with the published E, and by backprop.
 
 KERAS_BACKEND=jax python examples/keras_fashion_mnist.py [--epochs 2] [--seed 0]
 """
@@ -13,7 +13,7 @@ from lra.lab import data
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--epochs", type=int, default=2)
-parser.add_argument("--seed", type=int, default=0, help="of the weights and the sample order")
+parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the sample order")
 options = parser.parse_args()
 fashion = data.load("fashion-mnist")
 x, x_test = (images.reshape(len(images), -1) for images in (fashion.x_train, fashion.x_test))

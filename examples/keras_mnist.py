@@ -1,4 +1,4 @@
-"""LRA-E on MNIST in Keras: with default feedback, with published feedback, and backprop.
+"""Train MNIST in Keras by LRA-E, by LRA-E with the published E, and by backprop.
 
 KERAS_BACKEND=jax python examples/keras_mnist.py [--epochs 2] [--seed 0]
 """
@@ -13,7 +13,7 @@ from lra.lab import data
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--epochs", type=int, default=2)
-parser.add_argument("--seed", type=int, default=0, help="of the weights and the sample order")
+parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the sample order")
 options = parser.parse_args()
 mnist = data.load("mnist")
 x, x_test = (images.reshape(len(images), -1) for images in (mnist.x_train, mnist.x_test))
