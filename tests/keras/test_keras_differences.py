@@ -1,7 +1,9 @@
 """Oracle: mpmath with 50 digits. Differences of activations, and the updates of a deep network."""
 
 import functools
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import mpmath as mp
@@ -428,6 +430,16 @@ def test_the_users_difference_is_used_inside_a_layer(activation):
     one = lra.keras.convert(model, lra.LRAE()).layers[0]
     assert one.crosses_activation
     assert phi_of(one.activation).form == activation.difference
+
+
+def test_the_example_in_the_docs_has_the_right_difference():
+    docs = (Path(__file__).parents[2] / "docs" / "keras.md").read_text("utf-8")
+    section = docs.partition("## Differences of activations")[2]
+    names = {"keras": keras}
+    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
+    cube, (h, delta) = names["layer"].activation, drawn(1.0, 2.0)
+    found, delta = differences(phi_of(cube), h, delta)
+    assert worst_error(found, h, delta, lambda x: x**3, 1.0, 2.0) < 1e-6
 
 
 class MarkedReLU(lra.keras.layers.LocalElementwise, layers.ReLU):

@@ -184,7 +184,7 @@ def _trouble(layer: Any, rule: Rule) -> str:
             return why
     if _reversed(layer):
         return "called in reverse it multiplies by its embeddings; use a Dense layer there"
-    if type(layer) in WEIGHT_LAYERS or type(layer) in ACTIVATIONS or is_custom_activation(layer):
+    if type(layer) in WEIGHT_LAYERS or type(layer) in ACTIVATIONS or _is_custom_activation(layer):
         return _setting_trouble(layer) or _activation_trouble(layer, rule)
     for base in (*WEIGHT_LAYERS, *ACTIVATIONS):
         if isinstance(layer, base):
@@ -237,18 +237,16 @@ def _is_crossed(layer: Any, rule: Rule) -> bool:
     """Return whether a layer is an activation that errors cross by the rule."""
     if type(layer) is keras.layers.Activation:
         return crosses_by_rule(layer.activation, rule)
-    known = type(layer) in ACTIVATIONS or is_custom_activation(layer)
+    known = type(layer) in ACTIVATIONS or _is_custom_activation(layer)
     return known and not isinstance(rule.crossing, Derivative)
 
 
-def is_custom_activation(layer: Any) -> bool:
+def _is_custom_activation(layer: Any) -> bool:
     """Return whether this is a layer of the user without weights that has a `difference`."""
     if not isinstance(layer, keras.layers.Layer) or type(layer).__module__.startswith("keras."):
         return False
-    has_weights = layer.weights or not (
-        layer.built or type(layer).build is keras.layers.Layer.build
-    )
-    return own_difference(layer) is not None and not has_weights
+    final = layer.built or type(layer).build is keras.layers.Layer.build  # `build` adds no weights
+    return own_difference(layer) is not None and final and not layer.weights
 
 
 def _output_layers(graph: Graph) -> frozenset[int]:

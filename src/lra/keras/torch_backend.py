@@ -17,7 +17,7 @@ class CustomBackward(Function):
 
     @staticmethod
     def forward(ctx: Any, forward: Any, backward: Any, *inputs: Tensor) -> Any:
-        """Compute the output of `forward`, and save the tensors that it returns beside it."""
+        """Compute the output of `forward`, and save the other tensors that it returns."""
         out, saved = forward(*inputs)
         ctx.updates = backward
         ctx.save_for_backward(*saved)
