@@ -106,7 +106,8 @@ def measure(build, shape, rule, shared=False, device="cpu") -> tuple[int, int]:
     torch.manual_seed(0)
     model, x = build().to(device), torch.randn(shape, device=device)
     if rule is not None:
-        lra.convert(model, rule, example=x[:2])
+        terms = "tokens" if x.dim() == 3 else "batch"
+        lra.convert(model, rule, example=x[:2], loss_terms=terms)
     optimizer = torch.optim.AdamW(model.parameters())
     if shared:
         lra.share_feedback(model, optimizer)
