@@ -356,7 +356,7 @@ def test_models_whose_layers_are_hidden_are_refused_with_the_remedy():
     with pytest.raises(ConversionError, match=r"expected a keras\.Model, got int"):
         lra.keras.convert(3, RULE)
     if keras.backend.backend() == "torch":  # where a Keras model is a torch.nn.Module too
-        with pytest.raises(ConversionError, match=r"Sequential\): of Keras; lra\.keras\.convert"):
+        with pytest.raises(ConversionError, match=r"a Keras layer; use lra\.keras\.convert"):
             lra.convert(mlp(), RULE)
     with pytest.raises(ConversionError, match="expected a rule such as"):
         lra.keras.convert(mlp(), "lra-e")

@@ -376,8 +376,6 @@ def test_one_seed_gives_the_same_bits_every_time(way):
 def test_the_updates_equal_those_of_lra_torch(kind):
     import torch
 
-    from lra.torch import convert
-
     rng = np.random.default_rng(0)
     if kind == "dense":
         ours = keras.Sequential(
@@ -404,7 +402,7 @@ def test_the_updates_equal_those_of_lra_torch(kind):
     y = rng.integers(0, 3, 16)
     rule = lra.LRAE(beta=0.3, gamma=0.7)
     ours = lra.keras.convert(ours, rule)
-    convert(theirs, rule)
+    lra.convert(theirs, rule)
     weighted = [m for m in theirs if hasattr(m, "weight")]
     local = [layer for layer in ours.layers if hasattr(layer, "kernel")]
     with torch.no_grad():
