@@ -87,6 +87,7 @@ def test_bfloat16_updates_are_near_float64_updates(act):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
 @pytest.mark.parametrize("act", [nn.Tanh, nn.GELU, nn.ReLU], ids=lambda act: act.__name__)
 def test_compiled_float32_updates_equal_float64_updates(act):
     model = lra.convert(perceptron(act, 8), lra.LRAE())
