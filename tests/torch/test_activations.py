@@ -628,7 +628,8 @@ def test_the_backward_pass_does_not_overwrite_the_error_it_receives(build, rule)
         assert torch.equal(g, before)
 
 
-def test_users_crossings_get_a_phi_that_preserves_its_arguments():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_users_crossings_get_a_phi_that_preserves_its_arguments(dtype):
     class Checked(lra.crossing.Crossing):
         def error(self, phi, h, z, d, n, xp):
             before, z_before, error = h.clone(), z.clone(), d.clone()
@@ -641,9 +642,10 @@ def test_users_crossings_get_a_phi_that_preserves_its_arguments():
 
     for act in (nn.ReLU(), nn.ReLU(inplace=True), nn.Tanh(), nn.GELU()):
         model = lra.convert(
-            nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 2)), lra.Rule(crossing=Checked())
+            nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 2)).to(dtype),
+            lra.Rule(crossing=Checked()),
         )
-        model(torch.randn(3, 4)).sum().backward()
+        model(torch.randn(3, 4, dtype=dtype)).sum().backward()
         assert model[0].weight.grad.any()
 
 
