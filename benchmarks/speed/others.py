@@ -91,7 +91,7 @@ def around(options: Namespace) -> list[Row]:
     x, t = torch.rand(batch, 784), torch.randint(10, (batch,))
     contestants = {
         "backprop": step_of(perceptron(256, 5), x, t, "fused AdamW", None, shared=False),
-        "dealing a batch": deal,
+        "selecting a batch": deal,
         "validation, once an epoch of 1,160 steps": validate,
     }
     timed = take_turns(contestants, options.rounds, 30, options.clock)

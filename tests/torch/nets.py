@@ -224,3 +224,16 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], **tolerances) -> Non
             )
         else:
             assert torch.equal(a[key], b[key]), key
+
+
+METHOD_SETTINGS = {
+    "predictive-coding": {"steps": 3, "step": 0.5},
+    "equilibrium-propagation": {
+        "beta": 0.3,
+        "free_steps": 5,
+        "nudged_steps": 3,
+        "symmetric": False,
+    },
+    "dtp": {"eta": 1.0, "sigma": 0.0},
+}
+"""Settings of the methods that are not their defaults."""

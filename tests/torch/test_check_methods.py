@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from nets import METHOD_SETTINGS
 from torch import nn
 
 import lra
@@ -17,17 +18,6 @@ from lra.torch.testing.methods import IDENTITIES
 CALLS = itertools.count()
 KNOWN: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 NAMES = [identity.name for identity in IDENTITIES]
-
-SETTINGS = {
-    "predictive-coding": {"steps": 3, "step": 0.5},
-    "equilibrium-propagation": {
-        "beta": 0.3,
-        "free_steps": 5,
-        "nudged_steps": 3,
-        "symmetric": False,
-    },
-    "dtp": {"eta": 1.0, "sigma": 0.0},
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ class Loaded(Gradient):
 
 @pytest.mark.parametrize(
     ("settings", "loss_terms"),
-    [({}, "batch"), (SETTINGS, "batch"), (SETTINGS, "tokens")],
+    [({}, "batch"), (METHOD_SETTINGS, "batch"), (METHOD_SETTINGS, "tokens")],
     ids=["default", "batch", "tokens"],
 )
 @pytest.mark.parametrize("name", lra.methods.METHODS)

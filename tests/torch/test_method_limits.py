@@ -10,23 +10,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from nets import METHOD_SETTINGS
 
 import lra
 from lra.loss_terms import LossTerms
 from lra.torch.testing import check_rule
 from lra.torch.testing.identities import CANCELLED, ROUNDING, by_backward, gap
 from lra.torch.testing.methods import MethodBench
-
-SETTINGS = {
-    "predictive-coding": {"steps": 3, "step": 0.5},
-    "equilibrium-propagation": {
-        "beta": 0.3,
-        "free_steps": 5,
-        "nudged_steps": 3,
-        "symmetric": False,
-    },
-    "dtp": {"eta": 1.0, "sigma": 0.0},
-}
 
 
 class Limit(NamedTuple):
@@ -144,7 +134,7 @@ def by_limit(test):
 
 @pytest.mark.parametrize(
     ("settings", "terms"),
-    [({}, "batch"), (SETTINGS, "batch"), (SETTINGS, "tokens")],
+    [({}, "batch"), (METHOD_SETTINGS, "batch"), (METHOD_SETTINGS, "tokens")],
     ids=["default", "batch", "tokens"],
 )
 @by_limit
