@@ -169,7 +169,7 @@ def apply_ops(ops: tuple[Op, ...], x: Tensor, *parameters: Tensor | None) -> Ten
         parameters: the tensors of all ops, one op after the other.
     """
     if not transforming():
-        if observer.current is not None:  # which has all ops run one by one, but for a broadcast
+        if observer.current is not None:  # it sees the ops one by one, except at a broadcast
             observer.current.forward(ops[0], x, parameters[: ops[0].parameters])
         result: Tensor = ChainFunction.apply(ops, x, *parameters)  # type: ignore[no-untyped-call]
         return result
