@@ -13,6 +13,7 @@ from lra.torch.layers import (
     LocalActivation,
     LocalSequential,
     LocalWeights,
+    is_random,
     is_step_function,
     local_activation,
     local_class,
@@ -56,10 +57,12 @@ def swap(
             state = RuleState(rule, path, terms, path in plan.input_layers, plan.shared)
             module.adopt(state, drawn.get(path))
         for path, module in plan.activations.items():
-            flat = is_step_function(module)
+            flat, noisy = is_step_function(module), is_random(module)
             _become(module, local_activation(type(module)))
             assert isinstance(module, LocalActivation)
-            module._lra = RuleState(rule, path, terms, conversion=plan.shared, flat=flat)
+            module._lra = RuleState(
+                rule, path, terms, conversion=plan.shared, flat=flat, noisy=noisy
+            )
         for path, module in plan.intercepted.items():
             _become(module, local_class(InterceptedModule, type(module)))
             assert isinstance(module, InterceptedModule)

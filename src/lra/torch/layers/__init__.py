@@ -2,17 +2,13 @@
 
 from torch import nn
 
-from lra.torch.layers.activation import (
-    LocalActivation,
-    is_activation,
-    is_step_function,
-    local_activation,
-)
-from lra.torch.layers.base import Local, LocalWeights, local_class
+from lra.torch.layers.activation import LocalActivation, local_activation
+from lra.torch.layers.base import Local, LocalWeights, class_name, local_class
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
 from lra.torch.layers.custom import LocalBlackBox, LocalCustom
 from lra.torch.layers.linear import LocalLinear
 from lra.torch.layers.sequential import LocalSequential
+from lra.torch.layers.trials import is_activation, is_random, is_step_function
 from lra.torch.registry import WEIGHT_LAYERS
 
 _BUILT_IN: dict[type[nn.Module], type[LocalWeights]] = {
@@ -33,7 +29,9 @@ __all__ = [
     "LocalActivation",
     "LocalSequential",
     "LocalWeights",
+    "class_name",
     "is_activation",
+    "is_random",
     "is_step_function",
     "local_activation",
     "local_class",

@@ -17,6 +17,13 @@ from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
 from lra.torch.user_warnings import check_first_errors, link_feedback, warn_if_mirror_is_stale
 
 
+def class_name(module: nn.Module) -> str:
+    """Return the name of a module's class, that before conversion for a converted one."""
+    cls: Any = type(module)
+    converted = hasattr(module, "_lra") or cls.__module__.startswith("lra.torch.layers.")
+    return (cls.plain if converted else cls).__name__  # type: ignore[no-any-return]
+
+
 class Local(nn.Module):
     """Mixed in before a module's class, which keeps its forward and gets a rule's backward."""
 

@@ -179,6 +179,7 @@ class RuleState:
         added: the names of the parameters and buffers that the conversion added to the module.
         errors_checked: how many errors were checked for the scale of the loss.
         flat: whether the module is a step function.
+        noisy: whether the module is an activation that draws noise.
         activations: functions that an example has shown to be activations in the module's code.
         in_place: those of them that overwrite their argument.
         discovering: whether an example is running that may add slots and activations.
@@ -193,6 +194,7 @@ class RuleState:
     added: list[str] = field(default_factory=list)
     errors_checked: int = 0
     flat: bool = False
+    noisy: bool = False
     activations: frozenset[Any] = frozenset()
     in_place: frozenset[Any] = frozenset()
     discovering: bool = False

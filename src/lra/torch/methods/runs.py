@@ -13,7 +13,7 @@ from lra.loss_terms import LossTerms, check_terms, count_terms
 from lra.methods import Method
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
-from lra.torch.model_state import RandomStates
+from lra.torch.random_states import RandomStates
 
 
 def without_ddp(model: nn.Module) -> nn.Module:
