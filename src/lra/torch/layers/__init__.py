@@ -3,7 +3,8 @@
 from torch import nn
 
 from lra.torch.layers.activation import LocalActivation, local_activation
-from lra.torch.layers.base import Local, LocalWeights, class_name, local_class
+from lra.torch.layers.base import Local, LocalWeights
+from lra.torch.layers.classes import class_name, local_class
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
 from lra.torch.layers.custom import LocalBlackBox, LocalCustom
 from lra.torch.layers.linear import LocalLinear

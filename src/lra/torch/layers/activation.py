@@ -14,7 +14,8 @@ from lra.crossing import Crossing, TargetDifference
 from lra.errors import RuleError
 from lra.loss_terms import LossTerms
 from lra.torch.activations import Bernoulli, BlackBox
-from lra.torch.layers.base import Local, local_class
+from lra.torch.layers.base import Local
+from lra.torch.layers.classes import local_class
 from lra.torch.layers.tracing import as_leaf, is_traced
 from lra.torch.ops.autograd import apply_activation, apply_ops
 from lra.torch.ops.ops import (
@@ -76,17 +77,18 @@ class LocalActivation(Local):
             return self.plain.forward(self, *args, **kwargs)
         if len(args) == 1 and not kwargs:
             return _activate(self, args[0], None)
-        name = None if args else _first_parameter(self.plain)
+        name = "" if args else _first_parameter(self.plain)
         h = args[0] if args else kwargs.get(name)
         if not isinstance(h, Tensor):
-            return self.plain.forward(self, *args, **kwargs)
+            raise RuleError(
+                f"activation {_name(self)} was called without a tensor as its first argument, so "
+                "the rule cannot find its pre-activations; exclude it with skip="
+            )
 
         def call(module: Any, h: Tensor) -> Tensor:
-            own = (h, *args[1:]) if args else ()
-            z: Tensor = self.plain.forward(
-                module, *own, **(kwargs if args else {**kwargs, name: h})
-            )
-            return z
+            if args:
+                return self.plain.forward(module, h, *args[1:], **kwargs)  # type: ignore[no-any-return]
+            return self.plain.forward(module, **{**kwargs, name: h})  # type: ignore[no-any-return]
 
         return _activate(self, h, call)
 
@@ -121,8 +123,8 @@ def _activate(activation: Any, input: Tensor, call: Callable[..., Tensor] | None
     z = (call or activation.plain.forward)(activation, h.detach())
     if z.shape != h.shape:
         raise RuleError(
-            f"activation {activation._lra.path!r} ({activation.plain.__name__}) returned {tuple(z.shape)} "
-            f"for {tuple(h.shape)}, and an activation keeps the shape; exclude it with skip="
+            f"activation {_name(activation)} returned {tuple(z.shape)} for {tuple(h.shape)}; an "
+            "activation keeps the shape; exclude it with skip="
         )
     z = apply_ops((ParametricActivationOp(phi, crossing, terms),), h, z)
     return input.copy_(z) if activation.in_place else z
@@ -158,13 +160,18 @@ def _freeze(activation: Any) -> Any:
     return module
 
 
+def _name(activation: Any) -> str:
+    return f"{activation._lra.path!r} ({activation.plain.__name__})"
+
+
 def _with_noise(
     activation: Any, f: Callable[[Tensor], Tensor], h: Tensor
 ) -> Callable[[Tensor], Tensor]:
+    """Return phi with the noise of this pass."""
     if torch.compiler.is_compiling():
         raise RuleError(
-            f"activation {activation._lra.path!r} ({activation.plain.__name__}) is random, and torch.compile "
-            "cannot repeat its noise in the backward pass; train without compiling"
+            f"activation {_name(activation)} is random, and torch.compile cannot repeat its noise "
+            "in the backward pass; train without compiling"
         )
     return with_current_noise(f, h)
 
@@ -233,4 +240,4 @@ def local_activation(cls: type[nn.Module]) -> type[Local]:
 @functools.cache
 def _first_parameter(plain: type[nn.Module]) -> str:
     """Return the name of the first argument of a module class's forward."""
-    return list(inspect.signature(plain.forward).parameters)[1]
+    return [*inspect.signature(plain.forward).parameters, "", ""][1]

@@ -1,27 +1,23 @@
 """What all converted modules share: their rule, their feedback slots, and their way to disk."""
 
 import copyreg
+import functools
 import sys
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from lra.errors import RuleError
+from lra.errors import ConversionError, RuleError
 from lra.feedback import Stored, Transpose
 from lra.rules import Rule
+from lra.torch.layers.classes import adopt, blank, class_name
 from lra.torch.layers.sampler import FeedbackSampler, Run
 from lra.torch.layers.slots import FeedbackSlot, RuleState, add_tensor, translate
 from lra.torch.ops.autograd import apply_weights
 from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
 from lra.torch.user_warnings import check_first_errors, link_feedback, warn_if_mirror_is_stale
-
-
-def class_name(module: nn.Module) -> str:
-    """Return the name of a module's class, that before conversion for a converted one."""
-    cls: Any = type(module)
-    converted = hasattr(module, "_lra") or cls.__module__.startswith("lra.torch.layers.")
-    return (cls.plain if converted else cls).__name__  # type: ignore[no-any-return]
 
 
 class Local(nn.Module):
@@ -39,14 +35,40 @@ class Local(nn.Module):
         """Return the attributes of a class that is made for a plain one."""
         return {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.multiplies and "plain" in vars(cls):
+            for name in ("reset_parameters", "_reset_parameters"):
+                if hasattr(cls.plain, name):
+                    setattr(cls, name, _with_feedback(getattr(cls.plain, name)))
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         made, args, *rest = reduced
+        mixin = type(self).__mro__[1]
+        if isinstance(self, GraphModule):  # it is rebuilt from its code
+            added = {name: getattr(self, name) for name in self._lra.added}
+            return adopt, (mixin, made, args, self._lra, added)
         if made is copyreg.__newobj__ and type(self).__name__ not in vars(  # type: ignore[attr-defined]
             sys.modules[type(self).__module__]
         ):
-            return _blank, (type(self).__mro__[1], self.plain), *rest
+            return blank, (mixin, self.plain), *rest
         return made, args, *rest
+
+    @property
+    def qconfig(self) -> Any:
+        """What torch.ao.quantization attaches to a module; not to a converted one."""
+        try:
+            return vars(self)["qconfig"]
+        except KeyError:
+            raise AttributeError("qconfig") from None
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        raise ConversionError(
+            f"torch.ao.quantization: {self._lra.path!r} ({class_name(self)}) is converted, and "
+            "only plain layers can be quantized; call lra.restore(model) first"
+        )
 
     @property
     def rule(self) -> Rule:
@@ -108,22 +130,17 @@ class Local(nn.Module):
             slot.drawn = slot.drawn or slot not in missing
 
 
-_made: dict[tuple[type[Local], type[nn.Module]], type[Local]] = {}
+def _with_feedback(reset: Any) -> Any:
+    """Return a method that draws a module's weights again, and their feedback with them."""
 
+    @functools.wraps(reset)
+    def method(self: Any, *args: Any, **kwargs: Any) -> None:
+        reset(self, *args, **kwargs)
+        for slot in self._lra.slots.values() if "_lra" in vars(self) else ():
+            if slot.weight(self) is not None:
+                slot.draw(self)
 
-def local_class(mixin: type[Local], plain: type[nn.Module]) -> type[Local]:
-    """Return the class that a module of a plain class becomes; the same one every time."""
-    if (mixin, plain) not in _made:
-        body = {"plain": plain, "__doc__": plain.__doc__, "__module__": mixin.__module__}
-        name = f"Local{plain.__name__}"
-        _made[mixin, plain] = type(name, (mixin, plain), body | mixin.wrap(plain))
-    return _made[mixin, plain]
-
-
-def _blank(mixin: type[Local], plain: type[nn.Module]) -> Local:
-    """Create an empty module of a local class, for pickle to fill."""
-    cls = local_class(mixin, plain)
-    return cls.__new__(cls)
+    return method
 
 
 class LocalWeights(Local):
@@ -186,12 +203,6 @@ class LocalWeights(Local):
         if slot.computed and not slot.offset:
             E = slot.effective(W, E, FeedbackSampler(W))
         return WeightOp(self.map(), slot.feedback, offset=slot.offset), (W, self.bias, E)
-
-    def reset_parameters(self) -> None:
-        """Draw all weights again, those of the feedback too."""
-        super().reset_parameters()  # type: ignore[misc]
-        if "_lra" in vars(self):
-            self.draw_feedback()
 
     def map(self) -> BilinearMap:
         """Return the layer's arithmetic."""

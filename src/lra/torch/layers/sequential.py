@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lra.torch.layers.base import Local, LocalWeights
+from lra.torch.layers.tracing import Proxy
 from lra.torch.ops import autograd
 from lra.torch.ops.ops import Op, transforming
 from lra.torch.user_warnings import check_first_errors
@@ -64,7 +65,8 @@ class LocalSequential(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """Run the layers one after the other."""
         if (
-            torch.compiler.is_compiling()
+            isinstance(input, Proxy)
+            or torch.compiler.is_compiling()
             or (transforming() and autograd.run_batched is None)
             or not torch.is_grad_enabled()
             or any(_GLOBAL_HOOKS)

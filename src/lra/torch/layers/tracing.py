@@ -1,11 +1,14 @@
 """Converted modules under torch.fx: each is a leaf of the traced graph."""
 
+import functools
 from typing import Any
 
 from torch import nn
 from torch.fx import Proxy
 
 from lra.errors import ConversionError
+
+__all__ = ["Proxy", "as_leaf", "is_traced", "leaf_if_traced"]
 
 
 def is_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -34,3 +37,15 @@ def as_leaf(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             "lra.restore(model) first, trace, and convert the result with example="
         )
     return tracer.create_proxy("call_module", tracer.path_of_module(module), args, kwargs)
+
+
+def leaf_if_traced(forward: Any) -> Any:
+    """Return a forward that is a leaf of a traced graph."""
+
+    @functools.wraps(forward)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_traced(args, kwargs):
+            return as_leaf(self, args, kwargs)
+        return forward(self, *args, **kwargs)
+
+    return method

@@ -1,0 +1,103 @@
+"""The classes of converted modules: one for each plain class, made when first needed."""
+
+import copy
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+from torch.nn.utils import parametrize
+
+from lra.torch.layers.slots import RuleState, add_tensor
+from lra.torch.layers.tracing import leaf_if_traced
+
+
+def class_name(module: nn.Module) -> str:
+    """Return the name of a module's class, that before conversion for a converted one."""
+    cls: Any = type(module)
+    converted = hasattr(module, "_lra") or cls.__module__.startswith("lra.torch.layers.")
+    return (cls.plain if converted else cls).__name__  # type: ignore[no-any-return]
+
+
+_made: dict[tuple[type[Any], type[nn.Module]], type[Any]] = {}
+
+
+def local_class(mixin: type[Any], plain: type[nn.Module]) -> type[Any]:
+    """Return the class that a module of a plain class becomes; the same one every time."""
+    if (mixin, plain) not in _made:
+        body = {"plain": plain, "__doc__": plain.__doc__, "__module__": mixin.__module__}
+        body |= mixin.wrap(plain)
+        if "forward" in body:
+            body["forward"] = leaf_if_traced(body["forward"])
+        if issubclass(plain, GraphModule):
+            body |= {name: _on_plain(name) for name in ("recompile", "__deepcopy__", "__copy__")}
+        name, bases = f"Local{plain.__name__}", (mixin, plain)
+        if plain.__module__ == parametrize.__name__:
+            # remove_parametrizations turns a module into the first base of its class.
+            bases = local_class(mixin, plain.__bases__[0]), plain
+            body["register_parameter"] = _register_parameter
+            _made[mixin, plain] = _Parametrized(name, bases, body)
+        else:
+            _made[mixin, plain] = type(name, bases, body)
+    return _made[mixin, plain]
+
+
+class _Parametrized(type):
+    """The type of a local class whose plain class torch made for a parametrization."""
+
+    plain: type[nn.Module]
+
+    def __delattr__(cls, name: str) -> None:
+        delattr(cls.plain, name)  # the property that computes a weight
+
+
+def _register_parameter(self: Any, name: str, value: Any) -> None:
+    """Register a parameter; where it was parametrized, its feedback becomes that of the result."""
+    nn.Module.register_parameter(self, name, value)
+    if name in self.parametrizations or "_lra" not in vars(self):
+        return
+    slots = self._lra.slots
+    for key in [key for key in slots if key.startswith(f"parametrizations.{name}.")]:
+        slot = slots.pop(key)
+        E = slot.stored(self)
+        if E is not None and value is not None and E.shape != value.shape:
+            continue  # it belongs to a part of the parametrization
+        slot.key = name
+        slots[name] = slot
+
+
+def _on_plain(name: str) -> Any:
+    """Return a method of GraphModule, which edits its class, as one of a converted GraphModule."""
+
+    def method(self: Any, *args: Any) -> Any:
+        cls = type(self)
+        self.__class__ = cls.plain
+        try:
+            result = getattr(self, name)(*args)
+        finally:
+            self.__class__ = cls
+        if isinstance(result, GraphModule):
+
+            def copied(value: Any) -> Any:
+                return copy.deepcopy(value, *args) if name == "__deepcopy__" else value
+
+            added = {key: copied(getattr(self, key)) for key in self._lra.added}
+            return adopt(cls.__mro__[1], lambda: result, (), copied(self._lra), added)
+        return result
+
+    return method
+
+
+def adopt(mixin: type[Any], make: Any, args: Any, state: RuleState, added: dict[str, Any]) -> Any:
+    """Create a plain module, and convert it by the state and the feedback of another."""
+    module = make(*args)
+    module._lra = state
+    for name, value in added.items():
+        add_tensor(module, name, value)
+    module.__class__ = local_class(mixin, type(module))
+    return module
+
+
+def blank(mixin: type[Any], plain: type[nn.Module]) -> Any:
+    """Create an empty module of a local class, for pickle to fill."""
+    cls = local_class(mixin, plain)
+    return cls.__new__(cls)
