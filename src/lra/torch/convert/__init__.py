@@ -1,23 +1,28 @@
 """Convert a model to a rule and back: plan everything, check everything, then swap classes."""
 
-from collections.abc import Sequence
+import contextlib
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
 
-from lra.errors import ConversionError
+from lra.errors import ConversionError, Refusal, RuleError
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
 from lra.rules import Rule
 from lra.torch.convert.discover import discover
 from lra.torch.convert.plan import Selector, find_skipped, listing, make_plan
+from lra.torch.convert.sharing import converted_before, copy_activations, put_back
 from lra.torch.convert.swap import swap, undo
 from lra.torch.convert.wiring import wire
+from lra.torch.coverage import user_modules
 from lra.torch.distributed import is_sharded
 from lra.torch.functions.module import SkippedModule
-from lra.torch.layers import Local, LocalSequential
+from lra.torch.layers import Local, LocalSequential, class_name
 from lra.torch.layers.slots import Conversion, feedback_slots
 from lra.torch.model_state import example_to_args
+from lra.torch.ops.autograd import SECOND_DERIVATIVE
 from lra.torch.registry import WEIGHT_LAYERS
 from lra.wiring import Chain, Direct, Stride
 
@@ -89,36 +94,85 @@ def convert(
             f"convert: {rule.wiring} is not implemented for torch; use lra.wiring.Chain()"
         )
     terms = check_terms(loss_terms)
+    replaced = copy_activations(model, rule, terms)
+    try:
+        _convert(model, rule, example, skip, input_layers, terms)
+    except BaseException:
+        put_back(replaced)
+        raise
+    return model
+
+
+def _convert(
+    model: nn.Module,
+    rule: Rule,
+    example: Any,
+    skip: Selector | Sequence[Selector],
+    input_layers: Sequence[str] | None,
+    terms: LossTerms | float,
+) -> None:
+    """Convert a model whose activations no other model holds."""
     skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
     named = (input_layers,) if isinstance(input_layers, str) else input_layers
+    before = converted_before(model, rule, terms)
     plan = make_plan(model, rule, skipped, named, has_example=example is not None)
     if example is None and not isinstance(rule.wiring, Chain):
         raise ConversionError(
             f"convert: {rule.wiring} needs example=, the arguments of one forward pass, to find "
             "the order and the sizes of the layers"
         )
-    plan.shared = Conversion(tuple(skipped))
-    if example is None:
-        if not (plan.weights or plan.intercepted):
-            raise _nothing(model)
-        swap(model, plan, rule, terms)
-        return model
+    plan.shared = Conversion(tuple(skipped), before)
     try:
-        swap(model, plan, rule, terms, discovering=True)
-        discover(model, rule, terms, example, plan, find_inputs=named is None)
-        if not any(isinstance(m, Local) and m.multiplies for m in model.modules()):
-            raise _nothing(model)
+        swap(model, plan, rule, terms, discovering=example is not None)
+        if example is not None:
+            with _naming_second_derivatives(model):
+                discover(model, rule, terms, example, plan, find_inputs=named is None)
+        _check_result(model, plan.shared)
         if not isinstance(rule.wiring, Chain):
             wire(model, rule, plan.shared, *example_to_args(example))
     except BaseException:
-        undo(model)
+        undo(model, plan)
         raise
-    return model
+    plan.shared.modules = user_modules(model)
+
+
+def _check_result(model: nn.Module, conversion: Conversion) -> None:
+    """Raise an error where nothing was converted."""
+    layers = [m for m in model.modules() if isinstance(m, Local)]
+    if not any(m.multiplies for m in layers):
+        raise _nothing(model)
+    if not any(m._lra.conversion is conversion for m in layers):
+        raise ConversionError(
+            f"convert: already converted: {listing([m._lra.path for m in layers])}. Call "
+            "lra.restore(model) first"
+        )
+
+
+@contextlib.contextmanager
+def _naming_second_derivatives(model: nn.Module) -> Iterator[None]:
+    """Name the module whose forward takes a derivative that is to be differentiated again."""
+    try:
+        yield
+    except RuleError as error:
+        if str(error) != SECOND_DERIVATIVE:
+            raise
+        paths = {id(module): path for path, module in model.named_modules()}
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules = [frame.f_locals.get("self") for frame in frames]
+        at = next((m for m in reversed(modules) if id(m) in paths), model)
+        name = paths[id(at)]
+        where = f"{name!r} ({class_name(at)})" if name else f"this {class_name(at)}"
+        remedy = f", or leave it on backprop with skip=({name!r},)" if name else ""
+        raise ConversionError(
+            f"convert: the forward of {where} differentiates with create_graph=True, and the "
+            f"updates of a learning rule have no derivative. Train this model by backprop{remedy}",
+            (Refusal(name, class_name(at), SECOND_DERIVATIVE),),
+        ) from error
 
 
 def _nothing(model: nn.Module) -> ConversionError:
     return ConversionError(
-        f"convert: this {type(model).__name__} has no layer to convert; a rule needs at least "
+        f"convert: this {class_name(model)} has no layer to convert; a rule needs at least "
         f"one of {', '.join(sorted(cls.__name__ for cls in WEIGHT_LAYERS))}, or another product "
         "with weights, which example= can find"
     )
@@ -185,6 +239,6 @@ def set_loss_terms(model: nn.Module, loss_terms: LossTerms | str | float) -> Non
 def _require_converted(model: nn.Module, verb: str) -> None:
     if not is_converted(model):
         raise ConversionError(
-            f"{verb}: no layer of this {type(model).__name__} is converted; "
+            f"{verb}: no layer of this {class_name(model)} is converted; "
             "call lra.convert(model, rule) first"
         )

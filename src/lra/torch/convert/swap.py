@@ -3,16 +3,18 @@
 import torch
 from torch import nn
 
-from lra.errors import ConversionError
+from lra.errors import ConversionError, Refusal
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
-from lra.torch.convert.plan import Plan
+from lra.torch.convert.plan import REPLACED_FORWARD, Plan, refuse
 from lra.torch.functions.module import InterceptedModule, SkippedModule
 from lra.torch.layers import (
     Local,
     LocalActivation,
     LocalSequential,
+    LocalUnchanged,
     LocalWeights,
+    class_name,
     is_random,
     is_step_function,
     local_activation,
@@ -20,7 +22,7 @@ from lra.torch.layers import (
     local_weights,
 )
 from lra.torch.layers.sampler import draw_feedback
-from lra.torch.layers.slots import RuleState
+from lra.torch.layers.slots import Conversion, RuleState
 from lra.torch.ops.routing import remove_router
 from lra.wiring import Chain
 
@@ -64,6 +66,8 @@ def swap(
                 rule, path, terms, conversion=plan.shared, flat=flat, noisy=noisy
             )
         for path, module in plan.intercepted.items():
+            if "forward" in vars(module):
+                refuse([Refusal(path, class_name(module), REPLACED_FORWARD)])
             _become(module, local_class(InterceptedModule, type(module)))
             assert isinstance(module, InterceptedModule)
             module._lra = RuleState(
@@ -73,9 +77,13 @@ def swap(
                 module.prepare()
         for path, module in plan.skipped.items():
             if any(f"{path}.".startswith(f"{above}.") or not above for above in plan.intercepted):
-                _skip(module, rule, path)
+                _skip(module, rule, path, plan.shared)
+        for path, module in plan.unchanged.items():
+            _become(module, local_class(LocalUnchanged, type(module)))
+            assert isinstance(module, LocalUnchanged)
+            module._lra = RuleState(rule, path, terms, conversion=plan.shared)
     except BaseException:
-        undo(model)
+        undo(model, plan)
         raise
     for module in plan.sequentials if isinstance(rule.wiring, Chain) else ():
         module.__class__ = LocalSequential
@@ -95,22 +103,29 @@ def _check_names(module: nn.Module, mixin: type) -> None:
     own = {name for table in tables for name in table} | set(dir(type(module)))
     if both := sorted(taken & own):
         raise ConversionError(
-            f"convert: {type(module).__name__} has attributes named {', '.join(map(repr, both))}, "
+            f"convert: {class_name(module)} has attributes named {', '.join(map(repr, both))}, "
             "names that a converted module needs; rename them, or exclude the module with skip="
         )
 
 
-def _skip(module: nn.Module, rule: Rule, path: str) -> None:
+def _skip(module: nn.Module, rule: Rule, path: str, shared: Conversion) -> None:
     """Keep a skipped module inside an intercepted one from being intercepted."""
     if not isinstance(module, (Local, nn.ModuleList, nn.ModuleDict)):
         _become(module, local_class(SkippedModule, type(module)))
         assert isinstance(module, SkippedModule)
-        module._lra = RuleState(rule, path)
+        module._lra = RuleState(rule, path, conversion=shared)
 
 
-def undo(model: nn.Module) -> None:
-    """Make every module the plain one again."""
+def undo(model: nn.Module, plan: Plan | None = None) -> None:
+    """Make every module the plain one again, or only those of one plan."""
     for module in list(model.modules()):
-        remove_router(module)
-        if isinstance(module, (Local, LocalSequential)):
-            module.restore()
+        if isinstance(module, Local):
+            if plan is None or module._lra.conversion is plan.shared:
+                remove_router(module)
+                module.restore()
+        elif isinstance(module, LocalSequential):
+            if plan is None or module in plan.sequentials:
+                remove_router(module)
+                module.restore()
+        else:
+            remove_router(module)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from lra.torch.layers.activation import LocalActivation, local_activation
-from lra.torch.layers.base import Local, LocalWeights
+from lra.torch.layers.base import Local, LocalUnchanged, LocalWeights
 from lra.torch.layers.classes import class_name, local_class
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
 from lra.torch.layers.custom import LocalBlackBox, LocalCustom
@@ -29,6 +29,7 @@ __all__ = [
     "Local",
     "LocalActivation",
     "LocalSequential",
+    "LocalUnchanged",
     "LocalWeights",
     "class_name",
     "is_activation",

@@ -45,7 +45,7 @@ class Local(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         made, args, *rest = reduced
-        mixin = type(self).__mro__[1]
+        mixin = getattr(type(self), "_mixin", None)
         if isinstance(self, GraphModule):  # it is rebuilt from its code
             added = {name: getattr(self, name) for name in self._lra.added}
             return adopt, (mixin, made, args, self._lra, added)
@@ -54,6 +54,12 @@ class Local(nn.Module):
         ):
             return blank, (mixin, self.plain), *rest
         return made, args, *rest
+
+    def __prepare_scriptable__(self) -> Any:
+        raise ConversionError(
+            f"torch.jit.script: {self._lra.path!r} ({class_name(self)}) is converted, and "
+            "TorchScript has no rules; call lra.restore(model) first"
+        )
 
     @property
     def qconfig(self) -> Any:
@@ -143,6 +149,15 @@ def _with_feedback(reset: Any) -> Any:
     return method
 
 
+class LocalUnchanged(Local):
+    """A module under backprop, in whose functions other rules would replace something."""
+
+    multiplies = True
+
+    def _describe(self) -> str:
+        return f"rule={self.rule}"
+
+
 class LocalWeights(Local):
     """A weight layer across which errors go down through feedback weights.
 
@@ -184,6 +199,8 @@ class LocalWeights(Local):
 
     def see_input(self) -> None:
         """Drop the feedback weights: no error has to cross this layer."""
+        if self._lra.conversion.modules is not None:
+            return  # another model of the layer, converted before, may send errors across it
         del self.feedback
         self._lra.sees_input = True
         self._lra.slots.clear()

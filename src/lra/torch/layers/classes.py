@@ -25,6 +25,7 @@ def local_class(mixin: type[Any], plain: type[nn.Module]) -> type[Any]:
     """Return the class that a module of a plain class becomes; the same one every time."""
     if (mixin, plain) not in _made:
         body = {"plain": plain, "__doc__": plain.__doc__, "__module__": mixin.__module__}
+        body["_mixin"] = mixin
         body |= mixin.wrap(plain)
         if "forward" in body:
             body["forward"] = leaf_if_traced(body["forward"])
@@ -81,7 +82,7 @@ def _on_plain(name: str) -> Any:
                 return copy.deepcopy(value, *args) if name == "__deepcopy__" else value
 
             added = {key: copied(getattr(self, key)) for key in self._lra.added}
-            return adopt(cls.__mro__[1], lambda: result, (), copied(self._lra), added)
+            return adopt(cls._mixin, lambda: result, (), copied(self._lra), added)
         return result
 
     return method

@@ -152,6 +152,9 @@ class Conversion:
 
     Attributes:
         skipped: the qualified names of the modules in `skip`.
+        before: the conversions to the same rule that it has found in the model.
+        modules: the classes of the modules of the user's that it left as they are, by qualified
+            name. None until it is finished.
         audit: the audit of the example, where one was given.
         has_activations: whether there may be activations among the modules.
         warned: whether a warning about the scale of the loss was given.
@@ -159,6 +162,8 @@ class Conversion:
     """
 
     skipped: tuple[str, ...] = ()
+    before: "tuple[Conversion, ...]" = ()
+    modules: dict[str, str] | None = None
     audit: Any = None
     has_activations: bool = False
     warned: bool = False
