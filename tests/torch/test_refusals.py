@@ -233,12 +233,20 @@ def test_converting_twice_is_refused(rule):
     assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
 
 
-def test_a_partly_converted_model_is_refused():
+def test_a_model_with_layers_of_another_rule_is_refused():
     model = nn.Sequential(mlp(), nn.Linear(4, 2))
     lra.convert(model[0], LRA)
-    with pytest.raises(lra.errors.ConversionError, match=r"already converted: '0\.1'"):
-        lra.convert(model, LRA)
-    assert type(model[1]) is nn.Linear
+    for rule, options in (
+        (lra.FeedbackAlignment(), {}),
+        (LRA, {"loss_terms": 1}),
+        (lra.LRAE(wiring=lra.wiring.Direct()), {"example": torch.randn(2, 3)}),
+    ):
+        with pytest.raises(
+            lra.errors.ConversionError, match=r"already converted: '0\.1'.*copy\.deepcopy"
+        ):
+            lra.convert(model, rule, **options)
+        assert type(model[1]) is nn.Linear
+        assert model[0][1].rule == LRA
     lra.convert(lra.restore(model), LRA)
 
 

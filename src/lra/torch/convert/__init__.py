@@ -94,9 +94,10 @@ def convert(
             f"convert: {rule.wiring} is not implemented for torch; use lra.wiring.Chain()"
         )
     terms = check_terms(loss_terms)
+    before = converted_before(model, rule, terms)
     replaced = copy_activations(model, rule, terms)
     try:
-        _convert(model, rule, example, skip, input_layers, terms)
+        _convert(model, rule, example, skip, input_layers, terms, before)
     except BaseException:
         put_back(replaced)
         raise
@@ -110,11 +111,11 @@ def _convert(
     skip: Selector | Sequence[Selector],
     input_layers: Sequence[str] | None,
     terms: LossTerms | float,
+    before: tuple[Conversion, ...],
 ) -> None:
     """Convert a model whose activations no other model holds."""
     skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
     named = (input_layers,) if isinstance(input_layers, str) else input_layers
-    before = converted_before(model, rule, terms)
     plan = make_plan(model, rule, skipped, named, has_example=example is not None)
     if example is None and not isinstance(rule.wiring, Chain):
         raise ConversionError(

@@ -111,6 +111,8 @@ def make_plan(
         elif type(module) is nn.Sequential:
             plan.sequentials.append(module)
     refuse(refused)
+    if plan.weights:
+        plan.unchanged.clear()
     if input_layers is not None or not has_example:
         plan.input_layers = _find_input_layers(model, rule, plan.weights, input_layers)
     return plan

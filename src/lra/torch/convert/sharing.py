@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lra.crossing import Derivative
 from lra.errors import ConversionError
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
@@ -83,13 +84,15 @@ def _may_be_activation(module: nn.Module, rule: Rule, terms: LossTerms | float) 
     if isinstance(module, Local):
         # It stays where another conversion to the same rule has left it.
         return isinstance(module, LocalActivation) and not _agrees(module, rule, terms)
+    crosses = not isinstance(rule.crossing, Derivative)
     if type(module) in ACTIVATIONS:
-        return True
+        return crosses
     if next(module.parameters(), None) is not None or next(module.buffers(), None) is not None:
         return False
     if next(module.children(), None) is not None:
         return type(module) in _CONTAINERS
-    return not type(module).__module__.startswith("torch.nn.") or isinstance(module, INTERCEPTED)
+    is_users = not type(module).__module__.startswith("torch.nn.")
+    return isinstance(module, INTERCEPTED) or (crosses and is_users)
 
 
 def _copy(module: nn.Module) -> nn.Module:
@@ -113,15 +116,14 @@ def converted_before(
     """Return the conversions that modules of the model have been through, with another model.
 
     Raises:
-        ConversionError: for modules of another rule, or of a wiring that joins all layers.
+        ConversionError: for layers of another rule, or of a wiring that joins all layers.
     """
     met = {path: m for path, m in model.named_modules() if isinstance(m, Local)}
-    if all(_agrees(m, rule, terms) for m in met.values()) and (
-        not met or isinstance(rule.wiring, Chain)
-    ):
-        return tuple({id(m._lra.conversion): m._lra.conversion for m in met.values()}.values())
-    raise ConversionError(
-        f"convert: already converted: {listing(list(met))}. If no other model has these modules, "
-        "call lra.restore(model); if one has, give this model a copy.deepcopy of them, or convert "
-        "both models to one rule with one loss_terms= and lra.wiring.Chain()"
-    )
+    kept = [m for m in met.values() if not _may_be_activation(m, rule, terms)]
+    if kept and not (isinstance(rule.wiring, Chain) and all(_agrees(m, rule, terms) for m in kept)):
+        raise ConversionError(
+            f"convert: already converted: {listing(list(met))}. If no other model has these "
+            "modules, call lra.restore(model); if one has, give this model a copy.deepcopy of "
+            "them, or convert both models to one rule with one loss_terms= and lra.wiring.Chain()"
+        )
+    return tuple({id(m._lra.conversion): m._lra.conversion for m in kept}.values())

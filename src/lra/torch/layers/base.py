@@ -154,6 +154,11 @@ class LocalUnchanged(Local):
 
     multiplies = True
 
+    @property
+    def follows_rule(self) -> bool:
+        """False: errors cross it by autograd, as backprop does."""
+        return False
+
     def _describe(self) -> str:
         return f"rule={self.rule}"
 

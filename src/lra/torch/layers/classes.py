@@ -1,12 +1,14 @@
 """The classes of converted modules: one for each plain class, made when first needed."""
 
 import copy
+import warnings
 from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
+from lra.errors import LraWarning
 from lra.torch.layers.slots import RuleState, add_tensor
 from lra.torch.layers.tracing import leaf_if_traced
 
@@ -52,18 +54,25 @@ class _Parametrized(type):
 
 
 def _register_parameter(self: Any, name: str, value: Any) -> None:
-    """Register a parameter; where it was parametrized, its feedback becomes that of the result."""
+    """Register a parameter. One that was parametrized takes over the feedback of its parts."""
     nn.Module.register_parameter(self, name, value)
-    if name in self.parametrizations or "_lra" not in vars(self):
+    if name in self.parametrizations or "_lra" not in vars(self) or value is None:
         return
     slots = self._lra.slots
-    for key in [key for key in slots if key.startswith(f"parametrizations.{name}.")]:
-        slot = slots.pop(key)
+    old = [slots.pop(key) for key in list(slots) if key.startswith(f"parametrizations.{name}.")]
+    for slot in old:
         E = slot.stored(self)
-        if E is not None and value is not None and E.shape != value.shape:
-            continue  # it belongs to a part of the parametrization
-        slot.key = name
-        slots[name] = slot
+        if E is None or E.shape == value.shape:
+            slot.key = name
+            slots[name] = slot
+    if old and name not in slots:
+        self._add_slot(name, value)
+        warnings.warn(
+            f"{self._lra.path!r} ({class_name(self)}) lost a parametrization, and its feedback "
+            f"weights do not fit {name!r}; new ones were drawn",
+            LraWarning,
+            stacklevel=2,
+        )
 
 
 def _on_plain(name: str) -> Any:
