@@ -124,6 +124,8 @@ def coverage(model: nn.Module) -> Coverage:
             known.get(path) != found[path] if path in found else _escapes(path, module, converted)
         )
         changed += [path] * is_new
+        # What a weight is computed from belongs to the module of the weight.
+        is_new |= any(path.startswith(f"{name}.parametrizations") for name in changed)
         activations[kind] += isinstance(module, LocalActivation)
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in seen and id(parameter) not in added:
