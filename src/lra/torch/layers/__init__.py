@@ -22,7 +22,7 @@ def local_weights(cls: type[nn.Module]) -> type[LocalWeights]:
     if cls in _BUILT_IN:
         return _BUILT_IN[cls]
     mixin = LocalBlackBox if WEIGHT_LAYERS[cls].black_box else LocalCustom
-    return local_class(mixin, cls)  # type: ignore[return-value]
+    return local_class(mixin, cls)
 
 
 __all__ = [

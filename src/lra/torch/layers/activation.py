@@ -18,6 +18,7 @@ from lra.torch.layers.base import Local
 from lra.torch.layers.classes import local_class
 from lra.torch.layers.tracing import as_leaf, is_traced
 from lra.torch.ops.autograd import apply_activation, apply_ops
+from lra.torch.ops.eager import EagerPhi
 from lra.torch.ops.ops import (
     ActivationOp,
     Gradients,
@@ -26,7 +27,7 @@ from lra.torch.ops.ops import (
     SavedActivationOp,
     activation_error,
 )
-from lra.torch.phi import EagerPhi, leaky_phi, phi_of_module, sigmoid_phi
+from lra.torch.phi import leaky_phi, phi_of_module, sigmoid_phi
 from lra.torch.random_states import with_current_noise
 from lra.torch.registry import SURROGATES
 
@@ -77,7 +78,8 @@ class LocalActivation(Local):
             return self.plain.forward(self, *args, **kwargs)
         if len(args) == 1 and not kwargs:
             return _activate(self, args[0], None)
-        name = "" if args else _first_parameter(self.plain)
+        plain: Any = self.plain
+        name = "" if args else _first_parameter(plain)
         h = args[0] if args else kwargs.get(name)
         if not isinstance(h, Tensor):
             raise RuleError(
@@ -105,7 +107,8 @@ def _activate(activation: Any, input: Tensor, call: Callable[..., Tensor] | None
         call: the plain forward as a function of the module and h, where h is not all it gets.
     """
     crossing, terms = activation.crossing, activation._lra.terms
-    if isinstance(activation, BlackBox):
+    is_black_box = isinstance(activation, BlackBox)
+    if is_black_box:
         return apply_ops((activation.op()[0],), input)
     if isinstance(activation, Bernoulli):
         mean = ParametricActivationOp(sigmoid_phi(), crossing, terms)
@@ -120,7 +123,8 @@ def _activate(activation: Any, input: Tensor, call: Callable[..., Tensor] | None
     h = input.clone() if activation.in_place else input
     if activation._lra.noisy:
         phi = replace(phi, f=_with_noise(activation, phi.f, h))
-    z = (call or activation.plain.forward)(activation, h.detach())
+    forward: Callable[..., Tensor] = call or activation.plain.forward
+    z = forward(activation, h.detach())
     if z.shape != h.shape:
         raise RuleError(
             f"activation {_name(activation)} returned {tuple(z.shape)} for {tuple(h.shape)}; an "
@@ -238,6 +242,6 @@ def local_activation(cls: type[nn.Module]) -> type[Local]:
 
 
 @functools.cache
-def _first_parameter(plain: type[nn.Module]) -> str:
+def _first_parameter(plain: Any) -> str:
     """Return the name of the first argument of a module class's forward."""
     return [*inspect.signature(plain.forward).parameters, "", ""][1]

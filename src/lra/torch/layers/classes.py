@@ -26,7 +26,11 @@ _made: dict[tuple[type[Any], type[nn.Module]], type[Any]] = {}
 def local_class(mixin: type[Any], plain: type[nn.Module]) -> type[Any]:
     """Return the class that a module of a plain class becomes; the same one every time."""
     if (mixin, plain) not in _made:
-        body = {"plain": plain, "__doc__": plain.__doc__, "__module__": mixin.__module__}
+        body: dict[str, Any] = {
+            "plain": plain,
+            "__doc__": plain.__doc__,
+            "__module__": mixin.__module__,
+        }
         body["_mixin"] = mixin
         body |= mixin.wrap(plain)
         if "forward" in body:
@@ -109,5 +113,5 @@ def adopt(mixin: type[Any], make: Any, args: Any, state: RuleState, added: dict[
 
 def blank(mixin: type[Any], plain: type[nn.Module]) -> Any:
     """Create an empty module of a local class, for pickle to fill."""
-    cls = local_class(mixin, plain)
+    cls: Any = local_class(mixin, plain)
     return cls.__new__(cls)

@@ -74,7 +74,7 @@ class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         """Compute h = z * W + b."""
         if isinstance(input, Proxy):
-            return as_leaf(self, (input,), {})  # type: ignore[no-any-return]
+            return as_leaf(self, (input,), {})
         if not torch.is_grad_enabled():
             return super().forward(input)  # type: ignore[no-any-return]
         self.check_input(input, self.dimensions + 1)

@@ -89,7 +89,7 @@ class LocalCustom(LocalWeights):
     def forward(self, input: Tensor) -> Tensor:
         """Compute h = f(layer, z, W, b)."""
         if isinstance(input, Proxy):
-            return as_leaf(self, (input,), {})  # type: ignore[no-any-return]
+            return as_leaf(self, (input,), {})
         if not torch.is_grad_enabled():
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
         if not (self.checked or torch.compiler.is_compiling()):
@@ -156,7 +156,7 @@ class LocalBlackBox(LocalWeights):
     def forward(self, input: Tensor) -> Tensor:
         """Compute h by the layer's own forward."""
         if isinstance(input, Proxy):
-            return as_leaf(self, (input,), {})  # type: ignore[no-any-return]
+            return as_leaf(self, (input,), {})
         if not torch.is_grad_enabled():
             return self.run_plain(input)
         self.check_input(input, 1)
