@@ -103,6 +103,23 @@ def test_an_activation_that_the_model_holds_in_a_list_too_stays_the_same_module(
     assert lra.is_converted(model.listed[1])
 
 
+def test_an_activation_that_is_compiled_by_itself_is_converted():
+    compiled = torch.compile(nn.Tanh(), backend="eager")
+    model = lra.convert(Net(compiled), lra.LRAE(beta=3.0), example=X)
+    plain = lra.convert(Net(nn.Tanh()), lra.LRAE(beta=3.0), example=X)
+    plain.load_state_dict(model.state_dict())
+    found, expected = step(model), step(plain)
+    torch.testing.assert_close(found, expected)
+    assert lra.coverage(model).full
+
+
+def test_skipped_activations_are_not_copied():
+    model = Net(nn.Tanh())
+    act = model.act
+    lra.convert(model, lra.LRAE(), skip=["act"])
+    assert model.act is act
+
+
 def test_hooks_of_an_activation_are_kept():
     calls = []
     model = Net(nn.Tanh())

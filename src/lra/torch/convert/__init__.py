@@ -95,9 +95,10 @@ def convert(
         )
     terms = check_terms(loss_terms)
     before = converted_before(model, rule, terms)
-    replaced = copy_activations(model, rule, terms)
+    skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
+    replaced = copy_activations(model, rule, terms, skipped)
     try:
-        _convert(model, rule, example, skip, input_layers, terms, before)
+        _convert(model, rule, example, skipped, input_layers, terms, before)
     except BaseException:
         put_back(replaced)
         raise
@@ -108,13 +109,12 @@ def _convert(
     model: nn.Module,
     rule: Rule,
     example: Any,
-    skip: Selector | Sequence[Selector],
+    skipped: dict[str, nn.Module],
     input_layers: Sequence[str] | None,
     terms: LossTerms | float,
     before: tuple[Conversion, ...],
 ) -> None:
     """Convert a model whose activations no other model holds."""
-    skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
     named = (input_layers,) if isinstance(input_layers, str) else input_layers
     plan = make_plan(model, rule, skipped, named, has_example=example is not None)
     if example is None and not isinstance(rule.wiring, Chain):

@@ -149,7 +149,8 @@ def _reason_to_refuse(module: nn.Module, rule: Rule, has_example: bool) -> str:
             "a subclass of an activation, whose forward may differ; call "
             f"lra.register_activation({cls.__name__})"
         )
-    if "forward" in vars(module) and (
+    replaced = "forward" in vars(module) and not cls.__module__.startswith("torch._dynamo.")
+    if replaced and (
         known or not has_example or _is_intercepted(module, rule) or is_activation(module)
     ):
         return REPLACED_FORWARD

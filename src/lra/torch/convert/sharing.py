@@ -21,7 +21,9 @@ Replaced = list[tuple[nn.Module, str, nn.Module]]
 """Parents, the names of their children, and the children that were replaced."""
 
 
-def copy_activations(model: nn.Module, rule: Rule, terms: LossTerms | float) -> Replaced:
+def copy_activations(
+    model: nn.Module, rule: Rule, terms: LossTerms | float, skipped: dict[str, nn.Module]
+) -> Replaced:
     """Replace modules that may be activations by copies, which no other model holds.
 
     A default argument, for instance, is one module in every model that is built with it. The copies
@@ -31,12 +33,13 @@ def copy_activations(model: nn.Module, rule: Rule, terms: LossTerms | float) -> 
         model: the model.
         rule: the rule that it is converted to.
         terms: what its loss is a mean over.
+        skipped: the modules to leave as they are.
 
     Returns:
         What was replaced, for `put_back`.
     """
     named = _named_elsewhere(model)
-    copies: dict[nn.Module, nn.Module] = {}
+    copies: dict[nn.Module, nn.Module] = {module: module for module in skipped.values()}
     replaced: Replaced = []
 
     def visit(parent: nn.Module) -> None:
@@ -64,14 +67,17 @@ def put_back(replaced: Replaced) -> None:
 
 
 def _named_elsewhere(model: nn.Module) -> set[int]:
-    """Return the ids of modules that attributes hold in another way than as submodules."""
+    """Return the ids of modules that code may reach in another way than as submodules."""
     found: set[int] = set()
     for module in model.modules():
-        for name, value in vars(module).items():
+        own = vars(module)
+        for name, value in own.items():
             if name != "_modules":
-                values = value.values() if isinstance(value, dict) else value
                 several = isinstance(value, (dict, list, tuple, set))
+                values = value.values() if isinstance(value, dict) else value
                 found |= {id(v) for v in (values if several else (value,)) if _is_module(v)}
+        if "forward" in own:  # a closure, such as that of torch.compile
+            found |= {id(child) for child in module.children()}
     return found
 
 

@@ -16,7 +16,7 @@ from lra.torch.layers.tracing import leaf_if_traced
 def class_name(module: nn.Module) -> str:
     """Return the name of a module's class, that before conversion for a converted one."""
     cls: Any = type(module)
-    converted = hasattr(module, "_lra") or cls.__module__.startswith("lra.torch.layers.")
+    converted = "_lra" in vars(module) or cls.__module__.startswith("lra.torch.layers.")
     return (cls.plain if converted else cls).__name__  # type: ignore[no-any-return]
 
 
