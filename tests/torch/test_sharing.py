@@ -103,6 +103,8 @@ def test_an_activation_that_the_model_holds_in_a_list_too_stays_the_same_module(
     assert lra.is_converted(model.listed[1])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from torch's compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_activation_that_is_compiled_by_itself_is_converted():
     compiled = torch.compile(nn.Tanh(), backend="eager")
     model = lra.convert(Net(compiled), lra.LRAE(beta=3.0), example=X)

@@ -47,6 +47,9 @@ def convert(
     weights are added as `feedback` beside `weight`. An optimizer built earlier needs them too:
     `optimizer.add_param_group({"params": lra.feedback_parameters(model)})`.
 
+    Activations are replaced by copies, since other models may hold the same modules. Layers that
+    another model holds too, and that follow the same rule already, stay as they are.
+
     Modules of known classes are converted by class. Products and activations in a module's own code
     (`F.relu(x)`, `x @ self.w`) are found by running the model once on an example.
 
@@ -54,7 +57,8 @@ def convert(
         model: any module.
         rule: how errors travel, such as `lra.LRAE(beta=0.1)`.
         example: arguments of one forward pass: a tensor, a tuple as for `model(*example)`, or a
-            mapping as for `model(**example)`. Whatever escapes the rule in that pass is then
+            mapping as for `model(**example)`. A dict or tuple that is itself the only argument goes
+            into a tuple; a named tuple need not. Whatever escapes the rule in that pass is then
             refused. Buffers, random states and the model's mode are preserved.
         skip: submodules to leave on backprop with all that they hold: qualified names, patterns
             such as "*.attention", or classes.
@@ -181,6 +185,8 @@ def _nothing(model: nn.Module) -> ConversionError:
 
 def restore(model: M) -> M:
     """Undo `convert` in place: restore the plain classes, without feedback weights.
+
+    Layers that another model holds too become plain there as well.
 
     Returns:
         The same model, with its weights as trained.
