@@ -49,6 +49,10 @@ ACTIVATIONS = "tests/torch/test_activations.py"
 FLOPS = "tests/torch/test_flops.py"
 DIFFERENCES = "tests/test_differences.py"
 EXACT = "tests/torch/test_exactness.py"
+PASSES = "tests/torch/test_activation_passes.py"
+SHARING = "tests/torch/test_sharing.py"
+TOOLS = "tests/torch/test_tools.py"
+COVERAGE = "tests/torch/test_coverage.py"
 
 
 @dataclass(frozen=True)
@@ -613,7 +617,7 @@ DEFECTS = (
         "take targets of samples",
         "torch/layers/activation.py",
         "mean = ParametricActivationOp(sigmoid_phi()",
-        "mean = ParametricActivationOp(phi_of_module(self, self.plain, self.evaluate_plain)",
+        "mean = ParametricActivationOp(_phi_of_pass(activation)",
         ACTIVATIONS,
     ),
     Defect(
@@ -1021,6 +1025,125 @@ DEFECTS = (
         "holder._lra.added.remove(old)",
         "pass",
         SHARE,
+    ),
+    Defect(
+        "take targets with the settings of the backward pass",
+        "torch/layers/activation.py",
+        "activation if torch.compiler.is_compiling() else _freeze(activation)",
+        "activation",
+        PASSES,
+    ),
+    Defect(
+        "draw new noise for targets",
+        "torch/layers/activation.py",
+        "phi = replace(phi, f=_with_noise(activation, phi.f, h))",
+        "pass",
+        PASSES,
+    ),
+    Defect(
+        "recognise activations in their present mode",
+        "torch/layers/trials.py",
+        "for training in (True, False):",
+        "for training in (module.training,):",
+        PASSES,
+    ),
+    Defect(
+        "trace through activations",
+        "torch/layers/activation.py",
+        "        if is_traced(args, kwargs):",
+        "        if False:",
+        TOOLS,
+    ),
+    Defect(
+        "convert shared activations in place",
+        "torch/convert/sharing.py",
+        "= _copy(child) if is_copied else child",
+        "= child",
+        SHARING,
+    ),
+    Defect(
+        "copy activations that a list holds",
+        "torch/convert/sharing.py",
+        "id(child) not in named and ",
+        "",
+        SHARING,
+    ),
+    Defect(
+        "take the feedback of a trunk",
+        "torch/layers/base.py",
+        "if self._lra.conversion.modules is not None:",
+        "if False:",
+        SHARING,
+    ),
+    Defect(
+        "undo the conversion of another model",
+        "torch/convert/swap.py",
+        "if plan is None or module._lra.conversion is plan.shared:",
+        "if True:",
+        SHARING,
+    ),
+    Defect(
+        "cover what came later",
+        "torch/coverage.py",
+        "is_new = not is_skipped and (",
+        "is_new = False and (",
+        COVERAGE,
+    ),
+    Defect(
+        "lose the place of a model in another",
+        "torch/coverage.py",
+        "prefix = path.removesuffix(state.path)",
+        'prefix = ""',
+        COVERAGE,
+    ),
+    Defect(
+        "lose the rule of edited code",
+        "torch/layers/classes.py",
+        '("recompile", "__deepcopy__", "__copy__")',
+        "()",
+        TOOLS,
+    ),
+    Defect(
+        "forget where feedback of a parametrization went",
+        "torch/layers/classes.py",
+        "            slot.key = name",
+        "            pass",
+        TOOLS,
+    ),
+    Defect(
+        "reset weights without feedback",
+        "torch/layers/base.py",
+        "if slot.weight(self) is not None:",
+        "if False:",
+        TOOLS,
+    ),
+    Defect(
+        "accept a replaced forward",
+        "torch/convert/plan.py",
+        "    if replaced and (",
+        "    if False and (",
+        REFUSALS,
+    ),
+    Defect(
+        "leave a derivative of an update unnamed",
+        "torch/convert/__init__.py",
+        "if str(error) != SECOND_DERIVATIVE:",
+        "if True:",
+        REFUSALS,
+    ),
+    Defect(
+        "take a named tuple apart",
+        "torch/model_state.py",
+        ' and not hasattr(example, "_fields")',
+        "",
+        FUNCTION,
+    ),
+    Defect(
+        "convert nothing by backprop",
+        "torch/convert/plan.py",
+        "elif rule == Rule() and _would_be_intercepted(module):",
+        "elif False:",
+        FUNCTION,
     ),
 )
 

@@ -58,7 +58,8 @@ class LocalActivation(Local):
     @property
     def in_place(self) -> bool:
         """Whether the module overwrites its input."""
-        return bool(getattr(self, "inplace", False))
+        own = vars(self)  # faster than nn.Module's search for an attribute that is missing
+        return bool(own["inplace"] if "inplace" in own else getattr(type(self), "inplace", False))
 
     def op(self) -> tuple[Op, tuple[Tensor | None, ...]]:
         """Return the activation as an op."""
@@ -142,12 +143,14 @@ def _phi_of_pass(activation: Any, call: Callable[..., Tensor] | None = None) -> 
         call: the plain forward with more than h, as a function of the module and h.
     """
     module = activation if torch.compiler.is_compiling() else _freeze(activation)
-    forward, in_place = call or activation.plain.forward, activation.in_place
+    forward = call or activation.plain.forward
+    if activation.in_place:
 
-    def f(h: Tensor) -> Tensor:
-        z: Tensor = forward(module, h.clone() if in_place else h)
-        return z
-
+        def f(h: Tensor) -> Tensor:
+            z: Tensor = forward(module, h.clone())
+            return z
+    else:
+        f = functools.partial(forward, module)
     return phi_of_module(module, activation.plain, f) if call is None else EagerPhi(f)
 
 
