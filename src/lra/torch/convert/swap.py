@@ -22,7 +22,7 @@ from lra.torch.layers import (
     local_weights,
 )
 from lra.torch.layers.sampler import draw_feedback
-from lra.torch.layers.slots import Conversion, RuleState
+from lra.torch.layers.slots import RuleState
 from lra.torch.ops.routing import remove_router
 from lra.wiring import Chain
 
@@ -77,7 +77,7 @@ def swap(
                 module.prepare()
         for path, module in plan.skipped.items():
             if any(f"{path}.".startswith(f"{above}.") or not above for above in plan.intercepted):
-                _skip(module, rule, path, plan.shared)
+                _skip(module, RuleState(rule, path, terms, conversion=plan.shared))
         for path, module in plan.unchanged.items():
             _become(module, local_class(LocalUnchanged, type(module)))
             assert isinstance(module, LocalUnchanged)
@@ -108,24 +108,20 @@ def _check_names(module: nn.Module, mixin: type) -> None:
         )
 
 
-def _skip(module: nn.Module, rule: Rule, path: str, shared: Conversion) -> None:
+def _skip(module: nn.Module, state: RuleState) -> None:
     """Keep a skipped module inside an intercepted one from being intercepted."""
     if not isinstance(module, (Local, nn.ModuleList, nn.ModuleDict)):
         _become(module, local_class(SkippedModule, type(module)))
         assert isinstance(module, SkippedModule)
-        module._lra = RuleState(rule, path, conversion=shared)
+        module._lra = state
 
 
 def undo(model: nn.Module, plan: Plan | None = None) -> None:
     """Make every module the plain one again, or only those of one plan."""
     for module in list(model.modules()):
+        remove_router(module)
         if isinstance(module, Local):
             if plan is None or module._lra.conversion is plan.shared:
-                remove_router(module)
                 module.restore()
-        elif isinstance(module, LocalSequential):
-            if plan is None or module in plan.sequentials:
-                remove_router(module)
-                module.restore()
-        else:
-            remove_router(module)
+        elif isinstance(module, LocalSequential) and (plan is None or module in plan.sequentials):
+            module.restore()
