@@ -107,7 +107,7 @@ def examine(
     rules = rules or [m.rule for m in model.modules() if isinstance(m, Local)]
     kinds = set()
     if any(not isinstance(rule.crossing, Derivative) for rule in rules):
-        kinds.add(Kind.ACTIVATION)
+        kinds |= {Kind.ACTIVATION, Kind.UNKNOWN}
     if any(not isinstance(rule.feedback, Transpose) for rule in rules):
         kinds.add(Kind.WEIGHTS)
     model = unwrap_parallel(model)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lra.errors import ConversionError, RuleError
 from lra.feedback import Stored
-from lra.torch.functions.interceptor import FunctionInterceptor, Source, skipping
+from lra.torch.functions.interceptor import FunctionInterceptor, Source, active
 from lra.torch.layers.base import Local
 from lra.torch.layers.sampler import draw_feedback
 from lra.torch.layers.slots import FeedbackSlot, add_tensor
@@ -31,11 +31,11 @@ class SkippedModule(Local):
 
         @functools.wraps(plain.forward)
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            skipping.depth += 1
+            active.skipped += 1
             try:
                 return plain.forward(self, *args, **kwargs)
             finally:
-                skipping.depth -= 1
+                active.skipped -= 1
 
         return {"forward": forward}
 
@@ -59,8 +59,10 @@ class InterceptedModule(Local):
 
         @functools.wraps(plain.forward)
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() or self in active.layers:
                 return plain.forward(self, *args, **kwargs)
+            if self._lra.searches_graph and torch.compiler.is_compiling():
+                torch._dynamo.graph_break()  # compilers show no graph
             with FunctionInterceptor(self):
                 return plain.forward(self, *args, **kwargs)
 
@@ -76,7 +78,8 @@ class InterceptedModule(Local):
                 if name not in own and name.rpartition(".")[2] != "feedback"
             }
         found: dict[Tensor, Source] = {}
-        for name in dict.fromkeys(slot.parameter for slot in self._lra.slots.values()):
+        slots = (slot.parameter for slot in self._lra.slots.values())
+        for name in dict.fromkeys((*slots, *self._lra.guarded)):
             owner, _, leaf = name.rpartition(".")
             W = getattr(self.get_submodule(owner), leaf)
             found[W] = Source(name, W)
