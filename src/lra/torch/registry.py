@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -110,23 +111,21 @@ BILINEAR_FUNCTIONS: dict[Any, int | None] = {
 MULTIPLICATIONS = frozenset((torch.mul, torch.multiply, T.mul, T.multiply, T.__mul__, T.__rmul__))
 
 
-def multiplies_units(
-    func: Any, data: list[Tensor], weights: list[Tensor], shape: torch.Size
-) -> bool:
+def multiplies_units(data: list[Tensor], weights: list[Tensor]) -> bool:
     """Return whether an elementwise product with weights is more than a scale of each unit.
 
     It is where data is broadcast along dimensions of the weights, as in (h[:, None] * W).sum(-1),
     or where the numbers are complex, as in a convolution by Fourier transforms.
 
     Args:
-        func: the function.
-        data: the data among its arguments.
+        data: the data among the factors.
         weights: the weights among them, or what is derived from weights alone.
-        shape: the result's shape.
     """
-    if func not in MULTIPLICATIONS or not data or not weights or weights[0].numel() == 1:
+    z, W = data[0], weights[0]
+    if W.numel() == 1:
         return False
-    return data[0].is_complex() or weights[0].is_complex() or shape.numel() > data[0].numel()
+    sizes = zip_longest(z.shape[::-1], W.shape[::-1], fillvalue=1)
+    return z.is_complex() or W.is_complex() or any(a == 1 < b for a, b in sizes)
 
 
 def _functions(*names: str) -> dict[Any, str]:

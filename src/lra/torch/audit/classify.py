@@ -3,10 +3,11 @@
 import enum
 import linecache
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lra.torch.activations import Activation
@@ -14,6 +15,7 @@ from lra.torch.audit.judge import Nature
 from lra.torch.audit.nodes import (
     ADDS,
     BOUND,
+    FACTORS,
     NONLINEAR,
     POWER,
     PRODUCT,
@@ -75,63 +77,62 @@ class Finding:
         lines = (
             f"{self.kind}: {self.operation}{weights} in {module}{times}",
             f"{self.where}  {code}".strip(),
-            f"remedy: {self.remedy}, or accept it",
+            f"remedy: {self.remedy}",
         )
         return "\n    ".join(filter(None, lines))
 
 
 class Classifier:
-    """Classifies the calls of one forward pass."""
+    """Classifies the calls of one forward pass.
 
-    def __init__(self, recorder: Recorder) -> None:
+    Args:
+        recorder: the calls.
+        skipped: autograd Functions and custom operators that keep their own backward pass.
+    """
+
+    def __init__(self, recorder: Recorder, skipped: Iterable[Any] = ()) -> None:
         self.recorder = recorder
+        self.skipped = frozenset(skipped)
 
     def findings(self, call: Call) -> Iterator[Finding]:
         """Yield what escapes the rule in a call: at most one activation, and each weight once."""
         if call.level == 0:
             return  # an error that arrives here only reaches parameters
-        module, remedy = self.recorder.modules[call.module], ""
+        module = self.recorder.modules[call.module]
         if isinstance(module, LocalActivation):
             return  # its own parameters learn by autograd
-        known = type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS
-        if known or isinstance(module, Activation):
-            remedy = f"this {type(module).__name__} is not converted; take it out of skip="
-        elif type(module).__module__.startswith("torch."):
-            remedy = f"write this {type(module).__name__} with layers that lra.convert knows"
+        if call.torch_function in self.skipped:
+            return
 
-        def finding(kind: Kind, parameter: str, functional: str) -> Finding:
+        def finding(kind: Kind, parameter: str, remedy: str) -> Finding:
             where = call.module, call.where
-            return Finding(kind, call.operation, *where, parameter, remedy or functional)
+            return Finding(kind, call.operation, *where, parameter, _of_module(module) or remedy)
 
-        plain = plain_name(call.function)
-        is_activation = self._has_activation(call, plain)
+        is_activation = self._has_activation(call)
         if is_activation:
-            names = [cls.__name__ for cls in TORCH_ACTIVATIONS if cls.__name__.lower() == plain]
-            layer = f"torch.nn.{names[0]}" if names else "an activation of torch.nn"
-            yield finding(Kind.ACTIVATION, "", f"create {layer} in __init__ and call that")
+            yield finding(Kind.ACTIVATION, "", _for_activation(call))
         elif call.origin is Origin.HIDDEN:
-            text = "write it in Python with functions of torch; lra cannot look into TorchScript"
-            yield finding(Kind.UNKNOWN, "", text)
+            yield finding(Kind.UNKNOWN, "", "call the Python function that it was made from")
         elif call.origin is Origin.FUNCTION or (
             call.origin is Origin.OPERATOR and call.nature is Nature.OTHER
         ):
-            text = (
-                f"if it is an activation, call lra.register_activation({call.operation}); to leave "
-                f"it on its own backward pass, name it in skip="
+            remedy = (
+                f"register an activation with lra.register_activation({call.operation}); keep the "
+                f"backward pass of anything else with skip=({call.operation},)"
             )
-            yield finding(Kind.UNKNOWN, "", text)
-        layer = "Conv" if "conv" in plain else "Linear"
-        found = [self._weights(node, call, is_activation) for node in call.nodes]
-        for weights in dict.fromkeys((*filter(None, found), *call.scaled_by, *call.inside)):
-            yield finding(Kind.WEIGHTS, weights, f"make it the weight of a torch.nn.{layer}")
+            yield finding(Kind.UNKNOWN, "", remedy)
+        found = dict.fromkeys((*call.scaled_by, *call.inside), call.nodes[0])
+        found |= {self._weights(node, call, is_activation): node for node in call.nodes}
+        for weights in filter(None, found):
+            yield finding(Kind.WEIGHTS, weights, _for_weights(call, found[weights]))
 
-    def _has_activation(self, call: Call, plain: str) -> bool:
+    def _has_activation(self, call: Call) -> bool:
         """Return whether a call is nonlinear in its data, elementwise."""
         if call.torch_function in ACTIVATION_FUNCTIONS and any(map(function_of, call.nodes)):
             return True  # registered
         if call.origin is Origin.OPERATOR:
             return call.nature is Nature.ELEMENTWISE
-        if call.origin is not Origin.TORCH or _BY_DESIGN.search(plain):
+        if call.origin is not Origin.TORCH or _BY_DESIGN.search(plain_name(call.function)):
             return False
         return (
             call.nature is Nature.ELEMENTWISE
@@ -147,6 +148,8 @@ class Classifier:
         if name in ("Maximum", "Minimum") and None not in nodes_below(node):
             one, other = map(self._unscaled, nodes_below(node))
             return one is other  # else a choice between two activations, as in a pool
+        if name == "Abs" and node._saved_self.is_complex():  # type: ignore[attr-defined]
+            return False  # the length of a vector of two numbers
         if NONLINEAR.fullmatch(name):
             return True
         power = POWER.fullmatch(name)
@@ -196,3 +199,34 @@ class Classifier:
             below = [self._level(n, call) for n in nodes_below(node) if n is not None]
             return max(below, default=2)
         return owner.level
+
+
+def _of_module(module: nn.Module) -> str:
+    """Return how to bring what torch's or a known module does under the rule, or ""."""
+    name = type(module).__name__
+    known = type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS
+    if known or isinstance(module, Activation):
+        return f"this {name} is not converted; take it out of skip="
+    if type(module).__module__.startswith("torch."):
+        return f"write this {name} with layers that lra.convert knows"
+    return ""
+
+
+def _for_activation(call: Call) -> str:
+    plain = plain_name(call.function)
+    names = [cls.__name__ for cls in TORCH_ACTIVATIONS if cls.__name__.lower() == plain]
+    if names:
+        return f"create torch.nn.{names[0]} in __init__ and call that"
+    return "write it as a module of its own, create that in __init__ and call it"
+
+
+def _for_weights(call: Call, node: Node) -> str:
+    if call.origin in (Origin.FUNCTION, Origin.OPERATOR):
+        return (
+            f"call functions of torch instead, or keep its backward pass: skip=({call.operation},)"
+        )
+    name = node_name(node)
+    if not (PRODUCT.fullmatch(name) or FACTORS.fullmatch(name)):
+        return "compute it by products such as torch.matmul, in which each weight has feedback"
+    layer = "Conv" if "conv" in plain_name(call.function) else "Linear"
+    return f"make it the weight of a torch.nn.{layer}, or use torch.matmul of two tensors"

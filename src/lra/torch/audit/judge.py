@@ -62,9 +62,10 @@ def _judge(call: Any, data: list[Tensor]) -> Nature:
         return Nature.LINEAR
     if any(h.shape != z.shape for h in data):
         return Nature.OTHER
-    moved = torch.rand(z.shape, device=z.device) < 0.5
+    every = torch.arange(z.numel(), device=z.device)
+    moved = (every * 2654435761 % 65537 < 32768).view(z.shape)  # half of them, scattered
     out = call(lambda h: torch.where(moved, 0.7 * h + 0.1, h))
-    stays = _close(torch.where(moved, 0, out), torch.where(moved, 0, z))
+    stays = _close(out.masked_fill(moved, 0), z.masked_fill(moved, 0))
     return Nature.ELEMENTWISE if stays else Nature.OTHER
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
-from lra.torch.ops.autograd import NODES
+from lra.torch.ops.autograd import NODES, TransformFunction
 from lra.torch.registry import TORCH_ACTIVATIONS
 
 # After "|": kernels that do more than multiply.
@@ -27,6 +27,7 @@ POWER = re.compile(r"Abs|Exp2?|Expm1|Log(2|10|1P)?|Pow|Reciprocal|R?[sS]qrt")
 BOUND = re.compile(r"Clamp(Min|Max)?|Maximum|Minimum")
 STATISTIC = re.compile(r"Mean|Sum|Logsumexp|Var.*|Std.*|.*Norm|A?[mM](ax|in)|.*Pool.*")
 SCALE = re.compile(r"Add|R?[sS]ub|Mul|Div|Neg")
+FACTORS = re.compile(r"Mul|Div|Addc(mul|div)")  # elementwise products
 VIEW = re.compile(
     r"Alias|AsStrided|Chunk|Clone|Diagonal|Expand|Flip|Permute|Repeat|ReshapeAlias|Select|Slice"
     r"|Split.*|Squeeze|T|ToCopy|Transpose|Unbind|UnsafeSplit.*|(Unsafe)?View|Unsqueeze"
@@ -39,6 +40,9 @@ _MIXES = re.compile(
 _PASSES = re.compile(
     r".*Softmax|.*Loss.*|ScaledDotProduct.*|.*Attention|Upsample.*|Fft.*|GridSampler.*|Sort|Topk"
 )
+
+
+_VMAPPED = f"Vmapped{TransformFunction.__name__}"  # what torch.vmap makes of the node of an op
 
 
 @functools.cache
@@ -65,12 +69,15 @@ def node_name(node: Node) -> str:
 def function_of(node: Node) -> Any:
     """Return the class of an autograd Function outside this package; None for other nodes."""
     cls = getattr(node, "_forward_cls", None) if isinstance(node, BackwardCFunction) else None
+    if by_rule(node):
+        return None
     return None if getattr(cls, "__module__", "lra.").startswith("lra.") else cls
 
 
 def by_rule(node: Node) -> bool:
     """Return whether errors cross a node by a rule."""
-    return getattr(node, "_forward_cls", None) in NODES
+    cls = getattr(node, "_forward_cls", None)
+    return cls in NODES or getattr(cls, "__name__", "").endswith(_VMAPPED)
 
 
 def nodes_below(node: Node) -> list[Node | None]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from lra.torch.audit.judge import Nature, judge
 from lra.torch.audit.nodes import (
+    FACTORS,
     PRODUCT,
     VIEW,
     by_rule,
@@ -165,7 +166,7 @@ class Recorder(TorchFunctionMode):
             if computed and level < 2 and not scalar:
                 call.level = 2  # a product with positions and the like is data
         if call.nodes:
-            call.where = line_of_caller(self.outermost)
+            call.where = line_of(caller(self.outermost))
             self.calls.append(call)
             self._examine(call, args, kwargs, inputs, outputs)
         elif any(t.requires_grad or id(t) in self._masks for t in inputs):
@@ -186,7 +187,9 @@ class Recorder(TorchFunctionMode):
         data = [t for t in inputs if self.level_of(t) == 2]
         weights = [t for t in inputs if self.level_of(t) < 2 and self._names_of(t)]
         (out, *_) = outputs
-        if multiplies_units(call.torch_function, data, weights, out.shape):
+        names = [node_name(node) for node in call.nodes]
+        elementwise = any(map(FACTORS.fullmatch, names)) and not any(map(PRODUCT.fullmatch, names))
+        if elementwise and data and weights and multiplies_units(data, weights):
             call.scaled_by = tuple(sorted({name for t in weights for name in self._names_of(t)}))
         masks = [t for t in inputs if id(t) in self._masks]
         call.by_mask = any(mask.shape == out.shape for mask in masks)
@@ -220,30 +223,41 @@ class Recorder(TorchFunctionMode):
                 autograd Function or TorchScript. Each node then becomes a call.
         """
         todo = [physical(t).grad_fn for t in tensors]
+        hidden: Call | None = None
         while todo:
             node = todo.pop()
             if node is None or node in self.owners or node_name(node) == "AccumulateGrad":
                 continue
-            owner = call or self._unseen(node)
+            owner = call or self._unseen(node, hidden)
             owner.nodes.append(node)
             self.owners[node] = owner
-            if call is None:
+            if call is None and owner is not hidden:
                 self.calls.append(owner)
+            hidden = owner if owner.origin is Origin.HIDDEN else hidden
             todo += nodes_below(node)
 
-    def _unseen(self, node: Node) -> Call:
-        """Return a call for a node that no intercepted function created."""
+    def _unseen(self, node: Node, hidden: Call | None) -> Call:
+        """Return a call for a node that no intercepted function created.
+
+        Args:
+            node: the node.
+            hidden: the call of hidden code found just before, which the node may belong to.
+        """
         cls = function_of(node)
         name = node_name(node) if cls is None else cls.__name__
-        where = line_of_caller(self.outermost)
-        call = Call(name, cls, name, self.running[-1], where)
+        frame = caller(self.outermost)
+        call = Call(name, cls, name, self.running[-1], line_of(frame))
         if cls is not None:
             call.origin = Origin.FUNCTION
             code = getattr(cls.forward, "__code__", None)
             found = [names for codes, names in self._without_grad if code in codes]
             call.inside = tuple(sorted(frozenset().union(*found)))
         elif not (by_rule(node) or VIEW.fullmatch(name) or name == "CopySlices"):
+            if hidden is not None:
+                return hidden
             call.origin = Origin.HIDDEN
+            scripts = scripts_in(frame)
+            call.operation = f"TorchScript {scripts}" if scripts else "code outside Python"
         return call
 
     def select_reached(self, outputs: list[Tensor]) -> None:
@@ -330,8 +344,8 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [physical(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def line_of_caller(outermost: CodeType) -> str:
-    """Return "file:line" of the nearest caller outside torch and lra.torch, or "".
+def caller(outermost: CodeType) -> FrameType | None:
+    """Return the nearest caller's frame outside torch and lra.torch, if there is one.
 
     Args:
         outermost: the code object at which the search stops.
@@ -339,6 +353,24 @@ def line_of_caller(outermost: CodeType) -> str:
     frame = sys._getframe(1)
     while frame.f_code is not outermost and frame.f_back is not None:
         if not frame.f_code.co_filename.startswith(_LIBRARIES):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            return frame
         frame = frame.f_back
-    return ""
+    return None
+
+
+def line_of(frame: FrameType | None) -> str:
+    """Return "file:line" of a frame, or ""."""
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def scripts_in(frame: FrameType | None) -> str:
+    """Return the names of the TorchScript functions that a frame's code and its callers name."""
+    found: dict[str, None] = {}
+    while frame is not None and not found:
+        known = frame.f_globals | frame.f_locals
+        for name in (*frame.f_code.co_names, *frame.f_code.co_freevars):
+            value = known.get(name)
+            if isinstance(value, (torch.jit.ScriptFunction, torch.jit.ScriptModule)):
+                found[name] = None
+        frame = frame.f_back
+    return ", ".join(found)

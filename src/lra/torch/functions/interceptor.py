@@ -27,7 +27,7 @@ from lra.torch.layers.sampler import FeedbackSampler
 from lra.torch.layers.slots import FeedbackSlot
 from lra.torch.ops import observer
 from lra.torch.ops.autograd import apply_activation, apply_weights
-from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error
+from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error, physical
 from lra.torch.phi import phi_of_call
 from lra.torch.registry import (
     ACTIVATION_FUNCTIONS,
@@ -243,10 +243,8 @@ class FunctionInterceptor(TorchFunctionMode):
         crossed = [t for t in operands if needs_error(t) and all(t is not W for W in weights)]
         if len(weights) != 1 or not crossed or isinstance(state.rule.feedback, Transpose):
             return func(*args, **kwargs)
-        if func in MULTIPLICATIONS:
-            shape = torch.broadcast_shapes(*(t.shape for t in operands))
-            if not multiplies_units(func, crossed, weights, shape):
-                return func(*args, **kwargs)
+        if func in MULTIPLICATIONS and not multiplies_units(crossed, weights):
+            return func(*args, **kwargs)
         W = weights[0]
         source = self.sources[W]
         assert source is not None
@@ -267,7 +265,8 @@ class FunctionInterceptor(TorchFunctionMode):
             args, kwargs = pytree.tree_map(lambda t: detached if t is z else t, (args, kwargs))
         op, given = _as_op(feedback, func, args, kwargs, W, bias)
         h = apply_weights(op, *given, E) if router is None else router.run(site, op, *given, E)
-        check_first_errors(state, h)
+        if not h.is_complex():
+            check_first_errors(state, h)
         return h
 
     def _effective(
@@ -334,7 +333,7 @@ def _as_op(
 def is_flat(phi: Callable[[Tensor], Tensor], h: Tensor) -> bool:
     """Return whether a function is constant almost everywhere beside its arguments h."""
     with torch.no_grad():
-        h = h.detach()
+        h = physical(h).detach()
         z = phi(h)
         near = phi(h + 1e-4 * (h.abs().mean() + 1e-3))
         return bool((z == near).float().mean() > 0.95) and bool((z != z.flatten()[0]).any())

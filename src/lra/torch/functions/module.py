@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lra.errors import ConversionError, RuleError
 from lra.feedback import Stored
 from lra.torch.functions.interceptor import FunctionInterceptor, Source, active
-from lra.torch.layers.base import Local
+from lra.torch.layers.base import Local, LocalWeights
 from lra.torch.layers.sampler import draw_feedback
 from lra.torch.layers.slots import FeedbackSlot, add_tensor
 from lra.torch.user_warnings import link_feedback
@@ -85,6 +85,18 @@ class InterceptedModule(Local):
             found[W] = Source(name, W)
         return found
 
+    def weight_names(self) -> list[str]:
+        """List the weights that the module may multiply with: those of no converted submodule."""
+        inner = [
+            f"{name}." for name, m in self.named_modules() if name and isinstance(m, LocalWeights)
+        ]
+        added = set(self._lra.added)
+        return [
+            name
+            for name, W in self.named_parameters()
+            if W.dim() > 1 and name not in added and not name.startswith(tuple(inner))
+        ]
+
     def _hooked(self) -> list[tuple[str, Tensor]]:
         """List the weights that a hook computes before each forward: weight_norm, pruning."""
         own = vars(self).items()
@@ -135,7 +147,7 @@ class InterceptedModule(Local):
                 f"convert: {self._lra.path!r} ({self.plain.__name__}) has an attribute {new!r} of "
                 "its own, where its feedback weights would go; rename it"
             )
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch._C._DisableFuncTorch():
             E = draw_feedback(feedback, like.detach().clone())
         assert E is not None
         slot.name, slot.drawn = new, not like.is_meta
