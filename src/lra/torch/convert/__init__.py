@@ -2,17 +2,19 @@
 
 import contextlib
 import traceback
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from lra.errors import ConversionError, Refusal, RuleError
+from lra.errors import ConversionError, OptionError, Refusal, RuleError
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
 from lra.rules import Rule
 from lra.torch.convert.discover import discover
-from lra.torch.convert.plan import Selector, find_skipped, listing, make_plan
+from lra.torch.convert.plan import Plan, find_skipped, listing, make_plan
 from lra.torch.convert.sharing import converted_before, copy_activations, put_back
 from lra.torch.convert.swap import swap, undo
 from lra.torch.convert.wiring import wire
@@ -23,7 +25,7 @@ from lra.torch.layers import Local, LocalSequential, class_name
 from lra.torch.layers.slots import Conversion, feedback_slots
 from lra.torch.model_state import example_to_args
 from lra.torch.ops.autograd import SECOND_DERIVATIVE
-from lra.torch.registry import WEIGHT_LAYERS
+from lra.torch.registry import WEIGHT_LAYERS, is_operator, overloads
 from lra.wiring import Chain, Direct, Stride
 
 M = TypeVar("M", bound=nn.Module)
@@ -34,7 +36,9 @@ def convert(
     rule: Rule,
     *,
     example: Any = None,
-    skip: Selector | Sequence[Selector] = (),
+    examples: Sequence[Any] = (),
+    methods: Sequence[str] = (),
+    skip: Any = (),
     input_layers: Sequence[str] | None = None,
     loss_terms: LossTerms | str | float = LossTerms.BATCH,
 ) -> M:
@@ -51,17 +55,24 @@ def convert(
     another model holds too, and that follow the same rule already, stay as they are.
 
     Modules of known classes are converted by class. Products and activations in a module's own code
-    (`F.relu(x)`, `x @ self.w`) are found by running the model once on an example.
+    (`F.relu(x)`, `x @ self.w`) are found by running the model on examples.
 
     Args:
         model: any module.
         rule: how errors travel, such as `lra.LRAE(beta=0.1)`.
-        example: arguments of one forward pass: a tensor, a tuple as for `model(*example)`, or a
-            mapping as for `model(**example)`. A dict or tuple that is itself the only argument goes
-            into a tuple; a named tuple need not. Whatever escapes the rule in that pass is then
-            refused. Buffers, random states and the model's mode are preserved.
+        example: arguments of one forward pass: a tensor, a tuple as for `model(*example)`, a
+            mapping as for `model(**example)`, or a function that takes the model, runs it, and
+            returns its outputs. A dict or tuple that is itself the only argument goes into a tuple;
+            a named tuple need not. Whatever escapes the rule in that pass is then refused. Buffers,
+            random states and the model's mode are preserved.
+        examples: several examples, for a model with several branches, heads or modes. A product
+            with a weight that no example shows raises a RuleError in training.
+        methods: the names of methods other than `forward` whose code follows the rule as well:
+            "encode" for `model.encode(x)`, "decoder.sample" for one of a submodule. Show what they
+            do by an example such as `lambda model: model.encode(x)`.
         skip: submodules to leave on backprop with all that they hold: qualified names, patterns
-            such as "*.attention", or classes.
+            such as "*.attention", or classes. Also autograd Functions and custom operators that
+            keep their own backward pass.
         input_layers: qualified names of the weight layers that see only the raw input. No error has
             to cross them, so they get no feedback weights. By default the example decides; without
             one it is the first weight layer in order of registration, unless something trainable
@@ -98,43 +109,47 @@ def convert(
             f"convert: {rule.wiring} is not implemented for torch; use lra.wiring.Chain()"
         )
     terms = check_terms(loss_terms)
+    shown = [e if _is_runner(e) else example_to_args(e) for e in _list(example, examples)]
+    skips = (skip,) if isinstance(skip, (str, type)) or is_operator(skip) else tuple(skip)
+    functions = [f for f in skips if is_operator(f) or _is_function(f)]
+    keys = [key for f in functions for key in (overloads(f) if is_operator(f) else [f])]
     before = converted_before(model, rule, terms)
-    skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
+    skipped = find_skipped(model, tuple(s for s in skips if s not in functions))
     replaced = copy_activations(model, rule, terms, skipped)
     try:
-        _convert(model, rule, example, skipped, input_layers, terms, before)
+        named = (input_layers,) if isinstance(input_layers, str) else input_layers
+        own = (methods,) if isinstance(methods, str) else tuple(methods)
+        plan = make_plan(model, rule, skipped, named, bool(shown), keys, own)
+        plan.shared = Conversion(tuple(skipped), tuple(keys), before, model=weakref.ref(model))
+        _carry_out(model, rule, terms, plan, shown, find_inputs=named is None)
     except BaseException:
         put_back(replaced)
         raise
     return model
 
 
-def _convert(
+def _carry_out(
     model: nn.Module,
     rule: Rule,
-    example: Any,
-    skipped: dict[str, nn.Module],
-    input_layers: Sequence[str] | None,
     terms: LossTerms | float,
-    before: tuple[Conversion, ...],
+    plan: Plan,
+    shown: list[Any],
+    find_inputs: bool,
 ) -> None:
-    """Convert a model whose activations no other model holds."""
-    named = (input_layers,) if isinstance(input_layers, str) else input_layers
-    plan = make_plan(model, rule, skipped, named, has_example=example is not None)
-    if example is None and not isinstance(rule.wiring, Chain):
+    """Convert the modules of a plan, and what examples show."""
+    if not shown and not isinstance(rule.wiring, Chain):
         raise ConversionError(
             f"convert: {rule.wiring} needs example=, the arguments of one forward pass, to find "
             "the order and the sizes of the layers"
         )
-    plan.shared = Conversion(tuple(skipped), before)
     try:
-        swap(model, plan, rule, terms, discovering=example is not None)
-        if example is not None:
+        swap(model, plan, rule, terms, discovering=bool(shown))
+        if shown:
             with _naming_second_derivatives(model):
-                discover(model, rule, terms, example, plan, find_inputs=named is None)
+                discover(model, rule, terms, shown, plan, find_inputs)
         _check_result(model, plan.shared)
         if not isinstance(rule.wiring, Chain):
-            wire(model, rule, plan.shared, *example_to_args(example))
+            wire(model, rule, plan.shared, shown[0])
     except BaseException:
         undo(model, plan)
         raise
@@ -173,6 +188,23 @@ def _naming_second_derivatives(model: nn.Module) -> Iterator[None]:
             f"updates of a learning rule have no derivative. Train this model by backprop{remedy}",
             (Refusal(name, class_name(at), SECOND_DERIVATIVE),),
         ) from error
+
+
+def _list(example: Any, examples: Sequence[Any]) -> list[Any]:
+    if isinstance(examples, (Tensor, Mapping)) or not isinstance(examples, Sequence):
+        raise OptionError(
+            f"convert: examples takes a list of examples, got {type(examples).__name__}; pass one "
+            "example as example="
+        )
+    return [*([] if example is None else [example]), *examples]
+
+
+def _is_runner(example: Any) -> bool:
+    return callable(example) and not isinstance(example, (Tensor, nn.Module))
+
+
+def _is_function(skipped: Any) -> bool:
+    return isinstance(skipped, type) and issubclass(skipped, torch.autograd.Function)
 
 
 def _nothing(model: nn.Module) -> ConversionError:

@@ -14,7 +14,7 @@ from lra.crossing import Derivative
 from lra.errors import ConversionError, OptionError, Refusal
 from lra.feedback import Transpose
 from lra.rules import Rule
-from lra.torch.convert.forward_scan import escapes
+from lra.torch.convert.forward_scan import Kind, escapes
 from lra.torch.distributed import is_sharded
 from lra.torch.layers import Local, class_name, is_activation
 from lra.torch.layers.slots import Conversion
@@ -34,6 +34,7 @@ class Plan:
     unchanged: dict[str, nn.Module] = field(default_factory=dict)
     sequentials: list[nn.Module] = field(default_factory=list)
     skipped: dict[str, nn.Module] = field(default_factory=dict)
+    methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
     input_layers: frozenset[str] = frozenset()
     shared: Conversion = field(default_factory=Conversion)
 
@@ -83,18 +84,21 @@ def make_plan(
     skipped: dict[str, nn.Module],
     input_layers: Sequence[str] | None,
     has_example: bool,
+    functions: Sequence[Any] = (),
+    methods: Sequence[str] = (),
 ) -> Plan:
     """Decide for every module, and refuse once for everything that stands in the way."""
-    plan = Plan(skipped=skipped)
+    paths = dict(model.named_modules(remove_duplicate=False))
+    plan = Plan(skipped=skipped, methods=_find_methods(paths, methods))
     refused: list[Refusal] = []
     inside: list[str] = []
     for path, module in _walk(model, skipped):
         if isinstance(module, Local) or any(f"{path}.".startswith(prefix) for prefix in inside):
             continue
         reason = _reason_to_refuse(module, rule, has_example)
-        intercept = not reason and _is_intercepted(module, rule)
+        intercept = not reason and (path in plan.methods or _is_intercepted(module, rule))
         if not reason and not intercept and not has_example:
-            reason = _needs_example(module, rule)
+            reason = _needs_example(module, rule, functions)
         if reason:
             refused.append(Refusal(path, class_name(module), reason))
             inside.append(f"{path}." if path else "")
@@ -116,6 +120,25 @@ def make_plan(
     if input_layers is not None or not has_example:
         plan.input_layers = _find_input_layers(model, rule, plan.weights, input_layers)
     return plan
+
+
+def _find_methods(paths: dict[str, nn.Module], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the named methods by the qualified names of their modules.
+
+    Raises:
+        OptionError: for what is no method of a module written in Python.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        path, _, method = name.rpartition(".")
+        if path not in paths:
+            raise unknown("submodule in methods", path, paths)
+        cls = type(paths[path])
+        if not callable(getattr(cls, method, None)) or hasattr(nn.Module, method):
+            own = [n for n in dir(cls) if not n.startswith("_") and not hasattr(nn.Module, n)]
+            raise unknown(f"method of a {cls.__name__} in methods", method, own)
+        found[path] = (*found.get(path, ()), method)
+    return found
 
 
 def _walk(model: nn.Module, skipped: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
@@ -190,24 +213,21 @@ def _would_be_intercepted(module: nn.Module) -> bool:
     return any(p is not None and p.dim() > 1 for p in module._parameters.values())
 
 
-def _needs_example(module: nn.Module, rule: Rule) -> str:
+def _needs_example(module: nn.Module, rule: Rule, functions: Sequence[Any]) -> str:
     """Return what in a module's own code only an example can convert, or ""."""
     if type(module).__module__.startswith("torch.") or rule == Rule():
         return ""
     if type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS or is_activation(module):
         return ""
-    found = escapes(module)
+    found = escapes(module, functions)
     if isinstance(rule.crossing, Derivative):
-        found = [name for name in found if name in _PRODUCTS]
+        found = [each for each in found if each.kind is not Kind.ACTIVATION]
     if not found:
         return ""
     return (
-        f"its forward calls {', '.join(found)}; pass example=, the arguments of one forward pass, "
-        "so that convert can find what the rule replaces"
+        f"its forward calls {', '.join(each.name for each in found)}; pass example=, the arguments "
+        "of one forward pass, so that convert can find what the rule replaces"
     )
-
-
-_PRODUCTS = ("@", "linear", "matmul", "einsum", "addmm", "bmm", "mm", "conv1d", "conv2d", "conv3d")
 
 
 def _find_input_layers(

@@ -68,7 +68,8 @@ def swap(
         for path, module in plan.intercepted.items():
             if "forward" in vars(module):
                 refuse([Refusal(path, class_name(module), REPLACED_FORWARD)])
-            _become(module, local_class(InterceptedModule, type(module)))
+            methods = plan.methods.get(path, ())
+            _become(module, local_class(InterceptedModule, type(module), *methods))
             assert isinstance(module, InterceptedModule)
             module._lra = RuleState(
                 rule, path, terms, conversion=plan.shared, discovering=discovering

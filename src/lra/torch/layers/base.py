@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from lra.errors import ConversionError, RuleError
 from lra.feedback import Stored, Transpose
 from lra.rules import Rule
+from lra.torch.layers.backward_check import check_backward
 from lra.torch.layers.classes import adopt, blank, class_name
 from lra.torch.layers.sampler import FeedbackSampler, Run
 from lra.torch.layers.slots import FeedbackSlot, RuleState, add_tensor, translate
@@ -24,6 +25,8 @@ class Local(nn.Module):
     """Mixed in before a module's class, which keeps its forward and gets a rule's backward."""
 
     plain: ClassVar[type[Any]]
+    methods: ClassVar[tuple[str, ...]] = ()
+    """The methods beside `forward` whose code follows the rule."""
     fuses: ClassVar[bool] = False
     """Whether a Sequential can run it with its neighbours in one autograd Function."""
     multiplies: ClassVar[bool] = False
@@ -31,7 +34,7 @@ class Local(nn.Module):
     _lra: RuleState
 
     @classmethod
-    def wrap(cls, plain: type[nn.Module]) -> dict[str, Any]:
+    def wrap(cls, plain: type[nn.Module], *methods: str) -> dict[str, Any]:
         """Return the attributes of a class that is made for a plain one."""
         return {}
 
@@ -52,7 +55,7 @@ class Local(nn.Module):
         if made is copyreg.__newobj__ and type(self).__name__ not in vars(  # type: ignore[attr-defined]
             sys.modules[type(self).__module__]
         ):
-            return blank, (mixin, self.plain), *rest
+            return blank, (mixin, self.plain, *self.methods), *rest
         return made, args, *rest
 
     def __prepare_scriptable__(self) -> Any:
@@ -243,6 +246,11 @@ class LocalWeights(Local):
         else:
             h = router.run(self._lra.path, op, x, *tensors)
         check_first_errors(self._lra, h)
+        return self.checked(h)
+
+    def checked(self, h: Tensor) -> Tensor:
+        """Return the layer's output; the first backward passes through it are checked."""
+        check_backward(self._lra, h)
         return h
 
     def check_input(self, x: Tensor, dimensions: int) -> None:

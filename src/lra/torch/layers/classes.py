@@ -20,32 +20,36 @@ def class_name(module: nn.Module) -> str:
     return (cls.plain if converted else cls).__name__  # type: ignore[no-any-return]
 
 
-_made: dict[tuple[type[Any], type[nn.Module]], type[Any]] = {}
+_made: dict[tuple[Any, ...], type[Any]] = {}
 
 
-def local_class(mixin: type[Any], plain: type[nn.Module]) -> type[Any]:
-    """Return the class that a module of a plain class becomes; the same one every time."""
-    if (mixin, plain) not in _made:
-        body: dict[str, Any] = {
-            "plain": plain,
-            "__doc__": plain.__doc__,
-            "__module__": mixin.__module__,
-        }
-        body["_mixin"] = mixin
-        body |= mixin.wrap(plain)
-        if "forward" in body:
-            body["forward"] = leaf_if_traced(body["forward"])
-        if issubclass(plain, GraphModule):
-            body |= {name: _on_plain(name) for name in ("recompile", "__deepcopy__", "__copy__")}
-        name, bases = f"Local{plain.__name__}", (mixin, plain)
-        if plain.__module__ == parametrize.__name__:
-            # remove_parametrizations turns a module into the first base of its class.
-            bases = local_class(mixin, plain.__bases__[0]), plain
-            body["register_parameter"] = _register_parameter
-            _made[mixin, plain] = _Parametrized(name, bases, body)
-        else:
-            _made[mixin, plain] = type(name, bases, body)
-    return _made[mixin, plain]
+def local_class(mixin: type[Any], plain: type[nn.Module], *methods: str) -> type[Any]:
+    """Return the class that a module of a plain class becomes; the same one every time.
+
+    Args:
+        mixin: the kind of converted module.
+        plain: the plain class.
+        *methods: methods beside `forward` whose code follows the rule.
+    """
+    key = mixin, plain, *methods
+    if key in _made:
+        return _made[key]
+    body: dict[str, Any] = {"plain": plain, "_mixin": mixin, "__doc__": plain.__doc__}
+    body |= {"__module__": mixin.__module__} | ({"methods": methods} if methods else {})
+    body |= mixin.wrap(plain, *methods)
+    if "forward" in body:
+        body["forward"] = leaf_if_traced(body["forward"])
+    if issubclass(plain, GraphModule):
+        body |= {name: _on_plain(name) for name in ("recompile", "__deepcopy__", "__copy__")}
+    name = f"Local{plain.__name__}"
+    if plain.__module__ == parametrize.__name__:
+        # remove_parametrizations turns a module into the first base of its class.
+        bases = local_class(mixin, plain.__bases__[0], *methods), plain
+        body["register_parameter"] = _register_parameter
+        _made[key] = _Parametrized(name, bases, body)
+    else:
+        _made[key] = type(name, (mixin, plain), body)
+    return _made[key]
 
 
 class _Parametrized(type):
@@ -111,7 +115,7 @@ def adopt(mixin: type[Any], make: Any, args: Any, state: RuleState, added: dict[
     return module
 
 
-def blank(mixin: type[Any], plain: type[nn.Module]) -> Any:
+def blank(mixin: type[Any], plain: type[nn.Module], *methods: str) -> Any:
     """Create an empty module of a local class, for pickle to fill."""
-    cls: Any = local_class(mixin, plain)
+    cls: Any = local_class(mixin, plain, *methods)
     return cls.__new__(cls)

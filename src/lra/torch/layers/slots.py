@@ -4,7 +4,7 @@ Every tool that draws, loads, mirrors, shares or counts feedback weights is a lo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,6 +87,9 @@ class FeedbackSlot:
 
     def effective(self, W: Tensor, E: Tensor | None, draw: FeedbackSampler) -> Any:
         """Return the E of one pass from W and what is stored."""
+        if W.is_complex():
+            parts = torch.view_as_real(W), None if E is None else torch.view_as_real(E)
+            return torch.view_as_complex(self.effective(*parts, replace(draw, W=parts[0])))
         with torch.no_grad():
             if observer.current is None:
                 return self.feedback.effective(W, E, draw, torch)
@@ -152,22 +155,33 @@ class Conversion:
 
     Attributes:
         skipped: the qualified names of the modules in `skip`.
+        skipped_functions: the autograd Functions and custom operators in `skip`.
         before: the conversions to the same rule that it has found in the model.
         modules: the classes of the modules of the user's that it left as they are, by qualified
             name. None until it is finished.
-        audit: the audit of the example, where one was given.
+        audit: the audit of the examples, where some were given.
+        accepted: the names of nodes that are no activations where the examples have them.
         has_activations: whether there may be activations among the modules.
         warned: whether a warning about the scale of the loss was given.
         router: what routes errors that skip layers, where the wiring is not `Chain`.
+        model: a weak reference to the model.
+        checked: the backward passes whose graph was searched for what escapes the rule.
     """
 
     skipped: tuple[str, ...] = ()
+    skipped_functions: tuple[Any, ...] = ()
     before: "tuple[Conversion, ...]" = ()
     modules: dict[str, str] | None = None
     audit: Any = None
+    accepted: frozenset[str] = frozenset()
     has_activations: bool = False
     warned: bool = False
     router: "ErrorRouter | None" = None
+    model: Any = None
+    checked: set[int] = field(default_factory=set)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"model": None}  # a copy belongs to another model
 
 
 @dataclass
@@ -186,6 +200,10 @@ class RuleState:
         flat: whether the module is a step function.
         noisy: whether the module is an activation that draws noise.
         activations: functions that an example has shown to be activations in the module's code.
+        steps: functions that an example has shown to be flat between steps, such as sign.
+        guarded: the names of weights that the module holds without a slot, since no example
+            multiplied with them.
+        searches_graph: whether autograd Functions or the like make weights in the module's code.
         in_place: those of them that overwrite their argument.
         discovering: whether an example is running that may add slots and activations.
     """
@@ -201,6 +219,9 @@ class RuleState:
     flat: bool = False
     noisy: bool = False
     activations: frozenset[Any] = frozenset()
+    steps: frozenset[Any] = frozenset()
+    guarded: tuple[str, ...] = ()
+    searches_graph: bool = False
     in_place: frozenset[Any] = frozenset()
     discovering: bool = False
 
