@@ -987,7 +987,7 @@ DEFECTS = (
     Defect(
         "take any approximation of gelu for the exact one",
         "torch/phi.py",
-        "FAST[name](**dict(settings))",
+        "FAST[name](**settings)",
         "FAST[name]()",
         EXACT,
     ),

@@ -340,6 +340,17 @@ def test_activations_take_keywords_and_further_arguments(call, after, example):
     assert_same(step(model), step(known), **CLOSE)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
+@pytest.mark.parametrize(("call", "after"), CALLS.values(), ids=CALLS)
+def test_compiled_activations_take_further_arguments(call, after):
+    model = lra.convert(Calls(Masked(), call).double(), lra.LRAE(beta=0.5))
+    expected = step(model)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    model.zero_grad()
+    compiled(X).square().mean().backward()
+    assert_same(taken(model), expected, **CLOSE)
+
+
 def test_further_arguments_get_their_gradients():
     scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     model = Calls(Masked(), lambda act, h: act(h, scale=scale)).double()

@@ -90,17 +90,9 @@ def leaky_phi(f: Callable[[Tensor], Tensor], slope: Tensor) -> EagerPhi:
 
 
 def _known(name: str, f: Callable[[Tensor], Tensor], settings: dict[str, Any]) -> EagerPhi:
-    if any(isinstance(value, Tensor) for value in settings.values()):
-        return EagerPhi(f, *_forms.__wrapped__(name, *settings.items()))
-    return EagerPhi(f, *_forms(name, *settings.items()))
-
-
-@functools.lru_cache(typed=True)
-def _forms(name: str, *settings: tuple[str, Any]) -> tuple[Any, ...]:
-    """Return the fields of an `EagerPhi` after f, which are the same in every pass."""
-    phi = known(name, nn.Identity(), **dict(settings))
-    fast = FAST[name](**dict(settings)) if phi.form is not None and name in FAST else None
-    return phi.form, phi.room, phi.cheap, fast
+    phi = known(name, f, **settings)
+    fast = FAST[name](**settings) if phi.form is not None and name in FAST else None
+    return EagerPhi(f, phi.form, phi.room, phi.cheap, fast)
 
 
 def _prelu(module: Any, h: Any, delta: Any, xp: Any) -> Any:

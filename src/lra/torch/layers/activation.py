@@ -39,6 +39,14 @@ class LocalActivation(Local):
     that arrives.
     """
 
+    _input_name = ""
+
+    @classmethod
+    def wrap(cls, plain: type[nn.Module]) -> dict[str, Any]:
+        """Return the name of the first argument of the plain forward."""
+        names = *inspect.signature(plain.forward).parameters, "", ""
+        return {"_input_name": names[1]}
+
     @property
     def crossing(self) -> Crossing:
         """The rule's crossing, with the surrogate registered for the class, if there is one."""
@@ -79,8 +87,7 @@ class LocalActivation(Local):
             return self.plain.forward(self, *args, **kwargs)
         if len(args) == 1 and not kwargs:
             return _activate(self, args[0], None)
-        plain: Any = self.plain
-        name = "" if args else _first_parameter(plain)
+        name = self._input_name
         h = args[0] if args else kwargs.get(name)
         if not isinstance(h, Tensor):
             raise RuleError(
@@ -242,9 +249,3 @@ class LocalRReLU(LocalActivation, nn.RReLU):
 def local_activation(cls: type[nn.Module]) -> type[Local]:
     """Return the class that an activation module becomes."""
     return LocalRReLU if cls is nn.RReLU else local_class(LocalActivation, cls)
-
-
-@functools.cache
-def _first_parameter(plain: Any) -> str:
-    """Return the name of the first argument of a module class's forward."""
-    return [*inspect.signature(plain.forward).parameters, "", ""][1]
