@@ -42,7 +42,7 @@ class LocalActivation(Local):
     _input_name = ""
 
     @classmethod
-    def wrap(cls, plain: type[nn.Module]) -> dict[str, Any]:
+    def wrap(cls, plain: type[nn.Module], *methods: str) -> dict[str, Any]:
         """Return the name of the first argument of the plain forward."""
         names = *inspect.signature(plain.forward).parameters, "", ""
         return {"_input_name": names[1]}
