@@ -309,41 +309,63 @@ class Masked(nn.Module):
 MASK = (torch.arange(7) % 3 > 0).double()
 
 
-class Calls(nn.Module):
-    def __init__(self, act, call):
+class Net(nn.Module):
+    def __init__(self, act):
         super().__init__()
-        self.a, self.act, self.b, self.call = nn.Linear(5, 7), act, nn.Linear(7, 3), call
+        self.a, self.act, self.b = nn.Linear(5, 7), act, nn.Linear(7, 3)
 
+
+class Keyword(Net):
     def forward(self, x):
-        return self.b(self.call(self.act, self.a(x)))
+        return self.b(self.act(v=self.a(x)))
 
 
-CALLS = {
-    "keyword": (lambda act, h: act(v=h), lambda h: h),
-    "positional": (lambda act, h: act(h, MASK), lambda h: h * MASK),
-    "keywords": (lambda act, h: act(mask=MASK, v=h), lambda h: h * MASK),
-    "beside": (lambda act, h: act(h, mask=MASK), lambda h: h * MASK),
-}
+class Positional(Net):
+    def forward(self, x):
+        return self.b(self.act(self.a(x), MASK))
+
+
+class Keywords(Net):
+    def forward(self, x):
+        return self.b(self.act(mask=MASK, v=self.a(x)))
+
+
+class Beside(Net):
+    def forward(self, x):
+        return self.b(self.act(self.a(x), mask=MASK))
+
+
+class Plain(Net):
+    def forward(self, x):
+        return self.b(self.act(self.a(x)))
+
+
+class PlainMasked(Net):
+    def forward(self, x):
+        return self.b(self.act(self.a(x)) * MASK)
+
+
+CALLS = [Keyword, Positional, Keywords, Beside]
 
 
 @pytest.mark.parametrize("example", [None, X], ids=["scan", "example"])
-@pytest.mark.parametrize(("call", "after"), CALLS.values(), ids=CALLS)
-def test_activations_take_keywords_and_further_arguments(call, after, example):
-    model = Calls(Masked(), call).double()
+@pytest.mark.parametrize("cls", CALLS)
+def test_activations_take_keywords_and_further_arguments(cls, example):
+    model = cls(Masked()).double()
     before = model(X)
     lra.convert(model, lra.LRAE(beta=0.5), example=example)
     assert torch.equal(model(X), before)
     # A mask of zeros and ones after tanh sends the same error.
-    known = Calls(nn.Tanh(), lambda act, h: after(act(h))).double()
+    known = (Plain if cls is Keyword else PlainMasked)(nn.Tanh()).double()
     lra.convert(known, lra.LRAE(beta=0.5), example=example)
     known.load_state_dict(model.state_dict())
     assert_same(step(model), step(known), **CLOSE)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
-@pytest.mark.parametrize(("call", "after"), CALLS.values(), ids=CALLS)
-def test_compiled_activations_take_further_arguments(call, after):
-    model = lra.convert(Calls(Masked(), call).double(), lra.LRAE(beta=0.5))
+@pytest.mark.parametrize("cls", CALLS)
+def test_compiled_activations_take_further_arguments(cls):
+    model = lra.convert(cls(Masked()).double(), lra.LRAE(beta=0.5))
     expected = step(model)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     model.zero_grad()
@@ -353,8 +375,7 @@ def test_compiled_activations_take_further_arguments(call, after):
 
 def test_further_arguments_get_their_gradients():
     scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    model = Calls(Masked(), lambda act, h: act(h, scale=scale)).double()
-    lra.convert(model, lra.LRAE(beta=0.5))
+    model = lra.convert(Plain(Masked()).double(), lra.LRAE(beta=0.5))
     h = model.a(X).detach().requires_grad_()
     d = torch.full_like(h, 0.01)
     model.act(h, scale=scale).backward(d)
@@ -369,8 +390,11 @@ def test_an_activation_called_without_its_input_is_refused():
         def forward(self, *v, **named):
             return torch.tanh(*v, *named.values())
 
-    model = Calls(Odd(), lambda act, h: act(h=h)).double()
-    lra.convert(model, lra.LRAE())
+    class Model(Net):
+        def forward(self, x):
+            return self.b(self.act(h=self.a(x)))
+
+    model = lra.convert(Model(Odd()).double(), lra.LRAE())
     with pytest.raises(lra.errors.RuleError, match=r"'act' \(Odd\) .*first argument.*skip="):
         model(X)
 
@@ -380,7 +404,10 @@ def test_an_activation_of_another_shape_is_refused():
         def forward(self, h, fold=False):
             return torch.tanh(h).sum(1) if fold else torch.tanh(h)
 
-    model = Calls(Folds(), lambda act, h: act(h, fold=True)).double()
-    lra.convert(model, lra.LRAE())
+    class Model(Net):
+        def forward(self, x):
+            return self.act(self.a(x), fold=True)
+
+    model = lra.convert(Model(Folds()).double(), lra.LRAE())
     with pytest.raises(lra.errors.RuleError, match=r"'act' \(Folds\) .*\(6,\) for \(6, 7\)"):
         model(X)

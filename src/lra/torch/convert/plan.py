@@ -16,7 +16,7 @@ from lra.feedback import Transpose
 from lra.rules import Rule
 from lra.torch.convert.forward_scan import Kind, escapes
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import Local, class_name, is_activation
+from lra.torch.layers import Local, LocalSequential, class_name, is_activation
 from lra.torch.layers.slots import Conversion
 from lra.torch.registry import ACTIVATIONS, INTERCEPTED, TORCH_ACTIVATIONS, WEIGHT_LAYERS
 
@@ -93,7 +93,9 @@ def make_plan(
     refused: list[Refusal] = []
     inside: list[str] = []
     for path, module in _walk(model, skipped):
-        if isinstance(module, Local) or any(f"{path}.".startswith(prefix) for prefix in inside):
+        if isinstance(module, (Local, LocalSequential)) or any(
+            f"{path}.".startswith(prefix) for prefix in inside
+        ):
             continue
         reason = _reason_to_refuse(module, rule, has_example)
         intercept = not reason and (path in plan.methods or _is_intercepted(module, rule))

@@ -52,6 +52,14 @@ def local_class(mixin: type[Any], plain: type[nn.Module], *methods: str) -> type
     return _made[key]
 
 
+def _wrap(mixin: type[Any], plain: type[nn.Module]) -> dict[str, Any]:
+    """Return the methods that a local class has in place of the plain ones."""
+    methods: dict[str, Any] = mixin.wrap(plain)
+    if "forward" in methods:
+        methods["forward"] = leaf_if_traced(methods["forward"])
+    return methods
+
+
 class _Parametrized(type):
     """The type of a local class whose plain class torch made for a parametrization."""
 
@@ -93,6 +101,8 @@ def _on_plain(name: str) -> Any:
             result = getattr(self, name)(*args)
         finally:
             self.__class__ = cls
+        for key, value in _wrap(cls._mixin, cls.plain).items():
+            setattr(cls, key, value)  # of the code that it has now
         if isinstance(result, GraphModule):
 
             def copied(value: Any) -> Any:
