@@ -36,9 +36,7 @@ def local_class(mixin: type[Any], plain: type[nn.Module], *methods: str) -> type
         return _made[key]
     body: dict[str, Any] = {"plain": plain, "_mixin": mixin, "__doc__": plain.__doc__}
     body |= {"__module__": mixin.__module__} | ({"methods": methods} if methods else {})
-    body |= mixin.wrap(plain, *methods)
-    if "forward" in body:
-        body["forward"] = leaf_if_traced(body["forward"])
+    body |= _wrap(mixin, plain, *methods)
     if issubclass(plain, GraphModule):
         body |= {name: _on_plain(name) for name in ("recompile", "__deepcopy__", "__copy__")}
     name = f"Local{plain.__name__}"
@@ -52,9 +50,9 @@ def local_class(mixin: type[Any], plain: type[nn.Module], *methods: str) -> type
     return _made[key]
 
 
-def _wrap(mixin: type[Any], plain: type[nn.Module]) -> dict[str, Any]:
+def _wrap(mixin: type[Any], plain: type[nn.Module], *names: str) -> dict[str, Any]:
     """Return the methods that a local class has in place of the plain ones."""
-    methods: dict[str, Any] = mixin.wrap(plain)
+    methods: dict[str, Any] = mixin.wrap(plain, *names)
     if "forward" in methods:
         methods["forward"] = leaf_if_traced(methods["forward"])
     return methods
@@ -101,7 +99,7 @@ def _on_plain(name: str) -> Any:
             result = getattr(self, name)(*args)
         finally:
             self.__class__ = cls
-        for key, value in _wrap(cls._mixin, cls.plain).items():
+        for key, value in _wrap(cls._mixin, cls.plain, *cls.methods).items():
             setattr(cls, key, value)  # of the code that it has now
         if isinstance(result, GraphModule):
 
