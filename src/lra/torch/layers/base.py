@@ -98,11 +98,6 @@ class Local(nn.Module):
         """Return the product that a layer computes, where it is not x W^T of its weight's rows."""
         return None
 
-    def draw_feedback(self) -> None:
-        """Draw all feedback weights of this module again, at the scale of its current weights."""
-        for slot in self._lra.slots.values():
-            slot.draw(self)
-
     def extra_repr(self) -> str:
         """Describe the plain module, then the axis that applies to it."""
         return ", ".join(filter(None, (super().extra_repr(), self._describe())))
