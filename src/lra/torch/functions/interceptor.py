@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from lra.crossing import Derivative
 from lra.feedback import Feedback, Transpose
+from lra.torch.functions.recurrent import sequence
 from lra.torch.functions.tables import (
     ATTRIBUTES,
     COMPOSITES,
@@ -215,7 +216,8 @@ class FunctionInterceptor(TorchFunctionMode):
             return call(v.clone())
 
         phi = phi_of_call(func, args, kwargs, h, call if in_place is None else copied)
-        return apply_activation(phi, state.rule.crossing, state.terms, h, in_place)
+        terms = sequence.terms.get(state.terms, state.terms)
+        return apply_activation(phi, state.rule.crossing, terms, h, in_place)
 
 
 def _as_op(
