@@ -183,7 +183,8 @@ def _binary_divisor(g: Tensor, m: Tensor) -> float | None:
         c = scales[scales > 0].median()  # nan if there are none
         t = m - g / c
         fits = (t - t.round()).abs() <= 1e-3 * m.std()
-        if bool(fits.all() & (t.amin().round() == 0) & (t.amax().round() == 1)):
+        both = (t.amin().round() == 0) & (t.amax().round() == 1)
+        if bool(c.isfinite() & fits.all() & both):
             return 1 / float(c)
     return None
 

@@ -130,7 +130,7 @@ def check_states(
     growing = len(moves) > 1 and last > max(first * (1 - _ROUNDING), scale * _ROUNDING)
     if growing or (F and F[1] > F[0] + max(F[0], scale) * _ROUNDING):
         warnings.warn(
-            f"{name}: the states do not settle: they are no nearer to rest after the last step than "
+            f"{name}: the states do not settle: after the last step they are as far from rest as "
             f"after the first, so the update is not the method's. {remedy}",
             LraWarning,
             stacklevel=5,
