@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from lra.crossing import Derivative, crossing_at
 from lra.errors import RuleError
 from lra.feedback import Feedback, Transpose
+from lra.torch.functions.recurrent import sequence
 from lra.torch.functions.tables import (
     ATTRIBUTES,
     COMPOSITES,
@@ -314,7 +315,8 @@ class FunctionInterceptor(TorchFunctionMode):
             return call(v.clone())
 
         phi = phi_of_call(func, args, kwargs, h, call if in_place is None else copied)
-        return apply_activation(phi, self._crossing(func, h, phi), state.terms, h, in_place)
+        terms = sequence.terms.get(state.terms, state.terms)
+        return apply_activation(phi, self._crossing(func, h, phi), terms, h, in_place)
 
     def _crossing(self, func: Any, h: Tensor, phi: Any) -> Any:
         """Return the rule's crossing, as it applies to a function."""
