@@ -247,21 +247,23 @@ class FunctionInterceptor(TorchFunctionMode):
         operands = [t for t in tensors_in((args, kwargs)) if t is not bias]
         weights = [t for t in static if t is not bias and self.sources.get(t) is not None]
         crossed = [t for t in operands if needs_error(t) and all(t is not W for W in weights)]
-        if len(weights) != 1 or not crossed or isinstance(state.rule.feedback, Transpose):
-            return func(*args, **kwargs)
-        if func in MULTIPLICATIONS and not multiplies_units(crossed, weights):
+        if len(weights) != 1 or isinstance(state.rule.feedback, Transpose):
             return func(*args, **kwargs)
         W = weights[0]
         source = self.sources[W]
         assert source is not None
+        if not crossed and source.key not in state.slots:
+            return func(*args, **kwargs)  # it reads the raw input; elsewhere E learns as W does
+        others = [t for t in operands if t is not W]
+        if func in MULTIPLICATIONS and not (others and multiplies_units(others, weights)):
+            return func(*args, **kwargs)
         slot = self.layer.slot_of(source.key, source.like)
         stored = slot.current(self.layer, source.like)
         if observer.current is not None:
             observer.current.name_next(self.layer, source.key)
         router, site = state.conversion.router, f"{state.path}:{source.key}"
-        z, *more = crossed
-        detached = z
-        if router is not None and not more:
+        detached = z = crossed[0] if crossed else None
+        if router is not None and len(crossed) == 1:
             units_last = func not in CONVOLUTIONS
             detached = router.detach_input(site, slot.route, z, stored, units_last)
         if detached is z:
