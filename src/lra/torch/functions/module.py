@@ -19,7 +19,6 @@ from lra.torch.functions.interceptor import FunctionInterceptor, Source, skippin
 from lra.torch.layers.base import Local
 from lra.torch.layers.sampler import draw_feedback
 from lra.torch.layers.slots import FeedbackSlot, add_tensor
-from lra.torch.user_warnings import link_feedback
 
 
 class SkippedModule(Local):
@@ -139,8 +138,7 @@ class InterceptedModule(Local):
         if feedback.stored is Stored.LEARNED:
             E = nn.Parameter(E, requires_grad=like.requires_grad)
         add_tensor(self, new, E)
-        if not shape:
-            link_feedback(like, E)
+        slot.note_mirror(like, E)
 
     def prepare(self) -> None:
         """Add slots for the module's own weights, where no example is given."""
