@@ -107,7 +107,9 @@ def test_a_generator_makes_mirrors_repeatable_and_step_interpolates():
 
 
 def small_net():
-    return nn.Sequential(nn.Linear(6, 80), nn.Tanh(), nn.Linear(80, 70), nn.ReLU(), nn.Linear(70, 5))
+    return nn.Sequential(
+        nn.Linear(6, 80), nn.Tanh(), nn.Linear(80, 70), nn.ReLU(), nn.Linear(70, 5)
+    )
 
 
 def normed_net():
@@ -177,10 +179,9 @@ def test_weights_that_change_before_training_need_a_new_mirror(change, rule):
         model(torch.ones(4, 6))
         change(model)
         model(torch.ones(4, 6))
-        with pytest.warns(lra.LraWarning, match=r"2 weights .* '2.weight'.* lra.mirror") as said:
+        with pytest.warns(lra.LraWarning, match=r"'2.weight', '4.weight'\).* lra.mirror"):
             backward(model)
-            backward(model)
-        assert len(said) == 1
+        backward(model)  # without a warning
     model = mirrored_net(rule)
     change(model)
     lra.mirror(model, SAMPLES)
@@ -206,7 +207,7 @@ def test_loading_weights_in_the_middle_of_training_needs_a_new_mirror(rule):
 def test_derived_weights_that_change_need_a_new_conversion():
     model = mirrored_net(build=normed_net, example=torch.ones(4, 6))
     nn.init.normal_(model[2].parametrizations.weight.original1)
-    with pytest.warns(lra.LraWarning, match="1 weights .* '2.parametrizations.weight.original1'"):
+    with pytest.warns(lra.LraWarning, match=r"\('2.parametrizations.weight.original1'\)"):
         backward(model)
 
 
@@ -216,7 +217,7 @@ def test_weights_of_an_attention_that_change_need_a_new_mirror(name):
     model = nn.MultiheadAttention(12, 2, batch_first=True)
     lra.convert(model, RULE, example=(x, x, x))
     nn.init.xavier_uniform_(model.get_parameter(name))
-    with pytest.warns(lra.LraWarning, match=f"1 weights .* {name!r}"):
+    with pytest.warns(lra.LraWarning, match=rf"\({name!r}\)"):
         model(x, x, x)[0].sum().backward()
 
 

@@ -209,8 +209,7 @@ class CompiledStep:
     def _freeze_feedback(self) -> None:
         """Let feedback weights require gradients where their weights do; a graph cannot."""
         for _, module, slot in feedback_slots(self._model):
-            W = slot.weight(module)
-            if W is not None:
+            if (W := slot.leaf(module)) is not None:
                 slot.current(module, W)
 
     def _run(self, parameters: list[Tensor], x: Any, t: Any) -> tuple[Any, ...]:

@@ -29,7 +29,8 @@ def mirror(
     """Move the feedback weights of a converted model towards its weights, by noise alone.
 
     E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E) with noise x ~ N(0, 1), in every layer that stores
-    feedback weights. Use it after loading weights, or every few steps where E drifts away from W.
+    feedback weights. Use it after loading or changing weights, or every few steps where E drifts
+    away from W. The first backward pass after it gives a warning if weights have changed since.
     For a model in DistributedDataParallel, E becomes the mean over all processes.
 
     Args:

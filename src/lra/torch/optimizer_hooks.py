@@ -15,7 +15,7 @@ from lra.errors import ConversionError, LraWarning
 from lra.torch.user_warnings import begin_training
 
 MOMENTUM = "offset_momentum"
-"""The key in an optimizer's state of W for the momentum of D's decay: D's `momentum_buffer`."""
+"""The key in an optimizer's state of W for D's `momentum_buffer`; 0.0 stands for zeros."""
 
 ELEMENTWISE = (
     *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
@@ -79,8 +79,9 @@ def _link_all() -> None:
     for module in list(_unlinked):
         state = vars(module).get("_lra")
         for slot in state.slots.values() if state is not None else ():
-            W, stored = (slot.weight(module), slot.stored(module)) if slot.own else (None, None)
-            if isinstance(W, nn.Parameter) and stored is not None:
+            W = slot.leaf(module)
+            stored = module._parameters.get(slot.name, module._buffers.get(slot.name))
+            if W is not None and stored is not None:
                 _links[W] = _Link(weakref.ref(module), slot, weakref.ref(stored))
     _unlinked.clear()
     _version += 1
@@ -107,14 +108,13 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                     link.slot.check_mirror(link.module(), W)
                     link.slot.mirrored = None
             begin_training(conversion())
-    if not held.offsets:
-        return
-    for group in optimizer.param_groups:
-        kind_of_decay(optimizer, group)
-        for W in group["params"] if isinstance(optimizer, torch.optim.SGD) else ():
-            state = optimizer.state.get(W, {})
-            if id(W) in held.offsets and state.get("momentum_buffer") is not None:
-                state.setdefault(MOMENTUM, 0.0)
+    for group in optimizer.param_groups if held.offsets else ():
+        check_decay(optimizer, group)
+        if group.get("momentum") and group.get("dampening"):  # not in the first step of W
+            for W in group["params"]:
+                state = optimizer.state.get(W, {})
+                if id(W) in held.offsets and state.get("momentum_buffer") is not None:
+                    state.setdefault(MOMENTUM, 0.0)
 
 
 def _find_held(optimizer: Optimizer, size: int) -> _Held:
@@ -128,8 +128,8 @@ def _find_held(optimizer: Optimizer, size: int) -> _Held:
     if offsets and type(optimizer) in ELEMENTWISE and optimizer not in _decaying:
         _decaying.add(optimizer)
         handle = optimizer.register_step_post_hook(_decay_offsets)
-        # Before other hooks, which may change the step size or remove gradients.
-        handle.hooks_dict_ref().move_to_end(handle.id, last=False)
+        hooks: Any = handle.hooks_dict_ref()
+        hooks.move_to_end(handle.id, last=False)  # others may change settings or remove gradients
     return _Held(_version, size, links, list(conversions.values()), offsets)
 
 
@@ -156,23 +156,19 @@ def _check_first_step(optimizer: Optimizer, held: _Held) -> None:
         )
 
 
-def kind_of_decay(optimizer: Optimizer, group: dict[str, Any]) -> str:
-    """Return how decay shrinks E - W: "" for not at all, "decoupled", or "sgd".
+def check_decay(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    """Check that decay shrinks E - W as it shrinks E and W.
 
     Raises:
-        ConversionError: if it would shrink E and W differently.
+        ConversionError: if it does not.
     """
-    if isinstance(optimizer, torch.optim.SGD):
-        return "sgd" if group["weight_decay"] or group["momentum"] else ""
-    if not group.get("weight_decay"):
-        return ""
-    if group.get("decoupled_weight_decay") or isinstance(optimizer, torch.optim.AdamW):
-        return "decoupled"
-    raise ConversionError(
-        f"share_feedback: this {type(optimizer).__name__} divides its weight_decay="
-        f"{group['weight_decay']:g} by past gradients, so E and W decay differently; use AdamW, or "
-        "weight_decay=0, or leave feedback weights learned"
-    )
+    decoupled = group.get("decoupled_weight_decay") or isinstance(optimizer, torch.optim.AdamW)
+    if group.get("weight_decay") and not (decoupled or isinstance(optimizer, torch.optim.SGD)):
+        raise ConversionError(
+            f"share_feedback: this {type(optimizer).__name__} divides its weight_decay="
+            f"{group['weight_decay']:g} by past gradients, so E and W decay differently; use "
+            "AdamW, or weight_decay=0, or leave feedback weights learned"
+        )
 
 
 @torch.no_grad()
@@ -183,30 +179,32 @@ def _decay_offsets(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         return
     offsets = _held[optimizer].offsets
     for group in optimizer.param_groups:
-        kind = kind_of_decay(optimizer, group)
-        if not kind:
-            continue
+        check_decay(optimizer, group)
         moved = [W for W in group["params"] if id(W) in offsets and W.grad is not None]
         pairs = [(W, D) for W in moved if (D := offsets[id(W)]()) is not None]
-        if kind == "sgd":
-            for W, D in pairs:
-                _step_by_sgd(group, optimizer.state[W], D)
-        elif pairs:
+        if pairs and isinstance(optimizer, torch.optim.SGD) and group["momentum"]:
+            _decay_with_momentum(optimizer, group, pairs)
+        elif pairs and group.get("weight_decay"):
             torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])
 
 
-def _step_by_sgd(group: dict[str, Any], state: dict[str, Any], D: Tensor) -> None:
-    """Take SGD's step for D, whose gradient is decay D."""
-    lr, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
-    if not momentum:
-        D.mul_(1 - lr * decay)
-        return
-    gain = decay * (1 - group["dampening"] if MOMENTUM in state else 1)
-    v = state.setdefault(MOMENTUM, 0.0)  # a number as long as nothing decays
-    if isinstance(v, Tensor):
-        v.mul_(momentum).add_(D, alpha=gain)
-    elif decay:
-        v = state[MOMENTUM] = gain * D
-    else:
-        return
-    D.sub_(lr * (decay * D + momentum * v if group["nesterov"] else v))
+def _decay_with_momentum(
+    optimizer: Optimizer, group: dict[str, Any], pairs: list[tuple[nn.Parameter, Tensor]]
+) -> None:
+    """Take SGD's step for each D, with decay D as its gradient."""
+    lr, decay, momentum = float(group["lr"]), group["weight_decay"], group["momentum"]
+    states = [(optimizer.state[W], D) for W, D in pairs]
+    known = [(state[MOMENTUM], D) for state, D in states if isinstance(state.get(MOMENTUM), Tensor)]
+    if known:
+        buffers, offsets = map(list, zip(*known, strict=True))
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, offsets, alpha=decay * (1 - group["dampening"]))
+    for state, D in states if decay else ():
+        if not isinstance(state.get(MOMENTUM), Tensor):
+            state[MOMENTUM] = D * decay * (1 - group["dampening"] if MOMENTUM in state else 1)
+            known.append((state[MOMENTUM], D))
+    if known:
+        buffers, offsets = map(list, zip(*known, strict=True))
+        if group["nesterov"]:
+            torch._foreach_mul_(offsets, 1 - lr * decay)
+        torch._foreach_add_(offsets, buffers, alpha=-lr * (momentum if group["nesterov"] else 1))

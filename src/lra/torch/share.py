@@ -13,7 +13,7 @@ from lra.feedback import Learned, Offset
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
 from lra.torch.layers.slots import FeedbackSlot, feedback_slots
-from lra.torch.optimizer_hooks import ELEMENTWISE, kind_of_decay
+from lra.torch.optimizer_hooks import ELEMENTWISE, check_decay
 
 
 def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
@@ -32,7 +32,7 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
     Call this after building the optimizer, before the first step, and before
     DistributedDataParallel. Layers that cannot share keep their learned E: those with a gamma other
     than 1, with tied weights, with weights that are derived in each forward, or whose weights the
-    optimizer does not hold. Call it once for each optimizer of several. Copies of a model share too,
+    optimizer does not hold. With several optimizers, call it for each. Copies of a model share too,
     with any optimizer of their weights.
 
     Args:
@@ -86,7 +86,7 @@ def _check(model: nn.Module, optimizer: Optimizer) -> None:
             f"use one of {', '.join(cls.__name__ for cls in ELEMENTWISE)}"
         )
     for group in optimizer.param_groups:
-        kind_of_decay(optimizer, group)
+        check_decay(optimizer, group)
 
 
 def _slots(layer: Any) -> list[FeedbackSlot]:

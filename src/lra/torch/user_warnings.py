@@ -31,6 +31,7 @@ _CHANGED = 0.25
 _ROUNDED = 0.01
 """The largest relative change by another precision."""
 
+
 def check_first_errors(state: Any, h: Tensor) -> None:
     """Check the scale of the error at a layer's output h, in the first passes only."""
     watch_first_error(state.conversion, h)
@@ -134,12 +135,12 @@ def begin_training(conversion: Any) -> None:
     """Warn if weights changed since their feedback mirrored them; from now on they may."""
     conversion.untrained = False
     if conversion.stale:
-        names = sorted(conversion.stale)
+        names = ", ".join(map(repr, sorted(conversion.stale)[:3]))
+        more = "" if len(conversion.stale) < 4 else f" and {len(conversion.stale) - 3} more"
         conversion.stale = set()
         warnings.warn(
-            f"{len(names)} weights have changed since their feedback weights mirrored them, the "
-            f"first of them {names[0]!r}, and no longer match; call lra.mirror(model) before "
-            "training",
+            f"weights have changed since feedback weights mirrored them ({names}{more}), so the "
+            "two no longer match; call lra.mirror(model) before training",
             LraWarning,
             stacklevel=2,
         )

@@ -43,7 +43,7 @@ class Local(nn.Module):
         return made, args, *rest
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         link_feedback(self)
 
     def register_parameter(self, name: str, param: Any) -> None:

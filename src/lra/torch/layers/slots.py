@@ -73,6 +73,10 @@ class FeedbackSlot:
         W: Tensor = getattr(module.get_submodule(owner), leaf)
         return W
 
+    def leaf(self, module: nn.Module) -> nn.Parameter | None:
+        """Return the weight if it is a parameter now; nothing is computed."""
+        return dict(module.named_parameters(remove_duplicate=False)).get(self.key)
+
     def stored(self, module: nn.Module) -> Any:
         """Return the stored tensor, or None."""
         if not self.name:
