@@ -118,8 +118,8 @@ def normed_net():
     return model
 
 
-def mirrored_net(rule=RULE, build=small_net, example=None):
-    torch.manual_seed(0)
+def mirrored_net(rule=RULE, build=small_net, example=None, seed=0):
+    torch.manual_seed(seed)
     return lra.convert(build(), rule, example=example)
 
 
@@ -221,6 +221,26 @@ def test_weights_of_an_attention_that_change_need_a_new_mirror(name):
         model(x, x, x)[0].sum().backward()
 
 
+def test_a_submodules_weights_that_change_need_a_new_mirror():
+    class Reads(nn.Module):
+        """Multiplies with a submodule's weights without calling it."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.first = nn.Linear(30, 5), nn.Linear(6, 30)
+
+        def forward(self, x):
+            return F.linear(torch.tanh(self.first(x)), self.inner.weight)
+
+    model = lra.convert(Reads(), RULE, example=torch.ones(4, 6))
+    assert [name for name, _ in model.named_parameters() if "feedback" in name] == [
+        "inner.feedback"
+    ]
+    nn.init.xavier_uniform_(model.inner.weight)
+    with pytest.warns(lra.LraWarning, match=r"\('inner.weight'\)"):
+        backward(model)
+
+
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_training_needs_a_new_mirror_too(compile):
@@ -257,6 +277,15 @@ def resumed(model):
     for name in ("2.weight", "4.weight"):
         state[name].normal_()
     model.load_state_dict(state)
+    return model
+
+
+@torch.no_grad()
+def received(model):
+    """Take all numbers of another process."""
+    other = mirrored_net(model[2].rule, seed=1)
+    for name, value in model.state_dict().items():
+        value.copy_(other.state_dict()[name])
     return model
 
 
@@ -297,6 +326,7 @@ SILENT = {
     "pickled": lambda model: pickle.loads(pickle.dumps(model)),
     "pruned a little": pruned,
     "resumed": resumed,
+    "received": received,
     "loaded as it is": loaded_as_it_is,
     "shared": shared,
     "averaged": averaged,

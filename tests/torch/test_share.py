@@ -400,7 +400,9 @@ def test_each_of_two_optimizers_shares_its_own_layers() -> None:
 
 def test_a_new_weight_shares_as_the_old_one_did() -> None:
     model = converted()
-    lra.share_feedback(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    lra.share_feedback(model, optimizer)
+    train(model, optimizer, 1)
     model[2].weight = nn.Parameter(torch.ones(7, 8, dtype=torch.float64))  # type: ignore[index]
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
     before = model[2].feedback_offset.clone()  # type: ignore[index]
