@@ -144,7 +144,7 @@ DEFECTS = (
     Defect(
         "notice the decay that E cannot share after the step",
         "torch/optimizer_hooks.py",
-        "for group in optimizer.param_groups if held.offsets else ():",
+        "for group in optimizer.param_groups if optimizer in _decaying else ():",
         "for group in ():",
         SHARE,
     ),

@@ -410,12 +410,52 @@ def test_a_new_weight_shares_as_the_old_one_did() -> None:
     torch.testing.assert_close(model[2].feedback_offset, before * (1 - 0.1 * 0.5))  # type: ignore[index]
 
 
-def test_an_unknown_optimizer_that_decays_shared_weights_is_reported() -> None:
+class Sgd(torch.optim.SGD):
+    """A user's subclass."""
+
+
+class Signs(torch.optim.Optimizer):
+    """A user's optimizer."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
+                        group["lr"] * p.grad.sign()
+                    )
+
+
+@pytest.mark.parametrize("cls", [Sgd, Signs, torch.optim.Adafactor])
+def test_an_unknown_optimizer_that_decays_shared_weights_is_reported(cls: Any) -> None:
     model = converted()
     lra.share_feedback(model, torch.optim.AdamW(model.parameters(), lr=0.1))
-    train(model, Sgd(model.parameters(), lr=0.1), 1)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    train(model, cls(weights, lr=0.1), 1)
+    optimizer = cls(weights, lr=0.1, weight_decay=0.5)
     with pytest.warns(lra.LraWarning, match="not the feedback that is shared"):
-        train(model, Sgd(model.parameters(), lr=0.1, weight_decay=0.5), 1)
+        train(model, optimizer, 1)
+    train(model, optimizer, 1)
+
+
+def test_an_optimizer_goes_on_after_restore() -> None:
+    for share in (False, True):
+        model = converted()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+        if share:
+            lra.share_feedback(model, optimizer)
+        train(model, optimizer, 1)
+        lra.restore(model)
+        plain = perceptron().double()
+        plain.load_state_dict(model.state_dict())
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1)
+        train(plain, torch.optim.SGD(plain.parameters(), lr=0.1), 1)
+        torch.testing.assert_close(model.state_dict(), plain.state_dict())
+        train(model, optimizer, 1)
 
 
 def test_sharing_twice_decays_once() -> None:
@@ -505,10 +545,6 @@ def test_layers_that_cannot_share_stay_learned() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     assert lra.share_feedback(model, optimizer) == ["c"]
     assert model.b.feedback in set(lra.feedback_parameters(model))
-
-
-class Sgd(torch.optim.SGD):
-    """A user's subclass."""
 
 
 REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {

@@ -98,6 +98,7 @@ def mirror(
     for module, slot, sampler in pairs:
         slot.note_mirror(sampler.W, slot.stored(module), always=True)
         module._lra.conversion.untrained = True
+        module._lra.conversion.stale.clear()
     return model
 
 

@@ -39,6 +39,11 @@ class _Link:
     slot: Any
     stored: Any
 
+    def is_valid(self) -> bool:
+        """Return whether the module is there, and still converted."""
+        module = self.module()
+        return module is not None and "_lra" in vars(module) and self.stored() is not None
+
 
 @dataclass
 class _Held:
@@ -68,7 +73,7 @@ _version = 0
 
 
 def link_feedback(module: nn.Module) -> None:
-    """Link the weights of a new, copied or changed module with their feedback, at the next step."""
+    """Link the weights of a new, copied or changed module with its feedback, at the next step."""
     if not _hooks:
         _hooks.append(register_optimizer_step_pre_hook(_before_step))
     _unlinked.add(module)
@@ -108,7 +113,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                     link.slot.check_mirror(link.module(), W)
                     link.slot.mirrored = None
             begin_training(conversion())
-    for group in optimizer.param_groups if held.offsets else ():
+    for group in optimizer.param_groups if optimizer in _decaying else ():
         check_decay(optimizer, group)
         if group.get("momentum") and group.get("dampening"):  # not in the first step of W
             for W in group["params"]:
@@ -121,9 +126,9 @@ def _find_held(optimizer: Optimizer, size: int) -> _Held:
     """Find the feedback of an optimizer's weights, and decay D from now on if it can."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     links = [(W, _links[W]) for W in weights if W in _links]
-    links = [(W, link) for W, link in links if link.stored() is not None]
-    modules = [module for _, link in links if (module := link.module()) is not None]
-    conversions = {id(m._lra.conversion): weakref.ref(m._lra.conversion) for m in modules}
+    links = [(W, link) for W, link in links if link.is_valid()]
+    states = [link.module()._lra for _, link in links]
+    conversions = {id(state.conversion): weakref.ref(state.conversion) for state in states}
     offsets = {id(W): link.stored for W, link in links if link.slot.offset}
     if offsets and type(optimizer) in ELEMENTWISE and optimizer not in _decaying:
         _decaying.add(optimizer)

@@ -99,7 +99,7 @@ def sample(W: Tensor) -> Tensor:
     return W.detach().reshape(-1)[::every].clone()
 
 
-def check_mirror(conversion: Any, name: str, mirrored: tuple[Tensor, Tensor], now: Any) -> None:
+def note_change(conversion: Any, name: str, mirrored: tuple[Tensor, Tensor], now: Any) -> None:
     """Note whether W has changed since E mirrored it, and E has not.
 
     Args:
@@ -119,8 +119,8 @@ def _change(before: Tensor, now: Tensor) -> float:
     after = sample(now).to(before)
     if after.shape != before.shape:
         return math.inf
-    change = float((after - before).norm())
-    return change / float(before.norm()) if change and before.any() else change and math.inf
+    change, size = float((after - before).norm()), float(before.norm())
+    return change / size if size else math.inf if change else 0.0
 
 
 def watch_first_error(conversion: Any, h: Tensor) -> None:

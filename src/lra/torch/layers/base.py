@@ -88,6 +88,7 @@ class Local(nn.Module):
             delattr(self, name)
         del self._lra
         self.__class__ = self.plain
+        link_feedback(self)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

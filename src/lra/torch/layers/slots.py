@@ -17,7 +17,7 @@ from lra.rules import Rule
 from lra.torch.layers.sampler import FeedbackSampler, draw_between, draw_feedback
 from lra.torch.ops import observer
 from lra.torch.optimizer_hooks import link_feedback
-from lra.torch.user_warnings import check_mirror, sample
+from lra.torch.user_warnings import note_change, sample
 
 if TYPE_CHECKING:
     from lra.torch.ops.routing import ErrorRouter, Link
@@ -109,7 +109,7 @@ class FeedbackSlot:
             self.mirrored = None
         elif self.mirrored is not None:
             name = f"{state.path}.{self.parameter}".strip(".")
-            check_mirror(state.conversion, name, self.mirrored, (W, self.stored(module)))
+            note_change(state.conversion, name, self.mirrored, (W, self.stored(module)))
         elif "." in self.name:  # the submodule has noted it
             holder = module.get_submodule(self.name.rpartition(".")[0])
             holder._lra.slots["weight"].check_mirror(holder, W)
