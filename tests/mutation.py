@@ -36,6 +36,7 @@ SMALL = "tests/torch/test_diagnose_small_updates.py"
 REFUSALS = "tests/torch/test_refusals.py"
 WIRING = "tests/torch/test_wiring.py"
 SHARE = "tests/torch/test_share.py"
+MIRROR = "tests/torch/test_mirror.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
@@ -127,7 +128,7 @@ DEFECTS = (
     Defect(
         "send no update to feedback after a detached state",
         "torch/functions/interceptor.py",
-        "if not crossed and source.key not in state.slots:",
+        "if not crossed and (own is None or own.route is not None):",
         "if not crossed:",
         DISCOVERY,
     ),
@@ -252,23 +253,65 @@ DEFECTS = (
     ),
     Defect(
         "forget decay in shared feedback",
-        "torch/share.py",
+        "torch/optimizer_hooks.py",
         'torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])',
         "pass",
         SHARE,
     ),
     Defect(
         "forget the momentum of decay",
-        "torch/share.py",
-        'v = decay if v is None else momentum * v + (1 - group["dampening"]) * decay',
-        "v = decay",
+        "torch/optimizer_hooks.py",
+        "torch._foreach_mul_(buffers, momentum)",
+        "torch._foreach_mul_(buffers, 0)",
         SHARE,
     ),
     Defect(
-        "forget that D has shrunk",
+        "dampen the first decay",
+        "torch/optimizer_hooks.py",
+        '(1 - group["dampening"] if MOMENTUM in state else 1)',
+        '(1 - group["dampening"])',
+        SHARE,
+    ),
+    Defect(
+        "forget steps before the first decay",
+        "torch/optimizer_hooks.py",
+        "state.setdefault(MOMENTUM, 0.0)",
+        "pass",
+        SHARE,
+    ),
+    Defect(
+        "decay after hooks that change settings",
+        "torch/optimizer_hooks.py",
+        "hooks.move_to_end(handle.id, last=False)",
+        "pass",
+        SHARE,
+    ),
+    Defect(
+        "notice the decay that E cannot share after the step",
+        "torch/optimizer_hooks.py",
+        "for group in optimizer.param_groups if optimizer in _decaying else ():",
+        "for group in ():",
+        SHARE,
+    ),
+    Defect(
+        "share what another optimizer moves",
         "torch/share.py",
-        "state[MOMENTUM] = v / factor",
-        "state[MOMENTUM] = v",
+        "if id(W) not in held and id(slot.stored(layer)) not in held:",
+        "if False:",
+        SHARE,
+    ),
+    Defect(
+        "forget the feedback of a copy",
+        "torch/layers/base.py",
+        "def __setstate__(self, state: dict[str, Any]) -> None:",
+        "def _copy(self, state: dict[str, Any]) -> None:",
+        SHARE,
+    ),
+    Defect(
+        "forget the feedback of a new weight",
+        "torch/layers/base.py",
+        "def register_parameter(self, name: str, param: Any) -> None:",
+        "def _register(self, name: str, param: Any) -> None:",
         SHARE,
     ),
     Defect(
@@ -281,8 +324,8 @@ DEFECTS = (
     Defect(
         "mirror onto the offset",
         "torch/mirror.py",
-        "stored.lerp_(E - sampler.W if offset else E, float(step))",
-        "stored.lerp_(E, float(step))",
+        "lerp_(E - sampler.W if slot.offset else E, float(step))",
+        "lerp_(E, float(step))",
         SHARE,
     ),
     Defect(
@@ -696,14 +739,70 @@ DEFECTS = (
         "inits.py",
         "total / (uses + (uses == 0))",
         "total / uses",
-        "tests/torch/test_mirror.py",
+        MIRROR,
+    ),
+    Defect(
+        "believe every mirror",
+        "torch/user_warnings.py",
+        "if W > _CHANGED and E <= _ROUNDED else",
+        "if False else",
+        MIRROR,
+    ),
+    Defect(
+        "take loaded feedback for an old mirror",
+        "torch/user_warnings.py",
+        " and E <= _ROUNDED",
+        "",
+        MIRROR,
+    ),
+    Defect(
+        "take a diagnosis for training",
+        "torch/user_warnings.py",
+        " and observer.current is None",
+        "",
+        MIRROR,
+    ),
+    Defect(
+        "doubt a mirror in training",
+        "torch/user_warnings.py",
+        "conversion.untrained = False",
+        "pass",
+        MIRROR,
+    ),
+    Defect(
+        "keep a mirror of weights that are loaded",
+        "torch/layers/base.py",
+        "slot.note_mirror(W, slot.stored(self), always=mirrored is not None)",
+        "pass",
+        MIRROR,
+    ),
+    Defect(
+        "doubt loaded feedback",
+        "torch/layers/base.py",
+        "mirrored, slot.mirrored = slot.mirrored, None",
+        "mirrored = slot.mirrored",
+        MIRROR,
+    ),
+    Defect(
+        "check no mirror after a compiled pass",
+        "torch/optimizer_hooks.py",
+        "begin_training(conversion())",
+        "pass",
+        MIRROR,
+    ),
+    Defect(
+        "check no mirror of a submodule",
+        "torch/layers/slots.py",
+        'holder._lra.slots["weight"].check_mirror(holder, W)',
+        "pass",
+        MIRROR,
     ),
     Defect(
         "mirror the size of the noise",
         "inits.py",
         "uses + used",
         "uses + 1",
-        "tests/torch/test_mirror.py",
+        MIRROR,
     ),
     Defect(
         "move one target of two",
@@ -948,6 +1047,27 @@ DEFECTS = (
         "torch/compiled.py",
         "(*self._model.parameters(), *held)",
         "(*self._model.parameters(),)",
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step misses later hooks",
+        "torch/compiled.py",
+        '"skip_nnmodule_hook_guards": False',
+        '"skip_nnmodule_hook_guards": True',
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step freezes no feedback",
+        "torch/compiled.py",
+        "self._freeze_feedback()",
+        "pass",
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step runs hooks on the graph",
+        "torch/compiled.py",
+        "if any(GLOBAL_HOOKS):",
+        "if False:",
         COMPILED,
     ),
     Defect(

@@ -252,7 +252,8 @@ class FunctionInterceptor(TorchFunctionMode):
         W = weights[0]
         source = self.sources[W]
         assert source is not None
-        if not crossed and source.key not in state.slots:
+        own = state.slots.get(source.key)
+        if not crossed and (own is None or own.route is not None):
             return func(*args, **kwargs)  # it reads the raw input; elsewhere E learns as W does
         others = [t for t in operands if t is not W]
         if func in MULTIPLICATIONS and not (others and multiplies_units(others, weights)):
