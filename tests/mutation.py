@@ -36,6 +36,7 @@ SMALL = "tests/torch/test_diagnose_small_updates.py"
 REFUSALS = "tests/torch/test_refusals.py"
 WIRING = "tests/torch/test_wiring.py"
 SHARE = "tests/torch/test_share.py"
+MIRROR = "tests/torch/test_mirror.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
@@ -53,6 +54,11 @@ PASSES = "tests/torch/test_activation_passes.py"
 SHARING = "tests/torch/test_sharing.py"
 TOOLS = "tests/torch/test_tools.py"
 COVERAGE = "tests/torch/test_coverage.py"
+DISCOVERY = "tests/torch/test_discovery.py"
+RECURRENT = "tests/torch/test_recurrent.py"
+DIVERGENCE = "tests/torch/test_method_divergence.py"
+SURROUNDINGS = "tests/torch/test_surroundings.py"
+FOLDERS = "tests/lab/test_training.py::test_no_command_replaces_files_that_are_not_a_runs"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,146 @@ class Defect:
 
 
 DEFECTS = (
+    Defect(
+        "take no unknown function for an activation",
+        "torch/audit/classify.py",
+        "call.nature is Nature.ELEMENTWISE\n            or",
+        "False\n            or",
+        DISCOVERY,
+    ),
+    Defect(
+        "find no activation that compares",
+        "torch/audit/classify.py",
+        "(bool(call.selects_by) and any(",
+        "(False and any(",
+        DISCOVERY,
+    ),
+    Defect(
+        "take every choice for an activation",
+        "torch/audit/classify.py",
+        "len(sources) == 1 and not self._of_statistic(node)",
+        "True",
+        DISCOVERY,
+    ),
+    Defect(
+        "take every function for elementwise",
+        "torch/audit/judge.py",
+        "return Nature.ELEMENTWISE if stays else Nature.OTHER",
+        "return Nature.ELEMENTWISE",
+        DISCOVERY,
+    ),
+    Defect(
+        "see no broadcast in a product",
+        "torch/registry.py",
+        "any(a == 1 < b for a, b in sizes)",
+        "False",
+        DISCOVERY,
+    ),
+    Defect(
+        "look into no autograd Function",
+        "torch/audit/recorder.py",
+        'if frame.f_code is _CALL and isinstance(frame.f_locals["self"], Local):',
+        "if True:",
+        DISCOVERY,
+    ),
+    Defect(
+        "recompute checkpoints without the rule",
+        "torch/functions/interceptor.py",
+        "            with self:\n                return function(*args, **kwargs)",
+        "            return function(*args, **kwargs)",
+        DISCOVERY,
+    ),
+    Defect(
+        "take lookups for weights",
+        "torch/functions/interceptor.py",
+        "pure = bool(below) and is_pure(node)",
+        "pure = bool(below)",
+        DISCOVERY,
+    ),
+    Defect(
+        "send no update to feedback after a detached state",
+        "torch/functions/interceptor.py",
+        "if not crossed and (own is None or own.route is not None):",
+        "if not crossed:",
+        DISCOVERY,
+    ),
+    Defect(
+        "forget weights that no example showed",
+        "torch/functions/module.py",
+        "for name in self._lra.guarded:",
+        "for name in ():",
+        DISCOVERY,
+    ),
+    Defect(
+        "take recomputed layers for input layers",
+        "torch/convert/discover.py",
+        "        if not torch.is_grad_enabled():\n            return",
+        "        if False:\n            return",
+        DISCOVERY,
+    ),
+    Defect(
+        "intercept nothing that no example showed",
+        "torch/convert/discover.py",
+        "if kinds or (unused and not transpose):",
+        "if False:",
+        DISCOVERY,
+    ),
+    Defect(
+        "warn of nothing in a backward pass",
+        "torch/layers/backward_check.py",
+        "    if found:\n",
+        "    if False:\n",
+        DISCOVERY,
+    ),
+    Defect(
+        "warn of learned gates",
+        "torch/layers/backward_check.py",
+        "data[node] = bool(by_rule(node) or reads_input or any(",
+        "data[node] = bool(True or any(",
+        DISCOVERY,
+    ),
+    Defect(
+        "pickle no methods",
+        "torch/layers/base.py",
+        "(mixin, self.plain, *self.methods)",
+        "(mixin, self.plain)",
+        DISCOVERY,
+    ),
+    Defect(
+        "draw no imaginary parts",
+        "torch/layers/sampler.py",
+        "return None if parts is None else torch.view_as_complex(parts)",
+        "return None if parts is None else torch.view_as_complex(parts * torch.tensor([1.0, 0.0]))",
+        DISCOVERY,
+    ),
+    Defect(
+        "forget surrogates of functions",
+        "torch/functions/interceptor.py",
+        "SURROGATES.get(func), func in state.steps)",
+        "None, func in state.steps)",
+        DISCOVERY,
+    ),
+    Defect(
+        "keep no Function's backward pass",
+        "torch/audit/classify.py",
+        "        if call.torch_function in self.skipped:\n            return",
+        "        if False:\n            return",
+        DISCOVERY,
+    ),
+    Defect(
+        "read no parent's forward",
+        "torch/convert/forward_scan.py",
+        'return isinstance(node, ast.Call) and ast.unparse(node.func) == "super"',
+        "return False",
+        DISCOVERY,
+    ),
+    Defect(
+        "read no container",
+        "torch/convert/forward_scan.py",
+        "return _Any(_members(of)) if _is_container(of) else",
+        "return _UNKNOWN if _is_container(of) else",
+        DISCOVERY,
+    ),
     Defect(
         "believe tensors under vmap that nothing comes back to them",
         "torch/ops/ops.py",
@@ -111,23 +257,65 @@ DEFECTS = (
     ),
     Defect(
         "forget decay in shared feedback",
-        "torch/share.py",
+        "torch/optimizer_hooks.py",
         'torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])',
         "pass",
         SHARE,
     ),
     Defect(
         "forget the momentum of decay",
-        "torch/share.py",
-        'v = decay if v is None else momentum * v + (1 - group["dampening"]) * decay',
-        "v = decay",
+        "torch/optimizer_hooks.py",
+        "torch._foreach_mul_(buffers, momentum)",
+        "torch._foreach_mul_(buffers, 0)",
         SHARE,
     ),
     Defect(
-        "forget that D has shrunk",
+        "dampen the first decay",
+        "torch/optimizer_hooks.py",
+        '(1 - group["dampening"] if MOMENTUM in state else 1)',
+        '(1 - group["dampening"])',
+        SHARE,
+    ),
+    Defect(
+        "forget steps before the first decay",
+        "torch/optimizer_hooks.py",
+        "state.setdefault(MOMENTUM, 0.0)",
+        "pass",
+        SHARE,
+    ),
+    Defect(
+        "decay after hooks that change settings",
+        "torch/optimizer_hooks.py",
+        "hooks.move_to_end(handle.id, last=False)",
+        "pass",
+        SHARE,
+    ),
+    Defect(
+        "notice the decay that E cannot share after the step",
+        "torch/optimizer_hooks.py",
+        "for group in optimizer.param_groups if optimizer in _decaying else ():",
+        "for group in ():",
+        SHARE,
+    ),
+    Defect(
+        "share what another optimizer moves",
         "torch/share.py",
-        "state[MOMENTUM] = v / factor",
-        "state[MOMENTUM] = v",
+        "if id(W) not in held and id(slot.stored(layer)) not in held:",
+        "if False:",
+        SHARE,
+    ),
+    Defect(
+        "forget the feedback of a copy",
+        "torch/layers/base.py",
+        "def __setstate__(self, state: dict[str, Any]) -> None:",
+        "def _copy(self, state: dict[str, Any]) -> None:",
+        SHARE,
+    ),
+    Defect(
+        "forget the feedback of a new weight",
+        "torch/layers/base.py",
+        "def register_parameter(self, name: str, param: Any) -> None:",
+        "def _register(self, name: str, param: Any) -> None:",
         SHARE,
     ),
     Defect(
@@ -140,8 +328,8 @@ DEFECTS = (
     Defect(
         "mirror onto the offset",
         "torch/mirror.py",
-        "stored.lerp_(E - sampler.W if offset else E, float(step))",
-        "stored.lerp_(E, float(step))",
+        "lerp_(E - sampler.W if slot.offset else E, float(step))",
+        "lerp_(E, float(step))",
         SHARE,
     ),
     Defect(
@@ -280,8 +468,8 @@ DEFECTS = (
     Defect(
         "add energies of a sum to a mean",
         "torch/methods/predictive_coding.py",
-        "(value + run.energy / N).backward",
-        "(value + run.energy).backward",
+        "== steps)) + run.energy / N",
+        "== steps)) + run.energy",
         CODING,
     ),
     Defect(
@@ -555,14 +743,70 @@ DEFECTS = (
         "inits.py",
         "total / (uses + (uses == 0))",
         "total / uses",
-        "tests/torch/test_mirror.py",
+        MIRROR,
+    ),
+    Defect(
+        "believe every mirror",
+        "torch/user_warnings.py",
+        "if W > _CHANGED and E <= _ROUNDED else",
+        "if False else",
+        MIRROR,
+    ),
+    Defect(
+        "take loaded feedback for an old mirror",
+        "torch/user_warnings.py",
+        " and E <= _ROUNDED",
+        "",
+        MIRROR,
+    ),
+    Defect(
+        "take a diagnosis for training",
+        "torch/user_warnings.py",
+        " and observer.current is None",
+        "",
+        MIRROR,
+    ),
+    Defect(
+        "doubt a mirror in training",
+        "torch/user_warnings.py",
+        "conversion.untrained = False",
+        "pass",
+        MIRROR,
+    ),
+    Defect(
+        "keep a mirror of weights that are loaded",
+        "torch/layers/base.py",
+        "slot.note_mirror(W, slot.stored(self), always=mirrored is not None)",
+        "pass",
+        MIRROR,
+    ),
+    Defect(
+        "doubt loaded feedback",
+        "torch/layers/base.py",
+        "mirrored, slot.mirrored = slot.mirrored, None",
+        "mirrored = slot.mirrored",
+        MIRROR,
+    ),
+    Defect(
+        "check no mirror after a compiled pass",
+        "torch/optimizer_hooks.py",
+        "begin_training(conversion())",
+        "pass",
+        MIRROR,
+    ),
+    Defect(
+        "check no mirror of a submodule",
+        "torch/layers/slots.py",
+        'holder._lra.slots["weight"].check_mirror(holder, W)',
+        "pass",
+        MIRROR,
     ),
     Defect(
         "mirror the size of the noise",
         "inits.py",
         "uses + used",
         "uses + 1",
-        "tests/torch/test_mirror.py",
+        MIRROR,
     ),
     Defect(
         "move one target of two",
@@ -777,7 +1021,7 @@ DEFECTS = (
     Defect(
         "intercept what is skipped",
         "torch/functions/module.py",
-        "skipping.depth += 1",
+        "active.skipped += 1",
         "pass",
         FUNCTION,
     ),
@@ -807,6 +1051,27 @@ DEFECTS = (
         "torch/compiled.py",
         "(*self._model.parameters(), *held)",
         "(*self._model.parameters(),)",
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step misses later hooks",
+        "torch/compiled.py",
+        '"skip_nnmodule_hook_guards": False',
+        '"skip_nnmodule_hook_guards": True',
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step freezes no feedback",
+        "torch/compiled.py",
+        "self._freeze_feedback()",
+        "pass",
+        COMPILED,
+    ),
+    Defect(
+        "a compiled step runs hooks on the graph",
+        "torch/compiled.py",
+        "if any(GLOBAL_HOOKS):",
+        "if False:",
         COMPILED,
     ),
     Defect(
@@ -1144,6 +1409,90 @@ DEFECTS = (
         "elif rule == Rule() and _would_be_intercepted(module):",
         "elif False:",
         FUNCTION,
+    ),
+    Defect(
+        "count the terms of a step of packed sequences by its rows",
+        "torch/functions/interceptor.py",
+        "sequence.terms.get(state.terms, state.terms)",
+        "state.terms",
+        RECURRENT,
+    ),
+    Defect(
+        "count layers and directions as the batch",
+        "torch/functions/recurrent.py",
+        "LossTerms.BATCH: states[0].shape[1]",
+        "LossTerms.BATCH: states[0].shape[0]",
+        RECURRENT,
+    ),
+    Defect(
+        "count no time steps as tokens",
+        "torch/functions/recurrent.py",
+        "LossTerms.TOKENS: N",
+        "LossTerms.TOKENS: states[0].shape[1]",
+        RECURRENT,
+    ),
+    Defect(
+        "run no direction backward",
+        "torch/functions/recurrent.py",
+        "-1 if at % directions else 1",
+        "1",
+        RECURRENT,
+    ),
+    Defect(
+        "drop nothing between recurrent layers",
+        "torch/functions/recurrent.py",
+        "F.dropout(x, dropout, train)",
+        "x",
+        RECURRENT,
+    ),
+    Defect(
+        "overlook the scale of a smoothed cross-entropy",
+        "torch/user_warnings.py",
+        "return 1 / float(slope)",
+        "return None",
+        SURROUNDINGS,
+    ),
+    Defect(
+        "take soft targets of two classes for labels",
+        "torch/user_warnings.py",
+        ".all() and ((c - of_class).abs() <= 1e-3 * c)",
+        "",
+        SURROUNDINGS,
+    ),
+    Defect(
+        "take a squared error for half of one",
+        "torch/user_warnings.py",
+        "return 2 * divisor, outputs",
+        "return divisor / 2, outputs",
+        SURROUNDINGS,
+    ),
+    Defect(
+        "let states diverge",
+        "torch/methods/runs.py",
+        "if not all(map(math.isfinite, (scale, last, *F))):",
+        "if False:",
+        DIVERGENCE,
+    ),
+    Defect(
+        "let states move on",
+        "torch/methods/runs.py",
+        "growing = len(moves) > 1 and",
+        "growing = False and",
+        DIVERGENCE,
+    ),
+    Defect(
+        "let the energy rise",
+        "torch/methods/runs.py",
+        "(F and F[1] > F[0] +",
+        "(F and F[1] < 0 *",
+        DIVERGENCE,
+    ),
+    Defect(
+        "take any configuration for a run's",
+        "lab/runs.py",
+        'plain.get("type") == TrainConfig.__name__',
+        "True",
+        FOLDERS,
     ),
 )
 

@@ -18,7 +18,8 @@ from lra.torch.layers.sampler import FeedbackSampler, Run
 from lra.torch.layers.slots import FeedbackSlot, RuleState, add_tensor, translate
 from lra.torch.ops.autograd import apply_weights
 from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
-from lra.torch.user_warnings import check_first_errors, link_feedback, warn_if_mirror_is_stale
+from lra.torch.optimizer_hooks import link_feedback
+from lra.torch.user_warnings import check_first_errors
 
 
 class Local(nn.Module):
@@ -79,6 +80,15 @@ class Local(nn.Module):
             "only plain layers can be quantized; call lra.restore(model) first"
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        link_feedback(self)
+
+    def register_parameter(self, name: str, param: Any) -> None:
+        """Register a parameter, and find its feedback at the next step of an optimizer."""
+        super().register_parameter(name, param)
+        link_feedback(self)
+
     @property
     def rule(self) -> Rule:
         """The rule that was swapped in."""
@@ -111,6 +121,7 @@ class Local(nn.Module):
             delattr(self, name)
         del self._lra
         self.__class__ = self.plain
+        link_feedback(self)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -122,11 +133,13 @@ class Local(nn.Module):
             W = slot.weight(self)
             if W is not None:
                 translate(state_dict, prefix, slot, W)
+            mirrored, slot.mirrored = slot.mirrored, None  # what a state holds belongs together
             if f"{prefix}{slot.name}" not in state_dict:
                 missing.append(slot)
+                if W is not None and slot.drawn:
+                    slot.note_mirror(W, slot.stored(self), always=mirrored is not None)
+                    self._lra.conversion.untrained = True
                 state_dict[f"{prefix}{slot.name}"] = slot.stored(self)
-        # A shared E moves with W, so it needs no warning.
-        warn_if_mirror_is_stale(self.rule, any(slot.drawn and not slot.offset for slot in missing))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         for slot in own:
             if not slot.drawn and slot in missing:
@@ -195,10 +208,11 @@ class LocalWeights(Local):
             drawn = E is None or not E.is_meta
             slot = FeedbackSlot("weight", feedback, "" if E is None else "feedback", drawn)
             state.slots["weight"] = slot
+            if E is not None:
+                slot.note_mirror(self.weight, E)
         if E is not None and feedback.stored is Stored.LEARNED:
             E = nn.Parameter(E, requires_grad=self.weight.requires_grad)
         add_tensor(self, "feedback", E)
-        link_feedback(self.weight, E)
 
     def see_input(self) -> None:
         """Drop the feedback weights: no error has to cross this layer."""
@@ -241,9 +255,9 @@ class LocalWeights(Local):
         else:
             h = router.run(self._lra.path, op, x, *tensors)
         check_first_errors(self._lra, h)
-        return self.checked(h)
+        return self.with_backward_check(h)
 
-    def checked(self, h: Tensor) -> Tensor:
+    def with_backward_check(self, h: Tensor) -> Tensor:
         """Return the layer's output; the first backward passes through it are checked."""
         check_backward(self._lra, h)
         return h

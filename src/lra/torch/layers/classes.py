@@ -69,7 +69,7 @@ class _Parametrized(type):
 
 def _register_parameter(self: Any, name: str, value: Any) -> None:
     """Register a parameter. One that was parametrized takes over the feedback of its parts."""
-    nn.Module.register_parameter(self, name, value)
+    self._mixin.register_parameter(self, name, value)
     if name in self.parametrizations or "_lra" not in vars(self) or value is None:
         return
     slots = self._lra.slots

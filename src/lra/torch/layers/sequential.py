@@ -9,9 +9,9 @@ from lra.torch.layers.base import Local, LocalWeights
 from lra.torch.layers.tracing import Proxy
 from lra.torch.ops import autograd
 from lra.torch.ops.ops import Op, transforming
-from lra.torch.user_warnings import check_first_errors
+from lra.torch.user_warnings import check_first_errors, watch_first_error
 
-_GLOBAL_HOOKS = [
+GLOBAL_HOOKS = [
     vars(nn.modules.module)[f"_global_{kind}"]
     for kind in ("backward_pre_hooks", "backward_hooks", "forward_pre_hooks", "forward_hooks")
 ]
@@ -54,7 +54,9 @@ def _run_layers(run: list[Local], x: Tensor) -> Tensor:
         op, own = layer.op()
         ops.append(op)
         tensors += own
-    return autograd.apply_ops(tuple(ops), x, *tensors)
+    h = autograd.apply_ops(tuple(ops), x, *tensors)
+    watch_first_error(run[-1]._lra.conversion, h)
+    return h
 
 
 class LocalSequential(nn.Sequential):
@@ -69,7 +71,7 @@ class LocalSequential(nn.Sequential):
             or torch.compiler.is_compiling()
             or (transforming() and autograd.run_batched is None)
             or not torch.is_grad_enabled()
-            or any(_GLOBAL_HOOKS)
+            or any(GLOBAL_HOOKS)
         ):
             return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
         x = input
@@ -86,7 +88,7 @@ class LocalSequential(nn.Sequential):
         x = _run_layers(run, x)
         if len(run) > 1 and isinstance(run[-1], LocalWeights):
             check_first_errors(run[-1]._lra, x)
-            run[-1].checked(x)
+            run[-1].with_backward_check(x)
         return x
 
     def restore(self) -> None:
