@@ -167,8 +167,8 @@ DEFECTS = (
     Defect(
         "warn of learned gates",
         "torch/layers/backward_check.py",
-        "data[node] = bool(by_rule(node) or reads_input or any(",
-        "data[node] = bool(True or any(",
+        "data[node] = bool(by_rule(node) or reads_input or further)",
+        "data[node] = True",
         DISCOVERY,
     ),
     Defect(

@@ -40,7 +40,7 @@ def visible_apply(cls: type[Function]) -> Callable[..., Any]:
     """Return an autograd Function's `apply`, made visible the first time."""
     if not is_visible(cls):
         shown = visible(cls.apply, cls.__name__)
-        cls.apply = staticmethod(shown)  # type: ignore[method-assign,assignment]
+        cls.apply = staticmethod(shown)  # type: ignore[method-assign]
         cls._lra_visible = True  # type: ignore[attr-defined]
     return cls.apply
 

@@ -319,7 +319,7 @@ class Recorder(TorchFunctionMode):
             return self.fixed[id(x)][1]
         node = x.grad_fn
         owner = None if node is None else self.owners.get(node)
-        if owner is not None and owner.unseen and self.is_weight(node):
+        if node is not None and owner is not None and owner.unseen and self.is_weight(node):
             self.fixed[id(x)] = (x, 0, frozenset(self.parameters(node)))
             return 0
         return 0 if x.requires_grad and x.is_leaf and id(x) not in self.example else 2

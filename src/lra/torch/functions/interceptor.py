@@ -135,10 +135,10 @@ class FunctionInterceptor(TorchFunctionMode):
 
     def __enter__(self) -> Any:
         active.layers.append(self.layer)
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         active.layers.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
