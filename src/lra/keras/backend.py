@@ -73,9 +73,8 @@ def after_reads(error: Any, reads: Sequence[Any]) -> Any:
     gradient, or the one around all updates in Keras's optimizer. It then splits these nodes, and no
     path is left. E, which the forward pass does not use, is then sometimes read too late.
 
-    So the error is sliced from an index that is always 0, but that depends on the values read.
-    `reads` -> error -> update -> assignment is then a path of data, which the optimizer keeps. The
-    slice has the full size, so it copies nothing.
+    So a zero that depends on the values read is added to the error. `reads` -> error -> update ->
+    assignment is then a path of data, which the optimizer keeps.
 
     Args:
         error: the error that all updates of these variables are computed from.
@@ -89,10 +88,7 @@ def after_reads(error: Any, reads: Sequence[Any]) -> Any:
         return error  # reads and assignments run in program order
     read = tf.add_n([tf.cast(tf.reshape(x, [-1])[0], "float32") for x in reads])
     never = tf.math.is_nan(read) & tf.math.is_finite(read)
-    start = tf.fill([len(error.shape)], tf.cast(never, "int32"))
-    out = tf.slice(error, start, tf.shape(error))
-    out.set_shape(error.shape)
-    return out
+    return error + tf.cast(never, error.dtype)
 
 
 def adjoint(
