@@ -4,6 +4,7 @@ Only the backend in use is imported, so TensorFlow and JAX users need no torch.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -26,6 +27,30 @@ def replicas() -> int:
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def outside_graph() -> AbstractContextManager[Any]:
+    """Return a context in which operations on arrays compute values, even while a step is traced."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.init_scope()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.ensure_compile_time_eval()
+    from lra.keras.torch_backend import values_only
+
+    return values_only()
+
+
+def is_compiled_by_torch() -> bool:
+    """Return whether torch's compiler traces this step, so that Python must not compute values."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.compiler.is_compiling()
 
 
 def custom_backward(forward: Forward, backward: Backward, *inputs: Any) -> Any:

@@ -1,5 +1,7 @@
 """What a conversion will do: the role of every layer, and every reason to refuse."""
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,12 +9,11 @@ import keras
 
 from lra.axis import unknown
 from lra.crossing import Derivative
-from lra.errors import ConversionError
+from lra.errors import ConversionError, OptionError, Refusal
 from lra.feedback import Transpose
-from lra.inits import Mirror
 from lra.keras.backend import BACKENDS
 from lra.keras.closed_forms import own_difference
-from lra.keras.graph import Graph, is_model, trace
+from lra.keras.graph import Graph, ends_of_functions, is_functional, is_model, trace
 from lra.keras.layers import (
     ACTIVATIONS,
     DIFFERENTIATED,
@@ -23,12 +24,17 @@ from lra.keras.layers import (
     is_nonlinear,
 )
 from lra.rules import Rule
-from lra.wiring import Chain
 
 _MOVING = ("Reshape", "Flatten", "Permute", "Identity")
 """Layers that only move elements: the layer before them still computes the output."""
 
-_OPERATION = "a nonlinear function of keras.ops; use keras.layers.Activation(function)"
+Selector = str | type[Any]
+"""The name of a layer, operation or nested model, a pattern of names, or a class."""
+
+_OPERATION = (
+    "a nonlinear function of keras.ops, or the end of one of several operations; use "
+    "keras.layers.Activation(function)"
+)
 _FLOAT16 = (
     "float16 needs a scaled loss, whose factor, and so N, changes during training; use "
     "mixed_bfloat16 or float32"
@@ -98,85 +104,137 @@ def _hidden_layers(model: Any) -> str:
 
 
 def plan(
-    model: Any, rule: Rule, skip: tuple[str, ...], input_layers: tuple[str, ...] | None
+    model: Any, rule: Rule, skip: Sequence[Selector], input_layers: Sequence[str] | None
 ) -> Plan:
     """Decide the role of every layer.
 
     Args:
         model: a Sequential or Functional model.
         rule: the rule to convert to.
-        skip: paths of layers and nested models to leave on backprop.
+        skip: layers and nested models to leave on backprop.
         input_layers: paths of the weight layers that see the raw input; None to find them.
 
     Raises:
         ConversionError: naming every layer that cannot follow the rule.
         OptionError: for an unknown name.
     """
-    if not isinstance(rule.wiring, Chain):
-        raise ConversionError(f"convert: {rule.wiring} is not supported in Keras; use Chain()")
-    if isinstance(getattr(rule.feedback, "init", None), Mirror):
-        raise ConversionError(
-            "convert: Mirror is not supported in Keras yet, where feedback is drawn before the "
-            "weights are known; use LikeWeights() or FanIn()"
-        )
     graph = trace(model)
     paths = {call.path: call.layer for call in graph.calls} | graph.models
-    for name in skip:
-        if name not in paths:
-            raise unknown("layer in skip", name, paths)
+    skipped = tuple(f"{path}/" for path in _selected(paths, skip))
     converted = [path for path, layer in paths.items() if isinstance(layer, Local)]
     if converted:
         raise ConversionError(
             f"convert: already converted: {', '.join(map(repr, converted[:8]))}. "
             "Call lra.keras.restore(model) first"
         )
-    cut = [f"{name}/" for name in skip]
-    taken = {path: layer for path, layer in paths.items() if not f"{path}/".startswith(tuple(cut))}
-    _refuse(model, rule, taken)
+    taken = {path: layer for path, layer in paths.items() if not f"{path}/".startswith(skipped)}
+    last = output_layers(graph)
+    _refuse(model, rule, taken, nonlinear_operations(model, graph, rule, last))
     weights = {path: layer for path, layer in taken.items() if type(layer) in WEIGHT_LAYERS}
     if not weights:
         raise ConversionError(
             f"convert: this {type(model).__name__} has no layer to convert; a rule needs at least "
             f"one of {', '.join(sorted(cls.__name__ for cls in WEIGHT_LAYERS))}"
         )
-    last = _output_layers(graph)
     return Plan(
         weights=frozenset(map(id, weights.values())),
         activations=frozenset(
             id(layer)
             for layer in taken.values()
-            if _is_crossed(layer, rule) and id(layer) not in last
+            if type(layer) not in WEIGHT_LAYERS
+            and is_crossed(layer, rule)
+            and id(layer) not in last
         ),
         input_layers=_input_layers(graph, rule, weights, input_layers),
         output_layers=last,
     )
 
 
-def _refuse(model: Any, rule: Rule, taken: dict[str, Any]) -> None:
+def _selected(paths: dict[str, Any], skip: Sequence[Selector]) -> set[str]:
+    """Return the paths that names, patterns and classes select.
+
+    Raises:
+        OptionError: for a selector that matches nothing.
+    """
+    found: set[str] = set()
+    for each in skip:
+        if isinstance(each, str):
+            chosen = {path for path in paths if fnmatch.fnmatchcase(path, each)}
+            if not chosen:
+                raise unknown("layer in skip", each, paths)
+        elif isinstance(each, type):
+            chosen = {path for path, layer in paths.items() if isinstance(layer, each)}
+            if not chosen:
+                classes = {type(layer).__name__ for layer in paths.values()}
+                raise unknown("class in skip", each.__name__, classes)
+        else:
+            raise OptionError(f"convert: skip takes names, patterns and classes, got {each!r}")
+        found |= chosen
+    return found
+
+
+def nonlinear_operations(
+    model: Any, graph: Graph, rule: Rule, last: frozenset[int]
+) -> frozenset[int]:
+    """Return the ids of operations that errors would cross by the derivative of a nonlinearity.
+
+    Args:
+        model: a Sequential or Functional model.
+        graph: its graph.
+        rule: the rule.
+        last: the ids of the layers that compute the outputs.
+    """
+    if isinstance(rule.crossing, Derivative):
+        return frozenset()
+    found: set[int] = set()
+    for each in (model, *graph.models.values()):
+        if is_functional(each):
+            found |= ends_of_functions(each, _is_free, _is_nonlinear)
+    reached = graph.upstream(_learns)
+    crossed = {id(call.layer) for call, learns in zip(graph.calls, reached, strict=True) if learns}
+    return frozenset(found & crossed) - last
+
+
+def _is_free(operation: Any) -> bool:
+    """Return whether an operation, or a layer of Keras without weights, keeps its derivative."""
+    if not isinstance(operation, keras.layers.Layer):
+        return True
+    if operation.weights or isinstance(operation, (keras.Model, *REFUSED, *ACTIVATIONS, Local)):
+        return False
+    return type(operation).__module__.startswith("keras.")
+
+
+def _is_nonlinear(f: Any, shape: Any) -> bool:
+    try:
+        return is_nonlinear(f, shape)
+    except Exception:
+        return False  # it takes arrays of other sizes only, so it is not elementwise
+
+
+def _refuse(model: Any, rule: Rule, taken: dict[str, Any], nonlinear: frozenset[int]) -> None:
     """Raise one error for all layers that cannot follow the rule."""
     if rule == Rule():
         return  # backprop everywhere, as requested
-    troubles = [
-        f"{path} ({type(layer).__name__}): {trouble}"
+    refused = [
+        Refusal(path, type(layer).__name__, trouble)
         for path, layer in taken.items()
-        if (trouble := _trouble(layer, rule))
+        if (trouble := _OPERATION if id(layer) in nonlinear else _trouble(layer, rule))
     ]
-    if not troubles and model.dtype_policy.compute_dtype == "float16":
-        troubles.append(f"{model.name} (the model itself): {_FLOAT16}")
-    if troubles:
+    if not refused and model.dtype_policy.compute_dtype == "float16":
+        refused.append(Refusal("", type(model).__name__, _FLOAT16))
+    if refused:
         raise ConversionError(
             "convert: these layers cannot follow the rule, and would silently stay on backprop:\n"
-            + "\n".join(f"  - {trouble}" for trouble in troubles)
-            + "\nFix them as described, or leave them on backprop with skip=(their names)"
+            + "\n".join(f"  - {refusal}" for refusal in refused)
+            + "\nFix them as described, or leave them on backprop with skip=(their names)",
+            tuple(refused),
         )
 
 
 def _trouble(layer: Any, rule: Rule) -> str:
     """Return why a layer or an operation cannot follow the rule; "" if it can."""
     if not isinstance(layer, keras.layers.Layer):
-        if isinstance(rule.crossing, Derivative):
-            return ""
-        return _OPERATION if any(map(is_nonlinear, layer._inbound_nodes)) else ""
+        return ""
     if isinstance(layer, keras.Model):
         return _hidden_layers(layer)
     for base, why in REFUSED.items():
@@ -191,8 +249,9 @@ def _trouble(layer: Any, rule: Rule) -> str:
             return f"a subclass of keras.layers.{base.__name__}, whose call may differ"
     if not type(layer).__module__.startswith("keras."):
         return (
-            "a custom layer, whose call cannot be inspected; write it with layers and keras.ops, "
-            "or give an elementwise one without weights a method difference(h, delta, xp)"
+            f"a layer of {type(layer).__module__}, whose call cannot be inspected; use layers of "
+            "Keras and keras.ops instead, or derive a class from it that is elementwise, has no "
+            "weights, and defines difference(h, delta, xp)"
         )
     if layer.trainable_weights and not isinstance(layer, DIFFERENTIATED):
         return "no rule is defined for its weights"
@@ -225,18 +284,28 @@ def _setting_trouble(layer: Any) -> str:
 
 
 def _activation_trouble(layer: Any, rule: Rule) -> str:
-    """Return why errors cannot cross the layer that is another layer's activation; "" if so."""
+    """Return why errors cannot cross a layer's own activation; "" if they can."""
     phi = getattr(layer, "activation", None)
-    if not isinstance(phi, keras.layers.Layer) or isinstance(rule.crossing, Derivative):
+    if isinstance(rule.crossing, Derivative):
         return ""
-    hidden = isinstance(phi, tuple(REFUSED)) or not type(phi).__module__.startswith("keras.")
-    return _OWN_ACTIVATION if hidden and not own_difference(phi) else ""
+    if isinstance(phi, keras.layers.Layer):
+        hidden = isinstance(phi, tuple(REFUSED)) or not type(phi).__module__.startswith("keras.")
+        return _OWN_ACTIVATION if hidden and not own_difference(phi) else ""
+    try:
+        is_crossed(layer, rule)
+    except ConversionError as error:
+        return str(error)
+    return ""
 
 
-def _is_crossed(layer: Any, rule: Rule) -> bool:
-    """Return whether a layer is an activation that errors cross by the rule."""
-    if type(layer) is keras.layers.Activation:
-        return crosses_by_rule(layer.activation, rule)
+def is_crossed(layer: Any, rule: Rule) -> bool:
+    """Return whether errors cross a layer, or the activation of a weight layer, by the rule."""
+    if type(layer) is keras.layers.Activation or type(layer) in WEIGHT_LAYERS:
+        nodes = layer._inbound_nodes
+        if not nodes:
+            return not isinstance(rule.crossing, Derivative)  # it finds out when it is built
+        shape = layer.compute_output_shape(nodes[-1].input_tensors[0].shape)
+        return crosses_by_rule(layer.activation, rule, shape)
     known = type(layer) in ACTIVATIONS or _is_custom_activation(layer)
     return known and not isinstance(rule.crossing, Derivative)
 
@@ -249,7 +318,7 @@ def _is_custom_activation(layer: Any) -> bool:
     return own_difference(layer) is not None and final and not layer.weights
 
 
-def _output_layers(graph: Graph) -> frozenset[int]:
+def output_layers(graph: Graph) -> frozenset[int]:
     """Return the ids of the layers that compute the model's outputs and nothing else.
 
     An activation there belongs to the loss, whose derivative is the first error.

@@ -11,7 +11,7 @@ from lra.crossing import Derivative
 from lra.differences import Phi
 from lra.keras.backend import after_reads, custom_backward, value_of
 from lra.keras.closed_forms import phi_of_layer
-from lra.keras.gradients import apply_activation
+from lra.keras.gradients import ActivationOp, apply_activation
 from lra.keras.layers.base import Local
 from lra.keras.layers.elementwise import crosses_by_rule
 
@@ -24,9 +24,8 @@ class LocalElementwise(Local):
     method replaces the subtraction.
     """
 
-    @property
-    def crosses_by_rule(self) -> bool:
-        """Whether errors cross this layer by the rule instead of by its derivative."""
+    def crosses_by_rule(self, shape: Any) -> bool:
+        """Return whether errors cross this layer by the rule instead of by its derivative."""
         return not isinstance(self.rule.crossing, Derivative)
 
     @property
@@ -36,9 +35,10 @@ class LocalElementwise(Local):
 
     def call(self, inputs: Any) -> Any:
         """Compute z = phi(h)."""
-        if not self.crosses_by_rule:
+        shape = inputs.shape
+        if not self.crosses_by_rule(shape):
             return self.plain.call(self, inputs)
-        return apply_activation(self.activation_op(self.phi), inputs)
+        return apply_activation(self.activation_op(self.phi, shape), inputs)
 
 
 @keras.saving.register_keras_serializable(package="lra")
@@ -46,15 +46,13 @@ class LocalActivation(LocalElementwise, keras.layers.Activation):
     """keras.layers.Activation under a rule; a function that mixes elements keeps its derivative."""
 
     plain = keras.layers.Activation
+    _crossed: bool | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._elementwise = crosses_by_rule(self.activation, self.rule)
-
-    @property
-    def crosses_by_rule(self) -> bool:
-        """Whether errors cross this layer by the rule instead of by its derivative."""
-        return self._elementwise
+    def crosses_by_rule(self, shape: Any) -> bool:
+        """Return whether the function is elementwise and nonlinear, and crossed by the rule."""
+        if self._crossed is None:
+            self._crossed = crosses_by_rule(self.activation, self.rule, shape)
+        return self._crossed
 
 
 @keras.saving.register_keras_serializable(package="lra")
@@ -86,7 +84,7 @@ class LocalPReLU(LocalElementwise, keras.layers.PReLU):
 
     def call(self, inputs: Any) -> Any:
         """Compute z = h where h >= 0, and a h below."""
-        if not self.crosses_by_rule:
+        if not self.crosses_by_rule(inputs.shape):
             return self.plain.call(self, inputs)
 
         def forward(h: Any, a: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -96,7 +94,8 @@ class LocalPReLU(LocalElementwise, keras.layers.PReLU):
         def backward(saved: tuple[Any, ...], d: Any, needs: tuple[bool, ...]) -> tuple[Any, Any]:
             h, z, a = saved
             d = after_reads(d, [a])
-            e = self.activation_op(_prelu_phi(a)).error(h, z, d) if needs[0] else None
+            op = ActivationOp(_prelu_phi(a), self.rule.crossing, self.loss_terms)
+            e = op.error(h, z, d) if needs[0] else None
             return e, self._slopes_update(d * -ops.relu(-h), a) if needs[1] else None
 
         return custom_backward(forward, backward, inputs, value_of(self.alpha))
