@@ -171,19 +171,15 @@ def _config(layer: Any) -> dict[str, Any]:
     """Return the settings of the plain layer, with the activation itself instead of its config."""
     describe = layer.plain_config if isinstance(layer, Local) else layer.get_config
     activation = getattr(layer, "activation", None)
+    if isinstance(activation, keras.layers.Layer):
+        return dict(describe()) | {"activation": activation}
+    if "activation" not in vars(layer):
+        return dict(describe())
+    layer.activation = keras.activations.linear  # Keras describes no lambda or partial
     try:
-        config = dict(describe())
-    except TypeError:  # Keras describes no functools.partial, for example
-        if not callable(activation) or isinstance(activation, keras.layers.Layer):
-            raise
-        layer.activation = keras.activations.linear
-        try:
-            config = dict(describe())
-        finally:
-            layer.activation = activation
-    if callable(activation) and "activation" in config:
-        config["activation"] = activation
-    return config
+        return dict(describe()) | {"activation": activation}
+    finally:
+        layer.activation = activation
 
 
 def _rebuild(model: Any, copy: Callable[[Any], Any]) -> Any:

@@ -142,7 +142,7 @@ def plan(
             id(layer)
             for layer in taken.values()
             if type(layer) not in WEIGHT_LAYERS
-            and is_crossed(layer, rule)
+            and _is_crossed(layer, rule)
             and id(layer) not in last
         ),
         input_layers=_input_layers(graph, rule, weights, input_layers),
@@ -292,13 +292,18 @@ def _activation_trouble(layer: Any, rule: Rule) -> str:
         hidden = isinstance(phi, tuple(REFUSED)) or not type(phi).__module__.startswith("keras.")
         return _OWN_ACTIVATION if hidden and not own_difference(phi) else ""
     try:
-        is_crossed(layer, rule)
+        _is_crossed(layer, rule)
     except ConversionError as error:
         return str(error)
     return ""
 
 
-def is_crossed(layer: Any, rule: Rule) -> bool:
+def passes_on(layer: Any, rule: Rule) -> bool:
+    """Return whether a layer that is not converted should keep its own derivative."""
+    return not (_trouble(layer, rule) or _is_crossed(layer, rule))
+
+
+def _is_crossed(layer: Any, rule: Rule) -> bool:
     """Return whether errors cross a layer, or the activation of a weight layer, by the rule."""
     if type(layer) is keras.layers.Activation or type(layer) in WEIGHT_LAYERS:
         nodes = layer._inbound_nodes

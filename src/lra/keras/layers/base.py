@@ -74,7 +74,7 @@ class Local(keras.layers.Layer):
         super().__init__(*args, **kwargs)
         self.rule = check_rule(Rule.from_config(rule) if isinstance(rule, dict) else rule)
         self.loss_terms = check_terms(loss_terms)
-        self._crossing: Crossing | None = None
+        self.crossing: Crossing = self.rule.crossing
 
     def get_config(self) -> dict[str, Any]:
         """Return the settings as plain data, including the rule."""
@@ -86,11 +86,9 @@ class Local(keras.layers.Layer):
         """Return the settings of the plain layer."""
         return {name: v for name, v in self.get_config().items() if name not in self.added}
 
-    def activation_op(self, phi: Phi, shape: Any) -> ActivationOp:
-        """Return phi, whose input has this shape, as an op whose backward pass is the rule's."""
-        if self._crossing is None:
-            self._crossing = crossing_of(phi, self.rule, shape)
-        return ActivationOp(phi, self._crossing, self.loss_terms)
+    def activation_op(self, phi: Phi) -> ActivationOp:
+        """Return phi as an op whose backward pass is the rule's."""
+        return ActivationOp(phi, self.crossing, self.loss_terms)
 
 
 class LocalWeights(Local):
@@ -131,9 +129,11 @@ class LocalWeights(Local):
         super().build(input_shape)
         if self.uses_feedback:
             self.feedback_slot = FeedbackSlot(self)
-        self._units = self.compute_output_shape(input_shape)
+        shape = self.compute_output_shape(input_shape)
         if self.crosses_activation:
-            self.crosses_activation = crosses_by_rule(self.activation, self.rule, self._units)
+            self.crosses_activation = crosses_by_rule(self.activation, self.rule, shape)
+        if self.crosses_activation:
+            self.crossing = crossing_of(phi_of(self.activation), self.rule, shape)
 
     def call(self, inputs: Any) -> Any:
         """Compute phi(h) with h = inputs W + b."""
@@ -143,7 +143,7 @@ class LocalWeights(Local):
         W = value_of(self.kernel)
         b = None if self.bias is None else value_of(self.bias)
         x = inputs if keras.backend.is_float_dtype(_dtype(inputs)) else ops.cast(inputs, W.dtype)
-        op = self.activation_op(phi_of(self.activation), self._units) if crosses else None
+        op = self.activation_op(phi_of(self.activation)) if crosses else None
         E = self._effective_feedback(W) if self.uses_feedback else None
         out = apply_weights(self.bilinear_map(), self.rule.feedback, op, x, W, b, E)
         return out if crosses or self.activation is None else self.activation(out)
