@@ -487,6 +487,14 @@ def test_nothing_imports_torch():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", ["activations", "testing", "ensemble", "torch.convert"])
+def test_without_torch_the_error_says_what_to_do(name):
+    done = run(f"import sys; sys.modules['torch'] = None; import lra.{name}")
+    assert done.returncode
+    assert "needs PyTorch, which is not installed" in done.stderr.splitlines()[-1]
+    assert "For Keras models use lra.keras" in done.stderr.splitlines()[-1]
+
+
 def test_without_keras_or_its_backend_the_error_says_what_to_install():
     done = run("import sys; sys.modules['keras'] = None; import lra.keras")
     assert "pip install 'lra-e[keras]', and one of its backends" in done.stderr

@@ -121,11 +121,9 @@ def test_every_model_is_checked(tmp_path, how):
     if how == "loaded":
         model.save(tmp_path / "model.keras")
         model = keras.saving.load_model(tmp_path / "model.keras")
+    train = model.train_on_batch if how == "one step" else model.fit
     with pytest.raises(OptionError, match="the loss is a sum"):
-        if how == "one step":
-            model.train_on_batch(X, Y)
-        else:
-            model.fit(X, Y, verbose=0)
+        train(X, Y)
 
 
 SCALED = {
@@ -196,7 +194,7 @@ def test_a_mean_over_steps_is_noticed(loss):
     y = STEPS if isinstance(loss, SPARSE) else np.eye(3)[STEPS]
     x = np.ones((8, 6, 5), "float32")
     model = sequence()
-    with pytest.warns(lra.LraWarning, match=r"N is counted as batch; .*\(model, 'tokens'\)"):
+    with pytest.warns(lra.LraWarning, match=r"N is counted as 'batch'; .*\(model, 'tokens'\)"):
         fit(model, loss, y, x)
     fit(sequence(loss_terms="tokens"), loss, y, x)
     fit(sequence(lra.MirroredLRA()), loss, y, x)
@@ -208,7 +206,7 @@ def test_a_sum_over_steps_is_noticed_where_they_are_counted():
 
     y, x = np.eye(3)[STEPS], np.ones((8, 6, 5), "float32")
     fit(sequence(), summed, y, x)
-    with pytest.warns(lra.LraWarning, match=r"N is counted as tokens; .*\(model, 'batch'\)"):
+    with pytest.warns(lra.LraWarning, match=r"N is counted as 'tokens'; .*\(model, 'batch'\)"):
         fit(sequence(loss_terms="tokens"), summed, y, x)
 
 

@@ -83,7 +83,8 @@ def test_others_are_relative_to_the_batch(f):
     found, h, d = crossed(net(f), lra.MirroredLRA())
     phi = keras.activations.get(f)
     s = np.abs(d).max()
-    up, down = (numpy(phi(ops.convert_to_tensor((h + m).astype("float32")))) for m in (d / s, -d / s))
+    ends = [ops.convert_to_tensor((h + m).astype("float32")) for m in (d / s, -d / s)]
+    up, down = (numpy(phi(end)) for end in ends)
     np.testing.assert_allclose(found, (s / 2 * (up - down)).sum(0), atol=1e-5)
 
 

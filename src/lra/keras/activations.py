@@ -52,7 +52,8 @@ class _Step(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         s = self.straight_through
-        return super().get_config() | {"straight_through": None if s is None else s.to_config()}
+        config: dict[str, Any] = super().get_config()
+        return config | {"straight_through": None if s is None else s.to_config()}
 
 
 @keras.saving.register_keras_serializable(package="lra")

@@ -30,15 +30,17 @@ def replicas() -> int:
 
 
 def outside_graph() -> AbstractContextManager[Any]:
-    """Return a context in which operations on arrays compute values, even while a step is traced."""
+    """Return a context in which operations compute values, even while a step is traced."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.init_scope()
+        context: AbstractContextManager[Any] = tf.init_scope()
+        return context
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.ensure_compile_time_eval()
+        context = jax.ensure_compile_time_eval()
+        return context
     from lra.keras.torch_backend import values_only
 
     return values_only()

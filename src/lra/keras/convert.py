@@ -13,7 +13,8 @@ from lra.keras.graph import is_model
 from lra.keras.layers import ACTIVATIONS, WEIGHT_LAYERS, Local, LocalActivation, LocalWeights
 from lra.keras.layers.base import check_rule
 from lra.keras.loss_checks import recheck
-from lra.keras.plan import Plan, Selector, check_model, plan
+from lra.keras.plan import Plan, Selector, plan
+from lra.keras.reasons import check_model
 from lra.loss_terms import LossTerms, check_terms
 from lra.rules import Rule
 

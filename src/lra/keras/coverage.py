@@ -11,7 +11,8 @@ import keras
 from lra.keras.convert import require_converted
 from lra.keras.graph import Call, Graph, is_model, trace
 from lra.keras.layers import DIFFERENTIATED, Local, LocalWeights
-from lra.keras.plan import nonlinear_operations, output_layers, passes_on
+from lra.keras.plan import nonlinear_operations, output_layers
+from lra.keras.reasons import passes_on
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Coverage:
     def __str__(self) -> str:
         kinds = sorted({*self.weights, *self.left, *self.activations})
         width = max(map(len, ("layer", *kinds)))
-        lines = [f"{'layer':{width}}  {'by the rule':>13}  {'by backprop':>13}  {'activations':>11}"]
+        lines = [
+            f"{'layer':{width}}  {'by the rule':>13}  {'by backprop':>13}  {'activations':>11}"
+        ]
         for kind in kinds:
             counts = [x.get(kind, 0) for x in (self.weights, self.left, self.activations)]
             lines.append("{:{}}  {:>13,}  {:>13,}  {:>11,}".format(kind, width, *counts))
@@ -98,7 +101,9 @@ def coverage(model: Any) -> Coverage:
         (weights if followed else left)[kind] += sum(math.prod(v.shape) for v in own)
         if isinstance(layer, Local) and layer.crosses_activation:
             activations[kind] += 1
-        elif id(layer) in nonlinear or not (followed or id(layer) in last or passes_on(layer, rule)):
+        elif id(layer) in nonlinear or not (
+            followed or id(layer) in last or passes_on(layer, rule)
+        ):
             escaped.append(call.path)
         elif not own and kind != "InputLayer":
             passes[kind] += times[id(layer)]

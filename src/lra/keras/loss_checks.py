@@ -14,7 +14,7 @@ from lra.keras.backend import is_compiled_by_torch, outside_graph
 from lra.keras.layers import Local
 from lra.loss_terms import LossTerms
 
-_CHECKED: weakref.WeakKeyDictionary[Any, dict[bool, Any]] = weakref.WeakKeyDictionary()
+_CHECKED: weakref.WeakKeyDictionary[Any, dict[bool, tuple[Any, Any]]] = weakref.WeakKeyDictionary()
 """The losses found to be right with weights (True) or without them: the tensors they compared."""
 
 
@@ -38,9 +38,9 @@ def install() -> None:
             checked = _CHECKED.setdefault(self._compile_loss, {})
             weighted = sample_weight is not None
             if weighted not in checked:
-                compared = keras.tree.map_structure(_described, (y, y_pred))
-                check_loss(self, *compared, weighted)
-                checked[weighted] = compared
+                labels, outputs = keras.tree.map_structure(_described, (y, y_pred))
+                check_loss(self, labels, outputs, weighted)
+                checked[weighted] = labels, outputs
         return original(self, x, y, y_pred, sample_weight, training)
 
     keras.Model.compute_loss = compute_loss
@@ -55,9 +55,9 @@ def _described(x: Any) -> Any:
 def recheck(model: Any) -> None:
     """Check a loss again, for other terms."""
     checked = _CHECKED.pop(model._compile_loss, {}) if model.compiled else {}
-    for weighted, compared in checked.items():
-        check_loss(model, *compared, weighted)
-        _CHECKED.setdefault(model._compile_loss, {})[weighted] = compared
+    for weighted, (y, y_pred) in checked.items():
+        check_loss(model, y, y_pred, weighted)
+        _CHECKED.setdefault(model._compile_loss, {})[weighted] = y, y_pred
     model.train_function = None  # `fit` has to trace the step again
 
 
@@ -130,16 +130,17 @@ def _check_terms(model: Any, y: Any, y_pred: Any, tokens: bool) -> str:
         )
     wrong = 2 if tokens else 1
     if more and all(np.isclose(growth, wrong, rtol=1e-3) for growth in more):
-        over, right = ("the batch alone", "batch") if tokens else ("its steps or pixels too", "tokens")
+        over = "the batch alone" if tokens else "steps or pixels too"
+        counted, right = ("tokens", "batch") if tokens else ("batch", "tokens")
         _warn(
-            f"the loss is a mean over {over}, but N is counted as {'tokens' if tokens else 'batch'}; "
-            f"call lra.keras.set_loss_terms(model, {right!r})"
+            f"the loss is a mean over {over}, but N is counted as {counted!r}; call "
+            f"lra.keras.set_loss_terms(model, {right!r})"
         )
     return ""
 
 
 def _growth(model: Any, y: Any, y_pred: Any, axis: int) -> float:
-    """Return how many times as large the loss is if a dimension of labels and outputs is doubled."""
+    """Return how many times as large the loss is with a dimension of all arrays doubled."""
     rng = np.random.default_rng(0)
 
     def shape_of(x: Any) -> tuple[int, ...]:

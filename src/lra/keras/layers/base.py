@@ -34,12 +34,15 @@ def check_rule(rule: Any) -> Rule:
     if not isinstance(rule.wiring, Chain):
         raise ConversionError(f"convert: {rule.wiring} is not supported in Keras; use Chain()")
     feedback = rule.feedback
-    if isinstance(feedback, SignSymmetric) and feedback.magnitude is not Magnitude.FIXED:
-        if isinstance(feedback.init, (LikeWeights, Mirror)):
-            raise ConversionError(
-                f"convert: SignSymmetric(init={feedback.init}) would draw from the values of the "
-                "weights in every step, which a compiled step does not know; use FanIn()"
-            )
+    if (
+        isinstance(feedback, SignSymmetric)
+        and feedback.magnitude is not Magnitude.FIXED
+        and isinstance(feedback.init, (LikeWeights, Mirror))
+    ):
+        raise ConversionError(
+            f"convert: SignSymmetric(init={feedback.init}) would draw from the values of the "
+            "weights in every step, which a compiled step does not know; use FanIn()"
+        )
     return rule
 
 
