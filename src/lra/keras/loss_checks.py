@@ -47,9 +47,11 @@ def install() -> None:
 
 
 def _described(x: Any) -> Any:
-    if x is None:
+    """Return a KerasTensor of a tensor's shape and type; None for one of unknown rank."""
+    try:
+        return keras.KerasTensor(tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
+    except Exception:
         return None
-    return keras.KerasTensor(tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
 
 
 def recheck(model: Any) -> None:
@@ -111,8 +113,8 @@ def _check_terms(model: Any, y: Any, y_pred: Any, tokens: bool) -> str:
 
     A mean over a dimension keeps its value where this is doubled, and a sum doubles.
     """
-    units = min(len(p.shape) for p in keras.tree.flatten(y_pred)) - 1
     try:
+        units = min(len(p.shape) for p in keras.tree.flatten(y_pred)) - 1
         batch, *more = (_growth(model, y, y_pred, axis) for axis in range(max(units, 1)))
     except Exception as error:
         _warn(
