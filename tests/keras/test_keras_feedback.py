@@ -48,17 +48,23 @@ def test_feedback_like_the_weights_is_as_large_as_they_are(build, std):
         assert np.abs(E).max() == pytest.approx(np.sqrt(3) * numpy(layer.kernel).std(), rel=0.05)
 
 
-def test_feedback_like_the_weights_follows_a_layer_built_by_hand_and_a_model_built_late():
-    late = keras.Sequential(
+def late(rule):
+    """A model that is built while `fit` traces its first step."""
+    depthwise = layers.DepthwiseConv1D(5, depth_multiplier=2, depthwise_initializer=spread(3.0))
+    model = keras.Sequential(
         [layers.Dense(30, "tanh"), layers.Dense(50, "tanh", kernel_initializer=spread(3.0)),
-         layers.Dense(3)]
+         depthwise, layers.Flatten(), layers.Dense(3)]
     )  # fmt: skip
-    late = lra.keras.convert(late, lra.LRAE())
-    late.compile("sgd", "mse")
-    late.fit(np.ones((4, 40)), np.ones((4, 3)), verbose=0)
+    model = lra.keras.convert(model, rule)
+    model.compile(keras.optimizers.SGD(1e-9), "mse")
+    model.fit(np.ones((4, 9, 40)), np.ones((4, 3)), verbose=0)
+    return model.layers[1:3]
+
+
+def test_feedback_like_the_weights_follows_layers_built_by_hand_or_late():
     local = lra.keras.layers.LocalDense(50, kernel_initializer=spread(3.0), rule=lra.LRAE())
     local.build((None, 30))
-    for layer in (late.layers[1], local):
+    for layer in (*late(lra.LRAE()), local):
         assert numpy(layer.feedback).std() == pytest.approx(3.0, rel=0.15)
 
 
@@ -77,6 +83,11 @@ def test_mirrored_feedback_is_an_unbiased_estimate_of_the_kernel(build):
         fan_in = np.prod(W.shape[:-2] if "Depthwise" in type(layer).__name__ else W.shape[:-1])
         assert angle(E, W) < 1.3 * np.degrees(np.arctan(np.sqrt(fan_in / 4000)))
         assert (E * W).sum() / (W * W).sum() == pytest.approx(1.0, abs=0.05)
+
+
+def test_layers_built_late_mirror_their_kernels():
+    for layer in late(lra.MirroredLRA()):
+        assert angle(layer.feedback, layer.kernel) < 5
 
 
 @pytest.mark.parametrize("rule", [lra.LRAE(), lra.FeedbackAlignment(), lra.MirroredLRA()])

@@ -46,6 +46,15 @@ def outside_graph() -> AbstractContextManager[Any]:
     return values_only()
 
 
+def is_graph_of_tensorflow() -> bool:
+    """Return whether TensorFlow traces a step: variables that are made in it have no values yet."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
+
+
 def is_compiled_by_torch() -> bool:
     """Return whether torch's compiler traces this step, so that Python must not compute values."""
     if keras.backend.backend() != "torch":

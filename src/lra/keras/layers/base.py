@@ -13,7 +13,7 @@ from lra.differences import Phi
 from lra.errors import ConversionError
 from lra.feedback import Magnitude, SignSymmetric, Stored, Transpose
 from lra.inits import LikeWeights, Mirror
-from lra.keras.backend import outside_graph, value_of
+from lra.keras.backend import is_graph_of_tensorflow, outside_graph, value_of
 from lra.keras.closed_forms import phi_of
 from lra.keras.gradients import ActivationOp, BilinearMap, apply_weights
 from lra.keras.layers.elementwise import crosses_by_rule, crossing_of
@@ -167,8 +167,15 @@ class LocalWeights(Local):
 
     def draw_feedback(self) -> Any:
         """Draw E for the kernel's current values, of its shape."""
+        late = is_graph_of_tensorflow()
         with outside_graph():
-            return self.rule.feedback.draw(self.sampler(self.kernel))
+            W = self._initial_kernel() if late else self.kernel
+            return self.rule.feedback.draw(self.sampler(W))
+
+    def _initial_kernel(self) -> Any:
+        """Return the values that a kernel made in a graph will get: initializers repeat theirs."""
+        initializer = getattr(self, "depthwise_initializer", None) or self.kernel_initializer
+        return initializer(self.kernel.shape, self.kernel.dtype)
 
     def sampler(self, W: Any) -> "FeedbackSampler":
         """Return what draws arrays for a kernel W of this layer."""
@@ -193,7 +200,7 @@ class FeedbackSlot(keras.layers.Layer):
     """
 
     def __init__(self, owner: LocalWeights) -> None:
-        super().__init__(name="feedback", dtype=owner.dtype_policy)
+        super().__init__(name="feedback", dtype=owner.dtype_policy, trainable=owner.trainable)
         self.E: Any = None
         self.seed_generator: Any = None
         feedback = owner.rule.feedback
