@@ -74,6 +74,13 @@ class Defect:
 
 DEFECTS = (
     Defect(
+        "take a layer's output on positions for a weight",
+        "torch/layers/base.py",
+        "active.skipped += intercepted",
+        "pass",
+        DISCOVERY,
+    ),
+    Defect(
         "take no unknown function for an activation",
         "torch/audit/classify.py",
         "call.nature is Nature.ELEMENTWISE\n            or",
@@ -195,8 +202,8 @@ DEFECTS = (
     Defect(
         "keep no Function's backward pass",
         "torch/audit/classify.py",
-        "        if call.torch_function in self.skipped:\n            return",
-        "        if False:\n            return",
+        "or call.torch_function) in self.skipped:",
+        "or call.torch_function) in ():",
         DISCOVERY,
     ),
     Defect(

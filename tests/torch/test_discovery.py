@@ -439,6 +439,31 @@ def test_choices_that_are_no_activations_keep_autograds_derivative(use):
     assert lra.audit(model, x).clean
 
 
+class Positions(nn.Module):
+    """Attention of learned queries, and of positions that go through a layer of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.p, self.q, self.b = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.u = nn.Parameter(torch.randn(WIDTH))
+
+    def forward(self, x):
+        h = self.a(x)
+        p = self.p(torch.ones(N, WIDTH).cumsum(0) / N)
+        near = (h + self.u) @ p.T
+        attended = F.scaled_dot_product_attention(self.q(h)[None], p[None], p[None])[0]
+        return self.b(near @ h + attended)
+
+
+@pytest.mark.parametrize("rule", [FA, TARGETS, lra.SignSymmetry()], ids=str)
+def test_the_output_of_a_layer_is_data_even_of_positions(rule):
+    x = torch.randn(N, WIDTH)
+    model = lra.convert(Positions(), rule, example=x)
+    assert lra.coverage(model).full
+    assert not any(n.startswith("p_") for n, _ in model.named_buffers())
+    updates(model, x)
+
+
 def test_terms_are_not_counted_in_one_sample_of_a_mapped_function():
     x = inputs()
     mapped, whole = (

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
 from lra.torch.audit.judge import Nature, judge
-from lra.torch.layers import Local
+from lra.torch.layers import Local, LocalWeights
 from lra.torch.layers.active import active
 from lra.torch.ops.nodes import (
     FACTORS,
@@ -175,6 +175,8 @@ class Recorder(TorchFunctionMode):
             computed = [t for t in inputs if not weights.get(id(t), True) and t.dim() > 1]
             if computed and level < 2 and not scalar:
                 call.level = 2  # a product with positions and the like is data
+        if isinstance(self.modules[self.running[-1]], LocalWeights):
+            call.level = 2  # the output of a converted layer is data, even of a constant input
         if call.nodes:
             call.where = line_of(caller(self.outermost))
             self.calls.append(call)

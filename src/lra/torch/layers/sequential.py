@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from lra.torch.layers.backward_check import check_backward
 from lra.torch.layers.base import Local, LocalWeights
 from lra.torch.layers.tracing import Proxy
 from lra.torch.ops import autograd
@@ -88,7 +89,7 @@ class LocalSequential(nn.Sequential):
         x = _run_layers(run, x)
         if len(run) > 1 and isinstance(run[-1], LocalWeights):
             check_first_errors(run[-1]._lra, x)
-            run[-1].with_backward_check(x)
+            check_backward(run[-1]._lra, x)
         return x
 
     def restore(self) -> None:
