@@ -1,9 +1,9 @@
 """How distance `lra.convert` reaches: convert every model of the zoo and compare it with backprop.
 
-    python benchmarks/reach.py [--only timm|hf|pyg|torch] [--model NAME] [--markdown docs/reach.md]
+    python benchmarks/reach.py [--only LIST] [--model NAME] [--markdown docs/reach.md]
 
-Every model is built four times from one seed, in float64, without dropout. The plain model has
-backprop's gradients. Converted with E = W and the normalised target difference, its updates must
+Every model is built four times from one seed, in float64, without dropout. Casts to float32 in a
+model's code are replaced (`zoo.precision`). The plain model has backprop's gradients. Converted with E = W and the normalised target difference, its updates must
 approach backprop's as beta falls: the distance at 1e-4 is about a tenth of that at 1e-3, or
 rounding. Converted with random E, the update of every parameter below a weight layer must differ
 from backprop's.
@@ -11,6 +11,10 @@ from backprop's.
 A parameter's distance is its largest difference over its largest gradient, and a row shows the
 largest distance of all parameters. `zoo.measure.FLOOR` states how gradients near zero are treated.
 Each model runs in its own process, under a time limit.
+
+Some models are refused. Where the zoo has a remedy for one, the model must be refused without it,
+and is measured with it. The libraries of the lists `vision`, `sequences` and `dynamics` are those
+of `zoo/requirements.txt`; `--markdown` replaces the rows that a run measures and keeps the others.
 """
 
 import argparse
@@ -25,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo import isolated
+from zoo import explained, isolated
 
 BETAS = (1e-3, 1e-4)
 
@@ -43,6 +47,9 @@ TITLES = {
     "hf": "transformers: architectures from tiny configs",
     "pyg": "PyTorch Geometric: two layers on a graph",
     "torch": "torch.nn: its own layers, between others",
+    "vision": "Images: diffusers, MONAI, vit-pytorch and others",
+    "sequences": "Sequences and tables: peft, x-transformers, recommenders and others",
+    "dynamics": "Dynamics: spiking and Fourier networks, flows, differential equations and others",
 }
 
 COLUMNS = (
@@ -95,25 +102,38 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
         partial: skip refused modules and convert the rest.
     """
     import lra
+    from lra.torch.convert.plan import find_skipped
     from zoo import graph
     from zoo.measure import FLOOR, build, distances, gradients, largest, silent
 
     entry = zoo.entry(which, name)
+    exact = lra.Rule(same(), lra.crossing.Derivative())
     started = time.perf_counter()
+    row: dict[str, Any] = {"refused": [], "converted": True, "remedy": None}
+    skip: tuple[Any, ...] = ()
+    if entry.remedy is not None:
+        model, example = build(entry)
+        try:
+            lra.convert(model, exact, example=example)
+        except lra.errors.ConversionError as error:
+            row["remedy"] = {"text": entry.remedy.text, "reason": refusals(error)[0]["reason"]}
+        else:
+            raise AssertionError("converts without the remedy of the zoo, which can be removed")
+        entry, skip = entry.remedied(), entry.remedy.skip
+        if entry.remedy.prepare is not None:
+            entry.remedy.prepare()
     model, example = build(entry)
     value, wanted = gradients(model, example, scale)
-    below = graph.below(model, example)
+    left = [model.get_submodule(path) for path in find_skipped(model, skip)]
+    below = graph.below(model, example, left)
     size = largest(wanted)
     faint = {k for k, g in wanted.items() if g is None or g.abs().max().item() <= FLOOR * size}
-    row: dict[str, Any] = {
+    row |= {
         "parameters": sum(p.numel() for p in model.parameters()),
         "silent": silent(wanted),
         "faint": len(faint),
-        "refused": [],
-        "converted": True,
     }
     del model
-    skip: tuple[str, ...] = ()
 
     def converted(rule: Any) -> tuple[float, dict[str, Any], Any]:
         model, example = build(entry)
@@ -121,7 +141,6 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
         found, got = gradients(model, example, scale)
         return found, got, model
 
-    exact = lra.Rule(same(), lra.crossing.Derivative())
     try:
         found, got, model = converted(exact)
     except lra.errors.ConversionError as error:
@@ -136,7 +155,7 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
         "table": str(coverage),
         "share": float(coverage.share),
         "activations": float(coverage.activation_share),
-        "full": bool(coverage.full),
+        "full": bool(coverage.full) or bool(left and coverage.verified),
         "forward": math.isclose(found, value, rel_tol=1e-12),  # recurrent kernels run step by step
         "exact": max(distances(got, wanted).values()),
     }
@@ -213,8 +232,13 @@ def verdict(row: dict[str, Any]) -> str:
             wrong.append(f"does not fall: {row[f'worst {BETAS[-1]:g}']}")
         if row["stay"]:
             wrong.append(f"random E does not change {row['stay'][0]}")
+    if wrong:
+        return "; ".join(wrong)
     longer = row.get("scale", 1.0)
-    return "; ".join(wrong) or "reached" + (f" (gradient x {longer:g})" if longer != 1 else "")
+    size = f" (gradient x {longer:g})" if longer != 1 else ""
+    remedy = row["remedy"]
+    after = f"; refused: {remedy['reason']} Remedy: {remedy['text']}" if remedy else ""
+    return f"reached{size}{after}"
 
 
 def cells(name: str, row: dict[str, Any]) -> list[str]:
@@ -222,9 +246,10 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
     if "share" not in row:
         return [name, "no", *[""] * (len(COLUMNS) - 3), verdict(row)]
     high, low = (row[f"{beta:g}"] for beta in BETAS)
+    answer = "in part" if not row["converted"] else "after a remedy" if row["remedy"] else "yes"
     return [
         name,
-        "yes" if row["converted"] else "in part",
+        answer,
         f"{100 * row['share']:.1f}%",
         f"{100 * row['activations']:.1f}%",
         f"{high:.1e}",
@@ -236,25 +261,30 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
     ]
 
 
-def summary(rows: dict[str, dict[str, Any]]) -> str:
-    """Summarise the results of one list."""
-    done = [row for row in rows.values() if row.get("converted") and "share" in row]
-    reached = [row for row in rows.values() if verdict(row).startswith("reached")]
-    full = sum(row["full"] for row in done)
+def summary(rows: list[list[str]]) -> str:
+    """Summarise the rows of one list."""
+    named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    done = [row for row in named if row["converted"] in ("yes", "after a remedy")]
+    remedied = sum(row["converted"] == "after a remedy" for row in done)
+    full = sum(row["weights"] == row["activations"] == "100.0%" for row in done)
+    fall = sum("does not fall" not in row["verdict"] for row in done)
+    changed = sum(row["unchanged"] == "0" for row in done)
+    reached = sum(row["verdict"].startswith("reached") for row in named)
+    after = f" ({remedied} after the remedy that the refusal names)" if remedied else ""
     return (
-        f"{len(done)} of {len(rows)} models convert, {full} with full coverage. With E = W, the "
-        f"distance to backprop falls like beta in {sum(map(falls, done))}. Random E changes every "
-        f"parameter below a weight layer in {sum(not row['stay'] for row in done)}. "
-        f"{len(reached)} of {len(rows)} pass all checks."
+        f"{len(done)} of {len(named)} models convert{after}, {full} with full coverage. With "
+        f"E = W, the distance to backprop falls like beta in {fall}. Random E changes every "
+        f"parameter below a weight layer in {changed}. {reached} of {len(named)} pass all checks."
     )
 
 
-def markdown(results: dict[str, dict[str, dict[str, Any]]], command: str) -> str:
+def markdown(tables: dict[str, list[list[str]]]) -> str:
     """Write all lists as a Markdown page."""
     lines = [
-        "# How distance convert reaches",
+        "# How far convert reaches",
         "",
-        f"Written by `{command}`.",
+        "Written by `python benchmarks/reach.py --markdown docs/reach.md`, with",
+        f"{versions()} and the versions of `benchmarks/zoo/requirements.txt`.",
         "",
         "Each row is one model in float64. A distance is relative to backprop's gradient, and the",
         "row shows the largest over the parameters.",
@@ -264,14 +294,34 @@ def markdown(results: dict[str, dict[str, dict[str, Any]]], command: str) -> str
         "  like beta, down to rounding.",
         "- **unchanged**, **below**: of the parameters below a weight layer, how many have the",
         "  same update with random E. It must be none.",
+        "- **after a remedy**: `lra.convert` refuses the model as it is and says what to do. The",
+        "  verdict says what was done, and the row measures the model after that.",
     ]
-    for which, rows in results.items():
+    for which, rows in tables.items():
         lines += ["", f"## {TITLES[which]}", "", summary(rows), ""]
         lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-        for name, row in rows.items():
-            inside = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells(name, row)]
+        for row in rows:
+            inside = [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
             lines.append(f"| {' | '.join(inside)} |")
+        failing = {row[0] for row in rows if not row[-1].startswith("reached")}
+        reasons = explained.REASONS.get(which, {})
+        explained = [f"- **{name}**: {reasons[name]}" for name in reasons if name in failing]
+        lines += ["", *explained] if explained else []
     return "\n".join(lines) + "\n"
+
+
+def read_page(page: Path) -> dict[str, dict[str, list[str]]]:
+    """Read the rows of a page that `markdown` has written, by list and by model."""
+    found: dict[str, dict[str, list[str]]] = {which: {} for which in TITLES}
+    named = {title: which for which, title in TITLES.items()}
+    which = ""
+    for line in page.read_text().splitlines() if page.exists() else ():
+        if line.startswith("## "):
+            which = named.get(line.removeprefix("## "), "")
+        elif which and line.startswith("| ") and not line.startswith(f"| {COLUMNS[0]} |"):
+            row = [cell.replace("\\|", "|") for cell in line[2:-2].split(" | ")]
+            found[which][row[0]] = row
+    return found
 
 
 def versions() -> str:
@@ -297,9 +347,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.json:
+        from zoo import precision
+
         warnings.simplefilter("ignore")
         try:
-            row = scaled(options.only[0], options.model[0], options.scale, options.partial)
+            with precision.Float64() as mode:
+                row = scaled(options.only[0], options.model[0], options.scale, options.partial)
+            row["casts"] = mode.replaced
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             reason = " ".join(str(error).split())[:300]
@@ -309,7 +363,7 @@ def main() -> None:
         return
     print(versions())
     common = ["--scale", str(options.scale), *(["--partial"] if options.partial else [])]
-    results: dict[str, dict[str, dict[str, Any]]] = {}
+    results: dict[str, dict[str, list[str]]] = {}
     for which in options.only or list(zoo.LISTS):
         names = [e.name for e in zoo.entries(which) if e.name in (options.model or [e.name])]
         if not names:
@@ -321,19 +375,21 @@ def main() -> None:
         for name, row in isolated.measure_all(
             names, lambda n, c=command: [*c, n], options.jobs, options.seconds
         ):
-            rows[name] = row
-            first, *rest = cells(name, row)
-            print(f"{first:<{width}}", *[f"{cell:<11}" for cell in rest], flush=True)
+            rows[name] = cells(name, row)
+            print(f"{name:<{width}}", *[f"{cell:<11}" for cell in rows[name][1:]], flush=True)
             if options.table and "table" in row:
                 print(row["table"])
-        print(summary(rows))
+        print(summary(list(rows.values())))
     missing = set(options.model or ()) - {name for rows in results.values() for name in rows}
     if missing:
         sys.exit(f"no such model: {', '.join(sorted(missing))}")
     if options.markdown:
-        only = [word for which in options.only or () for word in ("--only", which)]
-        words = ["python benchmarks/reach.py", *only, "--markdown", str(options.markdown)]
-        options.markdown.write_text(markdown(results, " ".join(words)) + f"\n{versions()}.\n")
+        kept = read_page(options.markdown)
+        tables = {}
+        for which in zoo.LISTS:
+            measured = kept[which] | results.get(which, {})
+            tables[which] = [measured[e.name] for e in zoo.entries(which) if e.name in measured]
+        options.markdown.write_text(markdown(tables))
 
 
 if __name__ == "__main__":

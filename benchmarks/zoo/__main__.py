@@ -65,7 +65,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.json:
-        print(json.dumps(check(options.lists[0], options.model[0])))
+        from zoo import precision
+
+        with precision.Float64():
+            print(json.dumps(check(options.lists[0], options.model[0])))
         return
     for which in options.lists or list(zoo.LISTS):
         names = [e.name for e in zoo.entries(which) if e.name in (options.model or [e.name])]

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -25,12 +26,40 @@ magnitude below the effect of beta, and still checks gradients down to a million
 
 
 @dataclasses.dataclass(frozen=True)
+class Remedy:
+    """What a user does after `lra.convert` has refused a model.
+
+    Attributes:
+        text: what is done, in a few words.
+        make: builds the model after a change of its code or options; None if it stays as it is.
+        prepare: registers activations or weight layers; called once before `lra.convert`.
+        skip: the argument of `lra.convert`: names, patterns or classes of modules.
+    """
+
+    text: str
+    make: Callable[[], tuple[nn.Module, Example]] | None = None
+    prepare: Callable[[], None] | None = None
+    skip: tuple[Any, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Entry:
-    """A model by name; `make` returns a new one with an example, drawn from torch's generator."""
+    """A model by name; `make` returns a new one with an example, drawn from torch's generator.
+
+    Attributes:
+        kind: where `make` finds the model in its library.
+        remedy: for a model that `lra.convert` refuses as it is, what makes it convert.
+    """
 
     name: str
     make: Callable[[], tuple[nn.Module, Example]]
     kind: str = ""
+    remedy: Remedy | None = None
+
+    def remedied(self) -> "Entry":
+        """Return the entry as it is after its remedy."""
+        changed = self.remedy.make if self.remedy else None
+        return dataclasses.replace(self, make=changed or self.make)
 
 
 def build(entry: Entry, seed: int = 0) -> tuple[nn.Module, Example]:
@@ -42,9 +71,13 @@ def build(entry: Entry, seed: int = 0) -> tuple[nn.Module, Example]:
     """
     torch.set_default_dtype(torch.float64)  # also for constants created in forward
     random.seed(seed)
+    numpy.random.seed(seed)
     torch.manual_seed(seed)
     model, example = entry.make()
     model = model.double()
+    for parameter in model.parameters():
+        if parameter.is_complex():
+            parameter.data = parameter.data.to(torch.complex128)
     example = doubled(example)
     with torch.no_grad():
         for parameter in model.parameters():
