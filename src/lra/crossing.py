@@ -296,3 +296,16 @@ class TargetDifference(Crossing):
             axes = every[1:] or every if self.relative is Relative.SAMPLE else every
             s = xp.amax(s, axis=axes, keepdims=True)
         return xp.clip(s, _LEAST, math.inf)
+
+
+def crossing_at(crossing: Crossing, surrogate: Surrogate | None, flat: bool) -> Crossing:
+    """Return a rule's crossing as it applies to one activation.
+
+    Args:
+        crossing: the rule's.
+        surrogate: the surrogate registered for the activation, if there is one.
+        flat: whether the activation is a step function.
+    """
+    if surrogate is not None and isinstance(crossing, TargetDifference):
+        return dataclasses.replace(crossing, surrogate=surrogate)
+    return crossing.at_steps() if flat and surrogate is None else crossing

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 import torch.nn.functional
 from torch import Tensor, nn
+from torch._library.custom_ops import CustomOpDef
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lra.crossing import Surrogate
 from lra.errors import OptionError
+from lra.torch.visible import visible_apply
 
 T: Any = torch.Tensor
 F: Any = torch.nn.functional  # its stubs lack parts of it
@@ -78,7 +82,7 @@ INTERCEPTED: tuple[type[nn.Module], ...] = (
 )
 """Classes whose forward is intercepted, function by function, in subclasses too."""
 
-SURROGATES: dict[type[nn.Module], Surrogate] = {}
+SURROGATES: dict[Any, Surrogate] = {}
 """The surrogates that `register_activation` was given."""
 
 _MATMUL = (torch.matmul, T.matmul, T.__matmul__, T.__rmatmul__, torch.mm, T.mm, torch.bmm, T.bmm)
@@ -104,6 +108,26 @@ BILINEAR_FUNCTIONS: dict[Any, int | None] = {
 """Functions that multiply data with weights, and the index of the bias among their arguments."""
 
 
+MULTIPLICATIONS = frozenset((torch.mul, torch.multiply, T.mul, T.multiply, T.__mul__, T.__rmul__))
+
+
+def multiplies_units(data: list[Tensor], weights: list[Tensor]) -> bool:
+    """Return whether an elementwise product with weights is more than a scale of each unit.
+
+    It is where data is broadcast along dimensions of the weights, as in (h[:, None] * W).sum(-1),
+    or where the numbers are complex, as in a convolution by Fourier transforms.
+
+    Args:
+        data: the data among the factors.
+        weights: the weights among them, or what is derived from weights alone.
+    """
+    z, W = data[0], weights[0]
+    if W.numel() == 1:
+        return False
+    sizes = zip_longest(z.shape[::-1], W.shape[::-1], fillvalue=1)
+    return z.is_complex() or W.is_complex() or any(a == 1 < b for a, b in sizes)
+
+
 def _functions(*names: str) -> dict[Any, str]:
     """Map all of torch's functions and methods of these names, in place or not, to the names."""
     found = {}
@@ -116,7 +140,7 @@ def _functions(*names: str) -> dict[Any, str]:
     return found
 
 
-ACTIVATION_FUNCTIONS: dict[Any, str] = {
+ACTIVATION_FUNCTIONS: dict[Any, str | None] = {
     **_functions(
         *("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh"),
         *("leaky_relu", "logsigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu"),
@@ -124,7 +148,7 @@ ACTIVATION_FUNCTIONS: dict[Any, str] = {
     ),
     torch.special.expit: "sigmoid",
 }
-"""Activations of one tensor, with the keys of their differences. Examples show others."""
+"""Activations, with the keys of their differences. Examples show others."""
 
 IN_PLACE_AT = {
     F.relu: 1, F.relu6: 1, F.silu: 1, F.mish: 1, F.hardswish: 1, F.hardsigmoid: 1, F.selu: 1,
@@ -132,7 +156,7 @@ IN_PLACE_AT = {
 }  # fmt: skip
 """The index of `inplace` among the arguments of an activation."""
 
-DIFFERENCES: dict[Any, str] = {
+DIFFERENCES: dict[Any, str | None] = {
     **ACTIVATION_FUNCTIONS,
     **_functions(
         *("exp", "exp2", "sinh", "cosh", "erf", "log", "log2", "log10", "log1p", "logit"),
@@ -154,39 +178,76 @@ DIFFERENCES: dict[Any, str] = {
 """Elementwise functions, with the keys of their differences in `lra.differences.FORMS`."""
 
 
-def register_activation(*classes: type[nn.Module], surrogate: Surrogate | None = None) -> None:
-    """Register module classes as activations: z = phi(h) of h's shape, elementwise or not.
+def register_activation(*activations: Any, surrogate: Surrogate | None = None) -> None:
+    """Register activations: z = phi(h) of h's shape, elementwise or not.
 
-    Errors then cross these modules by the rule's crossing, with their own forward as phi. Not
-    needed for elementwise modules without parameters, which `convert` recognises. If the class has
-    a method `difference(self, h, delta, xp)`, it is used for phi(h) - phi(h - delta).
+    Errors then cross these by the rule's crossing, with their own forward as phi. Not needed for
+    elementwise modules without parameters or for elementwise functions of torch, which `convert`
+    recognises. If a module class has a method `difference(self, h, delta, xp)`, it is used for
+    phi(h) - phi(h - delta).
 
     Args:
-        *classes: subclasses of torch.nn.Module whose forward takes one tensor and is not random.
-        surrogate: a function that targets are taken through at these modules, instead of the
+        *activations: subclasses of torch.nn.Module whose forward takes one tensor and is not
+            random; subclasses of torch.autograd.Function, such as steps with a surrogate gradient;
+            custom operators (`torch.library`). Register a Function before its `apply` is stored
+            elsewhere: `act = Spike.apply` keeps the unregistered one.
+        surrogate: a function that targets are taken through at these activations, instead of the
             rule's own surrogate.
 
     Raises:
-        OptionError: for anything but module classes, or anything but a surrogate.
+        OptionError: for anything else, or anything but a surrogate.
 
     Example:
         lra.register_activation(MyActivation)
+        lra.register_activation(Spike)  # used as Spike.apply(h)
     """
-    for cls in classes:
-        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+    for each in activations:
+        is_class = isinstance(each, type) and issubclass(each, (nn.Module, torch.autograd.Function))
+        if not (is_class or is_operator(each)):
             raise OptionError(
-                f"register_activation: expected subclasses of torch.nn.Module, got {cls!r}"
+                "register_activation: expected subclasses of torch.nn.Module or "
+                f"torch.autograd.Function, or custom operators, got {each!r}"
             )
     if surrogate is not None and not isinstance(surrogate, Surrogate):
         raise OptionError(
             "register_activation: surrogate must be one such as lra.crossing.TanhSurrogate(), "
             f"got {surrogate!r}"
         )
-    for cls in classes:
-        SURROGATES.pop(cls, None)
-        if surrogate is not None:
-            SURROGATES[cls] = surrogate
-        ACTIVATIONS.setdefault(cls, None)
+    for each in activations:
+        keys: list[Any] = [each]
+        if is_operator(each):
+            keys = overloads(each)
+            ACTIVATION_FUNCTIONS.update(dict.fromkeys(keys))
+        elif issubclass(each, nn.Module):
+            ACTIVATIONS.setdefault(each, None)
+        else:
+            keys = [visible_apply(each)]
+            ACTIVATION_FUNCTIONS.update(dict.fromkeys(keys))
+        for key in keys:
+            SURROGATES.pop(key, None)
+            if surrogate is not None:
+                SURROGATES[key] = surrogate
+
+
+_NAMESPACES = ("aten", "prim", "prims")
+
+
+def is_operator(function: Any) -> bool:
+    """Return whether a function is a custom operator, and none of torch's own."""
+    if isinstance(function, CustomOpDef):
+        return True
+    if isinstance(function, OpOverload):
+        return function.namespace not in _NAMESPACES
+    is_packet = isinstance(function, OpOverloadPacket)
+    return is_packet and function._qualified_op_name.partition("::")[0] not in _NAMESPACES
+
+
+def overloads(operator: Any) -> list[Any]:
+    """List a custom operator in all forms in which it can be called."""
+    if isinstance(operator, CustomOpDef):
+        operator = operator._opoverload
+    packet = operator.overloadpacket if isinstance(operator, OpOverload) else operator
+    return [packet, *(getattr(packet, name) for name in packet.overloads())]
 
 
 def register_weight_layer(

@@ -87,38 +87,55 @@ def audit(model: nn.Module, *example: Any, **kwargs: Any) -> Audit:
             f"audit: no layer of this {type(model).__name__} is converted; "
             "call lra.convert(model, rule) first"
         )
-    return examine(model, example, kwargs)[0]
+    conversions = [m._lra.conversion for m in model.modules() if isinstance(m, Local)]
+    skipped = [f for conversion in conversions for f in conversion.skipped_functions]
+    return examine(model, (example, kwargs), skipped=skipped).audit
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What one run of a model shows.
+
+    Attributes:
+        audit: the audit.
+        located: each finding with its call.
+        used: the names of the parameters that the outputs depend on.
+    """
+
+    audit: Audit
+    located: list[tuple[Call, Finding]]
+    used: set[str]
 
 
 def examine(
     model: nn.Module,
-    example: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    example: Any,
     rules: Iterable[Rule] | None = None,
-) -> tuple[Audit, list[tuple[Call, Finding]]]:
-    """Audit a model, and return each finding with its call as well.
+    skipped: Iterable[Any] = (),
+) -> Examination:
+    """Audit a run of a model.
 
     Args:
         model: the model.
-        example: positional inputs.
-        kwargs: keyword inputs.
+        example: args and kwargs of the model, or a function that runs it.
         rules: the rules to check against; by default those of the converted modules.
+        skipped: autograd Functions and custom operators that keep their own backward pass.
     """
     rules = rules or [m.rule for m in model.modules() if isinstance(m, Local)]
     kinds = set()
     if any(not isinstance(rule.crossing, Derivative) for rule in rules):
-        kinds.add(Kind.ACTIVATION)
+        kinds |= {Kind.ACTIVATION, Kind.UNKNOWN}
     if any(not isinstance(rule.feedback, Transpose) for rule in rules):
         kinds.add(Kind.WEIGHTS)
     model = unwrap_parallel(model)
 
     with preserve_state(model), torch.inference_mode(False):  # which enables gradients too
-        example, kwargs = clone_tensors((example, kwargs))
-        recorder = Recorder(model, tensors_in((example, kwargs)), examine.__code__)
+        example = example if callable(example) else clone_tensors(example)
+        recorder = Recorder(model, tensors_in(example), examine.__code__)
         with recorder.module_hooks(), recorder:
-            outputs = tensors_in(model(*example, **kwargs))  # hold the graph's nodes
+            outputs = tensors_in(run_example(model, example))  # hold the graph's nodes
             recorder.select_reached(outputs)
-    classifier = Classifier(recorder)
+    classifier = Classifier(recorder, skipped)
     counts: Counter[Finding] = Counter()
     located: list[tuple[Call, Finding]] = []
     passes: Counter[str] = Counter()
@@ -132,4 +149,21 @@ def examine(
         {name: calls for name, calls in passes.most_common() if calls},
         recorder.crossings,
     )
-    return report, located
+    return Examination(report, located, recorder.used)
+
+
+def run_example(model: nn.Module, example: Any) -> Any:
+    """Run a model on args and kwargs, or by a function, and return what it returns."""
+    if callable(example):
+        return example(model)
+    args, kwargs = example
+    return model(*args, **kwargs)
+
+
+def merge(audits: list[Audit]) -> Audit:
+    """Return one audit of several runs."""
+    passes: Counter[str] = Counter()
+    for each in audits:
+        passes.update(each.passes)
+    findings = tuple(dict.fromkeys(finding for each in audits for finding in each.findings))
+    return Audit(findings, dict(passes.most_common()), sum(each.crossings for each in audits))

@@ -3,35 +3,35 @@
 import enum
 import linecache
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lra.torch.activations import Activation
-from lra.torch.audit.recorder import PRODUCT, Call, Recorder, node_name, nodes_below, plain_name
+from lra.torch.audit.judge import Nature
+from lra.torch.audit.nodes import (
+    ADDS,
+    BOUND,
+    FACTORS,
+    NONLINEAR,
+    POWER,
+    PRODUCT,
+    SCALE,
+    STATISTIC,
+    VIEW,
+    function_of,
+    mixes,
+    node_name,
+    nodes_below,
+)
+from lra.torch.audit.recorder import Call, Origin, Recorder, plain_name
 from lra.torch.layers import LocalActivation
-from lra.torch.registry import ACTIVATIONS, TORCH_ACTIVATIONS, WEIGHT_LAYERS
+from lra.torch.registry import ACTIVATION_FUNCTIONS, ACTIVATIONS, TORCH_ACTIVATIONS, WEIGHT_LAYERS
 
-# Names of nodes, without "Backward0", by what they do to an error.
-_ADDS = re.compile(r"(Sparse)?B?[aA]dd")  # products whose first input is only added
-_NONLINEAR = re.compile(
-    "|".join(cls.__name__ for cls in TORCH_ACTIVATIONS)
-    + r"|A?(Cos|Sin|Tan)h?|Sinc|Erf.*|Glu|Logit|PreluKernel|RreluWithNoise.*|Sgn|Sign|Round|Floor"
-    r"|Ceil|Trunc|Frac|RunOnly|StraightThrough|.*(Rnn.*|Lstm.*|Gru.*)",
-    re.IGNORECASE,
-)
-# These are nonlinear too, but beside a statistic they are part of a normalization.
-_POWER = re.compile(r"Abs|Exp2?|Expm1|Log(2|10|1P)?|Pow|Reciprocal|R?[sS]qrt")
-_BOUND = re.compile(r"Clamp(Min|Max)?|Maximum|Minimum")
-_STATISTIC = re.compile(r"Mean|Sum|Logsumexp|Var.*|Std.*|.*Norm|A?[mM](ax|in)|.*Pool.*")
-_SCALE = re.compile(r"Add|R?[sS]ub|Mul|Div|Neg")
-_VIEW = re.compile(
-    r"Alias|AsStrided|Chunk|Clone|Diagonal|Expand|Flip|Permute|Repeat|ReshapeAlias|Select|Slice"
-    r"|Split.*|Squeeze|T|ToCopy|Transpose|Unbind|UnsafeSplit.*|(Unsafe)?View|Unsqueeze"
-)
-_BY_DESIGN = re.compile(r"norm|pool|softmax|attention|loss|entropy|similarity")  # functions
+_BY_DESIGN = re.compile(r"norm|pool|softmax|attention|loss|entropy|similarity")  # torch's functions
 
 
 class Kind(enum.StrEnum):
@@ -39,8 +39,10 @@ class Kind(enum.StrEnum):
 
     #: An elementwise nonlinear function.
     ACTIVATION = "activation"
-    #: A product with weights.
+    #: A product with weights, or another function of data and weights.
     WEIGHTS = "weights"
+    #: Code whose effect on an error torch does not show.
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -75,42 +77,68 @@ class Finding:
         lines = (
             f"{self.kind}: {self.operation}{weights} in {module}{times}",
             f"{self.where}  {code}".strip(),
-            f"remedy: {self.remedy}, or accept it",
+            f"remedy: {self.remedy}",
         )
         return "\n    ".join(filter(None, lines))
 
 
 class Classifier:
-    """Classifies the calls of one forward pass."""
+    """Classifies the calls of one forward pass.
 
-    def __init__(self, recorder: Recorder) -> None:
+    Args:
+        recorder: the calls.
+        skipped: autograd Functions and custom operators that keep their own backward pass.
+    """
+
+    def __init__(self, recorder: Recorder, skipped: Iterable[Any] = ()) -> None:
         self.recorder = recorder
+        self.skipped = frozenset(skipped)
 
     def findings(self, call: Call) -> Iterator[Finding]:
         """Yield what escapes the rule in a call: at most one activation, and each weight once."""
         if call.level == 0:
             return  # an error that arrives here only reaches parameters
-        module, remedy = self.recorder.modules[call.module], ""
+        module = self.recorder.modules[call.module]
         if isinstance(module, LocalActivation):
             return  # its own parameters learn by autograd
-        known = type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS
-        if known or isinstance(module, Activation):
-            remedy = f"this {type(module).__name__} is not converted; take it out of skip="
-        elif type(module).__module__.startswith("torch."):
-            remedy = f"write this {type(module).__name__} with layers that lra.convert knows"
+        if call.torch_function in self.skipped:
+            return
 
-        def finding(kind: Kind, parameter: str, functional: str) -> Finding:
+        def finding(kind: Kind, parameter: str, remedy: str) -> Finding:
             where = call.module, call.where
-            return Finding(kind, call.operation, *where, parameter, remedy or functional)
+            return Finding(kind, call.operation, *where, parameter, _of_module(module) or remedy)
 
-        plain = plain_name(call.function)
-        if not _BY_DESIGN.search(plain) and any(map(self._is_activation, call.nodes)):
-            names = [cls.__name__ for cls in TORCH_ACTIVATIONS if cls.__name__.lower() == plain]
-            layer = f"torch.nn.{names[0]}" if names else "an activation of torch.nn"
-            yield finding(Kind.ACTIVATION, "", f"create {layer} in __init__ and call that")
-        layer = "Conv" if "conv" in plain else "Linear"
-        for weights in dict.fromkeys(filter(None, map(self._weights, call.nodes))):
-            yield finding(Kind.WEIGHTS, weights, f"make it the weight of a torch.nn.{layer}")
+        is_activation = self._has_activation(call)
+        if is_activation:
+            yield finding(Kind.ACTIVATION, "", _for_activation(call))
+        elif call.origin is Origin.HIDDEN:
+            yield finding(Kind.UNKNOWN, "", "call the Python function that it was made from")
+        elif call.origin is Origin.FUNCTION or (
+            call.origin is Origin.OPERATOR and call.nature is Nature.OTHER
+        ):
+            remedy = (
+                f"register an activation with lra.register_activation({call.operation}); keep the "
+                f"backward pass of anything else with skip=({call.operation},)"
+            )
+            yield finding(Kind.UNKNOWN, "", remedy)
+        found = dict.fromkeys((*call.scaled_by, *call.inside), call.nodes[0])
+        found |= {self._weights(node, call, is_activation): node for node in call.nodes}
+        for weights in filter(None, found):
+            yield finding(Kind.WEIGHTS, weights, _for_weights(call, found[weights]))
+
+    def _has_activation(self, call: Call) -> bool:
+        """Return whether a call is nonlinear in its data, elementwise."""
+        if call.torch_function in ACTIVATION_FUNCTIONS and any(map(function_of, call.nodes)):
+            return True  # registered
+        if call.origin is Origin.OPERATOR:
+            return call.nature is Nature.ELEMENTWISE
+        if call.origin is not Origin.TORCH or _BY_DESIGN.search(plain_name(call.function)):
+            return False
+        return (
+            call.nature is Nature.ELEMENTWISE
+            or (call.by_mask and not all(map(self._of_statistic, call.nodes)))
+            or any(map(self._is_activation, call.nodes))
+        )
 
     def _is_activation(self, node: Node) -> bool:
         """Return whether a node is nonlinear and no part of a normalization."""
@@ -118,47 +146,87 @@ class Classifier:
         if name == "CopySlices":  # hides an in-place change of a part of a tensor
             name = plain_name(self.recorder.owners[node].function)
         if name in ("Maximum", "Minimum") and None not in nodes_below(node):
-            return False  # a choice between two activations, as in a pool
-        if _NONLINEAR.fullmatch(name):
+            one, other = map(self._unscaled, nodes_below(node))
+            return one is other  # else a choice between two activations, as in a pool
+        if name == "Abs" and node._saved_self.is_complex():  # type: ignore[attr-defined]
+            return False  # the length of a vector of two numbers
+        if NONLINEAR.fullmatch(name):
             return True
-        power = _POWER.fullmatch(name)
+        power = POWER.fullmatch(name)
         users = self.recorder.users.get(node, ())
-        into_statistic = any(map(_STATISTIC.fullmatch, users)) and all(
-            user == "Div" or _STATISTIC.fullmatch(user) for user in users
+        into_statistic = any(map(STATISTIC.fullmatch, users)) and all(
+            user == "Div" or STATISTIC.fullmatch(user) for user in users
         )
         normalizes = (power and into_statistic) or self._of_statistic(node)
-        return bool(power or _BOUND.fullmatch(name)) and not normalizes
+        return bool(power or BOUND.fullmatch(name)) and not normalizes
 
     def _of_statistic(self, node: Node) -> bool:
         """Return whether the only data that a node reads is a statistic, such as a mean."""
         below = [n for n in nodes_below(node) if n is not None and self._level(n) == 2]
         name = node_name(below[0]) if len(below) == 1 else ""
-        further = any(kind.fullmatch(name) for kind in (_POWER, _BOUND, _SCALE, _VIEW))
-        return bool(_STATISTIC.fullmatch(name)) or (further and self._of_statistic(below[0]))
+        further = any(kind.fullmatch(name) for kind in (POWER, BOUND, SCALE, VIEW))
+        return bool(STATISTIC.fullmatch(name)) or (further and self._of_statistic(below[0]))
 
-    def _weights(self, node: Node) -> str:
+    def _unscaled(self, node: Node | None) -> Node | None:
+        """Return the node below scales and shifts of what another node computes."""
+        while node is not None and (SCALE.fullmatch(node_name(node)) or "Copy" in node_name(node)):
+            below = [n for n in nodes_below(node) if n is not None and self._level(n) == 2]
+            if len(below) != 1:
+                break
+            node = below[0]
+        return node
+
+    def _weights(self, node: Node, call: Call, is_activation: bool) -> str:
         """Return the names of the weights that an error crosses at a node, or ""."""
         name = node_name(node)
-        if not PRODUCT.fullmatch(name):
+        is_product = function_of(node) is None and PRODUCT.fullmatch(name)
+        if not is_product and (is_activation or (function_of(node) is None and mixes(name))):
             return ""
-        below = nodes_below(node)[1 if _ADDS.match(name) else 0 :]
-        below = below[:2] if "Conv" in name else below  # without the bias
-        levels = {n: self._level(n) for n in below if n is not None}
+        below = nodes_below(node)[1 if is_product and ADDS.match(name) else 0 :]
+        below = below[:2] if is_product and "Conv" in name else below  # without the bias
+        levels = {n: self._level(n, call) for n in below if n is not None}
         top = max(levels.values(), default=0)
-        names = {name for n in levels if levels[n] < top for name in self._parameters(n)}
-        frozen = self.recorder.owners[node].frozen if top and None in below else ()
+        names = {name for n in levels if levels[n] < top for name in self.recorder.parameters(n)}
+        frozen = call.frozen if is_product and top and None in below else ()
         return ", ".join(sorted(names) or frozen)
 
-    def _level(self, node: Node) -> int:
-        """Return the level of the tensor behind a node."""
+    def _level(self, node: Node, call: Call | None = None) -> int:
+        """Return the level of the tensor behind a node, which may be inside a call."""
         if isinstance(leaf := getattr(node, "variable", None), Tensor):
             return 2 if id(leaf) in self.recorder.example else 0
-        if _VIEW.fullmatch(node_name(node)):  # within a call, a view of a weight is a weight
-            return max((self._level(n) for n in nodes_below(node) if n is not None), default=2)
-        return self.recorder.owners[node].level
+        owner = self.recorder.owners[node]
+        if VIEW.fullmatch(node_name(node)) or owner is call:  # a view of a weight is a weight
+            below = [self._level(n, call) for n in nodes_below(node) if n is not None]
+            return max(below, default=2)
+        return owner.level
 
-    def _parameters(self, node: Node) -> set[str]:
-        """Return the names of the leaves below a node."""
-        if isinstance(leaf := getattr(node, "variable", None), Tensor):
-            return {self.recorder.names.get(id(leaf), "(a tensor that is no Parameter)")}
-        return {name for n in nodes_below(node) if n is not None for name in self._parameters(n)}
+
+def _of_module(module: nn.Module) -> str:
+    """Return how to bring what torch's or a known module does under the rule, or ""."""
+    name = type(module).__name__
+    known = type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS
+    if known or isinstance(module, Activation):
+        return f"this {name} is not converted; take it out of skip="
+    if type(module).__module__.startswith("torch."):
+        return f"write this {name} with layers that lra.convert knows"
+    return ""
+
+
+def _for_activation(call: Call) -> str:
+    plain = plain_name(call.function)
+    names = [cls.__name__ for cls in TORCH_ACTIVATIONS if cls.__name__.lower() == plain]
+    if names:
+        return f"create torch.nn.{names[0]} in __init__ and call that"
+    return "write it as a module of its own, create that in __init__ and call it"
+
+
+def _for_weights(call: Call, node: Node) -> str:
+    if call.origin in (Origin.FUNCTION, Origin.OPERATOR):
+        return (
+            f"call functions of torch instead, or keep its backward pass: skip=({call.operation},)"
+        )
+    name = node_name(node)
+    if not (PRODUCT.fullmatch(name) or FACTORS.fullmatch(name)):
+        return "compute it by products such as torch.matmul, in which each weight has feedback"
+    layer = "Conv" if "conv" in plain_name(call.function) else "Linear"
+    return f"make it the weight of a torch.nn.{layer}, or use torch.matmul of two tensors"

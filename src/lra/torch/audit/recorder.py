@@ -5,12 +5,12 @@ and what is computed from them; 1 for products of those; 2 for anything that dep
 """
 
 import contextlib
-import re
+import enum
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -19,11 +19,34 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
-from lra.torch.ops.autograd import NODES
+from lra.torch.audit.judge import Nature, judge
+from lra.torch.audit.nodes import (
+    FACTORS,
+    PRODUCT,
+    VIEW,
+    by_rule,
+    function_of,
+    is_known,
+    node_name,
+    nodes_below,
+)
+from lra.torch.ops.ops import physical
+from lra.torch.registry import is_operator, multiplies_units
 
-# Names of nodes that multiply, without "Backward0". After "|": kernels that do more than that.
-PRODUCT = re.compile(r".*([mM][mv]|[dD]ot|Matmul|Conv.*|[lL]inear)|Addr|.*(Rnn.*|Lstm.*|Gru.*)")
 _LIBRARIES = f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/"
+
+
+class Origin(enum.Enum):
+    """What code added nodes to the graph."""
+
+    #: A function of torch.
+    TORCH = enum.auto()
+    #: A custom operator (`torch.library`).
+    OPERATOR = enum.auto()
+    #: An autograd Function of the user or of a library.
+    FUNCTION = enum.auto()
+    #: Code that function modes do not see: TorchScript, or a C++ extension.
+    HIDDEN = enum.auto()
 
 
 @dataclass(eq=False)
@@ -32,13 +55,18 @@ class Call:
 
     Attributes:
         function: the function's name.
-        torch_function: the function; None for code that was not intercepted.
+        torch_function: the function, or an autograd Function; None for hidden code.
         operation: its qualified name.
         module: the qualified name of the module whose forward called it.
         where: "file:line" of the user's code; "" where only torch calls it.
         level: the level of the result.
         frozen: the names of weights in it that require no gradient, and so have no node.
         nodes: the nodes.
+        origin: what code added them.
+        nature: what the call does to its data, tested where the names of its nodes do not show it.
+        inside: the names of weights that an autograd Function multiplies with in its forward.
+        scaled_by: the names of weights that it multiplies with elementwise, in more than a scale.
+        by_mask: whether it selects by a comparison of activations.
     """
 
     function: str
@@ -49,6 +77,16 @@ class Call:
     level: int = 2
     frozen: tuple[str, ...] = ()
     nodes: list[Node] = field(default_factory=list)
+    origin: Origin = Origin.TORCH
+    nature: Nature = Nature.OTHER
+    inside: tuple[str, ...] = ()
+    scaled_by: tuple[str, ...] = ()
+    by_mask: bool = False
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the function mode saw no call, only its nodes."""
+        return self.torch_function is None or self.origin is Origin.FUNCTION
 
 
 class Recorder(TorchFunctionMode):
@@ -72,18 +110,22 @@ class Recorder(TorchFunctionMode):
             id(t): (t, 0, frozenset({name if id(t) in self.names else ""}))  # "" is a buffer
             for name, t in (*model.named_parameters(), *model.named_buffers())
         }
+        self.used: set[str] = set()  # the parameters that the outputs depend on
         self.running = [""]
         self.calls: list[Call] = []
         self.owners: dict[Node, Call] = {}
         self.users: dict[Node, list[str]] = {}
         self.crossings = 0
+        self._masks: dict[int, Tensor] = {}  # comparisons of activations
+        self._without_grad: list[tuple[set[CodeType], frozenset[str]]] = []
 
     @contextlib.contextmanager
     def module_hooks(self) -> Iterator[None]:
         """Track the module whose forward is running."""
         paths = {module: path for path, module in self.modules.items()}
 
-        def before(module: nn.Module, inputs: Any) -> None:
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.claim_nodes(tensors_in((args, kwargs)), None)
             self.running.append(paths[module])
 
         def after(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -92,14 +134,16 @@ class Recorder(TorchFunctionMode):
 
         with contextlib.ExitStack() as handles:
             for module in paths:
-                handles.enter_context(module.register_forward_pre_hook(before, prepend=True))
+                add = module.register_forward_pre_hook
+                handles.enter_context(add(before, prepend=True, with_kwargs=True))
                 handles.enter_context(module.register_forward_hook(after, always_call=True))
             yield
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         inputs = tensors_in((args, kwargs))
         self.claim_nodes(inputs, None)
-        out = func(*args, **(kwargs or {}))
+        out = func(*args, **kwargs)
         outputs = tensors_in(out) or inputs[:1]  # x[0] = y returns nothing, and changes x
         level = max(map(self.level_of, inputs), default=0)
         weights = {id(t): self.fixed[id(t)][2] for t in inputs if id(t) in self.fixed}
@@ -107,6 +151,13 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         call = Call(name, func, resolve_name(func) or name, self.running[-1], "", level)
         call.frozen = tuple(sorted({name for names in frozen for name in names if name}))
+        if is_operator(func):
+            call.origin, call.operation = (
+                Origin.OPERATOR,
+                f"torch.ops.{str(func).replace('::', '.')}",
+            )
+        if not torch.is_grad_enabled():
+            self._note_without_grad(inputs)
         self.claim_nodes(outputs, call)
         if any(PRODUCT.fullmatch(node_name(node)) for node in call.nodes):
             scalar = level < 2 and all(t.numel() == 1 for t in outputs)  # as spectral norm's
@@ -115,14 +166,53 @@ class Recorder(TorchFunctionMode):
             if computed and level < 2 and not scalar:
                 call.level = 2  # a product with positions and the like is data
         if call.nodes:
-            call.where = line_of_caller(self.outermost)
+            call.where = line_of(caller(self.outermost))
             self.calls.append(call)
+            self._examine(call, args, kwargs, inputs, outputs)
+        elif any(t.requires_grad or id(t) in self._masks for t in inputs):
+            self._masks |= {id(t): t for t in outputs if not t.requires_grad and is_mask(func, t)}
         for t in outputs:
             if call.level < 2:
                 self.fixed[id(t)] = (t, call.level, frozenset().union(*weights.values()))
             else:
                 self.fixed.pop(id(t), None)
         return out
+
+    def _examine(
+        self, call: Call, args: Any, kwargs: Any, inputs: list[Tensor], outputs: list[Tensor]
+    ) -> None:
+        """Note what the names of a call's nodes do not show."""
+        if call.level < 2:
+            return
+        data = [t for t in inputs if self.level_of(t) == 2]
+        weights = [t for t in inputs if self.level_of(t) < 2 and self._names_of(t)]
+        (out, *_) = outputs
+        names = [node_name(node) for node in call.nodes]
+        elementwise = any(map(FACTORS.fullmatch, names)) and not any(map(PRODUCT.fullmatch, names))
+        if elementwise and data and weights and multiplies_units(data, weights):
+            call.scaled_by = tuple(sorted({name for t in weights for name in self._names_of(t)}))
+        masks = [t for t in inputs if id(t) in self._masks]
+        call.by_mask = any(mask.shape == out.shape for mask in masks)
+        if not all(map(is_known, call.nodes)):
+            crossed = [t for t in data if t.requires_grad]
+            call.nature = judge(call.torch_function, args, kwargs, crossed)
+
+    def _names_of(self, t: Tensor) -> frozenset[str]:
+        """Return the names of the weights that a tensor is made of, without buffers."""
+        return self.fixed[id(t)][2] - {""} if id(t) in self.fixed else frozenset()
+
+    def _note_without_grad(self, inputs: list[Tensor]) -> None:
+        """Note the weights used without a graph, which may be in an autograd Function."""
+        names = {
+            name for t in inputs if t.dim() > 1 and t.requires_grad for name in self._names_of(t)
+        }
+        if not names:
+            return
+        codes, frame = set(), sys._getframe(1)
+        while frame.f_code is not self.outermost and frame.f_back is not None:
+            codes.add(frame.f_code)
+            frame = frame.f_back
+        self._without_grad.append((codes, frozenset(names)))
 
     def claim_nodes(self, tensors: Iterable[Tensor], call: Call | None) -> None:
         """Attribute the new nodes behind some tensors to a call.
@@ -132,19 +222,43 @@ class Recorder(TorchFunctionMode):
             call: the call that created them; None for code that was not intercepted, such as an
                 autograd Function or TorchScript. Each node then becomes a call.
         """
-        todo = [t.grad_fn for t in tensors]
+        todo = [physical(t).grad_fn for t in tensors]
+        hidden: Call | None = None
         while todo:
             node = todo.pop()
             if node is None or node in self.owners or node_name(node) == "AccumulateGrad":
                 continue
-            function = getattr(node, "_forward_cls", None)
-            name = function.__name__ if function else node_name(node)
-            owner = call or Call(name, None, name, self.running[-1], line_of_caller(self.outermost))
+            owner = call or self._unseen(node, hidden)
             owner.nodes.append(node)
             self.owners[node] = owner
-            if call is None:
+            if call is None and owner is not hidden:
                 self.calls.append(owner)
+            hidden = owner if owner.origin is Origin.HIDDEN else hidden
             todo += nodes_below(node)
+
+    def _unseen(self, node: Node, hidden: Call | None) -> Call:
+        """Return a call for a node that no intercepted function created.
+
+        Args:
+            node: the node.
+            hidden: the call of hidden code found just before, which the node may belong to.
+        """
+        cls = function_of(node)
+        name = node_name(node) if cls is None else cls.__name__
+        frame = caller(self.outermost)
+        call = Call(name, cls, name, self.running[-1], line_of(frame))
+        if cls is not None:
+            call.origin = Origin.FUNCTION
+            code = getattr(cls.forward, "__code__", None)
+            found = [names for codes, names in self._without_grad if code in codes]
+            call.inside = tuple(sorted(frozenset().union(*found)))
+        elif not (by_rule(node) or VIEW.fullmatch(name) or name == "CopySlices"):
+            if hidden is not None:
+                return hidden
+            call.origin = Origin.HIDDEN
+            scripts = scripts_in(frame)
+            call.operation = f"TorchScript {scripts}" if scripts else "code outside Python"
+        return call
 
     def select_reached(self, outputs: list[Tensor]) -> None:
         """Count the nodes of the rule, and drop all others that no error from the outputs reaches.
@@ -153,38 +267,71 @@ class Recorder(TorchFunctionMode):
             outputs: the model's outputs.
         """
         self.claim_nodes(outputs, None)
-        by_rule: dict[Node, bool] = {}
+        reached: dict[Node, bool] = {}
         todo = [t.grad_fn for t in outputs]
         while todo:
             node = todo.pop()
-            if node is None or node in by_rule:
+            if node is None or node in reached:
                 continue
-            by_rule[node] = getattr(node, "_forward_cls", None) in NODES
+            reached[node] = by_rule(node)
+            if isinstance(leaf := getattr(node, "variable", None), Tensor):
+                self.used.add(self.names.get(id(leaf), ""))
             todo += nodes_below(node)
             for below in filter(None, nodes_below(node)):
                 self.users.setdefault(below, []).append(node_name(node))
-        self.crossings = sum(by_rule.values())
         for call in self.calls:
-            call.nodes = [node for node in call.nodes if not by_rule.get(node, True)]
+            if call.unseen:
+                call.level = 0 if all(map(self.is_weight, call.nodes)) else 2
+        self.crossings = sum(reached.values())
+        for call in self.calls:
+            call.nodes = [node for node in call.nodes if not reached.get(node, True)]
         self.calls = [call for call in self.calls if call.nodes]
 
     def level_of(self, x: Tensor) -> int:
         """Return the level of a tensor."""
-        if getattr(x.grad_fn, "_forward_cls", None) in NODES:
+        if x.grad_fn is not None and by_rule(x.grad_fn):
             return 2  # a converted layer's output is data, even if computed from learned tokens
         if id(x) in self.fixed:
             return self.fixed[id(x)][1]
+        node = x.grad_fn
+        owner = None if node is None else self.owners.get(node)
+        if owner is not None and owner.unseen and self.is_weight(node):
+            self.fixed[id(x)] = (x, 0, frozenset(self.parameters(node)))
+            return 0
         return 0 if x.requires_grad and x.is_leaf and id(x) not in self.example else 2
 
+    def is_weight(self, node: Node | None) -> bool:
+        """Return whether what a node computes is made of parameters alone."""
+        if node is None:
+            return False  # a constant, or data that requires no gradient
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            return id(leaf) not in self.example
+        owner = self.owners.get(node)
+        if owner is None or owner.unseen:
+            return not by_rule(node) and all(map(self.is_weight, nodes_below(node)))
+        return owner.level == 0
 
-def nodes_below(node: Node) -> list[Node | None]:
-    """Return the nodes that a node sends errors to."""
-    return [below for below, _ in node.next_functions]
+    def parameters(self, node: Node) -> set[str]:
+        """Return the names of the leaves below a node."""
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            return {self.names.get(id(leaf), "(a tensor that is no Parameter)")}
+        return {name for n in nodes_below(node) if n is not None for name in self.parameters(n)}
 
 
-def node_name(node: Node) -> str:
-    """Return a node's name without namespace and "Backward0"."""
-    return re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+def is_mask(func: Any, out: Tensor) -> bool:
+    """Return whether a result without a gradient is a comparison, or is made of one elementwise."""
+    name = plain_name(getattr(func, "__name__", ""))
+    return name in _COMPARISONS or (name in _OF_MASKS and not out.is_complex())
+
+
+_COMPARISONS = (
+    *("gt", "lt", "ge", "le", "greater", "less", "greaterequal", "lessequal"),
+    *("heaviside", "signbit"),
+)
+_OF_MASKS = (
+    *("to", "float", "double", "half", "bfloat16", "typeas", "mul", "and", "or", "invert"),
+    *("logicaland", "logicalor", "logicalnot"),
+)
 
 
 def plain_name(name: str) -> str:
@@ -193,12 +340,12 @@ def plain_name(name: str) -> str:
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    """List the tensors among arguments or results."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """List the tensors among arguments or results; under `torch.vmap`, those behind them."""
+    return [physical(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def line_of_caller(outermost: CodeType) -> str:
-    """Return "file:line" of the nearest caller outside torch and lra.torch, or "".
+def caller(outermost: CodeType) -> FrameType | None:
+    """Return the nearest caller's frame outside torch and lra.torch, if there is one.
 
     Args:
         outermost: the code object at which the search stops.
@@ -206,6 +353,24 @@ def line_of_caller(outermost: CodeType) -> str:
     frame = sys._getframe(1)
     while frame.f_code is not outermost and frame.f_back is not None:
         if not frame.f_code.co_filename.startswith(_LIBRARIES):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            return frame
         frame = frame.f_back
-    return ""
+    return None
+
+
+def line_of(frame: FrameType | None) -> str:
+    """Return "file:line" of a frame, or ""."""
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def scripts_in(frame: FrameType | None) -> str:
+    """Return the names of the TorchScript functions that a frame's code and its callers name."""
+    found: dict[str, None] = {}
+    while frame is not None and not found:
+        known = frame.f_globals | frame.f_locals
+        for name in (*frame.f_code.co_names, *frame.f_code.co_freevars):
+            value = known.get(name)
+            if isinstance(value, (torch.jit.ScriptFunction, torch.jit.ScriptModule)):
+                found[name] = None
+        frame = frame.f_back
+    return ", ".join(found)

@@ -1,16 +1,17 @@
 """Convert a model to a rule and back: plan everything, check everything, then swap classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from lra.errors import ConversionError
+from lra.errors import ConversionError, OptionError
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
 from lra.rules import Rule
 from lra.torch.convert.discover import discover
-from lra.torch.convert.plan import Selector, find_skipped, listing, make_plan
+from lra.torch.convert.plan import find_skipped, listing, make_plan
 from lra.torch.convert.swap import swap, undo
 from lra.torch.convert.wiring import wire
 from lra.torch.distributed import is_sharded
@@ -18,7 +19,7 @@ from lra.torch.functions.module import SkippedModule
 from lra.torch.layers import Local, LocalSequential
 from lra.torch.layers.slots import Conversion, feedback_slots
 from lra.torch.model_state import example_to_args
-from lra.torch.registry import WEIGHT_LAYERS
+from lra.torch.registry import WEIGHT_LAYERS, is_operator, overloads
 from lra.wiring import Chain, Direct, Stride
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,7 +30,9 @@ def convert(
     rule: Rule,
     *,
     example: Any = None,
-    skip: Selector | Sequence[Selector] = (),
+    examples: Sequence[Any] = (),
+    methods: Sequence[str] = (),
+    skip: Any = (),
     input_layers: Sequence[str] | None = None,
     loss_terms: LossTerms | str | float = LossTerms.BATCH,
 ) -> M:
@@ -43,16 +46,23 @@ def convert(
     `optimizer.add_param_group({"params": lra.feedback_parameters(model)})`.
 
     Modules of known classes are converted by class. Products and activations in a module's own code
-    (`F.relu(x)`, `x @ self.w`) are found by running the model once on an example.
+    (`F.relu(x)`, `x @ self.w`) are found by running the model on examples.
 
     Args:
         model: any module.
         rule: how errors travel, such as `lra.LRAE(beta=0.1)`.
-        example: arguments of one forward pass: a tensor, a tuple as for `model(*example)`, or a
-            mapping as for `model(**example)`. Whatever escapes the rule in that pass is then
-            refused. Buffers, random states and the model's mode are preserved.
+        example: arguments of one forward pass: a tensor, a tuple as for `model(*example)`, a
+            mapping as for `model(**example)`, or a function that takes the model, runs it, and
+            returns its outputs. Whatever escapes the rule in that pass is then refused. Buffers,
+            random states and the model's mode are preserved.
+        examples: several examples, for a model with several branches, heads or modes. A product
+            with a weight that no example shows raises a RuleError in training.
+        methods: the names of methods other than `forward` whose code follows the rule as well:
+            "encode" for `model.encode(x)`, "decoder.sample" for one of a submodule. Show what they
+            do by an example such as `lambda model: model.encode(x)`.
         skip: submodules to leave on backprop with all that they hold: qualified names, patterns
-            such as "*.attention", or classes.
+            such as "*.attention", or classes. Also autograd Functions and custom operators that
+            keep their own backward pass.
         input_layers: qualified names of the weight layers that see only the raw input. No error has
             to cross them, so they get no feedback weights. By default the example decides; without
             one it is the first weight layer in order of registration, unless something trainable
@@ -89,31 +99,52 @@ def convert(
             f"convert: {rule.wiring} is not implemented for torch; use lra.wiring.Chain()"
         )
     terms = check_terms(loss_terms)
-    skipped = find_skipped(model, (skip,) if isinstance(skip, (str, type)) else tuple(skip))
+    shown = [e if _is_runner(e) else example_to_args(e) for e in _list(example, examples)]
+    skips = (skip,) if isinstance(skip, (str, type)) or is_operator(skip) else tuple(skip)
+    functions = [f for f in skips if is_operator(f) or _is_function(f)]
+    skipped = find_skipped(model, tuple(s for s in skips if s not in functions))
     named = (input_layers,) if isinstance(input_layers, str) else input_layers
-    plan = make_plan(model, rule, skipped, named, has_example=example is not None)
-    if example is None and not isinstance(rule.wiring, Chain):
+    keys = [key for f in functions for key in (overloads(f) if is_operator(f) else [f])]
+    plan = make_plan(model, rule, skipped, named, has_example=bool(shown), functions=keys)
+    if not shown and not isinstance(rule.wiring, Chain):
         raise ConversionError(
             f"convert: {rule.wiring} needs example=, the arguments of one forward pass, to find "
             "the order and the sizes of the layers"
         )
-    plan.shared = Conversion(tuple(skipped))
-    if example is None:
+    plan.shared = Conversion(tuple(skipped), tuple(keys))
+    if not shown:
         if not (plan.weights or plan.intercepted):
             raise _nothing(model)
         swap(model, plan, rule, terms)
         return model
     try:
         swap(model, plan, rule, terms, discovering=True)
-        discover(model, rule, terms, example, plan, find_inputs=named is None)
+        discover(model, rule, terms, shown, plan, find_inputs=named is None)
         if not any(isinstance(m, Local) and m.multiplies for m in model.modules()):
             raise _nothing(model)
         if not isinstance(rule.wiring, Chain):
-            wire(model, rule, plan.shared, *example_to_args(example))
+            wire(model, rule, plan.shared, shown[0])
     except BaseException:
         undo(model)
         raise
     return model
+
+
+def _list(example: Any, examples: Sequence[Any]) -> list[Any]:
+    if isinstance(examples, (Tensor, Mapping)) or not isinstance(examples, Sequence):
+        raise OptionError(
+            f"convert: examples takes a list of examples, got {type(examples).__name__}; pass one "
+            "example as example="
+        )
+    return [*([] if example is None else [example]), *examples]
+
+
+def _is_runner(example: Any) -> bool:
+    return callable(example) and not isinstance(example, (Tensor, nn.Module))
+
+
+def _is_function(skipped: Any) -> bool:
+    return isinstance(skipped, type) and issubclass(skipped, torch.autograd.Function)
 
 
 def _nothing(model: nn.Module) -> ConversionError:

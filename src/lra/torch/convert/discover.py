@@ -1,49 +1,53 @@
-"""Discovery: run an example, convert what the modules' own code does, and refuse what escapes."""
+"""Discovery: run examples, convert what the modules' own code does, and refuse what escapes."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
+from lra.crossing import Derivative
 from lra.errors import Refusal
 from lra.feedback import Transpose
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
-from lra.torch.audit import Kind, examine
+from lra.torch.audit import Examination, Kind, examine, merge
+from lra.torch.convert.forward_scan import escapes
 from lra.torch.convert.plan import Plan, refuse
 from lra.torch.convert.swap import swap
 from lra.torch.functions.module import InterceptedModule
 from lra.torch.layers import Local, LocalSequential, LocalWeights
-from lra.torch.model_state import example_to_args
 
 
 def discover(
     model: nn.Module,
     rule: Rule,
     terms: LossTerms | float,
-    example: Any,
+    examples: list[Any],
     done: Plan,
     find_inputs: bool,
 ) -> None:
-    """Run an example until nothing new is found in it.
+    """Run examples until nothing new is found in them.
 
     Args:
         model: the model, with its modules converted by class.
         rule: the rule.
         terms: what the loss is a mean over.
-        example: arguments of one forward pass.
+        examples: args and kwargs of the model, or functions that run it.
         done: the plan that was carried out.
-        find_inputs: whether the example decides which layers see only the raw input.
+        find_inputs: whether the examples decide which layers see only the raw input.
 
     Raises:
         ConversionError: for what cannot follow the rule.
     """
-    args, kwargs = example_to_args(example)
     paths = dict(model.named_modules())
     skipped = {id(m) for top in done.skipped.values() for m in top.modules()}
+    seen: list[Examination] = []
 
     def run() -> list[Any]:
-        done.shared.audit, found = examine(model, args, kwargs, [rule])
+        functions = done.shared.skipped_functions
+        seen[:] = [examine(model, example, [rule], functions) for example in examples]
+        done.shared.audit = merge([each.audit for each in seen])
+        found = [entry for each in seen for entry in each.located]
         return [(c, f) for c, f in found if id(paths[c.module]) not in skipped]
 
     receives: dict[nn.Module, bool] = {}
@@ -66,13 +70,60 @@ def discover(
                 layer.see_input()
     while found and _intercept_more(model, rule, terms, done, paths, found):
         found = run()
+    _guard(model, rule, terms, done, set().union(*(each.used for each in seen)))
     for module in model.modules():
         if isinstance(module, InterceptedModule):
             module._lra.discovering = False
     refuse(
-        Refusal(c.module, type(paths[c.module]).__name__, str(f).replace("\n    ", "; "))
+        Refusal(c.module, _plain(paths[c.module]).__name__, str(f).replace("\n    ", "; "))
         for c, f in dict.fromkeys(found)
     )
+
+
+def _plain(module: nn.Module) -> type[nn.Module]:
+    return module.plain if isinstance(module, Local) else type(module)
+
+
+def _guard(
+    model: nn.Module, rule: Rule, terms: LossTerms | float, done: Plan, used: set[str]
+) -> None:
+    """Intercept what the examples did not show: other branches, and weights that they left out.
+
+    A product with a weight that has no feedback then raises a RuleError.
+    """
+    derivative = isinstance(rule.crossing, Derivative)
+    transpose = isinstance(rule.feedback, Transpose)
+    skipped = {id(m) for top in done.skipped.values() for m in top.modules()}
+    plan = Plan(skipped=done.skipped, shared=done.shared)
+    for path, module in model.named_modules():
+        if isinstance(module, Local) or id(module) in skipped:
+            continue
+        if type(module).__module__.startswith("torch."):
+            continue
+        unused = [name for name in _own_weights(module) if f"{path}.{name}".strip(".") not in used]
+        kinds = {each.kind for each in escapes(module) if each.known}
+        kinds -= {Kind.ACTIVATION} if derivative else set()
+        kinds -= {Kind.WEIGHTS} if transpose else set()
+        if kinds or (unused and not transpose):
+            plan.intercepted[path] = module
+    swap(model, plan, rule, terms, discovering=True)
+    for module in model.modules():
+        if isinstance(module, InterceptedModule) and not transpose:
+            slots = {slot.parameter for slot in module._lra.slots.values()}
+            held = [name for name in module.weight_names() if name not in slots]
+            module._lra.guarded = tuple(held)
+
+
+def _own_weights(module: nn.Module) -> list[str]:
+    """List the weights that a module holds itself, or in lists of parameters."""
+    lists = (nn.ParameterList, nn.ParameterDict)
+    holders = [("", module), *((n, m) for n, m in module.named_children() if isinstance(m, lists))]
+    return [
+        f"{holder}.{name}".strip(".")
+        for holder, m in holders
+        for name, W in m.named_parameters(recurse=False)
+        if W.dim() > 1
+    ]
 
 
 def _intercept_more(
@@ -98,9 +149,9 @@ def _intercept_more(
                 or not all(f"{name}.".startswith(f"{owner}." if owner else "") for name in names)
             ):
                 owner = (owner.rpartition(".")[0] or "") if owner else None
-        else:
+        elif finding.kind is Kind.ACTIVATION and not call.by_mask:
             functions.setdefault(call.module, set()).add(call.torch_function)
-        if owner is None:
+        if owner is None or finding.kind is Kind.UNKNOWN:
             continue
         module = paths[owner]
         if isinstance(module, LocalSequential):

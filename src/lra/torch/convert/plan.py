@@ -15,7 +15,7 @@ from lra.crossing import Derivative
 from lra.errors import ConversionError, OptionError, Refusal
 from lra.feedback import Transpose
 from lra.rules import Rule
-from lra.torch.convert.forward_scan import escapes
+from lra.torch.convert.forward_scan import Kind, escapes
 from lra.torch.distributed import is_sharded
 from lra.torch.layers import Local, LocalActivation, is_activation
 from lra.torch.layers.slots import Conversion
@@ -82,6 +82,7 @@ def make_plan(
     skipped: dict[str, nn.Module],
     input_layers: Sequence[str] | None,
     has_example: bool,
+    functions: Sequence[Any] = (),
 ) -> Plan:
     """Decide for every module, and refuse once for everything that stands in the way."""
     paths = dict(model.named_modules(remove_duplicate=False))
@@ -102,7 +103,7 @@ def make_plan(
         reason = _reason_to_refuse(module, rule)
         intercept = not reason and _is_intercepted(module, rule)
         if not reason and not intercept and not has_example:
-            reason = _needs_example(module, rule)
+            reason = _needs_example(module, rule, functions)
         if reason:
             refused.append(Refusal(path, type(module).__name__, reason))
             inside.append(f"{path}." if path else "")
@@ -197,24 +198,21 @@ def _is_intercepted(module: nn.Module, rule: Rule) -> bool:
     return isinstance(module, INTERCEPTED)
 
 
-def _needs_example(module: nn.Module, rule: Rule) -> str:
+def _needs_example(module: nn.Module, rule: Rule, functions: Sequence[Any]) -> str:
     """Return what in a module's own code only an example can convert, or ""."""
     if type(module).__module__.startswith("torch.") or rule == Rule():
         return ""
     if type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS or is_activation(module):
         return ""
-    found = escapes(module)
+    found = escapes(module, functions)
     if isinstance(rule.crossing, Derivative):
-        found = [name for name in found if name in _PRODUCTS]
+        found = [each for each in found if each.kind is not Kind.ACTIVATION]
     if not found:
         return ""
     return (
-        f"its forward calls {', '.join(found)}; pass example=, the arguments of one forward pass, "
-        "so that convert can find what the rule replaces"
+        f"its forward calls {', '.join(each.name for each in found)}; pass example=, the arguments "
+        "of one forward pass, so that convert can find what the rule replaces"
     )
-
-
-_PRODUCTS = ("@", "linear", "matmul", "einsum", "addmm", "bmm", "mm", "conv1d", "conv2d", "conv3d")
 
 
 def _find_input_layers(

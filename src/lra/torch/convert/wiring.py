@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lra.errors import ConversionError
 from lra.feedback import Stored
 from lra.rules import Rule
+from lra.torch.audit import run_example
 from lra.torch.audit.recorder import tensors_in
 from lra.torch.layers.sampler import draw_between
 from lra.torch.layers.slots import Conversion
@@ -85,10 +86,14 @@ class OrderRecorder(ErrorRouter):
         return found
 
 
-def wire(
-    model: nn.Module, rule: Rule, shared: Conversion, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def wire(model: nn.Module, rule: Rule, shared: Conversion, example: Any) -> None:
     """Link the layers of a converted model as the rule's wiring says.
+
+    Args:
+        model: the model.
+        rule: the rule.
+        shared: what the converted modules share.
+        example: args and kwargs of the model, or a function that runs it.
 
     Raises:
         ConversionError: where errors start at several layers, or where there can be no feedback
@@ -98,8 +103,8 @@ def wire(
     shared.router = recorder
     try:
         with preserve_state(model), torch.inference_mode(False):  # which enables gradients too
-            args, kwargs = clone_tensors((args, kwargs))
-            outputs = tensors_in(model(*args, **kwargs))
+            example = example if callable(example) else clone_tensors(example)
+            outputs = tensors_in(run_example(model, example))
         sites = _levels(recorder, outputs)
         router = ErrorRouter(rule.feedback)
         for link in _links(sites, rule.wiring.reach):

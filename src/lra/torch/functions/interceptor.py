@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from lra.crossing import Derivative
+from lra.crossing import Derivative, crossing_at
 from lra.feedback import Feedback, Transpose
+from lra.torch.audit.nodes import by_rule, nodes_below
 from lra.torch.functions.tables import (
     ATTRIBUTES,
     COMPOSITES,
@@ -26,10 +27,19 @@ from lra.torch.layers.sampler import FeedbackSampler
 from lra.torch.layers.slots import FeedbackSlot
 from lra.torch.ops import observer
 from lra.torch.ops.autograd import apply_activation, apply_weights
-from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error
+from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error, physical
 from lra.torch.phi import phi_of_call
-from lra.torch.registry import ACTIVATION_FUNCTIONS, BILINEAR_FUNCTIONS, CONVOLUTIONS, F
+from lra.torch.registry import (
+    ACTIVATION_FUNCTIONS,
+    BILINEAR_FUNCTIONS,
+    CONVOLUTIONS,
+    MULTIPLICATIONS,
+    SURROGATES,
+    F,
+    multiplies_units,
+)
 from lra.torch.user_warnings import check_first_errors
+from lra.torch.visible import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,20 @@ class Source:
     views: tuple[Callable[[Tensor], Tensor], ...] = ()
 
 
+def _derived(source: Source, t: Tensor) -> Source:
+    """Return the source of a tensor that is computed from weights, with an E of its own."""
+    name = source.key.partition(":")[0]
+    return Source(f"{name}:{'x'.join(map(str, t.shape))}", t)
+
+
+def _leaves(node: Any) -> list[Tensor]:
+    """List the leaves below a node."""
+    leaf = getattr(node, "variable", None)
+    if leaf is not None:
+        return [leaf]
+    return [leaf for below in nodes_below(node) if below is not None for leaf in _leaves(below)]
+
+
 def tensors_in(tree: Any) -> list[Tensor]:
     """List the tensors in a torch function's arguments or results; faster than pytree."""
     if isinstance(tree, Tensor):
@@ -61,7 +85,11 @@ def tensors_in(tree: Any) -> list[Tensor]:
 def _split_tensors(function: Any, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
     """Split a call into a function of its floating-point tensors, and these tensors."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
+    at = [
+        i
+        for i, x in enumerate(leaves)
+        if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+    ]
     rest = [None if i in at else leaf for i, leaf in enumerate(leaves)]
 
     def call(*tensors: Tensor) -> Any:
@@ -100,11 +128,22 @@ class FunctionInterceptor(TorchFunctionMode):
         self.sources: dict[Tensor, Source | None] = dict.fromkeys(buffers)
         """The tensors that are made of weights and constants alone; None for constants."""
         self.sources |= layer.sources()
+        self._from_weights: dict[Any, bool] = {}  # by node of the graph
+
+    def __enter__(self) -> Any:
+        active.layers.append(self.layer)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        active.layers.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, as an op of the rule where it is one."""
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled() or func in ATTRIBUTES or skipping.depth:
+        if func in CHECKPOINTS and not active.skipped:
+            return func(self._recomputed(args[0]), *args[1:], **kwargs)
+        if not torch.is_grad_enabled() or func in ATTRIBUTES or active.skipped:
             return func(*args, **kwargs)
         if func in COMPOSITES:
             with self:
@@ -116,14 +155,58 @@ class FunctionInterceptor(TorchFunctionMode):
             return out
         if func in VIEWS or (func is F.embedding and given[0] in self.sources):  # indices aside
             given = [t for t in given if t.is_floating_point() or t.is_complex()] or given
-        static = [t for t in given if t in self.sources or isinstance(t, nn.Parameter)]
+        multiplies = func in BILINEAR_FUNCTIONS or func in MULTIPLICATIONS
+        static = [t for t in given if self._is_static(t, multiplies)]
         if static and len(static) == len(given):
             return self._derive(func, args, kwargs, static)
-        if func in BILINEAR_FUNCTIONS and static:
+        if multiplies and static:
             return self._multiply(func, args, kwargs, static)
         if func in ACTIVATION_FUNCTIONS or func in self.layer._lra.activations:
             return self._activate(func, args, kwargs, given)
         return func(*args, **kwargs)
+
+    def _recomputed(self, function: Any) -> Any:
+        """Return a checkpointed function that is intercepted in its recomputation too."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return run
+
+    def _is_static(self, t: Tensor, search: bool) -> bool:
+        """Return whether a tensor is made of weights and constants alone.
+
+        Args:
+            t: the tensor.
+            search: whether to search its graph, for what autograd Functions, TorchScript and caches
+                made of weights.
+        """
+        if t in self.sources or isinstance(t, nn.Parameter):
+            return True
+        if not search or torch.compiler.is_compiling():
+            return False
+        if t.grad_fn is None or not self._is_from_weights(t.grad_fn):
+            return False
+        found = [s for leaf in _leaves(t.grad_fn) if (s := self.sources.get(leaf)) is not None]
+        if not found:
+            return False
+        source = max(found, key=lambda s: s.like.numel())
+        self.layer._lra.searches_graph |= self.layer._lra.discovering
+        self.sources[t] = _derived(source, t)
+        return True
+
+    def _is_from_weights(self, node: Any) -> bool:
+        """Return whether all leaves below a node are parameters."""
+        if node is None or by_rule(node):
+            return False
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            return isinstance(leaf, nn.Parameter)
+        if node not in self._from_weights:
+            below = nodes_below(node)
+            self._from_weights[node] = bool(below) and all(map(self._is_from_weights, below))
+        return self._from_weights[node]
 
     def _derive(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
         """Run a function of weights alone, and note where its results come from."""
@@ -148,8 +231,7 @@ class FunctionInterceptor(TorchFunctionMode):
 
                 self.sources[t] = Source(source.key, source.like, (*source.views, view))
             else:
-                name = source.key.partition(":")[0]
-                self.sources[t] = Source(f"{name}:{'x'.join(map(str, t.shape))}", t)
+                self.sources[t] = _derived(source, t)
         return out
 
     def _multiply(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
@@ -160,6 +242,8 @@ class FunctionInterceptor(TorchFunctionMode):
         weights = [t for t in static if t is not bias and self.sources.get(t) is not None]
         crossed = [t for t in operands if needs_error(t) and all(t is not W for W in weights)]
         if len(weights) != 1 or not crossed or isinstance(state.rule.feedback, Transpose):
+            return func(*args, **kwargs)
+        if func in MULTIPLICATIONS and not multiplies_units(crossed, weights):
             return func(*args, **kwargs)
         W = weights[0]
         source = self.sources[W]
@@ -181,7 +265,8 @@ class FunctionInterceptor(TorchFunctionMode):
             args, kwargs = pytree.tree_map(lambda t: detached if t is z else t, (args, kwargs))
         op, given = _as_op(feedback, func, args, kwargs, W, bias)
         h = apply_weights(op, *given, E) if router is None else router.run(site, op, *given, E)
-        check_first_errors(state, h)
+        if not h.is_complex():
+            check_first_errors(state, h)
         return h
 
     def _effective(
@@ -204,6 +289,8 @@ class FunctionInterceptor(TorchFunctionMode):
         if len(crossed) != 1 or isinstance(state.rule.crossing, Derivative):
             return func(*args, **kwargs)  # a choice between activations, or nothing to cross
         (h,) = crossed
+        if h.is_complex():
+            return func(*args, **kwargs)
         if any(t.numel() > 1 and t.shape != h.shape[-t.dim() :] for t in given if t is not h):
             return func(*args, **kwargs)
         call = _as_function_of(h, func, args, kwargs)
@@ -215,14 +302,26 @@ class FunctionInterceptor(TorchFunctionMode):
             return call(v.clone())
 
         phi = phi_of_call(func, args, kwargs, h, call if in_place is None else copied)
-        return apply_activation(phi, state.rule.crossing, state.terms, h, in_place)
+        return apply_activation(phi, self._crossing(func, h, phi), state.terms, h, in_place)
+
+    def _crossing(self, func: Any, h: Tensor, phi: Any) -> Any:
+        """Return the rule's crossing, as it applies to a function."""
+        state = self.layer._lra
+        if state.discovering and is_flat(phi, h):
+            state.steps |= {func}
+        return crossing_at(state.rule.crossing, SURROGATES.get(func), func in state.steps)
 
 
 def _as_op(
     feedback: Feedback, func: Any, args: Any, kwargs: Any, W: Tensor, bias: Tensor | None
 ) -> tuple[WeightOp | BilinearOp, list[Any]]:
     """Return a product of data and a weight W as an op, with the tensors that it takes before E."""
-    if func is F.linear and W.dim() == 2 and not {"input", "weight"} & kwargs.keys():
+    if (
+        func is F.linear
+        and W.dim() == 2
+        and W.is_floating_point()
+        and not {"input", "weight"} & kwargs.keys()
+    ):
         return WeightOp(LinearMap(), feedback), [args[0], W, bias]
     if is_matmul(func, args, kwargs, W, bias):
         return WeightOp(MatmulMap(func), feedback), [args[-2], W, bias]
@@ -231,10 +330,21 @@ def _as_op(
     return BilinearOp(call, feedback, at, len(given)), [*given]
 
 
-class _Skipping(threading.local):
-    """How many skipped modules a thread's forward is inside of."""
+def is_flat(phi: Callable[[Tensor], Tensor], h: Tensor) -> bool:
+    """Return whether a function is constant almost everywhere beside its arguments h."""
+    with torch.no_grad():
+        h = physical(h).detach()
+        z = phi(h)
+        near = phi(h + 1e-4 * (h.abs().mean() + 1e-3))
+        return bool((z == near).float().mean() > 0.95) and bool((z != z.flatten()[0]).any())
 
-    depth = 0
+
+class _Active(threading.local):
+    """What a thread's forward is inside of."""
+
+    def __init__(self) -> None:
+        self.layers: list[Any] = []  # intercepted modules
+        self.skipped = 0  # skipped modules
 
 
-skipping = _Skipping()
+active = _Active()

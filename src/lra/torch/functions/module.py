@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lra.errors import ConversionError, RuleError
 from lra.feedback import Stored
-from lra.torch.functions.interceptor import FunctionInterceptor, Source, skipping
-from lra.torch.layers.base import Local
+from lra.torch.functions.interceptor import FunctionInterceptor, Source, active
+from lra.torch.layers.base import Local, LocalWeights
 from lra.torch.layers.sampler import draw_feedback
 from lra.torch.layers.slots import FeedbackSlot, add_tensor
 from lra.torch.user_warnings import link_feedback
@@ -31,11 +31,11 @@ class SkippedModule(Local):
 
         @functools.wraps(plain.forward)
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            skipping.depth += 1
+            active.skipped += 1
             try:
                 return plain.forward(self, *args, **kwargs)
             finally:
-                skipping.depth -= 1
+                active.skipped -= 1
 
         return {"forward": forward}
 
@@ -59,8 +59,10 @@ class InterceptedModule(Local):
 
         @functools.wraps(plain.forward)
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() or self in active.layers:
                 return plain.forward(self, *args, **kwargs)
+            if self._lra.searches_graph and torch.compiler.is_compiling():
+                torch._dynamo.graph_break()  # compilers show no graph
             with FunctionInterceptor(self):
                 return plain.forward(self, *args, **kwargs)
 
@@ -76,11 +78,24 @@ class InterceptedModule(Local):
                 if name not in own and name.rpartition(".")[2] != "feedback"
             }
         found: dict[Tensor, Source] = {}
-        for name in dict.fromkeys(slot.parameter for slot in self._lra.slots.values()):
+        slots = (slot.parameter for slot in self._lra.slots.values())
+        for name in dict.fromkeys((*slots, *self._lra.guarded)):
             owner, _, leaf = name.rpartition(".")
             W = getattr(self.get_submodule(owner), leaf)
             found[W] = Source(name, W)
         return found
+
+    def weight_names(self) -> list[str]:
+        """List the weights that the module may multiply with: those of no converted submodule."""
+        inner = [
+            f"{name}." for name, m in self.named_modules() if name and isinstance(m, LocalWeights)
+        ]
+        added = set(self._lra.added)
+        return [
+            name
+            for name, W in self.named_parameters()
+            if W.dim() > 1 and name not in added and not name.startswith(tuple(inner))
+        ]
 
     def _hooked(self) -> list[tuple[str, Tensor]]:
         """List the weights that a hook computes before each forward: weight_norm, pruning."""
@@ -132,7 +147,7 @@ class InterceptedModule(Local):
                 f"convert: {self._lra.path!r} ({self.plain.__name__}) has an attribute {new!r} of "
                 "its own, where its feedback weights would go; rename it"
             )
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch._C._DisableFuncTorch():
             E = draw_feedback(feedback, like.detach().clone())
         assert E is not None
         slot.name, slot.drawn = new, not like.is_meta

@@ -20,9 +20,11 @@ VIEWS = frozenset(
         *(T.half, T.double, T.bfloat16, T.movedim, torch.movedim, T.detach, T.clone),
         *(T.index_select, torch.index_select, torch.split_with_sizes, T.split_with_sizes),
         *(torch.swapaxes, torch.clone, T.view_as, T.expand_as, T.reshape_as, T.requires_grad_),
+        *(torch.view_as_complex, torch.view_as_real, torch.fft.fft, torch.fft.rfft),
+        *(torch.fft.fft2, torch.fft.rfft2, torch.fft.fftn, torch.fft.rfftn),
     }
 )
-"""Functions that rearrange weights. E goes through the same ones."""
+"""Functions that rearrange weights, and linear ones. E goes through the same ones."""
 
 ATTRIBUTES = frozenset({T.requires_grad.__get__, T.data.__get__, T.shape.__get__})
 """Attributes of tensors, which compute nothing."""
@@ -112,7 +114,7 @@ _BIAS_NAMES = ("bias", "input")  # of most functions with a bias, and of addmm a
 
 def bias_of(func: Any, args: Any, kwargs: Any) -> Any:
     """Return the bias of a call of a bilinear function, or None."""
-    at = BILINEAR_FUNCTIONS[func]
+    at = BILINEAR_FUNCTIONS.get(func)
     if at is None:
         return None
     return args[at] if len(args) > at else kwargs.get(_BIAS_NAMES[at == 0])
@@ -139,5 +141,5 @@ def is_matmul(func: Any, args: Any, kwargs: Any, W: Tensor, bias: Any) -> bool:
 
 def fan_in_of(func: Any, W: Tensor) -> int:
     """Return how many inputs each unit reads, for either layout of W."""
-    by_rows = BILINEAR_FUNCTIONS[func] == 2 or func is F.bilinear
+    by_rows = BILINEAR_FUNCTIONS.get(func) == 2 or func is F.bilinear
     return W[0].numel() if by_rows else max(1, W.numel() // W.shape[-1])

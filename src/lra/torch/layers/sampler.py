@@ -87,9 +87,15 @@ class FeedbackSampler:
 
 @torch.no_grad()
 def draw_feedback(feedback: Feedback, W: Any, run: Run | None = None) -> Tensor | None:
-    """Draw what a layer with weight W stores for its feedback, if anything."""
+    """Draw what a layer with weight W stores for its feedback, if anything.
+
+    The real and imaginary parts of complex feedback are drawn as separate numbers.
+    """
     if feedback.stored is Stored.NOTHING:
         return None
+    if W.is_complex():
+        parts = draw_feedback(feedback, torch.view_as_real(W))
+        return None if parts is None else torch.view_as_complex(parts)
     if W.is_meta:
         return torch.empty_like(W, requires_grad=False)
     with torch._C.DisableTorchFunction():  # out of sight of function modes

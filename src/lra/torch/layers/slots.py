@@ -4,7 +4,7 @@ Every tool that draws, loads, mirrors, shares or counts feedback weights is a lo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,6 +87,9 @@ class FeedbackSlot:
 
     def effective(self, W: Tensor, E: Tensor | None, draw: FeedbackSampler) -> Any:
         """Return the E of one pass from W and what is stored."""
+        if W.is_complex():
+            parts = torch.view_as_real(W), None if E is None else torch.view_as_real(E)
+            return torch.view_as_complex(self.effective(*parts, replace(draw, W=parts[0])))
         with torch.no_grad():
             if observer.current is None:
                 return self.feedback.effective(W, E, draw, torch)
@@ -152,13 +155,15 @@ class Conversion:
 
     Attributes:
         skipped: the qualified names of the modules in `skip`.
-        audit: the audit of the example, where one was given.
+        skipped_functions: the autograd Functions and custom operators in `skip`.
+        audit: the audit of the examples, where some were given.
         has_activations: whether there may be activations among the modules.
         warned: whether a warning about the scale of the loss was given.
         router: what routes errors that skip layers, where the wiring is not `Chain`.
     """
 
     skipped: tuple[str, ...] = ()
+    skipped_functions: tuple[Any, ...] = ()
     audit: Any = None
     has_activations: bool = False
     warned: bool = False
@@ -180,6 +185,10 @@ class RuleState:
         errors_checked: how many errors were checked for the scale of the loss.
         flat: whether the module is a step function.
         activations: functions that an example has shown to be activations in the module's code.
+        steps: functions that an example has shown to be flat between steps, such as sign.
+        guarded: the names of weights that the module holds without a slot, since no example
+            multiplied with them.
+        searches_graph: whether autograd Functions or the like make weights in the module's code.
         in_place: those of them that overwrite their argument.
         discovering: whether an example is running that may add slots and activations.
     """
@@ -194,6 +203,9 @@ class RuleState:
     errors_checked: int = 0
     flat: bool = False
     activations: frozenset[Any] = frozenset()
+    steps: frozenset[Any] = frozenset()
+    guarded: tuple[str, ...] = ()
+    searches_graph: bool = False
     in_place: frozenset[Any] = frozenset()
     discovering: bool = False
 

@@ -7,7 +7,7 @@ from torch.nn.modules.conv import _ConvNd
 from lra.errors import Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import Loss, PredictiveCoding
-from lra.torch.convert.forward_scan import escapes
+from lra.torch.convert.forward_scan import Kind, escapes
 from lra.torch.methods.runs import (
     Runs,
     check_model,
@@ -16,9 +16,7 @@ from lra.torch.methods.runs import (
     raise_if_refused,
     without_ddp,
 )
-from lra.torch.registry import BILINEAR_FUNCTIONS, INTERCEPTED, WEIGHT_LAYERS
-
-_PRODUCTS = {"@", *(f.__name__ for f in BILINEAR_FUNCTIONS if hasattr(f, "__name__"))}
+from lra.torch.registry import INTERCEPTED, WEIGHT_LAYERS
 
 
 def find_weight_layers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
@@ -40,7 +38,7 @@ def find_weight_layers(method: PredictiveCoding, model: nn.Module) -> list[nn.Mo
                 reason = "it multiplies with several weights in one kernel; write it with nn.Linear"
                 refused.append(Refusal(path, kind.__name__, reason))
         elif not kind.__module__.startswith("torch."):
-            calls = [n for n in escapes(module) if n.removeprefix("Tensor.") in _PRODUCTS]
+            calls = [each.name for each in escapes(module) if each.kind is Kind.WEIGHTS]
             if calls:
                 reason = (
                     f"its forward calls {', '.join(calls)}; write it with nn.Linear or a "

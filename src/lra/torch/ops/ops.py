@@ -305,8 +305,13 @@ def transforming() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
-def needs_error(x: Tensor) -> bool:
-    """Return whether the backward pass sends an error to a tensor, also under `torch.vmap`."""
+def physical(x: Tensor) -> Tensor:
+    """Return a tensor; under `torch.vmap`, the one behind it, which has the mapped dimension."""
     while transforming() and torch._C._functorch.is_batchedtensor(x):
         x = torch._C._functorch.get_unwrapped(x)
-    return x.requires_grad
+    return x
+
+
+def needs_error(x: Tensor) -> bool:
+    """Return whether the backward pass sends an error to a tensor, also under `torch.vmap`."""
+    return physical(x).requires_grad
