@@ -92,39 +92,50 @@ def refusals(error: Exception) -> list[dict[str, str]]:
     ] or [{"name": "", "type": "", "reason": str(error)}]
 
 
-def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]:
+def reason_without_remedy(entry: Any) -> str:
+    """Return why an entry is refused as it is.
+
+    Raises:
+        AssertionError: it converts and trains as it is.
+    """
+    import lra
+    from zoo.measure import build, gradients
+
+    model, example = build(entry)
+    try:
+        lra.convert(model, lra.LRAE(), example=example)
+        gradients(model, example)
+    except lra.errors.LraError as error:
+        return refusals(error)[0]["reason"]
+    raise AssertionError("converts without the remedy that the zoo has for it")
+
+
+def measure(entry: Any, reason: str, scale: float, partial: bool) -> dict[str, Any]:
     """Measure one model in this process.
 
     Args:
-        which: the list that contains it.
-        name: its name in that list.
+        entry: the model.
+        reason: why it is refused without its remedy.
         scale: the length of the loss's gradient.
         partial: skip refused modules and convert the rest.
     """
     import lra
-    from lra.torch.convert.plan import find_skipped
     from zoo import graph
     from zoo.measure import FLOOR, build, distances, gradients, largest, silent
 
-    entry = zoo.entry(which, name)
     exact = lra.Rule(same(), lra.crossing.Derivative())
     started = time.perf_counter()
     row: dict[str, Any] = {"refused": [], "converted": True, "remedy": None}
-    skip: tuple[Any, ...] = ()
+    arguments: dict[str, Any] = {}
     if entry.remedy is not None:
-        model, example = build(entry)
-        try:
-            lra.convert(model, exact, example=example)
-        except lra.errors.ConversionError as error:
-            row["remedy"] = {"text": entry.remedy.text, "reason": refusals(error)[0]["reason"]}
-        else:
-            raise AssertionError("converts without the remedy of the zoo, which can be removed")
-        entry, skip = entry.remedied(), entry.remedy.skip
-        if entry.remedy.prepare is not None:
-            entry.remedy.prepare()
+        row["remedy"] = {"text": entry.remedy.text, "reason": reason}
+        remedy, entry = entry.remedy, entry.remedied()
+        arguments = remedy.options()
+        if remedy.prepare is not None:
+            remedy.prepare()
     model, example = build(entry)
     value, wanted = gradients(model, example, scale)
-    left = [model.get_submodule(path) for path in find_skipped(model, skip)]
+    left = [model.get_submodule(path) for path in arguments.get("skip", ()) if isinstance(path, str)]
     below = graph.below(model, example, left)
     size = largest(wanted)
     faint = {k for k, g in wanted.items() if g is None or g.abs().max().item() <= FLOOR * size}
@@ -137,7 +148,7 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
 
     def converted(rule: Any) -> tuple[float, dict[str, Any], Any]:
         model, example = build(entry)
-        lra.convert(model, rule, skip=skip, example=example)
+        lra.convert(model, rule, example=example, **arguments)
         found, got = gradients(model, example, scale)
         return found, got, model
 
@@ -146,8 +157,8 @@ def measure(which: str, name: str, scale: float, partial: bool) -> dict[str, Any
     except lra.errors.ConversionError as error:
         row["refused"] = refusals(error)
         row["converted"] = False
-        skip = tuple(each["name"] for each in row["refused"] if each["name"])
-        if not (partial and skip):
+        arguments["skip"] = [each["name"] for each in row["refused"] if each["name"]]
+        if not (partial and arguments["skip"]):
             return row | {"seconds": time.perf_counter() - started}
         found, got, model = converted(exact)
     coverage = lra.coverage(model)
@@ -186,9 +197,11 @@ def scaled(which: str, name: str, scale: float, partial: bool) -> dict[str, Any]
     visible. Where errors grow on their way down a deep network, the move is large at both betas,
     and a shorter gradient makes it small.
     """
-    rows = []
+    entry, rows, reason = zoo.entry(which, name), [], ""
+    if entry.remedy is not None and entry.remedy.refused:
+        reason = reason_without_remedy(entry)
     for longer in (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3):
-        rows.append(measure(which, name, longer * scale, partial) | {"scale": longer * scale})
+        rows.append(measure(entry, reason, longer * scale, partial) | {"scale": longer * scale})
         if "share" not in rows[-1] or falls(rows[-1]):
             return rows[-1]
     return rows[0]
@@ -237,8 +250,11 @@ def verdict(row: dict[str, Any]) -> str:
     longer = row.get("scale", 1.0)
     size = f" (gradient x {longer:g})" if longer != 1 else ""
     remedy = row["remedy"]
-    after = f"; refused: {remedy['reason']} Remedy: {remedy['text']}" if remedy else ""
-    return f"reached{size}{after}"
+    if not remedy:
+        return f"reached{size}"
+    cause = " ".join(remedy["reason"].partition(";")[0].split())
+    reason = f"; refused without: {cause}" if cause else ""
+    return f"reached{size} with {remedy['text']}{reason}"
 
 
 def cells(name: str, row: dict[str, Any]) -> list[str]:
@@ -246,7 +262,8 @@ def cells(name: str, row: dict[str, Any]) -> list[str]:
     if "share" not in row:
         return [name, "no", *[""] * (len(COLUMNS) - 3), verdict(row)]
     high, low = (row[f"{beta:g}"] for beta in BETAS)
-    answer = "in part" if not row["converted"] else "after a remedy" if row["remedy"] else "yes"
+    remedied = row["remedy"] and row["remedy"]["reason"]
+    answer = "in part" if not row["converted"] else "after a remedy" if remedied else "yes"
     return [
         name,
         answer,

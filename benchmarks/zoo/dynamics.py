@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.measure import Entry, Example
+from zoo.measure import Entry, Example, Remedy
 
 Built = tuple[nn.Module, Example]
 
@@ -276,7 +276,7 @@ def equivariant() -> Built:
 def egnn() -> Built:
     from egnn_pytorch import EGNN_Network
 
-    built = EGNN_Network(num_tokens=7, dim=8, depth=2, m_dim=6, num_nearest_neighbors=3)
+    built = EGNN_Network(num_tokens=7, dim=8, depth=2, m_dim=6, num_nearest_neighbors=3, init_eps=0.1)
     return built, (torch.randint(7, (2, 6)), torch.randn(2, 6, 3))
 
 
@@ -315,9 +315,23 @@ def deep_kernel() -> Built:
     return built, (torch.randn(BATCH, INPUTS),)
 
 
-def kan() -> Built:
-    """Build a Kolmogorov-Arnold network of pykan."""
-    built = load("kan.KAN", [3, 4, 2], grid=3, k=3, auto_save=False, symbolic_enabled=False)
+def kan(products: bool = False) -> Built:
+    """Build a Kolmogorov-Arnold network of pykan, in its own code or with products by einsum."""
+    from kan.KANLayer import KANLayer
+    from kan.spline import B_batch
+
+    class Products(KANLayer):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            base = torch.einsum("bi,io->bo", self.base_fun(x), self.scale_base * self.mask)
+            coefficients = self.coef * (self.scale_sp * self.mask)[:, :, None]
+            spline = torch.einsum("big,iog->bo", B_batch(x, self.grid, self.k), coefficients)
+            return base + spline, x, x, x
+
+    built = load(
+        "kan.KAN", [3, 4, 2], grid=3, k=3, auto_save=False, save_act=False, symbolic_enabled=False
+    )
+    for layer in built.act_fun if products else ():
+        layer.__class__ = Products
     return built, (torch.rand(BATCH, 3) - 0.5,)
 
 
@@ -355,6 +369,21 @@ def duelling() -> Built:
     return built, (x,)
 
 
+class Agents(nn.Module):
+    """One network per agent; each sees the observations of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchrl.modules import MLP
+
+        self.each = nn.ModuleList(
+            MLP(in_features=3 * INPUTS, out_features=2, depth=1, num_cells=8) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([net(x.flatten(1)) for net in self.each], 1)
+
+
 def agents() -> Built:
     """Build the networks of three agents of torchrl, batched."""
     from torchrl.modules import MultiAgentMLP
@@ -377,31 +406,91 @@ def decisions() -> Built:
     return built, (torch.randn(2, 3, 4), torch.randn(2, 3, 2), torch.randn(2, 3, 1))
 
 
-def entry(name: str, make: Callable[..., Built], *arguments: Any, **options: Any) -> Entry:
+def entry(
+    name: str,
+    make: Callable[..., Built],
+    *arguments: Any,
+    remedy: Remedy | None = None,
+    **options: Any,
+) -> Entry:
     """Return an entry whose model is built from these arguments."""
-    return Entry(name, partial(make, *arguments, **options))
+    return Entry(name, partial(make, *arguments, **options), remedy=remedy)
+
+
+def through(step: str, smooth: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+    """Return a function that registers a step with the surrogate whose slope is its gradient."""
+
+    def register() -> None:
+        import lra
+
+        class Smooth(lra.crossing.Surrogate):
+            def __call__(self, h: Any, xp: Any) -> Any:
+                return smooth(h)
+
+        module, _, name = step.rpartition(".")
+        lra.register_activation(getattr(import_module(module), name), surrogate=Smooth())
+
+    return register
+
+
+def arctangent(h: Tensor) -> Tensor:
+    """Compute the smooth step whose slope snntorch and spikingjelly use."""
+    return torch.arctan(torch.pi * h) / torch.pi
+
+
+def softsign(h: Tensor) -> Tensor:
+    """Compute the smooth step whose slope SuperSpike uses, in norse without its alpha."""
+    return h / (1 + h.abs())
 
 
 MODES = {"n_modes": (4, 4)}
 
+SNNTORCH = Remedy(
+    "lra.register_activation(ATan, surrogate=its smooth step)",
+    prepare=through("snntorch.surrogate.ATan", arctangent),
+)
+SPIKINGJELLY = Remedy(
+    "lra.register_activation(ATan, surrogate=its smooth step)",
+    prepare=through("spikingjelly.activation_based.surrogate.ATan", arctangent),
+    refused=False,
+)
+NORSE = Remedy(
+    "lra.register_activation(SuperSpike, surrogate=its smooth step)",
+    prepare=through("norse.torch.functional.superspike.SuperSpike", softsign),
+)
+ADJOINT = Remedy("odeint in place of odeint_adjoint", make=partial(neural_ode, "odeint"))
+AGENTS = Remedy(
+    "one MLP for each agent in place of a vmapped one",
+    make=lambda: (Agents(), (torch.randn(BATCH, 3, INPUTS),)),
+)
+TUCKER = Remedy(
+    'skip=["fno_blocks.convs.0", ...]', arguments={"skip": ("fno_blocks.convs.0", "fno_blocks.convs.1")}
+)
+SPLINES = Remedy(
+    'skip=["flow._transform._transforms.2"]',
+    arguments={"skip": ("flow._transform._transforms.2",)},
+)
+KAN = Remedy("einsum in place of a sum of products", make=partial(kan, products=True))
+
+
 ENTRIES = [
-    entry("snntorch", snntorch),
-    entry("spikingjelly", spikingjelly),
-    entry("spikingjelly-plif", spikingjelly, neuron="ParametricLIFNode"),
-    entry("norse-lif", norse, "LIFCell"),
-    entry("norse-recurrent", norse, "LIFRefracCell"),
+    entry("snntorch", snntorch, remedy=SNNTORCH),
+    entry("spikingjelly", spikingjelly, remedy=SPIKINGJELLY),
+    entry("spikingjelly-plif", spikingjelly, neuron="ParametricLIFNode",
+          remedy=SPIKINGJELLY),
+    entry("norse-lif", norse, "LIFCell", remedy=NORSE),
+    entry("norse-refractory", norse, "LIFRefracCell", remedy=NORSE),
     entry("zuko-maf", zuko, "MAF"),
     entry("zuko-nsf", zuko, "NSF"),
-    entry("zuko-naf", zuko, "NAF", signal=3),
-    entry("nflows-splines", nflows),
+    entry("nflows-splines", nflows, remedy=SPLINES),
     entry("normflows-coupling", normflows),
     entry("freia-all-in-one", freia),
     entry("torchdiffeq", neural_ode, "odeint"),
-    entry("torchdiffeq-adjoint", neural_ode, "odeint_adjoint"),
+    entry("torchdiffeq-adjoint", neural_ode, "odeint_adjoint", remedy=ADJOINT),
     entry("torchcde", controlled),
     entry("fno", fourier, "FNO", **MODES),
     entry("tfno", fourier, "TFNO", factorization="tucker", implementation="factorized", rank=0.5,
-          **MODES),
+          remedy=TUCKER, **MODES),
     entry("uno", fourier, "UNO", uno_out_channels=[6, 6], uno_n_modes=[[4, 4], [4, 4]],
           uno_scalings=[[0.5, 0.5], [2, 2]], lifting_channels=8, projection_channels=8,
           channel_mlp_skip="linear"),
@@ -410,13 +499,13 @@ ENTRIES = [
     entry("e3nn", equivariant),
     entry("egnn", egnn),
     entry("gpytorch-deep-kernel", deep_kernel),
-    entry("pykan", kan),
+    entry("pykan", kan, remedy=KAN),
     entry("ncps-cfc", model, "ncps.torch.CfC", BATCH, TIME, INPUTS, input_size=INPUTS, units=8),
     entry("ncps-ltc", model, "ncps.torch.LTC", BATCH, TIME, INPUTS, input_size=INPUTS, units=8,
           ode_unfolds=2),
     entry("torchrl-policy", policy),
     entry("torchrl-noisy", noisy),
     entry("torchrl-duelling", duelling),
-    entry("torchrl-agents", agents),
+    entry("torchrl-agents", agents, remedy=AGENTS),
     entry("torchrl-decision-transformer", decisions),
 ]

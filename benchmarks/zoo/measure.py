@@ -1,6 +1,7 @@
 """Build an entry of the zoo, and compute gradients of a loss defined for any model."""
 
 import dataclasses
+import importlib
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -27,19 +28,31 @@ magnitude below the effect of beta, and still checks gradients down to a million
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-    """What a user does after `lra.convert` has refused a model.
+    """What a user does after `lra.convert` or the first step has refused a model.
 
     Attributes:
         text: what is done, in a few words.
         make: builds the model after a change of its code or options; None if it stays as it is.
         prepare: registers activations or weight layers; called once before `lra.convert`.
-        skip: the argument of `lra.convert`: names, patterns or classes of modules.
+        arguments: further arguments of `lra.convert`.
+        keep: the qualified name of an autograd Function to pass as `skip`.
+        refused: whether the model is refused without it. Otherwise it converts, but targets at its
+            step functions have no limit to compare with.
     """
 
     text: str
     make: Callable[[], tuple[nn.Module, Example]] | None = None
     prepare: Callable[[], None] | None = None
-    skip: tuple[Any, ...] = ()
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    keep: str = ""
+    refused: bool = True
+
+    def options(self) -> dict[str, Any]:
+        """Return the further arguments of `lra.convert`."""
+        if not self.keep:
+            return dict(self.arguments)
+        module, _, name = self.keep.rpartition(".")
+        return {"skip": (getattr(importlib.import_module(module), name),), **self.arguments}
 
 
 @dataclasses.dataclass(frozen=True)

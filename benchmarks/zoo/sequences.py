@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.measure import Entry, Example
+from zoo.measure import Entry, Example, Remedy
 
 Built = tuple[nn.Module, Example]
 
@@ -195,9 +195,33 @@ def click(name: str) -> Built:
     return built, (rows,)
 
 
-def entry(name: str, make: Callable[..., Built], *arguments: Any, **options: Any) -> Entry:
+def entry(
+    name: str,
+    make: Callable[..., Built],
+    *arguments: Any,
+    remedy: Remedy | None = None,
+    **options: Any,
+) -> Entry:
     """Return an entry whose model is built from these arguments."""
-    return Entry(name, partial(make, *arguments, **options))
+    return Entry(name, partial(make, *arguments, **options), remedy=remedy)
+
+
+TABNET = Remedy("skip=(SparsemaxFunction,)", keep="pytorch_tabnet.sparsemax.SparsemaxFunction")
+REFORMER = Remedy(
+    "skip=(_ReversibleFunction,), input_layers=()",
+    keep="reformer_pytorch.reversible._ReversibleFunction",
+    arguments={"input_layers": ()},
+)
+OFT = Remedy(
+    'skip=["...q_proj.oft_R.default", ...]',
+    arguments={
+        "skip": tuple(
+            f"base_model.model.model.layers.{i}.{name}.oft_R.default"
+            for i in (0, 1)
+            for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+        )
+    },
+)
 
 
 LORA = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
@@ -213,14 +237,14 @@ ENTRIES = [
           target_modules=["k_proj", "v_proj", "down_proj"]),
     entry("peft-loha", adapted, "LoHaConfig", r=2, **LORA),
     entry("peft-vera", adapted, "VeraConfig", r=2, target_modules=["q_proj", "v_proj"]),
-    entry("peft-oft", adapted, "OFTConfig", r=0, oft_block_size=4, **LORA),
+    entry("peft-oft", adapted, "OFTConfig", r=0, oft_block_size=4, remedy=OFT, **LORA),
     entry("peft-prefix", adapted, "PrefixTuningConfig", num_virtual_tokens=3, prefix_projection=True,
           encoder_hidden_size=8),
     entry("x-transformers-rotary", x_transformer, rotary_pos_emb=True, ff_glu=True, use_rmsnorm=True),
     entry("x-transformers-alibi", x_transformer, alibi_pos_bias=True, ff_relu_squared=True,
           attn_gate_values=True),
     entry("performer", performer),
-    entry("reformer", reformer),
+    entry("reformer", reformer, remedy=REFORMER),
     entry("linformer", model, "linformer.Linformer", partial(features, LENGTH, WIDTH), dim=WIDTH,
           seq_len=LENGTH, depth=2, heads=2, k=4),
     entry("nystromformer", model, "nystrom_attention.Nystromformer", partial(features, 12, WIDTH),
@@ -257,7 +281,7 @@ ENTRIES = [
     entry("tabm", tabm),
     entry("tabm-periodic", tabm, "PeriodicEmbeddings"),
     entry("tabm-piecewise", tabm, "PiecewiseLinearEmbeddings"),
-    entry("tabnet", tabnet),
+    entry("tabnet", tabnet, remedy=TABNET),
     entry("tab-transformer", model, "tab_transformer_pytorch.FTTransformer", lambda: fields()[:BATCH],
           partial(features, 4), categories=FIELDS, num_continuous=4, dim=WIDTH, dim_out=2, depth=2,
           heads=2, dim_head=8),
