@@ -21,6 +21,7 @@ from lra.torch.audit.classify import Classifier, Finding, Kind
 from lra.torch.audit.recorder import Call, Recorder, tensors_in
 from lra.torch.layers import Local
 from lra.torch.model_state import clone_tensors, preserve_state, unwrap_parallel
+from lra.torch.ops.nodes import node_name
 
 __all__ = ["Audit", "Finding", "Kind", "audit", "examine"]
 
@@ -100,11 +101,13 @@ class Examination:
         audit: the audit.
         located: each finding with its call.
         used: the names of the parameters that the outputs depend on.
+        accepted: the names of the nodes that are no findings.
     """
 
     audit: Audit
     located: list[tuple[Call, Finding]]
     used: set[str]
+    accepted: set[str]
 
 
 def examine(
@@ -139,17 +142,19 @@ def examine(
     counts: Counter[Finding] = Counter()
     located: list[tuple[Call, Finding]] = []
     passes: Counter[str] = Counter()
+    accepted: set[str] = set()
     for call in recorder.calls:
         findings = [f for f in classifier.findings(call) if f.kind in kinds]
         counts.update(findings)
         located += [(call, finding) for finding in findings]
         passes[call.operation] += not findings
+        accepted |= set() if findings else set(map(node_name, call.nodes))
     report = Audit(
         tuple(replace(finding, calls=calls) for finding, calls in counts.items()),
         {name: calls for name, calls in passes.most_common() if calls},
         recorder.crossings,
     )
-    return Examination(report, located, recorder.used)
+    return Examination(report, located, recorder.used, accepted)
 
 
 def run_example(model: nn.Module, example: Any) -> Any:

@@ -12,7 +12,9 @@ from torch.autograd.graph import Node
 
 from lra.torch.activations import Activation
 from lra.torch.audit.judge import Nature
-from lra.torch.audit.nodes import (
+from lra.torch.audit.recorder import Call, Origin, Recorder, plain_name
+from lra.torch.layers import LocalActivation
+from lra.torch.ops.nodes import (
     ADDS,
     BOUND,
     FACTORS,
@@ -27,8 +29,6 @@ from lra.torch.audit.nodes import (
     node_name,
     nodes_below,
 )
-from lra.torch.audit.recorder import Call, Origin, Recorder, plain_name
-from lra.torch.layers import LocalActivation
 from lra.torch.registry import ACTIVATION_FUNCTIONS, ACTIVATIONS, TORCH_ACTIVATIONS, WEIGHT_LAYERS
 
 _BY_DESIGN = re.compile(r"norm|pool|softmax|attention|loss|entropy|similarity")  # torch's functions
@@ -104,9 +104,9 @@ class Classifier:
         if call.torch_function in self.skipped:
             return
 
-        def finding(kind: Kind, parameter: str, remedy: str) -> Finding:
-            where = call.module, call.where
-            return Finding(kind, call.operation, *where, parameter, _of_module(module) or remedy)
+        def finding(kind: Kind, parameter: str, remedy: str, path: str = call.module) -> Finding:
+            remedy = _of_module(module) or remedy
+            return Finding(kind, call.operation, path, call.where, parameter, remedy)
 
         is_activation = self._has_activation(call)
         if is_activation:
@@ -121,7 +121,9 @@ class Classifier:
                 f"backward pass of anything else with skip=({call.operation},)"
             )
             yield finding(Kind.UNKNOWN, "", remedy)
-        found = dict.fromkeys((*call.scaled_by, *call.inside), call.nodes[0])
+        for path, weights in call.inside:
+            yield finding(Kind.WEIGHTS, weights, _for_weights(call, call.nodes[0]), path)
+        found = dict.fromkeys(call.scaled_by, call.nodes[0])
         found |= {self._weights(node, call, is_activation): node for node in call.nodes}
         for weights in filter(None, found):
             yield finding(Kind.WEIGHTS, weights, _for_weights(call, found[weights]))

@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
 from lra.torch.audit.judge import Nature, judge
-from lra.torch.audit.nodes import (
+from lra.torch.layers import Local
+from lra.torch.layers.active import active
+from lra.torch.ops.nodes import (
     FACTORS,
     PRODUCT,
     VIEW,
@@ -34,6 +36,8 @@ from lra.torch.ops.ops import physical
 from lra.torch.registry import is_operator, multiplies_units
 
 _LIBRARIES = f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/"
+
+_CALL = nn.Module._call_impl.__code__
 
 
 class Origin(enum.Enum):
@@ -64,7 +68,8 @@ class Call:
         nodes: the nodes.
         origin: what code added them.
         nature: what the call does to its data, tested where the names of its nodes do not show it.
-        inside: the names of weights that an autograd Function multiplies with in its forward.
+        inside: the weights that an autograd Function multiplies with in its forward, each with the
+            module whose code does.
         scaled_by: the names of weights that it multiplies with elementwise, in more than a scale.
         by_mask: whether it selects by a comparison of activations.
     """
@@ -79,7 +84,7 @@ class Call:
     nodes: list[Node] = field(default_factory=list)
     origin: Origin = Origin.TORCH
     nature: Nature = Nature.OTHER
-    inside: tuple[str, ...] = ()
+    inside: tuple[tuple[str, str], ...] = ()
     scaled_by: tuple[str, ...] = ()
     by_mask: bool = False
 
@@ -117,7 +122,7 @@ class Recorder(TorchFunctionMode):
         self.users: dict[Node, list[str]] = {}
         self.crossings = 0
         self._masks: dict[int, Tensor] = {}  # comparisons of activations
-        self._without_grad: list[tuple[set[CodeType], frozenset[str]]] = []
+        self._without_grad: list[tuple[set[CodeType], str, frozenset[str]]] = []
 
     @contextlib.contextmanager
     def module_hooks(self) -> Iterator[None]:
@@ -149,7 +154,7 @@ class Recorder(TorchFunctionMode):
         weights = {id(t): self.fixed[id(t)][2] for t in inputs if id(t) in self.fixed}
         frozen = [weights.get(id(t), ()) for t in inputs if not t.requires_grad and t.dim() > 1]
         name = getattr(func, "__name__", str(func))
-        call = Call(name, func, resolve_name(func) or name, self.running[-1], "", level)
+        call = Call(name, func, resolve_name(func) or name, self._module(), "", level)
         call.frozen = tuple(sorted({name for names in frozen for name in names if name}))
         if is_operator(func):
             call.origin, call.operation = (
@@ -201,18 +206,25 @@ class Recorder(TorchFunctionMode):
         """Return the names of the weights that a tensor is made of, without buffers."""
         return self.fixed[id(t)][2] - {""} if id(t) in self.fixed else frozenset()
 
+    def _module(self) -> str:
+        """Return the name of the module whose forward, or other method, is running."""
+        path: str = active.layers[-1]._lra.path if active.layers else ""
+        running = self.running[-1]
+        return path if path.startswith(f"{running}." if running else "") else running
+
     def _note_without_grad(self, inputs: list[Tensor]) -> None:
         """Note the weights used without a graph, which may be in an autograd Function."""
-        names = {
-            name for t in inputs if t.dim() > 1 and t.requires_grad for name in self._names_of(t)
-        }
+        weights = [t for t in inputs if t.dim() > 1 and t.requires_grad]
+        names = frozenset().union(*map(self._names_of, weights))
         if not names:
             return
         codes, frame = set(), sys._getframe(1)
         while frame.f_code is not self.outermost and frame.f_back is not None:
+            if frame.f_code is _CALL and isinstance(frame.f_locals["self"], Local):
+                break  # a converted module follows the rule when it runs again with a graph
             codes.add(frame.f_code)
             frame = frame.f_back
-        self._without_grad.append((codes, frozenset(names)))
+        self._without_grad.append((codes, self.running[-1], names))
 
     def claim_nodes(self, tensors: Iterable[Tensor], call: Call | None) -> None:
         """Attribute the new nodes behind some tensors to a call.
@@ -246,12 +258,12 @@ class Recorder(TorchFunctionMode):
         cls = function_of(node)
         name = node_name(node) if cls is None else cls.__name__
         frame = caller(self.outermost)
-        call = Call(name, cls, name, self.running[-1], line_of(frame))
+        call = Call(name, cls, name, self._module(), line_of(frame))
         if cls is not None:
             call.origin = Origin.FUNCTION
             code = getattr(cls.forward, "__code__", None)
-            found = [names for codes, names in self._without_grad if code in codes]
-            call.inside = tuple(sorted(frozenset().union(*found)))
+            noted = [(path, names) for codes, path, names in self._without_grad if code in codes]
+            call.inside = tuple((path, name) for path, names in noted for name in sorted(names))
         elif not (by_rule(node) or VIEW.fullmatch(name) or name == "CopySlices"):
             if hidden is not None:
                 return hidden

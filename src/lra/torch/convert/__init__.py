@@ -1,5 +1,6 @@
 """Convert a model to a rule and back: plan everything, check everything, then swap classes."""
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -105,13 +106,14 @@ def convert(
     skipped = find_skipped(model, tuple(s for s in skips if s not in functions))
     named = (input_layers,) if isinstance(input_layers, str) else input_layers
     keys = [key for f in functions for key in (overloads(f) if is_operator(f) else [f])]
-    plan = make_plan(model, rule, skipped, named, has_example=bool(shown), functions=keys)
+    own = (methods,) if isinstance(methods, str) else tuple(methods)
+    plan = make_plan(model, rule, skipped, named, bool(shown), keys, own)
     if not shown and not isinstance(rule.wiring, Chain):
         raise ConversionError(
             f"convert: {rule.wiring} needs example=, the arguments of one forward pass, to find "
             "the order and the sizes of the layers"
         )
-    plan.shared = Conversion(tuple(skipped), tuple(keys))
+    plan.shared = Conversion(tuple(skipped), tuple(keys), model=weakref.ref(model))
     if not shown:
         if not (plan.weights or plan.intercepted):
             raise _nothing(model)

@@ -47,12 +47,15 @@ def discover(
         functions = done.shared.skipped_functions
         seen[:] = [examine(model, example, [rule], functions) for example in examples]
         done.shared.audit = merge([each.audit for each in seen])
+        done.shared.accepted = frozenset().union(*(each.accepted for each in seen))
         found = [entry for each in seen for entry in each.located]
         return [(c, f) for c, f in found if id(paths[c.module]) not in skipped]
 
     receives: dict[nn.Module, bool] = {}
 
     def note_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not torch.is_grad_enabled():
+            return  # it may run again with a graph, as in a reversible network
         needs = any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs)
         receives[module] = receives.get(module, False) or needs
 
@@ -70,12 +73,15 @@ def discover(
                 layer.see_input()
     while found and _intercept_more(model, rule, terms, done, paths, found):
         found = run()
-    _guard(model, rule, terms, done, set().union(*(each.used for each in seen)))
+    if _intercept_unseen(model, rule, terms, done, set().union(*(each.used for each in seen))):
+        found = run()
     for module in model.modules():
         if isinstance(module, InterceptedModule):
             module._lra.discovering = False
+            slots = {slot.parameter for slot in module._lra.slots.values()}
+            module._lra.guarded = tuple(n for n in module.weight_names() if n not in slots)
     refuse(
-        Refusal(c.module, _plain(paths[c.module]).__name__, str(f).replace("\n    ", "; "))
+        Refusal(f.module, _plain(paths[f.module]).__name__, str(f).replace("\n    ", "; "))
         for c, f in dict.fromkeys(found)
     )
 
@@ -84,12 +90,15 @@ def _plain(module: nn.Module) -> type[nn.Module]:
     return module.plain if isinstance(module, Local) else type(module)
 
 
-def _guard(
+def _intercept_unseen(
     model: nn.Module, rule: Rule, terms: LossTerms | float, done: Plan, used: set[str]
-) -> None:
-    """Intercept what the examples did not show: other branches, and weights that they left out.
+) -> bool:
+    """Intercept modules with code or weights that the examples did not use.
 
-    A product with a weight that has no feedback then raises a RuleError.
+    A product with a weight that has no feedback then raises a RuleError in training.
+
+    Returns:
+        Whether there are any.
     """
     derivative = isinstance(rule.crossing, Derivative)
     transpose = isinstance(rule.feedback, Transpose)
@@ -107,11 +116,7 @@ def _guard(
         if kinds or (unused and not transpose):
             plan.intercepted[path] = module
     swap(model, plan, rule, terms, discovering=True)
-    for module in model.modules():
-        if isinstance(module, InterceptedModule) and not transpose:
-            slots = {slot.parameter for slot in module._lra.slots.values()}
-            held = [name for name in module.weight_names() if name not in slots]
-            module._lra.guarded = tuple(held)
+    return bool(plan.intercepted)
 
 
 def _own_weights(module: nn.Module) -> list[str]:
@@ -139,7 +144,7 @@ def _intercept_more(
     new = False
     functions: dict[str, set[Any]] = {}
     for call, finding in found:
-        owner: str | None = call.module
+        owner: str | None = finding.module
         if finding.kind is Kind.WEIGHTS:
             names = finding.parameter.split(", ")
             # Where the weights belong to a module above, or to a sibling, intercept the module

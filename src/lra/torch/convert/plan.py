@@ -34,6 +34,7 @@ class Plan:
     intercepted: dict[str, nn.Module] = field(default_factory=dict)
     sequentials: list[nn.Module] = field(default_factory=list)
     skipped: dict[str, nn.Module] = field(default_factory=dict)
+    methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
     input_layers: frozenset[str] = frozenset()
     shared: Conversion = field(default_factory=Conversion)
 
@@ -83,6 +84,7 @@ def make_plan(
     input_layers: Sequence[str] | None,
     has_example: bool,
     functions: Sequence[Any] = (),
+    methods: Sequence[str] = (),
 ) -> Plan:
     """Decide for every module, and refuse once for everything that stands in the way."""
     paths = dict(model.named_modules(remove_duplicate=False))
@@ -94,14 +96,14 @@ def make_plan(
         raise ConversionError(
             f"convert: already converted: {listing(converted)}. Call lra.restore(model) first"
         )
-    plan = Plan(skipped=skipped)
+    plan = Plan(skipped=skipped, methods=_find_methods(paths, methods))
     refused: list[Refusal] = []
     inside: list[str] = []
     for path, module in _walk(model, skipped):
         if any(f"{path}.".startswith(prefix) for prefix in inside):
             continue
         reason = _reason_to_refuse(module, rule)
-        intercept = not reason and _is_intercepted(module, rule)
+        intercept = not reason and (path in plan.methods or _is_intercepted(module, rule))
         if not reason and not intercept and not has_example:
             reason = _needs_example(module, rule, functions)
         if reason:
@@ -121,6 +123,25 @@ def make_plan(
     if input_layers is not None or not has_example:
         plan.input_layers = _find_input_layers(model, rule, plan.weights, input_layers)
     return plan
+
+
+def _find_methods(paths: dict[str, nn.Module], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the named methods by the qualified names of their modules.
+
+    Raises:
+        OptionError: for what is no method of a module written in Python.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        path, _, method = name.rpartition(".")
+        if path not in paths:
+            raise unknown("submodule in methods", path, paths)
+        cls = type(paths[path])
+        if not callable(getattr(cls, method, None)) or hasattr(nn.Module, method):
+            own = [n for n in dir(cls) if not n.startswith("_") and not hasattr(nn.Module, n)]
+            raise unknown(f"method of a {cls.__name__} in methods", method, own)
+        found[path] = (*found.get(path, ()), method)
+    return found
 
 
 def _may_be_shared(module: nn.Module) -> bool:

@@ -61,7 +61,8 @@ def swap(
             assert isinstance(module, LocalActivation)
             module._lra = RuleState(rule, path, terms, conversion=plan.shared, flat=flat)
         for path, module in plan.intercepted.items():
-            _become(module, local_class(InterceptedModule, type(module)))
+            methods = plan.methods.get(path, ())
+            _become(module, local_class(InterceptedModule, type(module), *methods))
             assert isinstance(module, InterceptedModule)
             module._lra = RuleState(
                 rule, path, terms, conversion=plan.shared, discovering=discovering

@@ -1,6 +1,5 @@
 """The function mode that intercepts a module's forward and turns its calls into ops."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,6 @@ from torch.utils import _pytree as pytree
 
 from lra.crossing import Derivative, crossing_at
 from lra.feedback import Feedback, Transpose
-from lra.torch.audit.nodes import by_rule, nodes_below
 from lra.torch.functions.tables import (
     ATTRIBUTES,
     COMPOSITES,
@@ -22,11 +20,14 @@ from lra.torch.functions.tables import (
     is_matmul,
     overwrites,
 )
+from lra.torch.layers.active import active
+from lra.torch.layers.backward_check import check_backward
 from lra.torch.layers.linear import LinearMap, MatmulMap
 from lra.torch.layers.sampler import FeedbackSampler
 from lra.torch.layers.slots import FeedbackSlot
 from lra.torch.ops import observer
 from lra.torch.ops.autograd import apply_activation, apply_weights
+from lra.torch.ops.nodes import by_rule, is_pure, nodes_below
 from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error, physical
 from lra.torch.phi import phi_of_call
 from lra.torch.registry import (
@@ -151,7 +152,9 @@ class FunctionInterceptor(TorchFunctionMode):
         given = tensors_in((args, kwargs))
         if not given:  # made of no tensor, such as positions
             out = func(*args, **kwargs)
-            self.sources.update((t, None) for t in tensors_in(out) if not t.is_floating_point())
+            constant = func is torch.eye  # other floating-point tensors may be states or noise
+            made = (t for t in tensors_in(out) if constant or not t.is_floating_point())
+            self.sources.update((t, None) for t in made)
             return out
         if func in VIEWS or (func is F.embedding and given[0] in self.sources):  # indices aside
             given = [t for t in given if t.is_floating_point() or t.is_complex()] or given
@@ -205,7 +208,8 @@ class FunctionInterceptor(TorchFunctionMode):
             return isinstance(leaf, nn.Parameter)
         if node not in self._from_weights:
             below = nodes_below(node)
-            self._from_weights[node] = bool(below) and all(map(self._is_from_weights, below))
+            pure = bool(below) and is_pure(node)
+            self._from_weights[node] = pure and all(map(self._is_from_weights, below))
         return self._from_weights[node]
 
     def _derive(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
@@ -267,6 +271,7 @@ class FunctionInterceptor(TorchFunctionMode):
         h = apply_weights(op, *given, E) if router is None else router.run(site, op, *given, E)
         if not h.is_complex():
             check_first_errors(state, h)
+        check_backward(state, h)
         return h
 
     def _effective(
@@ -337,14 +342,3 @@ def is_flat(phi: Callable[[Tensor], Tensor], h: Tensor) -> bool:
         z = phi(h)
         near = phi(h + 1e-4 * (h.abs().mean() + 1e-3))
         return bool((z == near).float().mean() > 0.95) and bool((z != z.flatten()[0]).any())
-
-
-class _Active(threading.local):
-    """What a thread's forward is inside of."""
-
-    def __init__(self) -> None:
-        self.layers: list[Any] = []  # intercepted modules
-        self.skipped = 0  # skipped modules
-
-
-active = _Active()

@@ -7,6 +7,7 @@ it as it is, or a view of it. Where the product takes something derived from it 
 normalised or masked weight), the feedback weights belong to that.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from lra.errors import ConversionError, RuleError
 from lra.feedback import Stored
-from lra.torch.functions.interceptor import FunctionInterceptor, Source, active
-from lra.torch.layers.base import Local, LocalWeights
+from lra.torch.functions.interceptor import FunctionInterceptor, Source
+from lra.torch.layers.active import active
+from lra.torch.layers.base import Local
 from lra.torch.layers.sampler import draw_feedback
 from lra.torch.layers.slots import FeedbackSlot, add_tensor
 from lra.torch.user_warnings import link_feedback
@@ -26,7 +28,7 @@ class SkippedModule(Local):
     """A skipped module inside an intercepted one: nothing in it becomes an op."""
 
     @classmethod
-    def wrap(cls, plain: type[nn.Module]) -> dict[str, Any]:
+    def wrap(cls, plain: type[nn.Module], *methods: str) -> dict[str, Any]:
         """Return a forward that is not intercepted."""
 
         @functools.wraps(plain.forward)
@@ -48,25 +50,30 @@ class SkippedModule(Local):
         return "skipped"
 
 
+def _intercepted(function: Any) -> Any:
+    """Return a method whose calls of torch's functions are intercepted."""
+
+    @functools.wraps(function)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled() or self in active.layers:
+            return function(self, *args, **kwargs)
+        if self._lra.searches_graph and torch.compiler.is_compiling():
+            torch._dynamo.graph_break()  # compilers show no graph
+        with FunctionInterceptor(self):
+            return function(self, *args, **kwargs)
+
+    return run
+
+
 class InterceptedModule(Local):
     """A module whose own forward runs as written, with the rule in the functions that it calls."""
 
     multiplies = True
 
     @classmethod
-    def wrap(cls, plain: type[nn.Module]) -> dict[str, Any]:
-        """Return the forward, with the plain one's signature."""
-
-        @functools.wraps(plain.forward)
-        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not torch.is_grad_enabled() or self in active.layers:
-                return plain.forward(self, *args, **kwargs)
-            if self._lra.searches_graph and torch.compiler.is_compiling():
-                torch._dynamo.graph_break()  # compilers show no graph
-            with FunctionInterceptor(self):
-                return plain.forward(self, *args, **kwargs)
-
-        return {"forward": forward}
+    def wrap(cls, plain: type[nn.Module], *methods: str) -> dict[str, Any]:
+        """Return the forward and other methods, with the plain ones' signatures."""
+        return {name: _intercepted(getattr(plain, name)) for name in ("forward", *methods)}
 
     def sources(self) -> dict[Tensor, Source]:
         """Return the parameters that have slots, or all of them during discovery."""
@@ -77,24 +84,25 @@ class InterceptedModule(Local):
                 for name, W in (*self.named_parameters(), *self._hooked())
                 if name not in own and name.rpartition(".")[2] != "feedback"
             }
-        found: dict[Tensor, Source] = {}
-        slots = (slot.parameter for slot in self._lra.slots.values())
-        for name in dict.fromkeys((*slots, *self._lra.guarded)):
-            owner, _, leaf = name.rpartition(".")
-            W = getattr(self.get_submodule(owner), leaf)
-            found[W] = Source(name, W)
+        slots = dict.fromkeys(slot.parameter for slot in self._lra.slots.values())
+        found = {self._parameter(name): Source(name, self._parameter(name)) for name in slots}
+        for name in self._lra.guarded:
+            with contextlib.suppress(AttributeError):  # the model may have changed since
+                found[self._parameter(name)] = Source(name, self._parameter(name))
         return found
+
+    def _parameter(self, name: str) -> Any:
+        owner, _, leaf = name.rpartition(".")
+        return getattr(self.get_submodule(owner), leaf)
 
     def weight_names(self) -> list[str]:
         """List the weights that the module may multiply with: those of no converted submodule."""
-        inner = [
-            f"{name}." for name, m in self.named_modules() if name and isinstance(m, LocalWeights)
-        ]
-        added = set(self._lra.added)
+        converted = (name for name, m in self.named_modules() if name and isinstance(m, Local))
+        inside = tuple(f"{name}." for name in converted)
         return [
             name
             for name, W in self.named_parameters()
-            if W.dim() > 1 and name not in added and not name.startswith(tuple(inner))
+            if W.dim() > 1 and name not in self._lra.added and not name.startswith(inside)
         ]
 
     def _hooked(self) -> list[tuple[str, Tensor]]:

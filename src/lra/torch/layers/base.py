@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lra.errors import RuleError
 from lra.feedback import Stored, Transpose
 from lra.rules import Rule
+from lra.torch.layers.backward_check import check_backward
 from lra.torch.layers.sampler import FeedbackSampler, Run
 from lra.torch.layers.slots import FeedbackSlot, RuleState, add_tensor, translate
 from lra.torch.ops.autograd import apply_weights
@@ -21,6 +22,8 @@ class Local(nn.Module):
     """Mixed in before a module's class, which keeps its forward and gets a rule's backward."""
 
     plain: ClassVar[type[Any]]
+    methods: ClassVar[tuple[str, ...]] = ()
+    """The methods beside `forward` whose code follows the rule."""
     fuses: ClassVar[bool] = False
     """Whether a Sequential can run it with its neighbours in one autograd Function."""
     multiplies: ClassVar[bool] = False
@@ -28,7 +31,7 @@ class Local(nn.Module):
     _lra: RuleState
 
     @classmethod
-    def wrap(cls, plain: type[nn.Module]) -> dict[str, Any]:
+    def wrap(cls, plain: type[nn.Module], *methods: str) -> dict[str, Any]:
         """Return the attributes of a class that is made for a plain one."""
         return {}
 
@@ -38,7 +41,7 @@ class Local(nn.Module):
         if made is copyreg.__newobj__ and type(self).__name__ not in vars(  # type: ignore[attr-defined]
             sys.modules[type(self).__module__]
         ):
-            return _blank, (type(self).__mro__[1], self.plain), *rest
+            return _blank, (type(self).__mro__[1], self.plain, *self.methods), *rest
         return made, args, *rest
 
     @property
@@ -101,21 +104,29 @@ class Local(nn.Module):
             slot.drawn = slot.drawn or slot not in missing
 
 
-_made: dict[tuple[type[Local], type[nn.Module]], type[Local]] = {}
+_made: dict[tuple[Any, ...], type[Local]] = {}
 
 
-def local_class(mixin: type[Local], plain: type[nn.Module]) -> type[Local]:
-    """Return the class that a module of a plain class becomes; the same one every time."""
-    if (mixin, plain) not in _made:
+def local_class(mixin: type[Local], plain: type[nn.Module], *methods: str) -> type[Local]:
+    """Return the class that a module of a plain class becomes; the same one every time.
+
+    Args:
+        mixin: the kind of converted module.
+        plain: the plain class.
+        *methods: methods beside `forward` whose code follows the rule.
+    """
+    key = mixin, plain, *methods
+    if key not in _made:
         body = {"plain": plain, "__doc__": plain.__doc__, "__module__": mixin.__module__}
+        body |= {"methods": methods} if methods else {}
         name = f"Local{plain.__name__}"
-        _made[mixin, plain] = type(name, (mixin, plain), body | mixin.wrap(plain))
-    return _made[mixin, plain]
+        _made[key] = type(name, (mixin, plain), body | mixin.wrap(plain, *methods))
+    return _made[key]
 
 
-def _blank(mixin: type[Local], plain: type[nn.Module]) -> Local:
+def _blank(mixin: type[Local], plain: type[nn.Module], *methods: str) -> Local:
     """Create an empty module of a local class, for pickle to fill."""
-    cls = local_class(mixin, plain)
+    cls = local_class(mixin, plain, *methods)
     return cls.__new__(cls)
 
 
@@ -203,6 +214,11 @@ class LocalWeights(Local):
         else:
             h = router.run(self._lra.path, op, x, *tensors)
         check_first_errors(self._lra, h)
+        return self.checked(h)
+
+    def checked(self, h: Tensor) -> Tensor:
+        """Return the layer's output; the first backward passes through it are checked."""
+        check_backward(self._lra, h)
         return h
 
     def check_input(self, x: Tensor, dimensions: int) -> None:

@@ -92,7 +92,9 @@ class LocalCustom(LocalWeights):
         if not (self.checked or torch.compiler.is_compiling()):
             self._check(input)
         self.check_input(input, 1)
-        return self.run(input) if self.follows_rule else self.plain.forward(self, input)
+        if self.follows_rule:
+            return self.run(input)
+        return self.checked(self.plain.forward(self, input))
 
     def restore(self) -> None:
         """Become the plain class again, and drop what the conversion added."""

@@ -157,17 +157,26 @@ class Conversion:
         skipped: the qualified names of the modules in `skip`.
         skipped_functions: the autograd Functions and custom operators in `skip`.
         audit: the audit of the examples, where some were given.
+        accepted: the names of nodes that are no activations where the examples have them.
         has_activations: whether there may be activations among the modules.
         warned: whether a warning about the scale of the loss was given.
         router: what routes errors that skip layers, where the wiring is not `Chain`.
+        model: a weak reference to the model.
+        checked: the backward passes whose graph was searched for what escapes the rule.
     """
 
     skipped: tuple[str, ...] = ()
     skipped_functions: tuple[Any, ...] = ()
     audit: Any = None
+    accepted: frozenset[str] = frozenset()
     has_activations: bool = False
     warned: bool = False
     router: "ErrorRouter | None" = None
+    model: Any = None
+    checked: set[int] = field(default_factory=set)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"model": None}  # a copy belongs to another model
 
 
 @dataclass

@@ -52,6 +52,20 @@ def mixes(name: str) -> bool:
 
 
 @functools.cache
+def _is_pure(name: str) -> bool:
+    kinds = (VIEW, SCALE, NONLINEAR, POWER, BOUND, STATISTIC, PRODUCT)
+    return any(kind.fullmatch(name) for kind in kinds) or name == "DifferentiableGraph"
+
+
+def is_pure(node: Node) -> bool:
+    """Return whether a node's result depends on nothing but the nodes below it.
+
+    A lookup depends on indices too, and a choice on a condition.
+    """
+    return function_of(node) is not None or _is_pure(node_name(node))
+
+
+@functools.cache
 def _is_known(name: str) -> bool:
     return mixes(name) or any(kind.fullmatch(name) for kind in (PRODUCT, POWER, _PASSES))
 
