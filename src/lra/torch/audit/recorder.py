@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch.autograd_function import custom_function_call
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
@@ -161,6 +162,9 @@ class Recorder(TorchFunctionMode):
                 Origin.OPERATOR,
                 f"torch.ops.{str(func).replace('::', '.')}",
             )
+        elif func is custom_function_call:  # an autograd Function inside a transform
+            call.origin, call.torch_function = Origin.FUNCTION, args[0]
+            call.function = call.operation = args[0].__name__
         if not torch.is_grad_enabled():
             self._note_without_grad(inputs)
         self.claim_nodes(outputs, call)

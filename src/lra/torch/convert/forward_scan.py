@@ -169,7 +169,7 @@ class _Body:
 
     def _call(self, part: ast.Call) -> None:
         text = ast.unparse(part.func)
-        if isinstance(part.func, ast.Attribute):
+        if isinstance(part.func, ast.Attribute) and not _is_super(part.func.value):
             of = self._resolve(part.func.value)
             if of is _UNKNOWN:
                 method = getattr(Tensor, part.func.attr, None)
@@ -272,7 +272,7 @@ class _Body:
     def _attribute(self, node: ast.Attribute) -> Any:
         if node.attr == "shape":
             return _NUMBER
-        if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "super":
+        if _is_super(node.value):
             cls = self.outer.get("__class__") or type(self.owner)
             try:
                 return getattr(super(cls, self.owner), node.attr)
@@ -305,6 +305,10 @@ _builtins = (
     if isinstance(__builtins__, types.ModuleType)
     else types.SimpleNamespace(**__builtins__)
 )
+
+
+def _is_super(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "super"
 
 
 def _is_number(value: Any) -> bool:

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from lra.crossing import Derivative, crossing_at
+from lra.errors import RuleError
 from lra.feedback import Feedback, Transpose
 from lra.torch.functions.tables import (
     ATTRIBUTES,
@@ -25,7 +26,7 @@ from lra.torch.layers.backward_check import check_backward
 from lra.torch.layers.linear import LinearMap, MatmulMap
 from lra.torch.layers.sampler import FeedbackSampler
 from lra.torch.layers.slots import FeedbackSlot
-from lra.torch.ops import observer
+from lra.torch.ops import autograd, observer
 from lra.torch.ops.autograd import apply_activation, apply_weights
 from lra.torch.ops.nodes import by_rule, is_pure, nodes_below
 from lra.torch.ops.ops import BilinearOp, WeightOp, needs_error, physical
@@ -296,6 +297,12 @@ class FunctionInterceptor(TorchFunctionMode):
         (h,) = crossed
         if h.is_complex():
             return func(*args, **kwargs)
+        if h.dim() < 2 and physical(h) is not h and state.counts_terms and not autograd.run_batched:
+            raise RuleError(
+                f"{state.path or 'the model'!r} calls {func.__name__} on one sample inside "
+                "torch.vmap, where the number N of terms of the loss cannot be counted. Convert "
+                "with loss_terms= the number of samples, or a relative target"
+            )
         if any(t.numel() > 1 and t.shape != h.shape[-t.dim() :] for t in given if t is not h):
             return func(*args, **kwargs)
         call = _as_function_of(h, func, args, kwargs)
