@@ -1,8 +1,8 @@
 """The zoo: models of other libraries, by name, on which the reach of `lra.convert` is measured.
 
 Each module of `LISTS` defines one list of entries; `measure` builds an entry and computes its
-gradients. Run `python -m zoo` in `benchmarks/` to check that every
-entry runs under plain backprop, without conversion.
+gradients. Run `python -m zoo` in `benchmarks/` to check that every entry runs under plain backprop,
+without conversion.
 """
 
 import importlib

@@ -1,6 +1,6 @@
 """Check that every entry of the zoo runs under plain backprop, reproducibly to the bit.
 
-    python -m zoo [timm|hf|pyg|torch ...] [--model NAME] [--jobs 2]
+    python -m zoo [LIST ...] [--model NAME] [--jobs 2]
 
 Run it in `benchmarks/`. It prints a row per entry: the number of parameters, the seconds of a
 forward and backward pass in float64, the largest gradient, and the parameters without a gradient.

@@ -268,7 +268,9 @@ def equivariant() -> Built:
             away = places[:, None] - places[None]
             angles = o3.spherical_harmonics(self.harmonics, away, True, "component")
             weights = self.radial(away.norm(dim=-1, keepdim=True))
-            return self.second(self.gate(self.first(x[None].expand(5, -1, -1), angles, weights).mean(1)))
+            return self.second(
+                self.gate(self.first(x[None].expand(5, -1, -1), angles, weights).mean(1))
+            )
 
     return Points(), (torch.randn(5, 3), torch.randn(5, 3))
 
@@ -276,7 +278,9 @@ def equivariant() -> Built:
 def egnn() -> Built:
     from egnn_pytorch import EGNN_Network
 
-    built = EGNN_Network(num_tokens=7, dim=8, depth=2, m_dim=6, num_nearest_neighbors=3, init_eps=0.1)
+    built = EGNN_Network(
+        num_tokens=7, dim=8, depth=2, m_dim=6, num_nearest_neighbors=3, init_eps=0.1
+    )
     return built, (torch.randint(7, (2, 6)), torch.randn(2, 6, 3))
 
 
@@ -464,7 +468,8 @@ AGENTS = Remedy(
     make=lambda: (Agents(), (torch.randn(BATCH, 3, INPUTS),)),
 )
 TUCKER = Remedy(
-    'skip=["fno_blocks.convs.0", ...]', arguments={"skip": ("fno_blocks.convs.0", "fno_blocks.convs.1")}
+    'skip=["fno_blocks.convs.0", ...]',
+    arguments={"skip": ("fno_blocks.convs.0", "fno_blocks.convs.1")},
 )
 SPLINES = Remedy(
     'skip=["flow._transform._transforms.2"]',
@@ -476,8 +481,7 @@ KAN = Remedy("einsum in place of a sum of products", make=partial(kan, products=
 ENTRIES = [
     entry("snntorch", snntorch, remedy=SNNTORCH),
     entry("spikingjelly", spikingjelly, remedy=SPIKINGJELLY),
-    entry("spikingjelly-plif", spikingjelly, neuron="ParametricLIFNode",
-          remedy=SPIKINGJELLY),
+    entry("spikingjelly-plif", spikingjelly, neuron="ParametricLIFNode", remedy=SPIKINGJELLY),
     entry("norse-lif", norse, "LIFCell", remedy=NORSE),
     entry("norse-refractory", norse, "LIFRefracCell", remedy=NORSE),
     entry("zuko-maf", zuko, "MAF"),
@@ -489,20 +493,54 @@ ENTRIES = [
     entry("torchdiffeq-adjoint", neural_ode, "odeint_adjoint", remedy=ADJOINT),
     entry("torchcde", controlled),
     entry("fno", fourier, "FNO", **MODES),
-    entry("tfno", fourier, "TFNO", factorization="tucker", implementation="factorized", rank=0.5,
-          remedy=TUCKER, **MODES),
-    entry("uno", fourier, "UNO", uno_out_channels=[6, 6], uno_n_modes=[[4, 4], [4, 4]],
-          uno_scalings=[[0.5, 0.5], [2, 2]], lifting_channels=8, projection_channels=8,
-          channel_mlp_skip="linear"),
-    entry("siren", model, "siren_pytorch.SirenNet", 6, 2, dim_in=2, dim_hidden=8, dim_out=1,
-          num_layers=3),
+    entry(
+        "tfno",
+        fourier,
+        "TFNO",
+        factorization="tucker",
+        implementation="factorized",
+        rank=0.5,
+        remedy=TUCKER,
+        **MODES,
+    ),
+    entry(
+        "uno",
+        fourier,
+        "UNO",
+        uno_out_channels=[6, 6],
+        uno_n_modes=[[4, 4], [4, 4]],
+        uno_scalings=[[0.5, 0.5], [2, 2]],
+        lifting_channels=8,
+        projection_channels=8,
+        channel_mlp_skip="linear",
+    ),
+    entry(
+        "siren",
+        model,
+        "siren_pytorch.SirenNet",
+        6,
+        2,
+        dim_in=2,
+        dim_hidden=8,
+        dim_out=1,
+        num_layers=3,
+    ),
     entry("e3nn", equivariant),
     entry("egnn", egnn),
     entry("gpytorch-deep-kernel", deep_kernel),
     entry("pykan", kan, remedy=KAN),
     entry("ncps-cfc", model, "ncps.torch.CfC", BATCH, TIME, INPUTS, input_size=INPUTS, units=8),
-    entry("ncps-ltc", model, "ncps.torch.LTC", BATCH, TIME, INPUTS, input_size=INPUTS, units=8,
-          ode_unfolds=2),
+    entry(
+        "ncps-ltc",
+        model,
+        "ncps.torch.LTC",
+        BATCH,
+        TIME,
+        INPUTS,
+        input_size=INPUTS,
+        units=8,
+        ode_unfolds=2,
+    ),
     entry("torchrl-policy", policy),
     entry("torchrl-noisy", noisy),
     entry("torchrl-duelling", duelling),

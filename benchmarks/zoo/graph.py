@@ -29,9 +29,7 @@ LOOKUPS = ("EmbeddingBackward0", "EmbeddingBagBackward0")
 """Nodes that turn a parameter into data, by taking rows chosen by the input."""
 
 
-def below(
-    model: nn.Module, example: Example, skipped: Collection[nn.Module] = ()
-) -> set[str]:
+def below(model: nn.Module, example: Example, skipped: Collection[nn.Module] = ()) -> set[str]:
     """Return the names of the parameters whose error crosses a product with another weight.
 
     The remaining parameters get the same error as in backprop. An elementwise product, such as with

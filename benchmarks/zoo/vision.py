@@ -158,7 +158,9 @@ def contrastive() -> Built:
     """Build an encoder with the projection and the prediction head of SimSiam."""
     from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 
-    encoder = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    encoder = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     heads = SimSiamProjectionHead(16, 16, 8), SimSiamPredictionHead(8, 4, 8)
     return nn.Sequential(encoder, *heads), (images(),)
 
@@ -214,32 +216,72 @@ ENTRIES = [
     entry("denoising-unet", denoising_unet),
     entry("monai-unet", monai, "UNet", 3, 1, 2, (4, 8, 16), (2, 2), num_res_units=1, act="PRELU"),
     entry("monai-segresnet", monai, "SegResNet", 3, 8, blocks_down=(1, 1), blocks_up=(1,)),
+    entry("monai-unetr", monai, "UNETR", 1, 2, (32, 32, 32), 4, 24, 32, 2),
     entry(
-        "monai-unetr", monai, "UNETR", 1, 2, (32, 32, 32), 4, 24, 32, 2
-    ),
-    entry(
-        "monai-swin-unetr", monai, "SwinUNETR", 1, 2, size=64, dimensions=2, spatial_dims=2, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2),
+        "monai-swin-unetr",
+        monai,
+        "SwinUNETR",
+        1,
+        2,
+        size=64,
+        dimensions=2,
+        spatial_dims=2,
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 2, 2),
         feature_size=12,
     ),
     entry("vit-pytorch-vit", vit_pytorch, "vit", "ViT", image_size=32, patch_size=8, **VIT),
     entry(
-        "vit-pytorch-cct", vit_pytorch, "cct", "CCT", img_size=32, embedding_dim=32,
-        n_conv_layers=1, num_layers=2, num_heads=2, mlp_ratio=2, positional_embedding="learnable",
+        "vit-pytorch-cct",
+        vit_pytorch,
+        "cct",
+        "CCT",
+        img_size=32,
+        embedding_dim=32,
+        n_conv_layers=1,
+        num_layers=2,
+        num_heads=2,
+        mlp_ratio=2,
+        positional_embedding="learnable",
     ),
     entry(
-        "vit-pytorch-cvt", vit_pytorch, "cvt", "CvT", s1_emb_dim=8, s1_heads=1, s2_emb_dim=12,
-        s2_heads=1, s2_depth=1, s3_emb_dim=16, s3_heads=1, s3_depth=1,
+        "vit-pytorch-cvt",
+        vit_pytorch,
+        "cvt",
+        "CvT",
+        s1_emb_dim=8,
+        s1_heads=1,
+        s2_emb_dim=12,
+        s2_heads=1,
+        s2_depth=1,
+        s3_emb_dim=16,
+        s3_heads=1,
+        s3_depth=1,
     ),
     entry(
-        "vit-pytorch-max-vit", vit_pytorch, "max_vit", "MaxViT", dim=16, dim_conv_stem=8,
-        depth=(1, 1), dim_head=8, window_size=4,
+        "vit-pytorch-max-vit",
+        vit_pytorch,
+        "max_vit",
+        "MaxViT",
+        dim=16,
+        dim_conv_stem=8,
+        depth=(1, 1),
+        dim_head=8,
+        window_size=4,
     ),
     entry("smp-unet", segmenter, "Unet", decoder_channels=(32, 24, 16, 8, 8)),
     entry("smp-deeplabv3plus", segmenter, "DeepLabV3Plus", decoder_channels=16),
-    entry("smp-manet", segmenter, "MAnet", decoder_channels=(32, 24, 16, 8, 8), decoder_pab_channels=8),
+    entry(
+        "smp-manet", segmenter, "MAnet", decoder_channels=(32, 24, 16, 8, 8), decoder_pab_channels=8
+    ),
     entry("torchvision-resnet18", torchvision, "resnet18"),
-    entry("torchvision-lraspp", torchvision, "lraspp_mobilenet_v3_large", group=".segmentation",
-          weights_backbone=None),
+    entry(
+        "torchvision-lraspp",
+        torchvision,
+        "lraspp_mobilenet_v3_large",
+        group=".segmentation",
+        weights_backbone=None,
+    ),
     entry("torchvision-raft", optical_flow),
     entry("lightly-simsiam", contrastive),
     entry("open-clip", open_clip),
