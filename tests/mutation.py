@@ -49,6 +49,10 @@ ACTIVATIONS = "tests/torch/test_activations.py"
 FLOPS = "tests/torch/test_flops.py"
 DIFFERENCES = "tests/test_differences.py"
 EXACT = "tests/torch/test_exactness.py"
+RECURRENT = "tests/torch/test_recurrent.py"
+DIVERGENCE = "tests/torch/test_method_divergence.py"
+SURROUNDINGS = "tests/torch/test_surroundings.py"
+FOLDERS = "tests/lab/test_training.py::test_no_command_replaces_files_that_are_not_a_runs"
 
 
 @dataclass(frozen=True)
@@ -276,8 +280,8 @@ DEFECTS = (
     Defect(
         "add energies of a sum to a mean",
         "torch/methods/predictive_coding.py",
-        "(value + run.energy / N).backward",
-        "(value + run.energy).backward",
+        "== steps)) + run.energy / N",
+        "== steps)) + run.energy",
         CODING,
     ),
     Defect(
@@ -1021,6 +1025,90 @@ DEFECTS = (
         "holder._lra.added.remove(old)",
         "pass",
         SHARE,
+    ),
+    Defect(
+        "count the terms of a step of packed sequences by its rows",
+        "torch/functions/interceptor.py",
+        "sequence.terms.get(state.terms, state.terms)",
+        "state.terms",
+        RECURRENT,
+    ),
+    Defect(
+        "count layers and directions as the batch",
+        "torch/functions/recurrent.py",
+        "LossTerms.BATCH: states[0].shape[1]",
+        "LossTerms.BATCH: states[0].shape[0]",
+        RECURRENT,
+    ),
+    Defect(
+        "count no time steps as tokens",
+        "torch/functions/recurrent.py",
+        "LossTerms.TOKENS: N",
+        "LossTerms.TOKENS: states[0].shape[1]",
+        RECURRENT,
+    ),
+    Defect(
+        "run no direction backward",
+        "torch/functions/recurrent.py",
+        "-1 if at % directions else 1",
+        "1",
+        RECURRENT,
+    ),
+    Defect(
+        "drop nothing between recurrent layers",
+        "torch/functions/recurrent.py",
+        "F.dropout(x, dropout, train)",
+        "x",
+        RECURRENT,
+    ),
+    Defect(
+        "overlook the scale of a smoothed cross-entropy",
+        "torch/user_warnings.py",
+        "return 1 / float(slope)",
+        "return None",
+        SURROUNDINGS,
+    ),
+    Defect(
+        "take soft targets of two classes for labels",
+        "torch/user_warnings.py",
+        ".all() and ((c - of_class).abs() <= 1e-3 * c)",
+        "",
+        SURROUNDINGS,
+    ),
+    Defect(
+        "take a squared error for half of one",
+        "torch/user_warnings.py",
+        "return 2 * divisor, outputs",
+        "return divisor / 2, outputs",
+        SURROUNDINGS,
+    ),
+    Defect(
+        "let states diverge",
+        "torch/methods/runs.py",
+        "if not all(map(math.isfinite, (scale, last, *F))):",
+        "if False:",
+        DIVERGENCE,
+    ),
+    Defect(
+        "let states move on",
+        "torch/methods/runs.py",
+        "growing = len(moves) > 1 and",
+        "growing = False and",
+        DIVERGENCE,
+    ),
+    Defect(
+        "let the energy rise",
+        "torch/methods/runs.py",
+        "(F and F[1] > F[0] +",
+        "(F and F[1] < 0 *",
+        DIVERGENCE,
+    ),
+    Defect(
+        "take any configuration for a run's",
+        "lab/runs.py",
+        'plain.get("type") == TrainConfig.__name__',
+        "True",
+        FOLDERS,
     ),
 )
 

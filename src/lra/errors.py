@@ -74,7 +74,7 @@ class RunError(LraError, RuntimeError):
 
 
 class Diverged(RunError):  # noqa: N818 - a state of a run, like Interrupted
-    """A training run whose loss or weights are no longer finite."""
+    """A training run or a method whose loss, weights or states are no longer finite."""
 
 
 def one_line(error: BaseException) -> str:

@@ -69,6 +69,8 @@ class Method(Axis):
         Raises:
             MethodError: for a model that the method does not support, and in situations in which
                 the update would be wrong.
+            Diverged: for states that are not finite; `.grad` is unchanged then. States that do not
+                settle cause an `LraWarning`.
         """
         value: Tensor = self._implementation().step(self, model, loss, x, loss_terms)
         return value
@@ -133,7 +135,7 @@ class PredictiveCoding(Method):
         steps: the number of steps of the states. The cost is that of 1 + steps passes. An error
             reaches one layer further in each step, so with fewer steps than weight layers in a row
             the lowest layers learn nothing.
-        step: the step size of the states. Too large a step diverges.
+        step: the step size of the states. Too large a step diverges, with a warning or an error.
 
     Source: Rao and Ballard, Nature Neuroscience 1999; Whittington and Bogacz, An approximation of
     the error backpropagation algorithm in a predictive coding network, Neural Computation 2017.

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import select
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workbench import fork_lra, metrics, read_train, tiny, write_blobs
+from workbench import ENVIRONMENT, fork_lra, metrics, read_train, tiny, write_blobs
 
 import lra
 from lra.inits import FanIn, Normal
@@ -560,3 +562,28 @@ def test_the_terminal_is_restored_after_an_error(tmp_path: Path, blobs: Path) ->
     assert "\x1b[?25l" in output
     assert output.rfind("\x1b[?25h") > output.rfind("\x1b[?25l")
     assert "lra: " in output.rpartition("\x1b[?25h")[2]
+
+
+def test_commands_draw_without_a_display(tmp_path: Path, blobs: Path) -> None:
+    """Train, diagnose and show data where matplotlib's default backend needs a screen."""
+    train = f"train {blobs} --epochs 1 --hidden 4 --diagnose 1 --out run"
+    script = f"""
+from lra.lab import cli
+for words in ({train!r}, "diagnose run", "data show digits --out digits.png"):
+    try:
+        cli.main(words.split())
+    except SystemExit as stop:
+        assert not stop.code, words
+"""
+    environment = {k: v for k, v in ENVIRONMENT.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment | {"MPLBACKEND": "TkAgg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("run/curves.png", "run/diagnose.png", "run/diagnose-curves.png", "digits.png"):
+        assert (tmp_path / name).stat().st_size > 1000

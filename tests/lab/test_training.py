@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,9 @@ import lra
 from lra.errors import OptionError, RunError
 from lra.lab import checkpoint, cli, data, lock, runs, session, training
 from lra.lab.batches import draw_order
+from lra.lab.compare.store import Store
 from lra.lab.config import TrainConfig
+from lra.lab.display import Reporter
 from lra.lab.finite import locate_nonfinite
 from lra.lab.models import build_network
 from lra.lab.training import Interrupted, resume, train
@@ -444,6 +447,64 @@ def test_overwriting_refuses_other_folders(tmp_path: Path, blobs: Path) -> None:
     with pytest.raises(RunError):
         train(tiny(blobs), tmp_path / "file", overwrite=True)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+FOREIGN = {
+    "a model of another library": {
+        "config.json": '{"model_type": "gpt2"}',
+        "model.safetensors": "weights",
+    },
+    "no configuration": {"metrics.csv": "mine", "checkpoint": "mine"},
+    "no JSON": {"config.json": "{", "result.json": "mine"},
+    "another JSON": {"config.json": '["TrainConfig"]', "curves.png": "mine"},
+    "a folder": {"config.json/type": "TrainConfig"},
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_no_command_replaces_files_that_are_not_a_runs(
+    tmp_path: Path, blobs: Path, content: dict[str, str]
+) -> None:
+    folder = tmp_path / "mine"
+    for name, text in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    comparison = Store(tmp_path / "comparison")
+    shutil.copytree(folder, comparison.folder("run"))
+    for command in (
+        lambda: train(tiny(blobs), folder),
+        lambda: train(tiny(blobs), folder, overwrite=True),
+        lambda: resume(folder),
+        lambda: comparison.train("run", tiny(blobs), Reporter()),
+    ):
+        with pytest.raises(RunError):
+            command()
+    for each in (folder, comparison.folder("run")):
+        left = {str(p.relative_to(each)): p.read_text() for p in each.rglob("*") if p.is_file()}
+        assert left == content
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html", "runs.csv"])
+def test_a_comparison_replaces_no_files_of_something_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match=f"not a comparison's folder, and its {name} would be"):
+        Store(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", name}
+    (tmp_path / name).unlink()
+    (tmp_path / "data.npz").write_text("mine")
+    Store(tmp_path)
+    (tmp_path / name).write_text("a report")
+    Store(tmp_path)
+
+
+def test_a_run_that_was_killed_while_it_began_is_replaced(tmp_path: Path, blobs: Path) -> None:
+    for name in ("config.json.77.tmp", lock.NAME):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("half")
+        train(tiny(blobs, epochs=1), folder)
+        assert not (folder / "config.json.77.tmp").exists()
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path, blobs: Path) -> None:

@@ -445,6 +445,20 @@ def test_registered_operators_and_surrogates_of_functions():
         lra.register_activation(lambda h: h)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_feedback_gets_the_update_of_its_weight_after_detached_states(kind):
+    """The first step of a sequence reads a state without a gradient, and W learns from it."""
+    model, x = kind(4, 3), torch.randn(5, 2, 4)
+    lra.convert(model, lra.LRAE(), example=x)
+    state = None
+    for _ in range(2):
+        model.zero_grad()
+        y, state = model(x, state)
+        y.square().mean().backward()
+        state = tuple(s.detach() for s in state) if kind is nn.LSTM else state.detach()
+        assert_close(model.feedback_hh_l0.grad, model.weight_hh_l0.grad)
+
+
 # ------------------------------------------------------------- what the examples did not show
 
 

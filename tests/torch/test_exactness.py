@@ -364,3 +364,32 @@ def test_updates_are_finite_where_backprops_are(f, low, high, rule):
     assert (
         functools.reduce(lambda a, p: a + float(p.grad.abs().sum()), model.a.parameters(), 0.0) > 0
     )
+
+
+AT_THE_END = {
+    "log of sigmoid": lambda h: torch.log(torch.sigmoid(h) + 1e-6),
+    "sqrt of relu": lambda h: torch.sqrt(F.relu(h) + 1e-8),
+    "asin of tanh": lambda h: torch.asin(torch.tanh(h)),
+    "acosh of softplus": lambda h: torch.acosh(1 + F.softplus(h)),
+    "power of sigmoid": lambda h: torch.sigmoid(h) ** 0.5,
+    "atanh of softsign": lambda h: torch.atanh(F.softsign(h)),
+    "reciprocal of relu": lambda h: torch.reciprocal(F.relu(h) + 1e-3),
+}
+
+
+@pytest.mark.parametrize("rule", [lra.LRAE(), lra.MirroredLRA()], ids=lambda r: r.name)
+@pytest.mark.parametrize("f", AT_THE_END.values(), ids=AT_THE_END)
+def test_updates_are_finite_at_the_end_of_a_domain(f, rule):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.b(f(self.a(x)))
+
+    x = 3 * torch.randn(30, 4)
+    model = lra.convert(Net(), rule, example=x)
+    F.smooth_l1_loss(model(x), torch.ones(30, 2)).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert model.a.weight.grad.abs().sum() > 0

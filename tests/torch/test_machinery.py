@@ -209,6 +209,30 @@ def test_relative_rules_work_with_batches_in_any_parts(relative):
     assert_same({k: g.mean(0) for k, g in per_sample.items()}, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("rule", [LRA, lra.MirroredLRA(), lra.FeedbackAlignment()])
+def test_two_backward_calls_add_the_updates_of_two_losses(rule):
+    model, (x, y) = converted(mlp, rule), images()
+    losses = (
+        lambda h: F.cross_entropy(h, y),
+        lambda h: F.smooth_l1_loss(h, torch.ones_like(h)),
+        lambda h: h.square().mean(),
+    )
+
+    def run(*calls):
+        model.zero_grad()
+        for call in calls:
+            call(model(x)).backward()
+        return taken(model)
+
+    apart = [run(loss) for loss in losses]
+    expected = {name: sum(each[name] for each in apart) for name in apart[0]}
+    assert_same(run(*losses), expected, **CLOSE)
+    at_once = run(lambda h: sum(loss(h) for loss in losses))
+    linear = rule == lra.FeedbackAlignment()
+    for name in ("1.weight", "3.weight"):
+        assert linear == torch.allclose(at_once[name], expected[name], rtol=1e-6, atol=1e-9)
+
+
 def test_tokens_count_as_loss_terms():
     model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 4))
     lra.convert(model.double(), LRA)

@@ -144,10 +144,66 @@ def test_an_optimizer_without_the_learned_feedback_causes_a_warning():
     extended.step()
 
 
+def labels(h, t):
+    return F.one_hot(t, h.shape[-1]).to(h.dtype)
+
+
+LOSSES = {
+    "cross-entropy": F.cross_entropy,
+    "class weights": lambda h, t, **by: F.cross_entropy(h, t, CLASS_WEIGHTS, **by),
+    "smoothing 0.1": lambda h, t, **by: F.cross_entropy(h, t, label_smoothing=0.1, **by),
+    "smoothing 0.3": lambda h, t, **by: F.cross_entropy(h, t, label_smoothing=0.3, **by),
+    "binary": lambda h, t, **by: F.binary_cross_entropy_with_logits(h, labels(h, t), **by),
+    "squared": lambda h, t, **by: F.mse_loss(h, labels(h, t), **by),
+    "half squared": lambda h, t, **by: F.mse_loss(h, labels(h, t), **by) / 2,
+}
+CLASS_WEIGHTS = torch.tensor([1.0, 1.2, 0.8, 1.0]).double()
+
+
+@pytest.mark.parametrize("spread", [0.05, 1.0, 8.0])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_wrong_scale_is_recognised_by_the_errors_of_usual_losses(loss, spread):
+    x, t = data(12)
+
+    def run(scale, terms="batch", **by):
+        model = net(loss_terms=terms)
+        with torch.no_grad():
+            model[4].weight.mul_(spread)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            (scale * loss(model(x), t, **by)).backward()
+        return [str(warning.message) for warning in seen]
+
+    for scale, by in ((1, "sum"), (64, "mean"), (1 / 20, "mean")):
+        (message,) = run(scale, reduction=by)
+        assert "the loss divides by" in message
+    assert not run(1)
+    assert not run(1, 1, reduction="sum")
+    assert not run(64, 12 / 64)
+
+
 SCALES = {
     "sum": (lambda m, x, t: F.cross_entropy(m(x), t, reduction="sum"), r"divides by 1,"),
     "scaled": (lambda m, x, t: 2.0**16 * F.cross_entropy(m(x), t), "divides by 7.6"),
     "accumulated": (lambda m, x, t: F.cross_entropy(m(x), t) / 4, r"divides by 20,"),
+    "smoothed sum": (
+        lambda m, x, t: F.cross_entropy(m(x), t, reduction="sum", label_smoothing=0.2),
+        r"divides by 1,",
+    ),
+    "mean of tokens": (
+        lambda m, x, t: F.cross_entropy(
+            m(x.expand(3, -1, -1)).transpose(1, 2), t.expand(3, -1), label_smoothing=0.1
+        ),
+        r"divides by 15, .* but 3 terms",
+    ),
+    "binary sum": (
+        lambda m, x, t: F.binary_cross_entropy_with_logits(m(x), labels(m(x), t), reduction="sum"),
+        r"divides by 1,",
+    ),
+    "squared sum": (
+        lambda m, x, t: F.mse_loss(m(x), labels(m(x), t), reduction="sum"),
+        r"divides by 1,",
+    ),
     "other": (lambda m, x, t: 1e5 * F.mse_loss(m(x)[:, 0], t.double()), "as if the loss were no"),
 }
 
@@ -170,10 +226,16 @@ def test_usual_losses_cause_no_warning():
         lambda h: F.cross_entropy(h, t),
         lambda h: F.cross_entropy(h, t, weight=weight),
         lambda h: F.cross_entropy(h, t, label_smoothing=0.1),
+        lambda h: F.cross_entropy(h, torch.rand(7, 4).double().softmax(-1)),
         lambda h: F.mse_loss(h[:, 0], t.double()),
+        lambda h: F.mse_loss(h, torch.rand_like(h)),
+        lambda h: F.l1_loss(h, torch.rand_like(h)),
+        lambda h: F.smooth_l1_loss(h, 2 * torch.rand_like(h)),
         lambda h: F.binary_cross_entropy_with_logits(h[:, 0], (t > 1).double()),
     ):
         loss(net()(x)).backward()
+    two = lra.convert(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 2)).double(), lra.LRAE())
+    F.cross_entropy(two(x), torch.rand(7, 2).double().softmax(-1)).backward()
     F.cross_entropy(net(loss_terms=1)(x), t, reduction="sum").backward()
     F.cross_entropy(net(loss_terms=7 / 8)(x), t).mul(8).backward()
 

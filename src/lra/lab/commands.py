@@ -69,10 +69,10 @@ class Diagnose:
 
     def execute(self, console: Console) -> None:
         """Write two plots to the run's folder, and print the table and the verdict."""
+        rule = runs.read_config(self.run).rule  # first, so that only a run gets the plots
         say(console, diagnoses.table(diagnoses.read(self.run), self.step))
         for path in diagnose_plots.draw(self.run):
             say(console, str(path))
-        rule = runs.read_config(self.run).rule
         if sentence := verdict(diagnoses.read(self.run), rule):
             say(console, sentence)
 

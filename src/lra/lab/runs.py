@@ -43,15 +43,16 @@ def make_folder(folder: Path, overwrite: bool) -> None:
     """
     try:
         if folder.exists() and (not folder.is_dir() or _has_content(folder)):
+            found = is_run(folder)
             if not overwrite:
-                if (folder / CONFIG).is_file():
+                if found:
                     with lock.hold(folder):  # a run in use cannot be resumed or replaced
                         pass
                 raise RunError(
                     f"{folder} exists already; choose another --out, resume it with "
                     f"lra train --resume {folder}, or replace it with --overwrite"
                 )
-            if not (folder / CONFIG).is_file():
+            if not found:
                 raise RunError(
                     f"{folder} is not a run's folder; --overwrite replaces only earlier runs"
                 )
@@ -60,9 +61,20 @@ def make_folder(folder: Path, overwrite: bool) -> None:
         raise RunError(f"cannot create the folder {folder}: {error.strerror}") from error
 
 
+def is_run(folder: Path) -> bool:
+    """Return whether a folder has the configuration of a run, of any version of lra."""
+    try:
+        plain = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(plain, dict) and plain.get("type") == TrainConfig.__name__
+
+
 def _has_content(folder: Path) -> bool:
-    """Return whether a folder holds more than the lock of a command that has just started."""
-    return any(path.name != lock.NAME for path in folder.iterdir())
+    """Return whether a folder holds more than a command leaves that has just started."""
+    return any(
+        path.name != lock.NAME and not path.match(f"{CONFIG}.*.tmp") for path in folder.iterdir()
+    )
 
 
 def create(folder: Path, config: TrainConfig) -> None:

@@ -19,7 +19,10 @@ _PASSES = 3
 """The number of backward passes after a conversion in which layers check the scale of errors."""
 
 _ROWS = 64
-"""The number of rows of an error that are compared with a cross-entropy's."""
+"""The number of rows of an error that are compared with the errors of a loss."""
+
+_LEAST = 8
+"""The smallest number of errors that are compared with the errors of a loss."""
 
 _LARGEST = 1e3
 """The largest error N d that the mean of a usual loss has."""
@@ -81,9 +84,9 @@ def _check_error_scale(state: Any, h: Tensor, error: Tensor) -> None:
     if conversion.warned or h.shape != error.shape:
         return
     N = count_terms(terms, h.shape)
-    divisor = _cross_entropy_divisor(h, error)
+    divisor, usual = _divisor(h, error)
     largest = float(error.abs().max()) * N
-    if divisor is not None and not 1 / 1.5 < divisor / N < 1.5:
+    if divisor is not None and not any(1 / 1.5 < divisor / N / each < 1.5 for each in usual):
         conversion.warned = True
         _warn_of_scale(
             f"the loss divides by {divisor:.4g}, or is scaled as if it did, but {N:g} terms are "
@@ -108,22 +111,81 @@ def _warn_of_scale(problem: str, value: str) -> None:
     )
 
 
-def _cross_entropy_divisor(h: Tensor, error: Tensor) -> float | None:
-    """Return the number that a softmax cross-entropy of h divides by, if the error is of one."""
+def _divisor(h: Tensor, error: Tensor) -> tuple[float | None, set[float]]:
+    """Return what the loss of logits or outputs h divides by, if the error shows it.
+
+    Returns:
+        The divisor or None, and the usual values of divisor / N.
+    """
     for dim in dict.fromkeys((h.dim() - 1, 1)):
-        if h.shape[dim] < 2:
-            continue
-        g, p = (t.movedim(dim, -1).reshape(-1, t.shape[dim]) for t in (error, h))
+        g, v = (t.movedim(dim, -1).reshape(-1, t.shape[dim]) for t in (error, h))
         used = (g != 0).any(-1).nonzero()[:, 0]  # without ignored terms
         used = used[:: max(1, len(used) // _ROWS)]
-        g, p = g[used].double(), p[used].double().softmax(-1)
-        if not len(g) or not bool(((g < 0).sum(-1) == 1).all()):
-            continue
-        positive = g > 0
-        c = (g * positive).sum(-1) / (p * positive).sum(-1)
-        expected = c[:, None] * (p - (g < 0).double())
-        if bool(((g - expected).abs().amax(-1) <= 1e-3 * c).all()):
-            return 1 / float(c.median())
+        divisor = _softmax_divisor(g[used].double(), v[used].double().softmax(-1))
+        if divisor is not None:
+            return divisor, {1.0}
+    # The mean of an elementwise loss may be over the outputs of each term too.
+    outputs = {1.0, float(h[0].numel()), float(h.shape[-1])}
+    g, v = (t.flatten()[:: max(1, t.numel() // _ROWS**2)].double() for t in (error, h))
+    divisor = _binary_divisor(g, v.sigmoid())
+    if divisor is not None:
+        return divisor, outputs
+    divisor = _binary_divisor(g, v)
+    if divisor is not None:  # of (h - t)^2, or of half of it
+        return 2 * divisor, outputs | {2 * each for each in outputs}
+    return None, outputs
+
+
+def _softmax_divisor(g: Tensor, p: Tensor) -> float | None:
+    """Return 1 / c if g = c (p - q), with the targets q = (1 - K a) onehot + a of a cross-entropy.
+
+    Args:
+        g: the errors, (terms, classes).
+        p: the probabilities.
+    """
+    terms, classes = g.shape
+    if not terms or classes < 2 or bool((g.sum(-1).abs() > 1e-3 * g.abs().amax(-1)).any()):
+        return None
+    target = g.argmin(-1)
+    G, P = _others(g, target), _others(p, target)
+    c = G.sum(-1) / P.sum(-1)  # the same in all terms of a class, which may have a weight
+    of_class = c.new_zeros(classes).index_copy(0, target, c)[target]
+    fits = (G - c[:, None] * P).abs() <= 1e-3 * c[:, None]
+    if bool((G > 0).all() and fits.all() and ((c - of_class).abs() <= 1e-3 * c).all()):
+        return 1 / float(c.median())
+    if G.numel() < _LEAST:
+        return None
+    for _ in range(3):  # a smoothed target's error may be positive
+        G, P = _others(g, target), _others(p, target)
+        x, y = P - P.mean(), G - G.mean()
+        slope = (x * y).sum() / x.square().sum()
+        a = P.mean() - G.mean() / slope
+        fits = (y - slope * x).abs() <= 1e-3 * y.std()
+        if bool((slope > 0) & (a > 0) & (a < 1 / classes) & fits.all()):
+            return 1 / float(slope)
+        target = (g - slope.abs() * p).argmin(-1)
+    return None
+
+
+def _others(x: Tensor, target: Tensor) -> Tensor:
+    """Return (terms, classes) without the target of each term."""
+    keep = torch.ones_like(x, dtype=torch.bool).scatter(-1, target[:, None], False)
+    return x[keep].view(len(x), -1)
+
+
+def _binary_divisor(g: Tensor, m: Tensor) -> float | None:
+    """Return 1 / c if g = c (m - t) with targets t of 0 and 1."""
+    g, m = g[g != 0], m[g != 0]
+    if g.numel() < _LEAST:
+        return None
+    for target in (0, 1):
+        scales = g / (m - target)
+        c = scales[scales > 0].median()  # nan if there are none
+        t = m - g / c
+        fits = (t - t.round()).abs() <= 1e-3 * m.std()
+        both = (t.amin().round() == 0) & (t.amax().round() == 1)
+        if bool(c.isfinite() & fits.all() & both):
+            return 1 / float(c)
     return None
 
 

@@ -10,7 +10,6 @@ Several machines can share the folder if its file system supports file locks.
 import contextlib
 import csv
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,11 @@ from lra.lab.compare.machine import machine
 from lra.lab.compare.memory import peak_memory
 from lra.lab.config import TrainConfig
 from lra.lab.display import Reporter
+
+_PARTS = ("runs", "records", "locks")
+
+_WRITTEN = ("report", "report.html", "report.md", "runs.csv", "trials.db")
+"""What a comparison writes to its folder beside these."""
 
 State = Literal["done", "diverged", "refused", "failed"]
 
@@ -55,16 +59,23 @@ class Store:
         out: the folder; it is created if needed.
 
     Raises:
-        RunError: if a folder cannot be created.
+        RunError: if it cannot be created, or files of something else in it would be replaced.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        for part in ("runs", "records", "locks"):
-            try:
+        try:
+            found = {path.name for path in out.iterdir()} if out.exists() else set()
+            foreign = sorted(found.intersection(_WRITTEN))
+            if foreign and not found.issuperset(_PARTS):
+                raise RunError(
+                    f"{out} is not a comparison's folder, and its {foreign[0]} would be replaced; "
+                    "choose another --out"
+                )
+            for part in _PARTS:
                 (out / part).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RunError(f"cannot make the folder {out / part}: {error.strerror}") from error
+        except OSError as error:
+            raise RunError(f"cannot make the folder {out}: {error.strerror}") from error
 
     def storage(self, url: str | None) -> str:
         """Return the URL of the trials' database: the given one, or a file in the folder."""
@@ -159,9 +170,8 @@ class Store:
     ) -> dict[str, Any]:
         if checkpoint.exists(folder):
             return training.resume(folder, reporter=reporter)
-        if folder.exists():  # killed before its first checkpoint
-            shutil.rmtree(folder)
-        return training.train(config, folder, reporter=reporter)
+        # A run that was killed before its first checkpoint starts again.
+        return training.train(config, folder, overwrite=True, reporter=reporter)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

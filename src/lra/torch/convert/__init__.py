@@ -71,7 +71,9 @@ def convert(
         loss_terms: the number N of terms that the loss is a mean over. "batch": dimension 0 of each
             activation's input; "tokens": all its dimensions but the last; or a number: 1 for a
             summed loss, k times the batch for a mean over k accumulated batches, N / S for a loss
-            scaled by S.
+            scaled by S. In recurrent layers "batch" is the batch, wherever it stands, and "tokens"
+            also counts the time steps. Add several losses up before one `backward()`: an update is
+            not linear in the error, so two calls give another one.
 
     Returns:
         The same model.

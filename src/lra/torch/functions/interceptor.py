@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from lra.crossing import Derivative, crossing_at
 from lra.errors import RuleError
 from lra.feedback import Feedback, Transpose
+from lra.torch.functions.recurrent import sequence
 from lra.torch.functions.tables import (
     ATTRIBUTES,
     COMPOSITES,
@@ -246,21 +247,23 @@ class FunctionInterceptor(TorchFunctionMode):
         operands = [t for t in tensors_in((args, kwargs)) if t is not bias]
         weights = [t for t in static if t is not bias and self.sources.get(t) is not None]
         crossed = [t for t in operands if needs_error(t) and all(t is not W for W in weights)]
-        if len(weights) != 1 or not crossed or isinstance(state.rule.feedback, Transpose):
-            return func(*args, **kwargs)
-        if func in MULTIPLICATIONS and not multiplies_units(crossed, weights):
+        if len(weights) != 1 or isinstance(state.rule.feedback, Transpose):
             return func(*args, **kwargs)
         W = weights[0]
         source = self.sources[W]
         assert source is not None
+        if not crossed and source.key not in state.slots:
+            return func(*args, **kwargs)  # it reads the raw input; elsewhere E learns as W does
+        others = [t for t in operands if t is not W]
+        if func in MULTIPLICATIONS and not (others and multiplies_units(others, weights)):
+            return func(*args, **kwargs)
         slot = self.layer.slot_of(source.key, source.like)
         stored = slot.current(self.layer, source.like)
         if observer.current is not None:
             observer.current.name_next(self.layer, source.key)
         router, site = state.conversion.router, f"{state.path}:{source.key}"
-        z, *more = crossed
-        detached = z
-        if router is not None and not more:
+        detached = z = crossed[0] if crossed else None
+        if router is not None and len(crossed) == 1:
             units_last = func not in CONVOLUTIONS
             detached = router.detach_input(site, slot.route, z, stored, units_last)
         if detached is z:
@@ -314,7 +317,8 @@ class FunctionInterceptor(TorchFunctionMode):
             return call(v.clone())
 
         phi = phi_of_call(func, args, kwargs, h, call if in_place is None else copied)
-        return apply_activation(phi, self._crossing(func, h, phi), state.terms, h, in_place)
+        terms = sequence.terms.get(state.terms, state.terms)
+        return apply_activation(phi, self._crossing(func, h, phi), terms, h, in_place)
 
     def _crossing(self, func: Any, h: Tensor, phi: Any) -> Any:
         """Return the rule's crossing, as it applies to a function."""

@@ -1,13 +1,12 @@
 """Tables for intercepted modules: views of weights, kernels to take apart, and biases."""
 
 import types
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import decompositions
 
+from lra.torch.functions.recurrent import RECURRENT
 from lra.torch.registry import ACTIVATION_FUNCTIONS, BILINEAR_FUNCTIONS, IN_PLACE_AT, F, T
 
 VIEWS = frozenset(
@@ -43,43 +42,6 @@ def _glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * torch.sigmoid(b)
 
 
-def _rnn(padded: Any, packed: Any) -> Any:
-    """Choose between the two forms as the kernel does, by whether batch sizes are a tensor."""
-
-    def run(*args: Any) -> Any:
-        is_packed = isinstance(args[1], Tensor) and isinstance(args[3], (list, tuple))
-        return (packed if is_packed else padded)(*args)
-
-    return run
-
-
-def _lstm_cell(x: Tensor, hidden: Any, W: Tensor, R: Tensor, b: Any = None, c: Any = None) -> Any:
-    h, state = hidden
-    i, f, g, o = (F.linear(x, W, b) + F.linear(h, R, c)).chunk(4, 1)
-    state = torch.sigmoid(f) * state + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(state), state
-
-
-def _gru_cell(x: Tensor, h: Tensor, W: Tensor, R: Tensor, b: Any = None, c: Any = None) -> Any:
-    (r, z, n), (s, y, m) = F.linear(x, W, b).chunk(3, 1), F.linear(h, R, c).chunk(3, 1)
-    update = torch.sigmoid(z + y)
-    new = torch.tanh(n + torch.sigmoid(r + s) * m)
-    return new + update * (h - new)
-
-
-def _rnn_cell(phi: Callable[[Tensor], Tensor]) -> Any:
-    def run(x: Tensor, h: Tensor, W: Tensor, R: Tensor, b: Any = None, c: Any = None) -> Tensor:
-        return phi(F.linear(x, W, b) + F.linear(h, R, c))
-
-    return run
-
-
-_D = decompositions
-
-_V = torch._VF
-
-_STEPS = {"select_one_layer_lstm_function": lambda *_: _D.one_layer_lstm}  # not MKL's kernel
-
 COMPOSITES: dict[Any, Any] = {
     # Functions of torch.nn.functional pass themselves whole to a function mode. A copy that does
     # not look for modes calls its parts one by one.
@@ -87,16 +49,7 @@ COMPOSITES: dict[Any, Any] = {
         F.multi_head_attention_forward, has_torch_function=lambda *_: False
     ),
     F.glu: _glu,
-    _V.lstm: _rnn(
-        _with_globals(_D.lstm_impl, **_STEPS), _with_globals(_D.lstm_data_impl, **_STEPS)
-    ),
-    _V.gru: _rnn(_D.gru_impl, _D.gru_impl_data),
-    _V.rnn_tanh: _rnn(_D.rnn_tanh_input, _D.rnn_tanh_data),
-    _V.rnn_relu: _rnn(_D.rnn_relu_input, _D.rnn_relu_data),
-    _V.lstm_cell: _lstm_cell,
-    _V.gru_cell: _gru_cell,
-    _V.rnn_tanh_cell: _rnn_cell(torch.tanh),
-    _V.rnn_relu_cell: _rnn_cell(torch.relu),
+    **RECURRENT,
 }
 """Kernels that multiply and activate in one, and the same step by step; equal but for rounding."""
 

@@ -214,9 +214,9 @@ class LocalWeights(Local):
         else:
             h = router.run(self._lra.path, op, x, *tensors)
         check_first_errors(self._lra, h)
-        return self.checked(h)
+        return self.with_backward_check(h)
 
-    def checked(self, h: Tensor) -> Tensor:
+    def with_backward_check(self, h: Tensor) -> Tensor:
         """Return the layer's output; the first backward passes through it are checked."""
         check_backward(self._lra, h)
         return h

@@ -76,7 +76,7 @@ class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
             return super().forward(input)  # type: ignore[no-any-return]
         self.check_input(input, self.dimensions + 1)
         if not self.follows_rule:
-            return self.checked(super().forward(input))  # type: ignore[no-any-return]
+            return self.with_backward_check(super().forward(input))  # type: ignore[no-any-return]
         _, extra = self._padding()
         unbatched = input.dim() == self.dimensions + 1
         z = input.unsqueeze(0) if unbatched else input

@@ -94,7 +94,7 @@ class LocalCustom(LocalWeights):
         self.check_input(input, 1)
         if self.follows_rule:
             return self.run(input)
-        return self.checked(self.plain.forward(self, input))
+        return self.with_backward_check(self.plain.forward(self, input))
 
     def restore(self) -> None:
         """Become the plain class again, and drop what the conversion added."""

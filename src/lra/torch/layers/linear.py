@@ -74,4 +74,8 @@ class LocalLinear(LocalWeights, nn.Linear):  # type: ignore[misc]
         if not torch.is_grad_enabled():
             return super().forward(input)
         self.check_input(input, 1)
-        return self.run(input) if self.follows_rule else self.checked(super().forward(input))
+        return (
+            self.run(input)
+            if self.follows_rule
+            else self.with_backward_check(super().forward(input))
+        )

@@ -84,7 +84,7 @@ class LocalSequential(nn.Sequential):
         x = _run_layers(run, x)
         if len(run) > 1 and isinstance(run[-1], LocalWeights):
             check_first_errors(run[-1]._lra, x)
-            run[-1].checked(x)
+            run[-1].with_backward_check(x)
         return x
 
     def restore(self) -> None:

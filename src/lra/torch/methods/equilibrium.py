@@ -11,13 +11,25 @@ from lra.errors import MethodError, Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import EquilibriumPropagation, Loss
 from lra.torch.methods.chain import split_into_segments
-from lra.torch.methods.runs import Runs, count_loss_terms, detached_copy, raise_if_refused
+from lra.torch.methods.runs import (
+    Runs,
+    check_states,
+    count_loss_terms,
+    detached_copy,
+    raise_if_refused,
+    size,
+)
 
 MONOTONE = (
     *(nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.ReLU, nn.ReLU6, nn.LeakyReLU),
     *(nn.ELU, nn.CELU, nn.SELU, nn.Softplus, nn.Softsign, nn.LogSigmoid),
 )
 """Non-decreasing activations: only their states have an energy."""
+
+_REMEDY = (
+    "With large weights, states of unbounded activations have no equilibrium: use nn.Hardsigmoid, "
+    "nn.Tanh or smaller weights"
+)
 
 
 @dataclass
@@ -137,8 +149,13 @@ class _Network(Runs):
     def settle(
         self, states: Sequence[Tensor], steps: int, nudge: Callable[[Tensor], Tensor] | None = None
     ) -> list[Tensor]:
-        """Step the states by s <- s + step (phi(d(Phi - nudge(s_K))/ds) - s)."""
-        for _ in range(steps):
+        """Step the states by s <- s + step (phi(d(Phi - nudge(s_K))/ds) - s).
+
+        Raises:
+            Diverged: for states that are not finite at the end.
+        """
+        moves = []
+        for t in range(steps):
             free = [s.detach().requires_grad_() for s in states]
             Phi = self.phi(free)
             if nudge is not None:
@@ -151,6 +168,9 @@ class _Network(Runs):
                     s.detach().lerp(target, self.method.step)
                     for s, target in zip(free, targets, strict=True)
                 ]
+                if t in (0, steps - 1):
+                    moves.append(size(s - old for s, old in zip(states, free, strict=True)))
+        check_states(self.method, states, moves, _REMEDY)
         return [s.detach() for s in states]
 
 

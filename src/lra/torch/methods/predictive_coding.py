@@ -11,12 +11,16 @@ from lra.torch.convert.forward_scan import Kind, escapes
 from lra.torch.methods.runs import (
     Runs,
     check_model,
+    check_states,
     count_loss_terms,
     detached_copy,
     raise_if_refused,
+    size,
     without_ddp,
 )
 from lra.torch.registry import INTERCEPTED, WEIGHT_LAYERS
+
+_REMEDY = "Use a shorter step or smaller weights"
 
 
 def find_weight_layers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
@@ -100,13 +104,14 @@ class _States(Runs):
         self.states.append(detached_copy(z).requires_grad_())
         return len(self.states) - 1
 
-    def move(self, F: Tensor, step: float) -> None:
-        """Step the states by x <- x - step dF/dx."""
+    def move(self, F: Tensor, step: float) -> Tensor:
+        """Step the states by x <- x - step dF/dx, and return the size of the step."""
         grads = torch.autograd.grad(F, self.states)
         self.states = [
             (x.detach() - step * g).requires_grad_()
             for x, g in zip(self.states, grads, strict=True)
         ]
+        return step * size(grads)
 
 
 def _key(z: Tensor) -> tuple[int, int]:
@@ -127,10 +132,14 @@ def step(
         N = count_loss_terms(loss_terms, output)
         value = loss(output)
         answer = value.detach().clone()
+        F = value + run.energy / N
+        start, moves = F.detach(), []
         steps = method.steps if run.states else 1
         for t in range(steps):
             if run.states:
-                run.move(value + run.energy / N, method.step * N)
-            value = loss(run(last=t + 1 == steps))
-        (value + run.energy / N).backward()  # type: ignore[no-untyped-call]
+                moves.append(run.move(F, method.step * N))
+            F = loss(run(last=t + 1 == steps)) + run.energy / N
+        if moves:
+            check_states(method, run.states, moves, _REMEDY, (start, F))
+        F.backward()  # type: ignore[no-untyped-call]
     return answer

@@ -1,6 +1,8 @@
 """Several runs of a model within one step, which leave it as a single forward pass would."""
 
-from collections.abc import Callable, Iterable
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -8,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lra.errors import MethodError, Refusal
+from lra.errors import Diverged, LraWarning, MethodError, Refusal
 from lra.loss_terms import LossTerms, check_terms, count_terms
 from lra.methods import Method
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
 from lra.torch.model_state import RandomStates
+
+_ROUNDING = 1e-5
+"""Relative differences of states and energies that rounding may cause."""
 
 
 def without_ddp(model: nn.Module) -> nn.Module:
@@ -90,6 +95,46 @@ def detached_copy(z: Tensor) -> Tensor:
     """Copy a tensor without its graph, in 32 bits at least."""
     dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
     return z.detach().to(dtype, copy=True)
+
+
+def size(tensors: Iterable[Tensor]) -> Tensor:
+    """Compute the norm of all numbers of several tensors, without a graph."""
+    norm: Tensor = torch.stack([t.detach().norm().float() for t in tensors]).norm()
+    return norm
+
+
+def check_states(
+    method: Method,
+    states: Iterable[Tensor],
+    moves: Sequence[Tensor],
+    remedy: str,
+    energies: Sequence[Tensor] = (),
+) -> None:
+    """Check that states are finite, and warn if they did not settle.
+
+    Args:
+        method: the method, for messages.
+        states: the states at the last step.
+        moves: the sizes of the steps, of the first and the last at least.
+        remedy: what to change, for messages.
+        energies: what the steps should have lowered, before the first step and after the last.
+
+    Raises:
+        Diverged: for states that are not finite.
+    """
+    sizes = [size(states), moves[0], moves[-1], *(energy.detach().float() for energy in energies)]
+    scale, first, last, *F = torch.stack(sizes).tolist()
+    name = type(method).__name__
+    if not all(map(math.isfinite, (scale, last, *F))):
+        raise Diverged(f"{name}: the states are not finite, so there is no update. {remedy}")
+    growing = len(moves) > 1 and last > max(first * (1 - _ROUNDING), scale * _ROUNDING)
+    if growing or (F and F[1] > F[0] + max(F[0], scale) * _ROUNDING):
+        warnings.warn(
+            f"{name}: the states do not settle: after the last step they are as far from rest as "
+            f"after the first, so the update is not the method's. {remedy}",
+            LraWarning,
+            stacklevel=5,
+        )
 
 
 class Runs:
