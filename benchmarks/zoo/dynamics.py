@@ -296,7 +296,7 @@ def deep_kernel() -> Built:
                 self, points, CholeskyVariationalDistribution(4), learn_inducing_locations=True
             )
             super().__init__(strategy)
-            self.mean = gpytorch.means.LinearMean(2)
+            self.mean = gpytorch.means.ConstantMean()
             self.kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
 
         def forward(self, x: Tensor) -> Any:
@@ -475,6 +475,7 @@ SPLINES = Remedy(
     'skip=["flow._transform._transforms.2"]',
     arguments={"skip": ("flow._transform._transforms.2",)},
 )
+KERNEL = Remedy("skip=(Matmul,)", keep="linear_operator.functions._matmul.Matmul")
 KAN = Remedy("einsum in place of a sum of products", make=partial(kan, products=True))
 
 
@@ -527,7 +528,7 @@ ENTRIES = [
     ),
     entry("e3nn", equivariant),
     entry("egnn", egnn),
-    entry("gpytorch-deep-kernel", deep_kernel),
+    entry("gpytorch-deep-kernel", deep_kernel, remedy=KERNEL),
     entry("pykan", kan, remedy=KAN),
     entry("ncps-cfc", model, "ncps.torch.CfC", BATCH, TIME, INPUTS, input_size=INPUTS, units=8),
     entry(

@@ -33,10 +33,13 @@ def below(model: nn.Module, example: Example, skipped: Collection[nn.Module] = (
     """Return the names of the parameters whose error crosses a product with another weight.
 
     The remaining parameters get the same error as in backprop. An elementwise product, such as with
-    the gain of a norm, does not count, nor does a weight of a skipped module.
+    the gain of a norm, does not count, nor does a weight of a skipped module. A frozen weight does.
     """
     reset(model)
     names = {p: name for name, p in model.named_parameters()}
+    frozen = [p for p in names if p.is_floating_point() and not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_()  # otherwise the graph has no node for it
     left = {p for module in skipped for p in module.parameters()}
     example = require_grad(example)
 
@@ -67,7 +70,9 @@ def below(model: nn.Module, example: Example, skipped: Collection[nn.Module] = (
             if child is not None and state not in seen:
                 seen.add(state)
                 stack.append(state)
-    return result
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return result - {names[parameter] for parameter in frozen}
 
 
 def require_grad(value: Any) -> Any:
