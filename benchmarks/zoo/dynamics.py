@@ -8,17 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.measure import Entry, Example, Remedy
+from zoo.measure import Example, Remedy, entry, load
 
 Built = tuple[nn.Module, Example]
 
 BATCH, TIME, INPUTS, WIDTH, OUTPUTS = 4, 6, 5, 12, 3
-
-
-def load(path: str, *arguments: Any, **options: Any) -> Any:
-    """Call a class or function by its qualified name."""
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)(*arguments, **options)
 
 
 def model(path: str, *shape: int, **options: Any) -> Built:
@@ -408,17 +402,6 @@ def decisions() -> Built:
     config.n_positions = 32
     built = DecisionTransformer(state_dim=4, action_dim=2, config=config)
     return built, (torch.randn(2, 3, 4), torch.randn(2, 3, 2), torch.randn(2, 3, 1))
-
-
-def entry(
-    name: str,
-    make: Callable[..., Built],
-    *arguments: Any,
-    remedy: Remedy | None = None,
-    **options: Any,
-) -> Entry:
-    """Return an entry whose model is built from these arguments."""
-    return Entry(name, partial(make, *arguments, **options), remedy=remedy)
 
 
 def through(step: str, smooth: Callable[[Tensor], Tensor]) -> Callable[[], None]:

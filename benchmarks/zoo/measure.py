@@ -1,6 +1,7 @@
 """Build an entry of the zoo, and compute gradients of a loss defined for any model."""
 
 import dataclasses
+import functools
 import importlib
 import math
 import random
@@ -73,6 +74,23 @@ class Entry:
         """Return the entry as it is after its remedy."""
         changed = self.remedy.make if self.remedy else None
         return dataclasses.replace(self, make=changed or self.make)
+
+
+def load(path: str, *arguments: Any, **options: Any) -> Any:
+    """Call a class or function by its qualified name."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)(*arguments, **options)
+
+
+def entry(
+    name: str,
+    make: Callable[..., tuple[nn.Module, Example]],
+    *arguments: Any,
+    remedy: Remedy | None = None,
+    **options: Any,
+) -> Entry:
+    """Return an entry whose model is built from these arguments."""
+    return Entry(name, functools.partial(make, *arguments, **options), remedy=remedy)
 
 
 def build(entry: Entry, seed: int = 0) -> tuple[nn.Module, Example]:

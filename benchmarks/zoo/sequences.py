@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.measure import Entry, Example, Remedy
+from zoo.measure import Example, Remedy, entry, load
 
 Built = tuple[nn.Module, Example]
 
@@ -47,20 +46,13 @@ def features(*shape: int) -> Tensor:
     return torch.randn(BATCH, *shape)
 
 
-def load(path: str, **options: Any) -> nn.Module:
-    """Build a class by its qualified name."""
-    module, _, name = path.rpartition(".")
-    built: nn.Module = getattr(import_module(module), name)(**options)
-    return built
-
-
 def model(path: str, *inputs: Callable[[], Tensor], **options: Any) -> Built:
     """Build a class by its qualified name, and draw its inputs."""
     return load(path, **options), tuple(draw() for draw in inputs)
 
 
 def adapted(config: str, **options: Any) -> Built:
-    """Build a small Llama or BERT with an adapter of peft."""
+    """Build a small Llama with an adapter of peft."""
     import peft
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -201,17 +193,6 @@ def click(name: str) -> Built:
     built = getattr(models, name)(columns, columns, dnn_hidden_units=(8, 8), device="cpu")
     rows = torch.stack([torch.randint(7, (4,)), torch.randint(9, (4,)), torch.randn(4)], 1)
     return built, (rows,)
-
-
-def entry(
-    name: str,
-    make: Callable[..., Built],
-    *arguments: Any,
-    remedy: Remedy | None = None,
-    **options: Any,
-) -> Entry:
-    """Return an entry whose model is built from these arguments."""
-    return Entry(name, partial(make, *arguments, **options), remedy=remedy)
 
 
 TABNET = Remedy("skip=(SparsemaxFunction,)", keep="pytorch_tabnet.sparsemax.SparsemaxFunction")

@@ -1,12 +1,11 @@
 """Models of images from libraries other than timm: generators, segmenters and transformers."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.measure import Entry, Example
+from zoo.measure import Example, entry, load
 
 Built = tuple[nn.Module, Example]
 
@@ -118,35 +117,25 @@ def denoising_unet() -> Built:
 
 def monai(name: str, *arguments: Any, size: int = 32, dimensions: int = 3, **more: Any) -> Built:
     """Build a network of MONAI, and two volumes or images of one channel."""
-    import monai.networks.nets
-
-    model = getattr(monai.networks.nets, name)(*arguments, **more)
-    return model, (images(size, 1, dimensions),)
+    return load(f"monai.networks.nets.{name}", *arguments, **more), (images(size, 1, dimensions),)
 
 
 def vit_pytorch(module: str, name: str, size: int = 32, **options: Any) -> Built:
     """Build a transformer of vit-pytorch."""
-    from importlib import import_module
-
-    cls = getattr(import_module(f"vit_pytorch.{module}"), name)
-    return cls(num_classes=CLASSES, **options), (images(size),)
+    built = load(f"vit_pytorch.{module}.{name}", num_classes=CLASSES, **options)
+    return built, (images(size),)
 
 
 def segmenter(name: str, **options: Any) -> Built:
     """Build a segmentation model with an untrained encoder."""
-    import segmentation_models_pytorch
-
-    cls = getattr(segmentation_models_pytorch, name)
-    model = cls("resnet18", encoder_weights=None, classes=CLASSES, **options)
-    return model, (images(64),)
+    path = f"segmentation_models_pytorch.{name}"
+    built = load(path, "resnet18", encoder_weights=None, classes=CLASSES, **options)
+    return built, (images(64),)
 
 
 def torchvision(name: str, size: int = 64, group: str = "", **options: Any) -> Built:
     """Build a model of torchvision, without weights."""
-    from importlib import import_module
-
-    models = import_module(f"torchvision.models{group}")
-    return getattr(models, name)(weights=None, **options), (images(size),)
+    return load(f"torchvision.models{group}.{name}", weights=None, **options), (images(size),)
 
 
 def optical_flow() -> Built:
@@ -190,20 +179,13 @@ def soft_experts() -> Built:
 
 def quantised(name: str, **options: Any) -> Built:
     """Build an autoencoder with a quantiser of vector-quantize-pytorch."""
-    import vector_quantize_pytorch
-
-    return Tokenizer(getattr(vector_quantize_pytorch, name)(**options)), (images(16),)
+    return Tokenizer(load(f"vector_quantize_pytorch.{name}", **options)), (images(16),)
 
 
 def descriptor() -> Built:
     from kornia.feature import HardNet
 
     return HardNet(pretrained=False), (images(32, 1),)
-
-
-def entry(name: str, make: Callable[..., Built], *arguments: Any, **options: Any) -> Entry:
-    """Return an entry whose model is built from these arguments."""
-    return Entry(name, lambda: make(*arguments, **options))
 
 
 VIT = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 48}
