@@ -331,6 +331,16 @@ REFUSED = {
     "a choice": (lambda h, w: torch.where(h > 0, h, 0.1 * h), TARGETS, "activation: torch.where"),
     "a maximum": (lambda h, w: torch.maximum(h, 0.1 * h), TARGETS, "activation: torch.maximum"),
     "a mask": (lambda h, w: h * (h > 0), TARGETS, "activation: torch.Tensor.mul"),
+    "slopes by a mask": (
+        lambda h, w: h * (0.1 + 0.9 * (h > 0).double()),
+        TARGETS,
+        "activation: torch.Tensor.mul",
+    ),
+    "a choice of functions": (
+        lambda h, w: torch.where(h > 0, h, torch.exp(h) - 1),
+        TARGETS,
+        "activation: torch.where",
+    ),
     "two arguments": (
         lambda h, w: torch.logaddexp(h, h.flip(1)),
         TARGETS,
@@ -347,6 +357,30 @@ def test_what_cannot_follow_is_refused_by_name(use, rule, name):
         lra.convert(model, rule, example=x)
     assert {(r.name, r.type) for r in caught.value.refused} == {("", "Between")}
     assert_close(updates(model, x), before, rtol=0, atol=0)
+
+
+def _spline(h, g):
+    inside = (h > -1) & (h < 1)
+    out = torch.zeros_like(h)
+    out[inside], out[~inside] = (h * g)[inside], h[~inside]
+    return out
+
+
+CHOICES = {
+    "by another activation": lambda h, g: h * (g > 0),
+    "by a statistic": lambda h, g: h * (h > h.mean()),
+    "of products": lambda h, g: torch.where((h > -1) & (h < 1), h * g, h),
+    "of parts": _spline,
+    "by the input": lambda h, g: torch.where(torch.ones(N, WIDTH) > 0, h, 0.1 * h),
+    "of two activations": lambda h, g: torch.maximum(h, g),
+}
+
+
+@pytest.mark.parametrize("use", CHOICES.values(), ids=CHOICES)
+def test_choices_that_are_no_activations_keep_autograds_derivative(use):
+    x = inputs()
+    model = lra.convert(Between(lambda h, w: use(h, h.flip(1))), TARGETS, example=x)
+    assert lra.audit(model, x).clean
 
 
 def test_terms_are_not_counted_in_one_sample_of_a_mapped_function():

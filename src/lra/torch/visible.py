@@ -31,9 +31,14 @@ def visible(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return shown
 
 
+def is_visible(cls: Any) -> bool:
+    """Return whether an autograd Function's `apply` was made visible."""
+    return "_lra_visible" in getattr(cls, "__dict__", ())
+
+
 def visible_apply(cls: type[Function]) -> Callable[..., Any]:
     """Return an autograd Function's `apply`, made visible the first time."""
-    if "_lra_visible" not in vars(cls):
+    if not is_visible(cls):
         shown = visible(cls.apply, cls.__name__)
         cls.apply = staticmethod(shown)  # type: ignore[method-assign,assignment]
         cls._lra_visible = True  # type: ignore[attr-defined]

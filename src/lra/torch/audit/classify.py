@@ -25,11 +25,13 @@ from lra.torch.ops.nodes import (
     STATISTIC,
     VIEW,
     function_of,
+    is_activation,
     mixes,
     node_name,
     nodes_below,
 )
 from lra.torch.registry import ACTIVATION_FUNCTIONS, ACTIVATIONS, TORCH_ACTIVATIONS, WEIGHT_LAYERS
+from lra.torch.visible import is_visible
 
 _BY_DESIGN = re.compile(r"norm|pool|softmax|attention|loss|entropy|similarity")  # torch's functions
 
@@ -108,23 +110,19 @@ class Classifier:
             remedy = _of_module(module) or remedy
             return Finding(kind, call.operation, path, call.where, parameter, remedy)
 
-        is_activation = self._has_activation(call)
-        if is_activation:
+        activates = self._has_activation(call)
+        if activates:
             yield finding(Kind.ACTIVATION, "", _for_activation(call))
         elif call.origin is Origin.HIDDEN:
             yield finding(Kind.UNKNOWN, "", "call the Python function that it was made from")
         elif call.origin is Origin.FUNCTION or (
             call.origin is Origin.OPERATOR and call.nature is Nature.OTHER
         ):
-            remedy = (
-                f"register an activation with lra.register_activation({call.operation}); keep the "
-                f"backward pass of anything else with skip=({call.operation},)"
-            )
-            yield finding(Kind.UNKNOWN, "", remedy)
+            yield finding(Kind.UNKNOWN, "", _for_unknown(call))
         for path, weights in call.inside:
             yield finding(Kind.WEIGHTS, weights, _for_weights(call, call.nodes[0]), path)
         found = dict.fromkeys(call.scaled_by, call.nodes[0])
-        found |= {self._weights(node, call, is_activation): node for node in call.nodes}
+        found |= {self._weights(node, call, activates): node for node in call.nodes}
         for weights in filter(None, found):
             yield finding(Kind.WEIGHTS, weights, _for_weights(call, found[weights]))
 
@@ -138,7 +136,7 @@ class Classifier:
             return False
         return (
             call.nature is Nature.ELEMENTWISE
-            or (call.by_mask and not all(map(self._of_statistic, call.nodes)))
+            or (bool(call.selects_by) and any(self._selects(node, call) for node in call.nodes))
             or any(map(self._is_activation, call.nodes))
         )
 
@@ -148,7 +146,7 @@ class Classifier:
         if name == "CopySlices":  # hides an in-place change of a part of a tensor
             name = plain_name(self.recorder.owners[node].function)
         if name in ("Maximum", "Minimum") and None not in nodes_below(node):
-            one, other = map(self._unscaled, nodes_below(node))
+            one, other = map(self._source, nodes_below(node))
             return one is other  # else a choice between two activations, as in a pool
         if name == "Abs" and node._saved_self.is_complex():  # type: ignore[attr-defined]
             return False  # the length of a vector of two numbers
@@ -169,20 +167,29 @@ class Classifier:
         further = any(kind.fullmatch(name) for kind in (POWER, BOUND, SCALE, VIEW))
         return bool(STATISTIC.fullmatch(name)) or (further and self._of_statistic(below[0]))
 
-    def _unscaled(self, node: Node | None) -> Node | None:
-        """Return the node below scales and shifts of what another node computes."""
-        while node is not None and (SCALE.fullmatch(node_name(node)) or "Copy" in node_name(node)):
+    def _selects(self, node: Node, call: Call) -> bool:
+        """Return whether a node chooses between functions of the activation that is compared."""
+        chosen = [n for n in nodes_below(node) if n is not None and self._level(n) == 2]
+        sources = set(map(self._source, (*chosen, *call.selects_by)))
+        return bool(chosen) and len(sources) == 1 and not self._of_statistic(node)
+
+    def _source(self, node: Node | None) -> Node | None:
+        """Return the node that elementwise functions of one input go back to."""
+        while node is not None:
             below = [n for n in nodes_below(node) if n is not None and self._level(n) == 2]
-            if len(below) != 1:
+            name = node_name(node)
+            kinds = SCALE, NONLINEAR, POWER, BOUND
+            elementwise = any(kind.fullmatch(name) for kind in kinds) or "Copy" in name
+            if len(below) != 1 or not (elementwise or is_activation(node)):
                 break
             node = below[0]
         return node
 
-    def _weights(self, node: Node, call: Call, is_activation: bool) -> str:
+    def _weights(self, node: Node, call: Call, activates: bool) -> str:
         """Return the names of the weights that an error crosses at a node, or ""."""
         name = node_name(node)
         is_product = function_of(node) is None and PRODUCT.fullmatch(name)
-        if not is_product and (is_activation or (function_of(node) is None and mixes(name))):
+        if not is_product and (activates or (function_of(node) is None and mixes(name))):
             return ""
         below = nodes_below(node)[1 if is_product and ADDS.match(name) else 0 :]
         below = below[:2] if is_product and "Conv" in name else below  # without the bias
@@ -220,6 +227,17 @@ def _for_activation(call: Call) -> str:
     if names:
         return f"create torch.nn.{names[0]} in __init__ and call that"
     return "write it as a module of its own, create that in __init__ and call it"
+
+
+def _for_unknown(call: Call) -> str:
+    name = call.operation
+    if is_visible(call.torch_function):
+        register = (
+            f"call {name}.apply itself: what was stored before {name} was registered is not seen"
+        )
+    else:
+        register = f"register an activation with lra.register_activation({name})"
+    return f"{register}; keep the backward pass of anything else with skip=({name},)"
 
 
 def _for_weights(call: Call, node: Node) -> str:

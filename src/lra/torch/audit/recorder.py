@@ -72,7 +72,7 @@ class Call:
         inside: the weights that an autograd Function multiplies with in its forward, each with the
             module whose code does.
         scaled_by: the names of weights that it multiplies with elementwise, in more than a scale.
-        by_mask: whether it selects by a comparison of activations.
+        selects_by: the nodes of the activations that it compares to select by, if any.
     """
 
     function: str
@@ -87,7 +87,7 @@ class Call:
     nature: Nature = Nature.OTHER
     inside: tuple[tuple[str, str], ...] = ()
     scaled_by: tuple[str, ...] = ()
-    by_mask: bool = False
+    selects_by: frozenset[Node] = frozenset()
 
     @property
     def unseen(self) -> bool:
@@ -122,7 +122,8 @@ class Recorder(TorchFunctionMode):
         self.owners: dict[Node, Call] = {}
         self.users: dict[Node, list[str]] = {}
         self.crossings = 0
-        self._masks: dict[int, Tensor] = {}  # comparisons of activations
+        # Comparisons of activations, with the nodes of these. They are held as `fixed` is.
+        self._masks: dict[int, tuple[Tensor, frozenset[Node]]] = {}
         self._without_grad: list[tuple[set[CodeType], str, frozenset[str]]] = []
 
     @contextlib.contextmanager
@@ -178,8 +179,9 @@ class Recorder(TorchFunctionMode):
             call.where = line_of(caller(self.outermost))
             self.calls.append(call)
             self._examine(call, args, kwargs, inputs, outputs)
-        elif any(t.requires_grad or id(t) in self._masks for t in inputs):
-            self._masks |= {id(t): t for t in outputs if not t.requires_grad and is_mask(func, t)}
+        elif compared := self._compared(inputs):
+            made = [t for t in outputs if not t.requires_grad and is_mask(func, t)]
+            self._masks |= {id(t): (t, compared) for t in made}
         for t in outputs:
             if call.level < 2:
                 self.fixed[id(t)] = (t, call.level, frozenset().union(*weights.values()))
@@ -200,11 +202,17 @@ class Recorder(TorchFunctionMode):
         elementwise = any(map(FACTORS.fullmatch, names)) and not any(map(PRODUCT.fullmatch, names))
         if elementwise and data and weights and multiplies_units(data, weights):
             call.scaled_by = tuple(sorted({name for t in weights for name in self._names_of(t)}))
-        masks = [t for t in inputs if id(t) in self._masks]
-        call.by_mask = any(mask.shape == out.shape for mask in masks)
+        masks = [t for t in inputs if id(t) in self._masks and t.shape == out.shape]
+        call.selects_by = self._compared(masks)
         if not all(map(is_known, call.nodes)):
             crossed = [t for t in data if t.requires_grad]
             call.nature = judge(call.torch_function, args, kwargs, crossed)
+
+    def _compared(self, inputs: list[Tensor]) -> frozenset[Node]:
+        """Return the nodes of the activations that inputs are, or are comparisons of."""
+        found = {t.grad_fn for t in inputs if t.grad_fn is not None and self.level_of(t) == 2}
+        masks = [self._masks[id(t)][1] for t in inputs if id(t) in self._masks]
+        return frozenset(found).union(*masks)
 
     def _names_of(self, t: Tensor) -> frozenset[str]:
         """Return the names of the weights that a tensor is made of, without buffers."""
@@ -345,8 +353,8 @@ _COMPARISONS = (
     *("heaviside", "signbit"),
 )
 _OF_MASKS = (
-    *("to", "float", "double", "half", "bfloat16", "typeas", "mul", "and", "or", "invert"),
-    *("logicaland", "logicalor", "logicalnot"),
+    *("to", "float", "double", "half", "bfloat16", "typeas", "and", "or", "invert", "logicaland"),
+    *("logicalor", "logicalnot", "mul", "rmul", "add", "radd", "sub", "rsub", "truediv", "neg"),
 )
 
 

@@ -154,7 +154,7 @@ def _intercept_more(
                 or not all(f"{name}.".startswith(f"{owner}." if owner else "") for name in names)
             ):
                 owner = (owner.rpartition(".")[0] or "") if owner else None
-        elif finding.kind is Kind.ACTIVATION and not call.by_mask:
+        elif finding.kind is Kind.ACTIVATION and not call.selects_by:
             functions.setdefault(call.module, set()).add(call.torch_function)
         if owner is None or finding.kind is Kind.UNKNOWN:
             continue

@@ -11,6 +11,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from lra.torch.ops.autograd import NODES, TransformFunction
+from lra.torch.ops.ops import ActivationOp
 from lra.torch.registry import TORCH_ACTIVATIONS
 
 # After "|": kernels that do more than multiply.
@@ -92,6 +93,12 @@ def by_rule(node: Node) -> bool:
     """Return whether errors cross a node by a rule."""
     cls = getattr(node, "_forward_cls", None)
     return cls in NODES or getattr(cls, "__name__", "").endswith(_VMAPPED)
+
+
+def is_activation(node: Node) -> bool:
+    """Return whether a node is an activation of the rule."""
+    ops = getattr(node, "ops", ()) if by_rule(node) else ()
+    return bool(ops) and all(isinstance(op, ActivationOp) for op in ops)
 
 
 def nodes_below(node: Node) -> list[Node | None]:
