@@ -454,10 +454,6 @@ TUCKER = Remedy(
     'skip=["fno_blocks.convs.0", ...]',
     arguments={"skip": ("fno_blocks.convs.0", "fno_blocks.convs.1")},
 )
-SPLINES = Remedy(
-    'skip=["flow._transform._transforms.2"]',
-    arguments={"skip": ("flow._transform._transforms.2",)},
-)
 KERNEL = Remedy("skip=(Matmul,)", keep="linear_operator.functions._matmul.Matmul")
 KAN = Remedy("einsum in place of a sum of products", make=partial(kan, products=True))
 
@@ -470,7 +466,7 @@ ENTRIES = [
     entry("norse-refractory", norse, "LIFRefracCell", remedy=NORSE),
     entry("zuko-maf", zuko, "MAF"),
     entry("zuko-nsf", zuko, "NSF"),
-    entry("nflows-splines", nflows, remedy=SPLINES),
+    entry("nflows-splines", nflows),
     entry("normflows-coupling", normflows),
     entry("freia-all-in-one", freia),
     entry("torchdiffeq", neural_ode, "odeint"),

@@ -201,6 +201,15 @@ REFORMER = Remedy(
     keep="reformer_pytorch.reversible._ReversibleFunction",
     arguments={"input_layers": ()},
 )
+
+
+def left(*names: str) -> Remedy:
+    """Return the remedy that leaves the refused modules on backprop."""
+    return Remedy(f"skip={list(names)}", arguments={"skip": names})
+
+
+LOHA = Remedy("skip=(HadaWeight,)", keep="peft.tuners.loha.layer.HadaWeight")
+PSCAN = Remedy("pscan=False", make=partial(mamba, False))
 OFT = Remedy(
     'skip=["...q_proj.oft_R.default", ...]',
     arguments={
@@ -229,7 +238,7 @@ ENTRIES = [
         feedforward_modules=["down_proj"],
         target_modules=["k_proj", "v_proj", "down_proj"],
     ),
-    entry("peft-loha", adapted, "LoHaConfig", r=2, **LORA),
+    entry("peft-loha", adapted, "LoHaConfig", r=2, remedy=LOHA, **LORA),
     entry("peft-vera", adapted, "VeraConfig", r=2, target_modules=["q_proj", "v_proj"]),
     entry("peft-oft", adapted, "OFTConfig", r=0, oft_block_size=4, remedy=OFT, **LORA),
     entry(
@@ -324,6 +333,7 @@ ENTRIES = [
         model,
         "g_mlp_pytorch.gMLP",
         tokens,
+        remedy=left(*(f"layers.{i}.fn.fn.fn.sgu" for i in (0, 1))),
         num_tokens=VOCABULARY,
         dim=WIDTH,
         depth=2,
@@ -331,7 +341,7 @@ ENTRIES = [
         causal=True,
     ),
     entry("sentence-transformers", sentences),
-    entry("mambapy", mamba, True),
+    entry("mambapy", mamba, True, remedy=PSCAN),
     entry(
         "pytorch-tcn",
         model,
@@ -387,10 +397,21 @@ ENTRIES = [
     ),
     entry("deep-cross", click, "DCN"),
     entry("deepctr-dcnmix", click, "DCNMix"),
-    entry("ft-transformer", table, "rtdl_revisiting_models.FTTransformer", **FT),
+    entry(
+        "ft-transformer",
+        table,
+        "rtdl_revisiting_models.FTTransformer",
+        remedy=left("cont_embeddings"),
+        **FT,
+    ),
     entry("tabm", tabm),
-    entry("tabm-periodic", tabm, "PeriodicEmbeddings"),
-    entry("tabm-piecewise", tabm, "PiecewiseLinearEmbeddings"),
+    entry("tabm-periodic", tabm, "PeriodicEmbeddings", remedy=left("num_module.periodic")),
+    entry(
+        "tabm-piecewise",
+        tabm,
+        "PiecewiseLinearEmbeddings",
+        remedy=left("num_module.linear0"),
+    ),
     entry("tabnet", tabnet, remedy=TABNET),
     entry(
         "tab-transformer",
