@@ -12,8 +12,9 @@ A parameter's distance is its largest difference over its largest gradient, and 
 largest distance of all parameters. `zoo.measure.FLOOR` states how gradients near zero are treated.
 Each model runs in its own process, under a time limit.
 
-Some models are refused. Where the zoo has a remedy for one, it is measured with that. The libraries of the lists `vision`, `sequences` and `dynamics` are those
-of `zoo/requirements.txt`; `--markdown` replaces the rows that a run measures and keeps the others.
+Some models are refused. Where the zoo has a remedy for one, it is measured with that. The libraries
+of the lists `vision`, `sequences` and `dynamics` are those of `zoo/requirements.txt`. `--markdown`
+replaces the rows that a run measures and keeps the others.
 """
 
 import argparse
