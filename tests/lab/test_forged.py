@@ -54,6 +54,10 @@ FORGERIES: dict[str, tuple[Callable[[State], Any], str]] = {
         "weight 0, exp_avg: expected",
     ),
     "moments that are a number": (lambda s: adam(s)[0].update(exp_avg=0), "exp_avg: expected"),
+    "a moment of decay": (
+        lambda s: adam(s)[0].update(offset_momentum=torch.zeros(7, 6)),
+        "weight 0, offset_momentum: expected",
+    ),
     "missing moments": (lambda s: adam(s)[0].pop("exp_avg"), "weight 0: names.*exp_avg"),
     "a step of the wrong shape": (
         lambda s: adam(s)[0].update(step=torch.ones(4)),

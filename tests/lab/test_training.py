@@ -564,6 +564,7 @@ def test_wrong_settings_replace_nothing(tmp_path: Path, blobs: Path) -> None:
 SETTINGS: dict[str, dict[str, Any]] = {
     "lra-e, adamw": {},
     "lra-e, sgd": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.1},
+    "lra-e, decay": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.1, "weight_decay": 0.1},
     "lra-e, rmsprop": {"optimizer": "rmsprop", "momentum": 0.5, "feedback_lr": 0.01},
     "lra-e, adam, 64": {"optimizer": "adam", "precision": "64", "validation": 0},
     "lra-e, rrelu": {"activation": "rrelu", "patience": 2},

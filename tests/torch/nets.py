@@ -174,8 +174,7 @@ def alone(layer: nn.Module, rule: lra.Rule, **options) -> nn.Module:
     """Convert one layer by itself, as one that errors cross, under `Chain` wiring."""
     rule = dataclasses.replace(rule, wiring=lra.wiring.Chain())
     holder = nn.ModuleDict({"other": nn.Linear(1, 1), "layer": layer})
-    lra.convert(holder, rule, input_layers=(), **options)
-    return layer
+    return lra.convert(holder, rule, input_layers=(), **options)["layer"]
 
 
 def convert(model: M, rule: lra.Rule, **options) -> M:

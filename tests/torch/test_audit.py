@@ -330,8 +330,11 @@ def test_skipped_parts_of_a_transformer_layer_are_findings():
 
 
 def test_skipped_recurrent_layers_are_findings():
-    model = nn.ModuleDict({"a": nn.Linear(4, 4), "rnn": nn.LSTM(4, 3), "b": nn.Linear(3, 2)})
-    model.forward = lambda x: model["b"](model["rnn"](model["a"](x))[0])
+    class Model(nn.ModuleDict):
+        def forward(self, x):
+            return self["b"](self["rnn"](self["a"](x))[0])
+
+    model = Model({"a": nn.Linear(4, 4), "rnn": nn.LSTM(4, 3), "b": nn.Linear(3, 2)})
     lra.convert(model, lra.LRAE(), skip=["rnn"])
     findings = lra.audit(model, torch.randn(5, 2, 4)).findings
     kinds = Kind.ACTIVATION, Kind.WEIGHTS

@@ -247,6 +247,76 @@ def test_weights_can_be_frozen_between_steps():
     assert step.compilations == 2
 
 
+@pytest.mark.parametrize("frozen", [("5.weight",), ("5.weight", "7.weight"), ("5.feedback",)])
+def test_single_weights_can_be_frozen_and_trained_again(frozen):
+    a, oa, b, ob = pair()
+    step, plain = compile_step(a, oa), eager(b, ob)
+    for trains in (True, False, True):
+        for model in (a, b):
+            for name in frozen:
+                model.get_parameter(name).requires_grad_(trains)
+        assert_equal_steps((a, oa, step), (b, ob, plain), 2)
+        for name in frozen:
+            W = a.get_parameter(name.replace("feedback", "weight"))
+            E = a.get_parameter(name.replace("weight", "feedback"))
+            assert W.requires_grad == E.requires_grad
+
+
+HOOKS = {
+    "forward": lambda m: m[3].register_forward_hook(lambda m, x, y: y * 0.5),
+    "forward pre": lambda m: m[5].register_forward_pre_hook(lambda m, x: (x[0] * 0.5,)),
+    "of the model": lambda m: m.register_forward_hook(lambda m, x, y: y * 0.5),
+}
+
+
+@pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
+def test_hooks_can_be_registered_and_removed_between_steps(register):
+    a, oa, b, ob = pair()
+    step, plain = compile_step(a, oa), eager(b, ob)
+    assert_equal_steps((a, oa, step), (b, ob, plain), 2)
+    handles = [register(model) for model in (a, b)]
+    assert_equal_steps((a, oa, step), (b, ob, plain), 2)
+    handles += [register(model) for model in (a, b)]
+    assert_equal_steps((a, oa, step), (b, ob, plain), 2)
+    for handle in handles:
+        handle.remove()
+    assert_equal_steps((a, oa, step), (b, ob, plain), 2)
+
+
+def test_backward_hooks_that_come_later_are_refused():
+    a, oa, _, _ = pair()
+    step = compile_step(a, oa)
+    step(*images(6))
+    for register in (a[3].register_full_backward_hook, a.register_full_backward_hook):
+        handle = register(lambda m, inner, outer: None)
+        refused("backwards hooks", step, *images(6))
+        handle.remove()
+    handle = a[3].register_full_backward_pre_hook(lambda m, outer: None)
+    refused("backwards hooks", step, *images(6))
+    handle.remove()
+    step(*images(6))
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+    ],
+)
+def test_hooks_on_all_modules_are_refused(register):
+    a, oa, _, _ = pair()
+    step = compile_step(a, oa)
+    step(*images(6))
+    handle = register(lambda *_: None)
+    try:
+        refused("a hook on all modules", step, *images(6))
+    finally:
+        handle.remove()
+    step(*images(6))
+
+
 def test_a_diagnosis_causes_no_compilation():
     a, oa, _, _ = pair()
     x, t = images(6)

@@ -90,6 +90,20 @@ class Product(torch.autograd.Function):
         return e @ w.T, x.T @ e
 
 
+class Scaled(torch.autograd.Function):
+    """A product of two weights and of a constant that is a tensor."""
+
+    @staticmethod
+    def forward(ctx, a, b, scale):
+        ctx.save_for_backward(a, b, scale)
+        return a @ b * scale
+
+    @staticmethod
+    def backward(ctx, e):
+        a, b, scale = ctx.saved_tensors
+        return scale * e @ b.T, scale * a.T @ e, None
+
+
 class Spike(torch.autograd.Function):
     """A step, with a surrogate's slope."""
 
@@ -188,6 +202,21 @@ WEIGHTS = {
         lambda w: torch.eye(WIDTH, dtype=w.dtype) + w + w @ w,
         lambda E: E,
     ),
+    "Function with a constant": (
+        lambda h, w: F.linear(h, Scaled.apply(w, w, torch.tensor(0.5))),
+        lambda w: w @ w * 0.5,
+        lambda E: E,
+    ),
+    "masked": (
+        lambda h, w: F.linear(h, w.masked_fill(torch.ones(WIDTH, WIDTH).triu(1).bool(), 0.0)),
+        torch.tril,
+        lambda E: E,
+    ),
+    "data written into a constant": (
+        lambda h, w: F.linear(torch.zeros(N, WIDTH, dtype=h.dtype).copy_(h), w),
+        lambda w: w,
+        lambda E: E,
+    ),
     "torch.vmap": (
         lambda h, w: torch.vmap(lambda row: torch.mv(w, row))(h),
         lambda w: w,
@@ -215,6 +244,28 @@ def test_weights_in_any_form_get_feedback(use, derive, view):
     y.square().mean().backward()
     expected = {n: p.grad for n, p in reference.named_parameters()}
     assert_close(found, expected)
+
+
+def test_products_with_the_raw_input_need_no_feedback():
+    """An embedding of numbers reads the input alone, and so does a Function at the bottom."""
+
+    class Bottom(nn.Module):
+        def __init__(self, use) -> None:
+            super().__init__()
+            self.w, self.b = nn.Parameter(torch.randn(WIDTH, 3)), nn.Linear(3 * WIDTH, 2)
+            self.use = use
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.use(x, self.w)))
+
+    x = torch.randn(N, WIDTH)
+    for use in (
+        lambda x, w: (x[..., None] * w).flatten(1),
+        lambda x, w: torch.addcmul(w, x[..., None], w).flatten(1),
+        lambda x, w: Product.apply(x, w).repeat(1, WIDTH),
+    ):
+        model = lra.convert(Bottom(use), lra.KolenPollack(), example=x)
+        assert not any(n.startswith("w_") for n, _ in model.named_parameters())
 
 
 @pytest.mark.parametrize("rule", [FA, lra.MirroredLRA(), lra.SignSymmetry(), TARGETS], ids=str)

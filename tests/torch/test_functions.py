@@ -1,11 +1,12 @@
 """Products and activations in a module's own forward get the updates of the same layers."""
 
+import collections
 import copy
 import pickle
 
 import pytest
 import torch
-from nets import ALL_RULES
+from nets import ALL_RULES, taken
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
@@ -528,3 +529,88 @@ def test_errors_at_functions_are_exact_in_float32(phi, two_sided):
     e, exact = (errors_at(phi, *numbers(1e-3), two_sided, t) for t in (torch.float32, torch.double))
     assert exact.any()
     assert (e - exact).norm() <= 3e-6 * exact.norm()
+
+
+# Backprop, which intercepts nothing
+
+
+FREE = {
+    "own weights": lambda: FreeWeights(),
+    "recurrent": lambda: nn.LSTM(WIDTH, 3),
+    "cell": lambda: nn.GRUCell(WIDTH, 3),
+    "parametrized": lambda: nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, 3))
+    ),
+}
+
+
+class FreeWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.v = nn.Parameter(torch.randn(WIDTH, 8)), nn.Parameter(torch.randn(8, 2))
+
+    def forward(self, x):
+        return torch.tanh(x @ self.w) @ self.v
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["example", "scan"])
+@pytest.mark.parametrize("build", FREE.values(), ids=FREE)
+def test_backprop_converts_what_other_rules_intercept(build, given):
+    def gradients(model):
+        model.zero_grad()
+        out = model(x)
+        (out[0] if isinstance(out, tuple) else out).square().mean().backward()
+        return taken(model)
+
+    x, model = torch.randn(6, WIDTH), build()
+    kinds, plain = [type(m) for m in model.modules()], gradients(model)
+    lra.convert(model, lra.Backprop(), example=x if given else None)
+    assert lra.is_converted(model)
+    assert lra.feedback_parameters(model) == []
+    assert lra.coverage(model).full == given
+    assert_same(gradients(model), plain)
+    assert_same(gradients(copy.deepcopy(model)), plain)
+    lra.restore(model)
+    assert [type(m) for m in model.modules()] == kinds
+    lra.convert(model, lra.FeedbackAlignment(), example=x)
+
+
+# Forms of the example
+
+
+def test_an_example_may_be_a_named_tuple():
+    Pair = collections.namedtuple("Pair", "first second")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(WIDTH, 3))
+
+        def forward(self, pair):
+            return torch.relu(pair.first @ self.w) + pair.second
+
+    pair = Pair(torch.randn(4, WIDTH), torch.randn(4, 3))
+    for example in (pair, (pair,), {"pair": pair}):
+        assert lra.coverage(lra.convert(Net(), lra.LRAE(), example=example)).full
+
+
+def test_an_example_may_be_a_packed_sequence():
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(4, 3, WIDTH), torch.tensor([4, 3, 2]))
+    model = lra.convert(nn.LSTM(WIDTH, 6), lra.LRAE(), example=packed)
+    assert lra.coverage(model).full
+    model(packed)[0].data.square().mean().backward()
+    assert model.weight_ih_l0.grad.any()
+
+
+def test_an_example_may_be_a_dict_of_names_or_hold_one():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(WIDTH, 3))
+
+        def forward(self, batch, scale=1.0):
+            return scale * torch.relu(batch["x"] @ self.w)
+
+    batch = {"x": torch.randn(4, WIDTH)}
+    for example in ((batch,), {"batch": batch, "scale": 2.0}, [batch, 0.5]):
+        assert lra.coverage(lra.convert(Net(), lra.LRAE(), example=example)).full

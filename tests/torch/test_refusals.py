@@ -69,6 +69,13 @@ def scripted() -> nn.Module:
         return torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))
 
 
+class Unchanged(nn.Module):
+    """A forward that no rule changes."""
+
+    def forward(self, x):
+        return x + 1
+
+
 def with_replaced_forward(layer: nn.Module) -> nn.Module:
     layer.forward = lambda x: x
     return layer
@@ -88,6 +95,18 @@ REFUSED_LAYERS = {
     "scripted": (scripted, "its code is closed"),
     "replaced": (lambda: with_replaced_forward(nn.Linear(2, 2)), "replaced on the instance"),
     "replaced activation": (lambda: with_replaced_forward(nn.Tanh()), "replaced on the instance"),
+    "replaced recurrent": (
+        lambda: with_replaced_forward(nn.LSTM(2, 2)),
+        "replaced on the instance",
+    ),
+    "replaced container": (
+        lambda: with_replaced_forward(nn.Sequential(nn.ReLU())),
+        "replaced on the instance",
+    ),
+    "replaced own forward": (
+        lambda: with_replaced_forward(Unchanged()),
+        "replaced on the instance",
+    ),
     "own feedback": (with_own_feedback, "an attribute 'feedback'"),
     "lazy": (lambda: nn.LazyLinear(2), "run one forward pass first"),
     "lazy convolution": (lambda: nn.LazyConv2d(2, 3), "run one forward pass first"),
@@ -182,6 +201,94 @@ def test_refusals_are_data():
     assert "example=" in refusal.value.refused[0].reason
 
 
+def swish(x):
+    return x * torch.sigmoid(x)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: nn.Linear(2, 2), lambda: nn.Tanh(), lambda: Unchanged(), lambda: nn.LSTM(2, 2)],
+    ids=["layer", "activation", "own", "recurrent"],
+)
+def test_a_forward_replaced_on_the_instance_is_refused_with_an_example(build):
+    model = nn.Sequential(nn.Linear(2, 2), build(), nn.Linear(2, 2))
+    model[1].forward = swish
+    before = snapshot(model)
+    with pytest.raises(
+        lra.errors.ConversionError, match=r"1 .*replaced on the instance"
+    ) as refusal:
+        lra.convert(model, LRA, example=torch.randn(3, 2))
+    assert [r.name for r in refusal.value.refused] == ["1"]
+    assert_unchanged(model, before)
+
+
+def test_a_replaced_forward_that_calls_converted_layers_only_is_accepted_with_an_example():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Tanh()), nn.Linear(2, 2))
+    model[1].forward = lambda x: model[1][0](x) + 1
+    lra.convert(model, LRA, example=torch.randn(3, 2))
+    assert lra.coverage(model).full
+
+
+class Physics(nn.Module):
+    """A network whose output is a derivative of another's (a PINN, a force field)."""
+
+    def __init__(self):
+        super().__init__()
+        self.u = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.u(x).sum(), x, create_graph=True)
+        return slope
+
+
+class Flow(nn.Module):
+    """A step of a continuous flow, with the exact trace of its Jacobian."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.w = nn.Linear(2, 2), nn.Parameter(torch.randn(2, 2))
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        f = torch.tanh(self.a(x)) @ self.w
+        terms = [
+            torch.autograd.grad(f[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(2)
+        ]
+        return f + sum(terms)[:, None]
+
+
+class Adapted(nn.Module):
+    """A model that takes an inner step of gradient descent (MAML)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        (step,) = torch.autograd.grad(
+            self.b(torch.tanh(self.a(x))).square().mean(), self.a.weight, create_graph=True
+        )
+        return self.b(F.linear(x, self.a.weight - step))
+
+
+@pytest.mark.parametrize("rule", [LRA, lra.FeedbackAlignment()], ids=["lra-e", "fa"])
+@pytest.mark.parametrize("cls", [Physics, Flow, Adapted])
+def test_a_forward_that_trains_through_a_derivative_is_refused(cls, rule):
+    x = torch.randn(3, 2)
+    for model, name in ((cls(), ""), (nn.Sequential(nn.Linear(2, 2), cls()), "1")):
+        before = snapshot(model)
+        with pytest.raises(
+            lra.errors.ConversionError, match=rf"{cls.__name__}.* create_graph=True"
+        ) as refusal:
+            lra.convert(model, rule, example=x)
+        assert [(r.name, r.type) for r in refusal.value.refused] == [(name, cls.__name__)]
+        assert ("skip=('1',)" in str(refusal.value)) == bool(name)
+        assert_unchanged(model, before)
+    lra.convert(model, rule, example=x, skip=["1"])
+    model(x).sum().backward()
+
+
 def test_skip_takes_names_patterns_and_classes():
     for skip in ("1", ["1", "2"], "[12]", Activates, (Activates, Multiplies), ["?"], nn.Module):
         model = nn.Sequential(nn.Linear(2, 2), Activates(), Multiplies(), nn.Linear(2, 2))
@@ -233,12 +340,20 @@ def test_converting_twice_is_refused(rule):
     assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
 
 
-def test_a_partly_converted_model_is_refused():
+def test_a_model_with_layers_of_another_rule_is_refused():
     model = nn.Sequential(mlp(), nn.Linear(4, 2))
     lra.convert(model[0], LRA)
-    with pytest.raises(lra.errors.ConversionError, match=r"already converted: '0\.1'"):
-        lra.convert(model, LRA)
-    assert type(model[1]) is nn.Linear
+    for rule, options in (
+        (lra.FeedbackAlignment(), {}),
+        (LRA, {"loss_terms": 1}),
+        (lra.LRAE(wiring=lra.wiring.Direct()), {"example": torch.randn(2, 3)}),
+    ):
+        with pytest.raises(
+            lra.errors.ConversionError, match=r"already converted: '0\.1'.*copy\.deepcopy"
+        ):
+            lra.convert(model, rule, **options)
+        assert type(model[1]) is nn.Linear
+        assert model[0][1].rule == LRA
     lra.convert(lra.restore(model), LRA)
 
 

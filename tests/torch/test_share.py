@@ -1,6 +1,8 @@
 """Shared feedback: E = W + D moves as learned E does, with every supported optimizer."""
 
 import copy
+import io
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lra
-from lra.torch.share import _ELEMENTWISE
+from lra.torch.optimizer_hooks import ELEMENTWISE
 
 SETTINGS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "SGD": (torch.optim.SGD, {"lr": 0.1}),
@@ -143,7 +145,7 @@ def test_shared_feedback_moves_as_learned_feedback(kind: str, steps: int) -> Non
 
 
 def test_every_supported_optimizer_is_tested() -> None:
-    assert {cls for cls, _ in SETTINGS.values()} == set(_ELEMENTWISE)
+    assert {cls for cls, _ in SETTINGS.values()} == set(ELEMENTWISE)
 
 
 @pytest.mark.parametrize(
@@ -208,17 +210,252 @@ def test_a_resumed_training_has_the_same_bits(kind: str) -> None:
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_a_copy_needs_a_call_for_its_own_optimizer() -> None:
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda pair: pickle.loads(pickle.dumps(pair)),
+    "torch.save": lambda pair: _saved(pair),
+    "the model alone": lambda pair: _with_new_optimizer(copy.deepcopy(pair[0]), pair[1]),
+}
+
+
+def _saved(pair: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(pair, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+def _with_new_optimizer(model: nn.Module, like: torch.optim.Optimizer) -> Any:
+    optimizer = type(like)([p for p in model.parameters() if p.requires_grad], lr=1.0)  # type: ignore[call-arg]
+    optimizer.load_state_dict(like.state_dict())
+    return model, optimizer
+
+
+@pytest.mark.parametrize("kind", ["SGD, momentum and decay", "AdamW"])
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_share_without_a_call(how: str, kind: str) -> None:
+    cls, settings = SETTINGS[kind]
+    learned, shared = converted("attention"), converted("attention")
+    optimizers = [cls(m.parameters(), **settings) for m in (learned, shared)]
+    lra.share_feedback(shared, optimizers[1])
+    for model, optimizer in zip((learned, shared), optimizers, strict=True):
+        train(model, optimizer, 5)
+    other, optimizer = COPIES[how]((shared, optimizers[1]))
+    train(other, optimizer, 20, first=5)
+    train(learned, optimizers[0], 20, first=5)
+    torch.testing.assert_close(feedback(other), feedback(learned), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["deepcopy", "pickle"])
+def test_a_copied_optimizer_is_one_without_its_feedback(name: str) -> None:
+    model = converted()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)  # type: ignore[index]
+    optimizer.add_param_group({"params": [model[2].weight]})  # type: ignore[index]
+    model, optimizer = COPIES[name]((model, optimizer))
+    with pytest.warns(lra.LraWarning, match="add_param_group"):
+        train(model, optimizer, 1)
+
+
+def changed(setting: str, *values: Any) -> Callable[[int, dict[str, Any]], None]:
+    """Set an optimizer's setting to each of some values, for five steps each."""
+
+    def change(step: int, group: dict[str, Any]) -> None:
+        group[setting] = values[step // 5 % len(values)]
+
+    return change
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed("weight_decay", 0.2, 0.0),
+        changed("weight_decay", 0.0, 0.2),
+        changed("momentum", 0.9, 0.0, 0.5),
+        changed("momentum", 0.0, 0.9),
+        changed("dampening", 0.5, 0.0),
+        changed("lr", 0.05, 0.2),
+    ],
+    ids=["decay off", "decay on", "momentum", "momentum on", "dampening", "lr"],
+)
+def test_settings_of_sgd_may_change_between_steps(
+    change: Callable[[int, dict[str, Any]], None], nesterov: bool
+) -> None:
+    settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.2}
+    settings |= {"nesterov": True} if nesterov else {"dampening": 0.5}
+    models = [converted(), converted()]
+    optimizers = [torch.optim.SGD(m.parameters(), **settings) for m in models]  # type: ignore[arg-type]
+    lra.share_feedback(models[1], optimizers[1])
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for step in range(20):
+            change(step, optimizer.param_groups[0])
+            optimizer.param_groups[0]["nesterov"] &= optimizer.param_groups[0]["momentum"] > 0
+            train(model, optimizer, 1, first=step)
+    torch.testing.assert_close(feedback(models[1]), feedback(models[0]), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["SGD, momentum and decay", "SGD, Nesterov and decay", "AdamW"])
+@pytest.mark.parametrize("loaded", ["model", "optimizer"])
+def test_one_of_two_states_may_be_loaded(loaded: str, kind: str) -> None:
+    cls, settings = SETTINGS[kind]
+    models = [converted(), converted()]
+    optimizers = [cls(m.parameters(), **settings) for m in models]
+    lra.share_feedback(models[1], optimizers[1])
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 10)
+        what = model if loaded == "model" else optimizer
+        saved = copy.deepcopy(what.state_dict())
+        train(model, optimizer, 10, first=10)
+        what.load_state_dict(saved)
+        train(model, optimizer, 10, first=20)
+    torch.testing.assert_close(feedback(models[1]), feedback(models[0]), rtol=1e-6, atol=1e-9)
+
+
+def test_decay_may_shrink_the_offset_to_nothing() -> None:
+    settings = {"lr": 1.0, "momentum": 0.5, "weight_decay": 1.0}
+    models = [converted(), converted()]
+    optimizers = [torch.optim.SGD(m.parameters(), **settings) for m in models]  # type: ignore[arg-type]
+    lra.share_feedback(models[1], optimizers[1])
+    train(models[1], optimizers[1], 1)
+    assert not models[1][2].feedback_offset.any()  # type: ignore[index]
+    train(models[0], optimizers[0], 6)
+    train(models[1], optimizers[1], 5, first=1)
+    torch.testing.assert_close(feedback(models[1]), feedback(models[0]), rtol=1e-6, atol=1e-9)
+
+
+def test_the_order_of_hooks_makes_no_difference() -> None:
+    def clear(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.9
+            for p in group["params"]:
+                p.grad = None
+
+    def slow_down(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            group["weight_decay"] += 0.1
+
+    def run(share: bool, earlier: bool) -> dict[str, Tensor]:
+        model = converted()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+        for now in (earlier, not earlier):
+            if now:
+                optimizer.register_step_pre_hook(slow_down)
+                optimizer.register_step_post_hook(clear)
+            elif share:
+                lra.share_feedback(model, optimizer)
+        train(model, optimizer, 10)
+        return feedback(model)
+
+    expected = run(share=False, earlier=True)
+    for earlier in (True, False):
+        found = run(share=True, earlier=earlier)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_layers_of_another_optimizer_stay_learned() -> None:
+    models = [converted(), converted()]
+    found = []
+    for model in models:
+        one = torch.optim.AdamW(model[:4].parameters(), lr=0.01, weight_decay=0.3)  # type: ignore[index]
+        E = {id(p) for p in lra.feedback_parameters(model)}
+        rest = list(model[4:].parameters())  # type: ignore[index]
+        other = torch.optim.SGD(
+            [
+                {"params": [p for p in rest if id(p) not in E]},
+                {"params": [p for p in rest if id(p) in E], "lr": 0.01},
+            ],
+            lr=0.1,
+        )
+        if model is models[1]:
+            assert lra.share_feedback(model, one) == ["2"]
+            with pytest.raises(lra.errors.ConversionError, match="other optimizer settings"):
+                lra.share_feedback(model, other)
+        for step in range(10):
+            train(model, one, 1, first=step)
+            other.step()
+        found.append(feedback(model))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
+
+
+def test_each_of_two_optimizers_shares_its_own_layers() -> None:
+    model, learned = converted(), converted()
+    parts = [[m[:4].parameters(), m[4:].parameters()] for m in (model, learned)]  # type: ignore[index]
+    (a, b), others = (
+        [
+            torch.optim.AdamW(one, lr=0.01, weight_decay=0.3),
+            torch.optim.SGD(two, lr=0.1, momentum=0.5, weight_decay=0.1),
+        ]
+        for one, two in parts
+    )
+    assert lra.share_feedback(model, a) == ["2"]
+    assert lra.share_feedback(model, b) == ["4", "6"]
+    with pytest.raises(lra.errors.ConversionError, match="the optimizer does not hold"):
+        lra.share_feedback(model, torch.optim.SGD(model[0].parameters()))  # type: ignore[index]
+    for step in range(10):
+        train(model, a, 1, first=step)
+        b.step()
+        train(learned, others[0], 1, first=step)
+        others[1].step()
+    torch.testing.assert_close(feedback(model), feedback(learned), rtol=1e-6, atol=1e-9)
+
+
+def test_a_new_weight_shares_as_the_old_one_did() -> None:
+    model = converted()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    lra.share_feedback(model, optimizer)
+    train(model, optimizer, 1)
+    model[2].weight = nn.Parameter(torch.ones(7, 8, dtype=torch.float64))  # type: ignore[index]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    before = model[2].feedback_offset.clone()  # type: ignore[index]
+    train(model, optimizer, 1)
+    torch.testing.assert_close(model[2].feedback_offset, before * (1 - 0.1 * 0.5))  # type: ignore[index]
+
+
+class Sgd(torch.optim.SGD):
+    """A user's subclass."""
+
+
+class Signs(torch.optim.Optimizer):
+    """A user's optimizer."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
+                        group["lr"] * p.grad.sign()
+                    )
+
+
+@pytest.mark.parametrize("cls", [Sgd, Signs, torch.optim.Adafactor])
+def test_an_unknown_optimizer_that_decays_shared_weights_is_reported(cls: Any) -> None:
     model = converted()
     lra.share_feedback(model, torch.optim.AdamW(model.parameters(), lr=0.1))
-    other = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(other.parameters(), lr=0.1, weight_decay=0.5)
-    with pytest.warns(lra.LraWarning, match="share_feedback"):
-        train(model, torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.5), 1)
-    lra.share_feedback(other, optimizer)
-    before = other[2].feedback_offset.clone()  # type: ignore[index]
-    train(other, optimizer, 1)
-    torch.testing.assert_close(other[2].feedback_offset, before * (1 - 0.1 * 0.5))  # type: ignore[index]
+    weights = [p for p in model.parameters() if p.requires_grad]
+    train(model, cls(weights, lr=0.1), 1)
+    optimizer = cls(weights, lr=0.1, weight_decay=0.5)
+    with pytest.warns(lra.LraWarning, match="not the feedback that is shared"):
+        train(model, optimizer, 1)
+    train(model, optimizer, 1)
+
+
+def test_an_optimizer_goes_on_after_restore() -> None:
+    for share in (False, True):
+        model = converted()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+        if share:
+            lra.share_feedback(model, optimizer)
+        train(model, optimizer, 1)
+        lra.restore(model)
+        plain = perceptron().double()
+        plain.load_state_dict(model.state_dict())
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1)
+        train(plain, torch.optim.SGD(plain.parameters(), lr=0.1), 1)
+        torch.testing.assert_close(model.state_dict(), plain.state_dict())
+        train(model, optimizer, 1)
 
 
 def test_sharing_twice_decays_once() -> None:
@@ -310,10 +547,6 @@ def test_layers_that_cannot_share_stay_learned() -> None:
     assert model.b.feedback in set(lra.feedback_parameters(model))
 
 
-class Sgd(torch.optim.SGD):
-    """A user's subclass."""
-
-
 REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
     "plain": (lambda: _with(perceptron(), torch.optim.SGD), "no layer .* is converted"),
     "no optimizer": (lambda: (converted(), "sgd"), "expected a torch.optim.Optimizer"),
@@ -389,8 +622,10 @@ def test_adaptive_decay_that_is_set_later_is_refused() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     lra.share_feedback(model, optimizer)
     optimizer.param_groups[0]["weight_decay"] = 0.1
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(lra.errors.ConversionError, match="use AdamW"):
         train(model, optimizer, 1)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_an_ensemble_trains_networks_with_shared_feedback() -> None:

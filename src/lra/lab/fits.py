@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lra.errors import RunError, one_line
 from lra.lab.state import COLUMNS, State
-from lra.torch.share import MOMENTUM
+from lra.torch.optimizer_hooks import MOMENTUM
 
 
 def check_structure(value: Any, expected: Any, where: str) -> None:
@@ -82,7 +82,9 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
         _require(index in expected["state"], "optimizer, state", "a weight's number", index)
         where = f"optimizer, state of weight {index}"
         if isinstance(entries, dict) and MOMENTUM in entries:  # of shared feedback's decay
-            _require(_finite(entries[MOMENTUM]), where, "a finite number", entries[MOMENTUM])
+            if type(entries[MOMENTUM]) is not float:  # a number before anything has decayed
+                like = expected["state"][index].get("momentum_buffer")
+                check_structure(entries[MOMENTUM], like, f"{where}, {MOMENTUM}")
             entries = {name: entries[name] for name in entries if name != MOMENTUM}
         check_structure(entries, expected["state"][index], where)
 

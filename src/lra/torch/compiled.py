@@ -24,6 +24,8 @@ from torch.utils._pytree import tree_map_only
 from lra.axis import unknown
 from lra.errors import CompileError, OptionError, one_line
 from lra.torch.distributed import is_sharded
+from lra.torch.layers.sequential import GLOBAL_HOOKS
+from lra.torch.layers.slots import feedback_slots
 
 GRAPHS = 16
 """The number of shapes and modes that a step is compiled for before it raises an error."""
@@ -31,6 +33,7 @@ GRAPHS = 16
 _SETTINGS = {
     "trace_autograd_ops": True,  # the backward pass is part of the graph
     "specialize_float": True,  # a rule's numbers are constants of the graph
+    "skip_nnmodule_hook_guards": False,  # hooks may come and go
 }
 """The settings of torch's tracer while a step is compiled."""
 
@@ -62,7 +65,8 @@ def compile_step(
 
     The graph is compiled when it is first needed, which takes seconds. It is compiled again for
     every shape of x and t, for `model.train()` and `.eval()`, after `requires_grad_`, and after a
-    setting of the model changes. A smaller last batch of an epoch thus costs one more compilation.
+    setting or a forward hook of the model changes. A smaller last batch of an epoch thus costs one
+    more compilation.
     Torch takes graphs that it compiled before, in any process, from its cache on disk.
 
     Random numbers, such as dropout's, are those of the eager loop.
@@ -86,7 +90,8 @@ def compile_step(
     Raises:
         OptionError: for arguments of the wrong type.
         CompileError: if torch has no such compiler, for optimizers that need a closure, and for
-            models that gather updates by hooks (data-parallel and sharded ones).
+            models that gather updates by hooks (data-parallel and sharded ones). A step raises it
+            where backward hooks, or hooks on all modules, are registered.
     """
     return CompiledStep(model, loss, optimizer, has_aux, mode, backend)
 
@@ -118,6 +123,7 @@ class CompiledStep:
         options = _options(mode, backend)
         self._replayed = bool(options and options.get("triton.cudagraphs"))
         self.compilations, self.seconds = 0, 0.0
+        self._trained: list[int] = []
 
         def updates(parameters: list[Tensor], x: Any, t: Any) -> tuple[Any, ...]:
             found = loss(model(x), t)
@@ -156,6 +162,11 @@ class CompiledStep:
                 "compile_step: autocast is on here and would include the backward pass; enter "
                 "torch.autocast inside the model's forward, and call the step outside"
             )
+        if any(GLOBAL_HOOKS):
+            raise CompileError(
+                "compile_step: a hook on all modules is registered, which would also run on the "
+                "graph; register it on each module instead, such as model.register_forward_hook"
+            )
         parameters = self._clear_grads()
         if self._replayed:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -176,6 +187,10 @@ class CompiledStep:
         held = [p for group in self._optimizer.param_groups for p in group["params"]]
         every = dict.fromkeys((*self._model.parameters(), *held))
         found = [parameter for parameter in every if parameter.requires_grad]
+        if [id(p) for p in found] != self._trained:
+            self._freeze_feedback()
+            found = [parameter for parameter in every if parameter.requires_grad]
+            self._trained = [id(p) for p in found]
         if not found:
             raise CompileError(
                 "compile_step: no parameter requires a gradient; call requires_grad_()"
@@ -190,6 +205,12 @@ class CompiledStep:
         for parameter in every:
             parameter.grad = None
         return found
+
+    def _freeze_feedback(self) -> None:
+        """Let feedback weights require gradients where their weights do; a graph cannot."""
+        for _, module, slot in feedback_slots(self._model):
+            if (W := slot.leaf(module)) is not None:
+                slot.current(module, W)
 
     def _run(self, parameters: list[Tensor], x: Any, t: Any) -> tuple[Any, ...]:
         """Run the graph. Compile it first if there is none for such arguments."""

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lra.crossing import Derivative
 from lra.errors import ConversionError
-from lra.torch.layers import Local, LocalActivation
-from lra.torch.layers.slots import feedback_slots
+from lra.rules import Rule
+from lra.torch.functions.module import InterceptedModule
+from lra.torch.layers import Local, LocalActivation, LocalSequential, class_name
+from lra.torch.layers.slots import Conversion, feedback_slots
+from lra.torch.registry import ACTIVATIONS, INTERCEPTED
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Coverage:
     Attributes:
         weights: the number of weights under the rule, by module type. Weights that no error has to
             cross count as well: those that read the raw input, embeddings, biases and scales.
-        left: the number of weights on autograd, by module type: those excluded with `skip=`.
+        left: the number of weights on autograd, by module type: those excluded with `skip=`, and
+            those of modules that came into the model later.
         activations: the number of activation modules under the rule, by type.
         passes: functions that errors cross by autograd's derivative in the example, with numbers
             of calls: normalization, softmax, products of activations, sums, reshapes. Empty
@@ -26,6 +31,8 @@ class Coverage:
             skipped modules.
         crossed: the number of ops in the example that errors cross by the rule.
         verified: whether an example verified that nothing else escapes the rule.
+        changed: the names of modules that came into the model after `lra.convert` and do not
+            follow the rule.
     """
 
     weights: dict[str, int]
@@ -35,6 +42,7 @@ class Coverage:
     escaped: int
     crossed: int
     verified: bool
+    changed: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -50,7 +58,7 @@ class Coverage:
     @property
     def full(self) -> bool:
         """Whether an example verified that every weight and activation follows the rule."""
-        return self.verified and not self.left and not self.escaped
+        return self.verified and not (self.left or self.escaped or self.changed)
 
     def __str__(self) -> str:
         types = sorted({*self.weights, *self.left, *self.activations})
@@ -71,6 +79,9 @@ class Coverage:
             lines.append(f"passed on by autograd, by design: {passes or 'nothing'}")
         else:
             lines.append("not verified: pass example= to lra.convert to check what forwards call")
+        if self.changed:
+            names = ", ".join(repr(name) for name in self.changed)
+            lines.append(f"new since lra.convert: {names}; convert again by the same rule")
         return "\n".join(lines)
 
 
@@ -78,7 +89,7 @@ def coverage(model: nn.Module) -> Coverage:
     """Count the weights and activations of a converted model that follow its rule.
 
     Args:
-        model: a converted model.
+        model: a converted model, as it is now.
 
     Returns:
         The counts. `print` shows them as a table.
@@ -86,34 +97,91 @@ def coverage(model: nn.Module) -> Coverage:
     Raises:
         ConversionError: no layer of the model is converted.
     """
-    layers = [m for m in model.modules() if isinstance(m, Local) and m.multiplies]
-    if not layers:
+    modules = dict(model.named_modules())
+    converted = {path: m for path, m in modules.items() if isinstance(m, Local)}
+    if not any(m.multiplies for m in converted.values()):
         raise ConversionError(
-            f"coverage: no layer of this {type(model).__name__} is converted; "
+            f"coverage: no layer of this {class_name(model)} is converted; "
             "call lra.convert(model, rule) first"
         )
-    conversion = layers[0]._lra.conversion
-    audited = conversion.audit
-    skipped = set(conversion.skipped)
+    conversions = _latest_conversions(converted)
+    audits = [conversion.audit for conversion, _ in conversions if conversion.audit]
+    skipped = [f"{prefix}{name}." for c, prefix in conversions for name in c.skipped]
+    known = {
+        f"{prefix}{n}": cls for c, prefix in conversions for n, cls in (c.modules or {}).items()
+    }
+    found = user_modules(model)
     added = {id(slot.stored(m)) for _, m, slot in feedback_slots(model) if slot.name}
     weights: Counter[str] = Counter()
     left: Counter[str] = Counter()
     activations: Counter[str] = Counter()
+    changed = []
     seen: set[int] = set()
-    for path, module in model.named_modules():
-        kind = (module.plain if isinstance(module, Local) else type(module)).__name__
-        is_skipped = any(f"{path}.".startswith(f"{top}.") for top in skipped)
+    for path, module in modules.items():
+        kind = class_name(module)
+        is_skipped = any(f"{path}.".startswith(top) for top in skipped)
+        is_new = not is_skipped and (
+            known.get(path) != found[path] if path in found else _escapes(path, module, converted)
+        )
+        changed += [path] * is_new
+        # What a weight is computed from belongs to the module of the weight.
+        is_new |= any(path.startswith(f"{name}.parametrizations") for name in changed)
         activations[kind] += isinstance(module, LocalActivation)
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in seen and id(parameter) not in added:
                 seen.add(id(parameter))
-                (left if is_skipped else weights)[kind] += parameter.numel()
+                (left if is_skipped or is_new else weights)[kind] += parameter.numel()
     return Coverage(
         dict(+weights),
         dict(+left),
         dict(+activations),
-        audited.passes if audited else {},
-        sum(f.calls for f in audited.findings) if audited else 0,
-        audited.crossings if audited else 0,
-        audited is not None,
+        dict(sum((Counter(audit.passes) for audit in audits), Counter())),
+        sum(f.calls for audit in audits for f in audit.findings),
+        sum(audit.crossings for audit in audits),
+        len(audits) == len(conversions),
+        tuple(changed),
     )
+
+
+def user_modules(model: nn.Module) -> dict[str, str]:
+    """Return the classes of a model's plain modules that are not torch's, by qualified name."""
+    return {
+        path: f"{type(m).__module__}.{type(m).__qualname__}"
+        for path, m in model.named_modules()
+        if not isinstance(m, (Local, LocalSequential))
+        and not type(m).__module__.startswith("torch.")
+    }
+
+
+def _latest_conversions(modules: dict[str, Local]) -> list[tuple[Conversion, str]]:
+    """Return the conversions of some modules, each with the path of its model in this one.
+
+    Where a later conversion found modules that were converted before, it has checked them too.
+    """
+    prefixes: dict[int, Counter[str]] = {}
+    conversions: dict[int, Conversion] = {}
+    for path, module in modules.items():
+        state = module._lra
+        conversions[id(state.conversion)] = state.conversion
+        if path.endswith(state.path):
+            prefix = path.removesuffix(state.path)
+            prefixes.setdefault(id(state.conversion), Counter())[prefix] += 1
+    earlier = {id(c) for conversion in conversions.values() for c in conversion.before}
+    return [
+        (conversion, prefixes[key].most_common(1)[0][0] if key in prefixes else "")
+        for key, conversion in conversions.items()
+        if key not in earlier
+    ]
+
+
+def _escapes(path: str, module: nn.Module, converted: dict[str, Local]) -> bool:
+    """Return whether a plain module of torch is one that the rule would convert."""
+    rule = next(iter(converted.values())).rule
+    if isinstance(module, (Local, LocalSequential)) or rule == Rule():
+        return False
+    if isinstance(module, INTERCEPTED):
+        return True
+    if type(module) not in ACTIVATIONS or isinstance(rule.crossing, Derivative):
+        return False
+    around = [m for name, m in converted.items() if not name or path.startswith(f"{name}.")]
+    return not any(isinstance(m, InterceptedModule) for m in around)  # which finds it by function

@@ -1,7 +1,7 @@
 """Mirror feedback weights: estimate W from a layer's answer to noise, at any time."""
 
 import warnings
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,7 +13,7 @@ from lra.inits import Mirror
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
 from lra.torch.layers.sampler import FeedbackSampler
-from lra.torch.layers.slots import feedback_slots
+from lra.torch.layers.slots import FeedbackSlot, feedback_slots
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,7 +29,8 @@ def mirror(
     """Move the feedback weights of a converted model towards its weights, by noise alone.
 
     E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E) with noise x ~ N(0, 1), in every layer that stores
-    feedback weights. Use it after loading weights, or every few steps where E drifts away from W.
+    feedback weights. Use it after loading or changing weights, or every few steps where E drifts
+    away from W. The first backward pass after it gives a warning if weights have changed since.
     For a model in DistributedDataParallel, E becomes the mean over all processes.
 
     Args:
@@ -68,7 +69,7 @@ def mirror(
             "mirror: errors skip layers in this model, so there is no weight between two layers to "
             "mirror; use a rule with wiring=lra.wiring.Chain()"
         )
-    pairs: list[tuple[Tensor, FeedbackSampler, bool]] = []
+    pairs: list[tuple[Any, FeedbackSlot, FeedbackSampler]] = []
     derived: list[str] = []
     for path, module, slot in feedback_slots(model):
         if not (slot.own and isinstance(slot.feedback, (Learned, Random, Offset))):
@@ -78,7 +79,7 @@ def mirror(
             derived.append(f"{path}.{slot.parameter}".strip("."))
             continue
         sampler = FeedbackSampler(W, run=module.product_of(module), generator=generator)
-        pairs.append((slot.stored(module), sampler, slot.offset))
+        pairs.append((module, slot, sampler))
     if derived:
         raise ConversionError(
             f"mirror: {', '.join(derived)}: the layers multiply with tensors that each forward "
@@ -90,10 +91,14 @@ def mirror(
             f"mirror: this {type(model).__name__} stores no feedback weights that could mirror W; "
             "use a rule with lra.feedback.Learned or lra.feedback.Random"
         )
-    for stored, sampler, offset in pairs:
+    for module, slot, sampler in pairs:
         E = init.draw(sampler)
-        stored.lerp_(E - sampler.W if offset else E, float(step))
-    _average(model, [stored for stored, _, _ in pairs], generator is not None)
+        slot.stored(module).lerp_(E - sampler.W if slot.offset else E, float(step))
+    _average(model, [slot.stored(module) for module, slot, _ in pairs], generator is not None)
+    for module, slot, sampler in pairs:
+        slot.note_mirror(sampler.W, slot.stored(module), always=True)
+        module._lra.conversion.untrained = True
+        module._lra.conversion.stale.clear()
     return model
 
 

@@ -1,14 +1,12 @@
 """Passes that leave a model unchanged: buffers, random states, modules and their attributes."""
 
 import contextlib
-import random
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -16,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
 from lra.torch.layers import Local
+from lra.torch.random_states import RandomStates
 
 _CONTAINERS = dict, OrderedDict, set, list
 
@@ -28,10 +27,16 @@ def unwrap_parallel(model: nn.Module) -> nn.Module:
 
 
 def example_to_args(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return args and kwargs for an example: one argument, a sequence, or a mapping of names."""
+    """Return args and kwargs for an example.
+
+    Args:
+        example: a tuple or list of arguments, a mapping of names to arguments, or anything else as
+            the only argument. A named tuple, such as a packed sequence, is one argument.
+    """
     if isinstance(example, Mapping):
         return (), dict(example)
-    return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})
+    several = isinstance(example, (tuple, list)) and not hasattr(example, "_fields")
+    return (tuple(example), {}) if several else ((example,), {})
 
 
 def clone_tensors(tree: Any) -> Any:
@@ -42,43 +47,6 @@ def clone_tensors(tree: Any) -> Any:
         return leaf.detach().clone().requires_grad_(leaf.requires_grad) if is_tensor else leaf
 
     return pytree.tree_map(copy, tree)
-
-
-class RandomStates:
-    """The random states that a pass of a model may change: torch's, NumPy's and Python's."""
-
-    def __init__(self, model: nn.Module) -> None:
-        tensors = (*model.parameters(), *model.buffers())
-        self._cuda = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
-        self._mps = any(t.device.type == "mps" for t in tensors)
-
-    def take(self) -> tuple[Any, ...]:
-        """Return the current states."""
-        cuda = [torch.cuda.get_rng_state(i) for i in self._cuda]
-        mps = torch.mps.get_rng_state() if self._mps else None
-        return torch.get_rng_state(), cuda, mps, np.random.get_state(), random.getstate()
-
-    def put(self, states: tuple[Any, ...]) -> None:
-        """Set the states."""
-        cpu, cuda, mps, numpy, python = states
-        torch.set_rng_state(cpu)
-        for i, state in zip(self._cuda, cuda, strict=True):
-            torch.cuda.set_rng_state(state, i)
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
-        np.random.set_state(numpy)
-        random.setstate(python)
-
-    def seed(self, seed: int) -> None:
-        """Set all of them by a seed."""
-        torch.default_generator.manual_seed(seed)
-        for i in self._cuda:
-            with torch.cuda.device(i):
-                torch.cuda.manual_seed(seed)
-        if self._mps:
-            torch.mps.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
 
 
 @contextlib.contextmanager

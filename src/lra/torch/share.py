@@ -1,6 +1,5 @@
 """Shared feedback: learned E stored as W + D, so that it costs the optimizer nothing."""
 
-import weakref
 from collections import Counter
 from typing import Any
 
@@ -14,17 +13,7 @@ from lra.feedback import Learned, Offset
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
 from lra.torch.layers.slots import FeedbackSlot, feedback_slots
-from lra.torch.user_warnings import link_feedback, offsets_of
-
-MOMENTUM = "offset_momentum"
-"""The key in an optimizer's state of W for the momentum of D's decay, as a fraction of D."""
-
-_ELEMENTWISE = (
-    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
-    *(torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Rprop, torch.optim.Adagrad),
-    torch.optim.Adadelta,
-)
-"""Optimizers whose step, apart from decay, depends only on a number's own gradients."""
+from lra.torch.optimizer_hooks import ELEMENTWISE, check_decay
 
 
 def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
@@ -32,8 +21,9 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
 
     With dE = dW and one optimizer for both, each step moves E exactly as it moves W. D then needs
     no gradient, no optimizer state and no communication between processes: with Adam, feedback
-    takes one number per weight instead of four. A hook on the optimizer shrinks D in each step as
-    decay shrinks E - W.
+    takes one number per weight instead of four. After each step of any optimizer, a hook shrinks
+    the D of its weights as decay shrinks E - W. SGD with both momentum and decay stores the
+    momentum of D with its state of W, as one more number per weight.
 
     The result equals learned feedback up to rounding, with three exceptions. Clipping by the norm
     of all gradients no longer counts dE. Where something besides the layer moves W (a penalty in
@@ -41,8 +31,9 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
 
     Call this after building the optimizer, before the first step, and before
     DistributedDataParallel. Layers that cannot share keep their learned E: those with a gamma other
-    than 1, with tied weights, or with weights that are derived in each forward. Call it again for a
-    new optimizer of a model that shares, or for a copy.
+    than 1, with tied weights, with weights that are derived in each forward, or whose weights the
+    optimizer does not hold. With several optimizers, call it for each. Copies of a model share too,
+    with any optimizer of their weights.
 
     Args:
         model: a converted model.
@@ -61,7 +52,8 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
     Source: Kolen and Pollack, Backpropagation without weight transport, 1994, for E - W.
     """
     _check(model, optimizer)
-    layers = _candidates(model)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    layers = _candidates(model, held)
     new = [layer for layer in layers.values() if not _shares(layer)]
     _check_moves([pair for layer in new for pair in _pairs(layer)], optimizer)
     for layer in new:
@@ -69,12 +61,6 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
             _drop(optimizer, E)
     for layer in new:
         _store_offsets(layer)
-    shared = [pair for layer in layers.values() for pair in _pairs(layer)]
-    if optimizer not in offsets_of:
-        optimizer.register_step_post_hook(_shrink)
-    own = {id(W) for W, _ in shared}
-    others = [pair for pair in offsets_of.get(optimizer, ()) if id(pair[0]()) not in own]
-    offsets_of[optimizer] = others + [(weakref.ref(W), weakref.ref(D)) for W, D in shared]
     return list(layers)
 
 
@@ -94,28 +80,13 @@ def _check(model: nn.Module, optimizer: Optimizer) -> None:
             f"share_feedback: {what} is distributed over processes already; share first, then wrap "
             "it. Feedback weights of a sharded model stay learned"
         )
-    if type(optimizer) not in _ELEMENTWISE:
+    if type(optimizer) not in ELEMENTWISE:
         raise ConversionError(
             f"share_feedback: a {type(optimizer).__name__} is not known to move E as it moves W; "
-            f"use one of {', '.join(cls.__name__ for cls in _ELEMENTWISE)}"
+            f"use one of {', '.join(cls.__name__ for cls in ELEMENTWISE)}"
         )
     for group in optimizer.param_groups:
-        _kind_of_decay(optimizer, group)
-
-
-def _kind_of_decay(optimizer: Optimizer, group: dict[str, Any]) -> str:
-    """Return how decay shrinks E - W: "" for not at all, "decoupled", or "sgd"."""
-    if not group.get("weight_decay"):
-        return ""
-    if group.get("decoupled_weight_decay") or isinstance(optimizer, torch.optim.AdamW):
-        return "decoupled"
-    if isinstance(optimizer, torch.optim.SGD):
-        return "sgd"
-    raise ConversionError(
-        f"share_feedback: this {type(optimizer).__name__} divides its weight_decay="
-        f"{group['weight_decay']:g} by past gradients, so E and W decay differently; use AdamW, or "
-        "weight_decay=0, or leave feedback weights learned"
-    )
+        check_decay(optimizer, group)
 
 
 def _slots(layer: Any) -> list[FeedbackSlot]:
@@ -127,8 +98,8 @@ def _shares(layer: Any) -> bool:
     return any(slot.offset for slot in _slots(layer))
 
 
-def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that can share, or do, by name."""
+def _candidates(model: nn.Module, held: set[int]) -> dict[str, nn.Module]:
+    """Return the layers that can share, or do, by name; `held` has the ids of what is optimized."""
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     reasons: list[str] = []
     found: dict[str, nn.Module] = {}
@@ -139,7 +110,7 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
             continue
         holders = [slot.name.rpartition(".")[0] for slot in slots if not slot.own]
         linked += [(path, f"{path}.{holder}".strip(".")) for holder in holders]
-        reason = _reason_against(layer, slots, uses)
+        reason = _reason_against(layer, slots, uses, held)
         if reason:
             reasons.append(f"{path!r}: {reason}")
         else:
@@ -157,11 +128,15 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _reason_against(layer: Any, slots: list[FeedbackSlot], uses: Counter[int]) -> str:
+def _reason_against(
+    layer: Any, slots: list[FeedbackSlot], uses: Counter[int], held: set[int]
+) -> str:
     """Return why a layer cannot share, or ""."""
     feedback = layer.rule.feedback
+    apart = "the optimizer does not hold its weights"
     if _shares(layer):
-        return ""
+        pairs = _pairs(layer)
+        return apart if pairs and all(id(W) not in held for W, _ in pairs) else ""
     if type(feedback) is not Learned or feedback.gamma != 1:
         return f"its feedback is {feedback}; E moves as W does only with Learned() and gamma 1"
     if layer._lra.conversion.router is not None:
@@ -176,6 +151,8 @@ def _reason_against(layer: Any, slots: list[FeedbackSlot], uses: Counter[int]) -
             return f"{slot.parameter} is derived in each forward"
         if uses[id(W)] > 1:
             return f"{slot.key} is tied, so other layers move it too"
+        if id(W) not in held and id(slot.stored(layer)) not in held:
+            return apart
     return ""
 
 
@@ -189,8 +166,6 @@ def _check_moves(pairs: list[tuple[Any, Any]], optimizer: Optimizer) -> None:
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for W, E in pairs:
         of_W, of_E = (groups.get(id(p)) for p in (W, E))
-        if of_W is None and of_E is None:
-            continue  # nothing moves either
         if of_W is None or of_E is None:
             raise ConversionError(
                 "share_feedback: the optimizer has some weights without their feedback weights, or "
@@ -229,44 +204,9 @@ def _store_offsets(layer: Any) -> None:
     """Store D = E - W instead of each E of a layer."""
     init = layer.rule.feedback.init
     for slot in _slots(layer):
-        slot.feedback = Offset(init)
+        slot.feedback, slot.mirrored = Offset(init), None
         if not slot.own:
             slot.name = f"{slot.name}_offset"
             continue
-        W = slot.weight(layer)
-        assert W is not None
-        D = nn.Parameter(slot.stored(layer) - W, requires_grad=False)
+        D = nn.Parameter(slot.stored(layer) - slot.weight(layer), requires_grad=False)
         slot.replace(layer, f"{slot.name}_offset", D)
-        link_feedback(W, D)
-
-
-@torch.no_grad()
-def _shrink(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Shrink every D as the step's decay has shrunk E - W; a hook after the step."""
-    found = getattr(optimizer, "found_inf", None)  # of a GradScaler, which skipped the step then
-    if found is not None and bool(found):
-        return
-    offset_of = {W(): D() for W, D in offsets_of[optimizer]}
-    for group in optimizer.param_groups:
-        kind = _kind_of_decay(optimizer, group)
-        if not kind:
-            continue
-        moved = [W for W in group["params"] if W.grad is not None and W in offset_of]
-        pairs = [(W, offset_of[W]) for W in moved if offset_of[W] is not None]
-        if kind == "sgd":
-            for W, D in pairs:
-                D.mul_(_sgd_factor(group, optimizer.state[W]))
-        elif pairs:
-            torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])
-
-
-def _sgd_factor(group: dict[str, Any], state: dict[str, Any]) -> Any:
-    """Return what SGD's decay multiplies D by: a step along decay D, with momentum v D."""
-    decay, momentum = group["weight_decay"], group["momentum"]
-    if not momentum:
-        return 1 - group["lr"] * decay
-    v = state.get(MOMENTUM)
-    v = decay if v is None else momentum * v + (1 - group["dampening"]) * decay
-    factor = 1 - group["lr"] * (decay + momentum * v if group["nesterov"] else v)
-    state[MOMENTUM] = v / factor  # as a fraction of the new D
-    return factor

@@ -1,18 +1,16 @@
-"""Warnings of silent mistakes: optimizers without feedback, losses of an unexpected scale."""
+"""Warnings of silent mistakes: losses of an unexpected scale, mirrors of other weights."""
 
 import functools
+import math
 import warnings
-import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.weak import WeakIdKeyDictionary
 
 from lra.errors import LraWarning
-from lra.inits import Mirror
 from lra.loss_terms import count_terms
+from lra.torch.ops import observer
 from lra.torch.ops.ops import transforming
 
 _PASSES = 3
@@ -27,51 +25,19 @@ _LEAST = 8
 _LARGEST = 1e3
 """The largest error N d that the mean of a usual loss has."""
 
-_optimizers: "weakref.WeakSet[torch.optim.Optimizer]" = weakref.WeakSet()
-_feedback: Any = WeakIdKeyDictionary()  # a weak reference to E for each W
-_hooks: list[Any] = []
+_SAMPLE = 1024
+"""The number of weights of a layer that are compared with those that feedback weights mirrored."""
 
-offsets_of: "weakref.WeakKeyDictionary[torch.optim.Optimizer, Any]" = weakref.WeakKeyDictionary()
-"""For each optimizer, the shared weights W whose E - W it decays, with weak references."""
+_CHANGED = 0.25
+"""The relative change from which weights are others; a step of an optimizer is a smaller one."""
 
-
-def link_feedback(W: Any, E: Any) -> None:
-    """Register E as the feedback of W: an optimizer of W must also update E, or decay E - W."""
-    if isinstance(W, nn.Parameter) and isinstance(E, nn.Parameter):
-        if not _hooks:
-            _hooks.append(register_optimizer_step_pre_hook(_check_optimizer))
-        _feedback[W] = weakref.ref(E)
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    if optimizer in _optimizers:
-        return
-    _optimizers.add(optimizer)
-    held = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    missing = shared = 0
-    for W in [p for group in optimizer.param_groups for p in group["params"]]:
-        E = _feedback[W]() if W in _feedback else None
-        missing += E is not None and E.grad is not None and id(E) not in held
-        shared += E is not None and not E.requires_grad and bool(held[id(W)].get("weight_decay"))
-    if shared and optimizer not in offsets_of:
-        warnings.warn(
-            f"this {type(optimizer).__name__} decays the weights of {shared} layers, but not the "
-            "feedback that is shared with them; call lra.share_feedback(model, optimizer)",
-            LraWarning,
-            stacklevel=3,
-        )
-    if missing:
-        warnings.warn(
-            f"this {type(optimizer).__name__} updates the weights of {missing} layers, but not "
-            "their learned feedback weights, which then stay as drawn. Build it after lra.convert, "
-            "or call optimizer.add_param_group({'params': lra.feedback_parameters(model)})",
-            LraWarning,
-            stacklevel=3,
-        )
+_ROUNDED = 0.01
+"""The largest relative change by another precision."""
 
 
 def check_first_errors(state: Any, h: Tensor) -> None:
     """Check the scale of the error at a layer's output h, in the first passes only."""
+    watch_first_error(state.conversion, h)
     if torch.compiler.is_compiling() or state.errors_checked >= _PASSES or transforming():
         return  # in this order: a graph would be compiled for each value of errors_checked
     if h.requires_grad and state.rule.crossing.needs_terms and h.dim() > 1 and h.numel():
@@ -189,12 +155,54 @@ def _binary_divisor(g: Tensor, m: Tensor) -> float | None:
     return None
 
 
-def warn_if_mirror_is_stale(rule: Any, loses: bool) -> None:
-    """Warn if weights were loaded without the feedback weights that mirror them."""
-    if loses and isinstance(getattr(rule.feedback, "init", None), Mirror):
+def sample(W: Tensor) -> Tensor:
+    """Copy some numbers of a tensor, spread over all of it."""
+    every = W.numel() // _SAMPLE | 1  # odd, and so not a multiple of the usual row lengths
+    return W.detach().reshape(-1)[::every].clone()
+
+
+def note_change(conversion: Any, name: str, mirrored: tuple[Tensor, Tensor], now: Any) -> None:
+    """Note whether W has changed since E mirrored it, and E has not.
+
+    Args:
+        conversion: the conversion that the layer belongs to.
+        name: the weight's qualified name.
+        mirrored: samples of W and E from when E mirrored W.
+        now: the current W and E.
+    """
+    if transforming() or any(type(t) not in (Tensor, nn.Parameter) or t.is_meta for t in now):
+        return
+    W, E = (_change(before, t) for before, t in zip(mirrored, now, strict=True))
+    (conversion.stale.add if W > _CHANGED and E <= _ROUNDED else conversion.stale.discard)(name)
+
+
+def _change(before: Tensor, now: Tensor) -> float:
+    """Return the relative change of a tensor since a sample of it was taken."""
+    after = sample(now).to(before)
+    if after.shape != before.shape:
+        return math.inf
+    change, size = float((after - before).norm()), float(before.norm())
+    return change / size if size else math.inf if change else 0.0
+
+
+def watch_first_error(conversion: Any, h: Tensor) -> None:
+    """Begin training when the first error arrives at h."""
+    if torch.compiler.is_compiling() or not conversion.untrained:
+        return  # in this order, as above
+    if h.requires_grad and not transforming() and observer.current is None:
+        h.register_hook(lambda _: begin_training(conversion))  # type: ignore[no-untyped-call]
+
+
+def begin_training(conversion: Any) -> None:
+    """Warn if weights changed since their feedback mirrored them; from now on they may."""
+    conversion.untrained = False
+    if conversion.stale:
+        names = ", ".join(map(repr, sorted(conversion.stale)[:3]))
+        more = "" if len(conversion.stale) < 4 else f" and {len(conversion.stale) - 3} more"
+        conversion.stale = set()
         warnings.warn(
-            "weights are loaded without feedback weights, and the mirrored feedback no longer "
-            "matches the loaded weights; call lra.mirror(model) after loading",
+            f"weights have changed since feedback weights mirrored them ({names}{more}), so the "
+            "two no longer match; call lra.mirror(model) before training",
             LraWarning,
             stacklevel=2,
         )

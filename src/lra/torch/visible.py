@@ -40,9 +40,15 @@ def visible_apply(cls: type[Function]) -> Callable[..., Any]:
     """Return an autograd Function's `apply`, made visible the first time."""
     if not is_visible(cls):
         shown = visible(cls.apply, cls.__name__)
-        cls.apply = staticmethod(shown)  # type: ignore[method-assign,assignment]
+        shown._lra_function = cls  # type: ignore[attr-defined]
+        cls.apply = staticmethod(shown)  # type: ignore[method-assign]
         cls._lra_visible = True  # type: ignore[attr-defined]
     return cls.apply
+
+
+def visible_function(function: Any) -> Any:
+    """Return the autograd Function whose visible `apply` a function is, or None."""
+    return getattr(function, "_lra_function", None)
 
 
 checkpoints = torch.utils.checkpoint

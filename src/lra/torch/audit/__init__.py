@@ -102,12 +102,14 @@ class Examination:
         located: each finding with its call.
         used: the names of the parameters that the outputs depend on.
         accepted: the names of the nodes that are no findings.
+        unclear: autograd Functions of which the graph does not show whether they read data.
     """
 
     audit: Audit
     located: list[tuple[Call, Finding]]
     used: set[str]
     accepted: set[str]
+    unclear: set[Any]
 
 
 def examine(
@@ -154,7 +156,7 @@ def examine(
         {name: calls for name, calls in passes.most_common() if calls},
         recorder.crossings,
     )
-    return Examination(report, located, recorder.used, accepted)
+    return Examination(report, located, recorder.used, accepted, recorder.unclear)
 
 
 def run_example(model: nn.Module, example: Any) -> Any:

@@ -31,7 +31,7 @@ from lra.torch.ops.nodes import (
     nodes_below,
 )
 from lra.torch.registry import ACTIVATION_FUNCTIONS, ACTIVATIONS, TORCH_ACTIVATIONS, WEIGHT_LAYERS
-from lra.torch.visible import is_visible
+from lra.torch.visible import is_visible, visible_function
 
 _BY_DESIGN = re.compile(r"norm|pool|softmax|attention|loss|entropy|similarity")  # torch's functions
 
@@ -103,7 +103,7 @@ class Classifier:
         module = self.recorder.modules[call.module]
         if isinstance(module, LocalActivation):
             return  # its own parameters learn by autograd
-        if call.torch_function in self.skipped:
+        if (visible_function(call.torch_function) or call.torch_function) in self.skipped:
             return
 
         def finding(kind: Kind, parameter: str, remedy: str, path: str = call.module) -> Finding:
@@ -231,7 +231,7 @@ def _for_activation(call: Call) -> str:
 
 def _for_unknown(call: Call) -> str:
     name = call.operation
-    if is_visible(call.torch_function):
+    if call.unseen and is_visible(call.torch_function):
         register = (
             f"call {name}.apply itself: what was stored before {name} was registered is not seen"
         )

@@ -35,6 +35,7 @@ from lra.torch.ops.nodes import (
 )
 from lra.torch.ops.ops import physical
 from lra.torch.registry import is_operator, multiplies_units
+from lra.torch.visible import visible_function
 
 _LIBRARIES = f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/"
 
@@ -73,6 +74,7 @@ class Call:
             module whose code does.
         scaled_by: the names of weights that it multiplies with elementwise, in more than a scale.
         selects_by: the nodes of the activations that it compares to select by, if any.
+        unseen: whether the function mode saw only the nodes.
     """
 
     function: str
@@ -88,11 +90,7 @@ class Call:
     inside: tuple[tuple[str, str], ...] = ()
     scaled_by: tuple[str, ...] = ()
     selects_by: frozenset[Node] = frozenset()
-
-    @property
-    def unseen(self) -> bool:
-        """Whether the function mode saw no call, only its nodes."""
-        return self.torch_function is None or self.origin is Origin.FUNCTION
+    unseen: bool = False
 
 
 class Recorder(TorchFunctionMode):
@@ -117,6 +115,7 @@ class Recorder(TorchFunctionMode):
             for name, t in (*model.named_parameters(), *model.named_buffers())
         }
         self.used: set[str] = set()  # the parameters that the outputs depend on
+        self.unclear: set[Any] = set()  # autograd Functions of weights and of tensors unknown
         self.running = [""]
         self.calls: list[Call] = []
         self.owners: dict[Node, Call] = {}
@@ -163,9 +162,10 @@ class Recorder(TorchFunctionMode):
                 Origin.OPERATOR,
                 f"torch.ops.{str(func).replace('::', '.')}",
             )
-        elif func is custom_function_call:  # an autograd Function inside a transform
-            call.origin, call.torch_function = Origin.FUNCTION, args[0]
-            call.function = call.operation = args[0].__name__
+        cls = args[0] if func is custom_function_call else visible_function(func)
+        if cls is not None:  # an autograd Function, inside a transform or made visible
+            call.origin, call.torch_function = Origin.FUNCTION, func
+            call.function = call.operation = cls.__name__
         if not torch.is_grad_enabled():
             self._note_without_grad(inputs)
         self.claim_nodes(outputs, call)
@@ -200,12 +200,12 @@ class Recorder(TorchFunctionMode):
         (out, *_) = outputs
         names = [node_name(node) for node in call.nodes]
         elementwise = any(map(FACTORS.fullmatch, names)) and not any(map(PRODUCT.fullmatch, names))
-        if elementwise and data and weights and multiplies_units(data, weights):
+        crossed = [t for t in data if t.requires_grad]
+        if elementwise and crossed and weights and multiplies_units(crossed, weights):
             call.scaled_by = tuple(sorted({name for t in weights for name in self._names_of(t)}))
         masks = [t for t in inputs if id(t) in self._masks and t.shape == out.shape]
         call.selects_by = self._compared(masks)
         if not all(map(is_known, call.nodes)):
-            crossed = [t for t in data if t.requires_grad]
             call.nature = judge(call.torch_function, args, kwargs, crossed)
 
     def _compared(self, inputs: list[Tensor]) -> frozenset[Node]:
@@ -270,9 +270,12 @@ class Recorder(TorchFunctionMode):
         cls = function_of(node)
         name = node_name(node) if cls is None else cls.__name__
         frame = caller(self.outermost)
-        call = Call(name, cls, name, self._module(), line_of(frame))
+        call = Call(name, cls, name, self._module(), line_of(frame), unseen=True)
         if cls is not None:
             call.origin = Origin.FUNCTION
+            below = nodes_below(node)
+            if None in below and any(n is not None and self.is_weight(n) for n in below):
+                self.unclear.add(cls)
             code = getattr(cls.forward, "__code__", None)
             noted = [(path, names) for codes, path, names in self._without_grad if code in codes]
             call.inside = tuple((path, name) for path, names in noted for name in sorted(names))
@@ -319,7 +322,7 @@ class Recorder(TorchFunctionMode):
             return self.fixed[id(x)][1]
         node = x.grad_fn
         owner = None if node is None else self.owners.get(node)
-        if owner is not None and owner.unseen and self.is_weight(node):
+        if node is not None and owner is not None and owner.unseen and self.is_weight(node):
             self.fixed[id(x)] = (x, 0, frozenset(self.parameters(node)))
             return 0
         return 0 if x.requires_grad and x.is_leaf and id(x) not in self.example else 2

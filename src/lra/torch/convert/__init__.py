@@ -1,25 +1,30 @@
 """Convert a model to a rule and back: plan everything, check everything, then swap classes."""
 
+import contextlib
+import traceback
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lra.errors import ConversionError, OptionError
+from lra.errors import ConversionError, OptionError, Refusal, RuleError
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
 from lra.rules import Rule
 from lra.torch.convert.discover import discover
-from lra.torch.convert.plan import find_skipped, listing, make_plan
+from lra.torch.convert.plan import Plan, find_skipped, listing, make_plan
+from lra.torch.convert.sharing import converted_before, copy_activations, put_back
 from lra.torch.convert.swap import swap, undo
 from lra.torch.convert.wiring import wire
+from lra.torch.coverage import user_modules
 from lra.torch.distributed import is_sharded
 from lra.torch.functions.module import SkippedModule
-from lra.torch.layers import Local, LocalSequential
+from lra.torch.layers import Local, LocalSequential, class_name
 from lra.torch.layers.slots import Conversion, feedback_slots
 from lra.torch.model_state import example_to_args
+from lra.torch.ops.autograd import SECOND_DERIVATIVE
 from lra.torch.registry import WEIGHT_LAYERS, is_operator, overloads
 from lra.wiring import Chain, Direct, Stride
 
@@ -46,6 +51,9 @@ def convert(
     weights are added as `feedback` beside `weight`. An optimizer built earlier needs them too:
     `optimizer.add_param_group({"params": lra.feedback_parameters(model)})`.
 
+    Activations are replaced by copies, since other models may hold the same modules. Layers that
+    another model holds too, and that follow the same rule already, stay as they are.
+
     Modules of known classes are converted by class. Products and activations in a module's own code
     (`F.relu(x)`, `x @ self.w`) are found by running the model on examples.
 
@@ -54,7 +62,8 @@ def convert(
         rule: how errors travel, such as `lra.LRAE(beta=0.1)`.
         example: arguments of one forward pass: a tensor, a tuple as for `model(*example)`, a
             mapping as for `model(**example)`, or a function that takes the model, runs it, and
-            returns its outputs. Whatever escapes the rule in that pass is then refused. Buffers,
+            returns its outputs. A dict or tuple that is itself the only argument goes into a tuple;
+            a named tuple need not. Whatever escapes the rule in that pass is then refused. Buffers,
             random states and the model's mode are preserved.
         examples: several examples, for a model with several branches, heads or modes. A product
             with a weight that no example shows raises a RuleError in training.
@@ -105,33 +114,82 @@ def convert(
     shown = [e if _is_runner(e) else example_to_args(e) for e in _list(example, examples)]
     skips = (skip,) if isinstance(skip, (str, type)) or is_operator(skip) else tuple(skip)
     functions = [f for f in skips if is_operator(f) or _is_function(f)]
-    skipped = find_skipped(model, tuple(s for s in skips if s not in functions))
-    named = (input_layers,) if isinstance(input_layers, str) else input_layers
     keys = [key for f in functions for key in (overloads(f) if is_operator(f) else [f])]
-    own = (methods,) if isinstance(methods, str) else tuple(methods)
-    plan = make_plan(model, rule, skipped, named, bool(shown), keys, own)
+    before = converted_before(model, rule, terms)
+    skipped = find_skipped(model, tuple(s for s in skips if s not in functions))
+    replaced = copy_activations(model, rule, terms, skipped)
+    try:
+        named = (input_layers,) if isinstance(input_layers, str) else input_layers
+        own = (methods,) if isinstance(methods, str) else tuple(methods)
+        plan = make_plan(model, rule, skipped, named, bool(shown), keys, own)
+        plan.shared = Conversion(tuple(skipped), tuple(keys), before, model=weakref.ref(model))
+        _carry_out(model, rule, terms, plan, shown, find_inputs=named is None)
+    except BaseException:
+        put_back(replaced)
+        raise
+    return model
+
+
+def _carry_out(
+    model: nn.Module,
+    rule: Rule,
+    terms: LossTerms | float,
+    plan: Plan,
+    shown: list[Any],
+    find_inputs: bool,
+) -> None:
+    """Convert the modules of a plan, and what examples show."""
     if not shown and not isinstance(rule.wiring, Chain):
         raise ConversionError(
             f"convert: {rule.wiring} needs example=, the arguments of one forward pass, to find "
             "the order and the sizes of the layers"
         )
-    plan.shared = Conversion(tuple(skipped), tuple(keys), model=weakref.ref(model))
-    if not shown:
-        if not (plan.weights or plan.intercepted):
-            raise _nothing(model)
-        swap(model, plan, rule, terms)
-        return model
     try:
-        swap(model, plan, rule, terms, discovering=True)
-        discover(model, rule, terms, shown, plan, find_inputs=named is None)
-        if not any(isinstance(m, Local) and m.multiplies for m in model.modules()):
-            raise _nothing(model)
+        swap(model, plan, rule, terms, discovering=bool(shown))
+        if shown:
+            with _naming_second_derivatives(model):
+                discover(model, rule, terms, shown, plan, find_inputs)
+        _check_result(model, plan.shared)
         if not isinstance(rule.wiring, Chain):
             wire(model, rule, plan.shared, shown[0])
     except BaseException:
-        undo(model)
+        undo(model, plan)
         raise
-    return model
+    plan.shared.modules = user_modules(model)
+
+
+def _check_result(model: nn.Module, conversion: Conversion) -> None:
+    """Raise an error where nothing was converted."""
+    layers = [m for m in model.modules() if isinstance(m, Local)]
+    if not any(m.multiplies for m in layers):
+        raise _nothing(model)
+    if not any(m._lra.conversion is conversion for m in layers):
+        raise ConversionError(
+            f"convert: already converted: {listing([m._lra.path for m in layers])}. Call "
+            "lra.restore(model) first"
+        )
+
+
+@contextlib.contextmanager
+def _naming_second_derivatives(model: nn.Module) -> Iterator[None]:
+    """Name the module whose forward takes a derivative that is to be differentiated again."""
+    try:
+        yield
+    except RuleError as error:
+        if str(error) != SECOND_DERIVATIVE:
+            raise
+        paths = {id(module): path for path, module in model.named_modules()}
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules = [frame.f_locals.get("self") for frame in frames]
+        at = next((m for m in reversed(modules) if id(m) in paths), model)
+        name = paths[id(at)]
+        where = f"{name!r} ({class_name(at)})" if name else f"this {class_name(at)}"
+        remedy = f", or leave it on backprop with skip=({name!r},)" if name else ""
+        raise ConversionError(
+            f"convert: the forward of {where} differentiates with create_graph=True, and the "
+            f"updates of a learning rule have no derivative. Train this model by backprop{remedy}",
+            (Refusal(name, class_name(at), SECOND_DERIVATIVE),),
+        ) from error
 
 
 def _list(example: Any, examples: Sequence[Any]) -> list[Any]:
@@ -153,7 +211,7 @@ def _is_function(skipped: Any) -> bool:
 
 def _nothing(model: nn.Module) -> ConversionError:
     return ConversionError(
-        f"convert: this {type(model).__name__} has no layer to convert; a rule needs at least "
+        f"convert: this {class_name(model)} has no layer to convert; a rule needs at least "
         f"one of {', '.join(sorted(cls.__name__ for cls in WEIGHT_LAYERS))}, or another product "
         "with weights, which example= can find"
     )
@@ -161,6 +219,8 @@ def _nothing(model: nn.Module) -> ConversionError:
 
 def restore(model: M) -> M:
     """Undo `convert` in place: restore the plain classes, without feedback weights.
+
+    Layers that another model holds too become plain there as well.
 
     Returns:
         The same model, with its weights as trained.
@@ -220,6 +280,6 @@ def set_loss_terms(model: nn.Module, loss_terms: LossTerms | str | float) -> Non
 def _require_converted(model: nn.Module, verb: str) -> None:
     if not is_converted(model):
         raise ConversionError(
-            f"{verb}: no layer of this {type(model).__name__} is converted; "
+            f"{verb}: no layer of this {class_name(model)} is converted; "
             "call lra.convert(model, rule) first"
         )

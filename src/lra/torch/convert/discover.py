@@ -16,6 +16,7 @@ from lra.torch.convert.plan import Plan, refuse
 from lra.torch.convert.swap import swap
 from lra.torch.functions.module import InterceptedModule
 from lra.torch.layers import Local, LocalSequential, LocalWeights
+from lra.torch.visible import is_visible, visible_apply
 
 
 def discover(
@@ -44,6 +45,13 @@ def discover(
     seen: list[Examination] = []
 
     def run() -> list[Any]:
+        found = examine_all()
+        unclear = [cls for each in seen for cls in each.unclear if not is_visible(cls)]
+        for cls in unclear:
+            visible_apply(cls)
+        return examine_all() if unclear else found
+
+    def examine_all() -> list[Any]:
         functions = done.shared.skipped_functions
         seen[:] = [examine(model, example, [rule], functions) for example in examples]
         done.shared.audit = merge([each.audit for each in seen])

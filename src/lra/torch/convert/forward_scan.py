@@ -379,7 +379,7 @@ def _source(function: types.FunctionType) -> Any:
     lambdas = [n for n in ast.walk(tree) if isinstance(n, ast.Lambda)]
     fitting = [n for n in lambdas if tuple(a.arg for a in n.args.args) == names]
     same = [n for n in fitting if _code_of(n) == function.__code__.co_code]
-    return (same or fitting or [None])[0]
+    return next(iter(same or fitting), None)
 
 
 def _parse(text: str) -> ast.AST:

@@ -1,6 +1,5 @@
 """The plan of a conversion: what happens to each module, and what must be refused."""
 
-import copy
 import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from lra.feedback import Transpose
 from lra.rules import Rule
 from lra.torch.convert.forward_scan import Kind, escapes
 from lra.torch.distributed import is_sharded
-from lra.torch.layers import Local, LocalActivation, is_activation
+from lra.torch.layers import Local, LocalSequential, class_name, is_activation
 from lra.torch.layers.slots import Conversion
 from lra.torch.registry import ACTIVATIONS, INTERCEPTED, TORCH_ACTIVATIONS, WEIGHT_LAYERS
 
@@ -32,6 +31,7 @@ class Plan:
     weights: dict[str, nn.Module] = field(default_factory=dict)
     activations: dict[str, nn.Module] = field(default_factory=dict)
     intercepted: dict[str, nn.Module] = field(default_factory=dict)
+    unchanged: dict[str, nn.Module] = field(default_factory=dict)
     sequentials: list[nn.Module] = field(default_factory=list)
     skipped: dict[str, nn.Module] = field(default_factory=dict)
     methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -46,7 +46,8 @@ def refuse(refusals: Any) -> None:
         raise ConversionError(
             "convert: these layers cannot follow the rule, and would silently stay on backprop:\n"
             + "\n".join(f"  - {refusal}" for refusal in refused)
-            + "\nFix them as described, or exclude them with skip=(their names)",
+            + "\nFix them as described"
+            + (", or exclude them with skip=(their names)" if any(r.name for r in refused) else ""),
             refused,
         )
 
@@ -67,7 +68,7 @@ def find_skipped(model: nn.Module, skip: tuple[Selector, ...]) -> dict[str, nn.M
         elif isinstance(each, type) and issubclass(each, nn.Module):
             chosen = [path for path, m in paths.items() if path and isinstance(m, each)]
             if not chosen:
-                classes = {type(m).__name__ for m in paths.values()}
+                classes = {class_name(m) for m in paths.values()}
                 raise unknown("class in skip", each.__name__, classes)
         else:
             raise OptionError(
@@ -88,26 +89,20 @@ def make_plan(
 ) -> Plan:
     """Decide for every module, and refuse once for everything that stands in the way."""
     paths = dict(model.named_modules(remove_duplicate=False))
-    converted = [path for path, m in paths.items() if isinstance(m, Local)]
-    if converted and all(_may_be_shared(paths[path]) for path in converted):
-        _copy(model, converted)
-        paths = dict(model.named_modules(remove_duplicate=False))
-    elif converted:
-        raise ConversionError(
-            f"convert: already converted: {listing(converted)}. Call lra.restore(model) first"
-        )
     plan = Plan(skipped=skipped, methods=_find_methods(paths, methods))
     refused: list[Refusal] = []
     inside: list[str] = []
     for path, module in _walk(model, skipped):
-        if any(f"{path}.".startswith(prefix) for prefix in inside):
+        if isinstance(module, (Local, LocalSequential)) or any(
+            f"{path}.".startswith(prefix) for prefix in inside
+        ):
             continue
-        reason = _reason_to_refuse(module, rule)
+        reason = _reason_to_refuse(module, rule, has_example)
         intercept = not reason and (path in plan.methods or _is_intercepted(module, rule))
         if not reason and not intercept and not has_example:
             reason = _needs_example(module, rule, functions)
         if reason:
-            refused.append(Refusal(path, type(module).__name__, reason))
+            refused.append(Refusal(path, class_name(module), reason))
             inside.append(f"{path}." if path else "")
         elif intercept:
             plan.intercepted[path] = module
@@ -117,9 +112,13 @@ def make_plan(
             type(module) in ACTIVATIONS or is_activation(module)
         ):
             plan.activations[path] = module
+        elif rule == Rule() and _would_be_intercepted(module):
+            plan.unchanged[path] = module
         elif type(module) is nn.Sequential:
             plan.sequentials.append(module)
     refuse(refused)
+    if plan.weights:
+        plan.unchanged.clear()
     if input_layers is not None or not has_example:
         plan.input_layers = _find_input_layers(model, rule, plan.weights, input_layers)
     return plan
@@ -144,25 +143,6 @@ def _find_methods(paths: dict[str, nn.Module], names: Sequence[str]) -> dict[str
     return found
 
 
-def _may_be_shared(module: nn.Module) -> bool:
-    """Return whether a converted module may belong to another model too.
-
-    Some libraries share activations between models.
-    """
-    return isinstance(module, LocalActivation) and module.fuses
-
-
-def _copy(model: nn.Module, paths: list[str]) -> None:
-    """Replace modules that were converted in another model by plain copies."""
-    copies: dict[nn.Module, Any] = {}
-    for path in paths:
-        module = model.get_submodule(path)
-        if module not in copies:
-            copies[module] = copy.copy(module)
-            copies[module].restore()
-        model.set_submodule(path, copies[module])
-
-
 def _walk(model: nn.Module, skipped: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules with their qualified names, without skipped ones and what they hold."""
     left = {module for top in skipped.values() for module in top.modules()}
@@ -171,7 +151,7 @@ def _walk(model: nn.Module, skipped: dict[str, nn.Module]) -> Iterator[tuple[str
             yield path, module
 
 
-def _reason_to_refuse(module: nn.Module, rule: Rule) -> str:
+def _reason_to_refuse(module: nn.Module, rule: Rule, has_example: bool) -> str:
     """Return why a module cannot follow the rule, or ""."""
     if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return "feedback weights would be added after it was wrapped; convert first, then wrap"
@@ -194,8 +174,11 @@ def _reason_to_refuse(module: nn.Module, rule: Rule) -> str:
             "a subclass of an activation, whose forward may differ; call "
             f"lra.register_activation({cls.__name__})"
         )
-    if known and "forward" in vars(module):
-        return "its forward was replaced on the instance; define a class with this forward"
+    replaced = "forward" in vars(module) and not cls.__module__.startswith("torch._dynamo.")
+    if replaced and (
+        known or not has_example or _is_intercepted(module, rule) or is_activation(module)
+    ):
+        return REPLACED_FORWARD
     if cls in WEIGHT_LAYERS:
         if hasattr(module, "feedback"):
             return "it has an attribute 'feedback', where feedback weights would go; rename it"
@@ -210,6 +193,12 @@ def _reason_to_refuse(module: nn.Module, rule: Rule) -> str:
     return ""
 
 
+REPLACED_FORWARD = (
+    "its forward was replaced on the instance, where the rule does not reach; convert before it is "
+    "replaced, or define a class with this forward"
+)
+
+
 def _is_intercepted(module: nn.Module, rule: Rule) -> bool:
     """Return whether the functions that a module's forward calls are to be intercepted."""
     if rule == Rule():
@@ -217,6 +206,13 @@ def _is_intercepted(module: nn.Module, rule: Rule) -> bool:
     if type(module) in WEIGHT_LAYERS:  # weight norm and pruning compute the weight from parameters
         return module._parameters.get("weight") is None
     return isinstance(module, INTERCEPTED)
+
+
+def _would_be_intercepted(module: nn.Module) -> bool:
+    """Return whether other rules than backprop intercept a module, or may do so."""
+    if type(module).__module__.startswith("torch."):
+        return isinstance(module, INTERCEPTED)
+    return any(p is not None and p.dim() > 1 for p in module._parameters.values())
 
 
 def _needs_example(module: nn.Module, rule: Rule, functions: Sequence[Any]) -> str:

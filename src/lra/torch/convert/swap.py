@@ -3,16 +3,19 @@
 import torch
 from torch import nn
 
-from lra.errors import ConversionError
+from lra.errors import ConversionError, Refusal
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
-from lra.torch.convert.plan import Plan
+from lra.torch.convert.plan import REPLACED_FORWARD, Plan, refuse
 from lra.torch.functions.module import InterceptedModule, SkippedModule
 from lra.torch.layers import (
     Local,
     LocalActivation,
     LocalSequential,
+    LocalUnchanged,
     LocalWeights,
+    class_name,
+    is_random,
     is_step_function,
     local_activation,
     local_class,
@@ -56,11 +59,15 @@ def swap(
             state = RuleState(rule, path, terms, path in plan.input_layers, plan.shared)
             module.adopt(state, drawn.get(path))
         for path, module in plan.activations.items():
-            flat = is_step_function(module)
+            flat, noisy = is_step_function(module), is_random(module)
             _become(module, local_activation(type(module)))
             assert isinstance(module, LocalActivation)
-            module._lra = RuleState(rule, path, terms, conversion=plan.shared, flat=flat)
+            module._lra = RuleState(
+                rule, path, terms, conversion=plan.shared, flat=flat, noisy=noisy
+            )
         for path, module in plan.intercepted.items():
+            if "forward" in vars(module):
+                refuse([Refusal(path, class_name(module), REPLACED_FORWARD)])
             methods = plan.methods.get(path, ())
             _become(module, local_class(InterceptedModule, type(module), *methods))
             assert isinstance(module, InterceptedModule)
@@ -71,9 +78,13 @@ def swap(
                 module.prepare()
         for path, module in plan.skipped.items():
             if any(f"{path}.".startswith(f"{above}.") or not above for above in plan.intercepted):
-                _skip(module, rule, path)
+                _skip(module, RuleState(rule, path, terms, conversion=plan.shared))
+        for path, module in plan.unchanged.items():
+            _become(module, local_class(LocalUnchanged, type(module)))
+            assert isinstance(module, LocalUnchanged)
+            module._lra = RuleState(rule, path, terms, conversion=plan.shared)
     except BaseException:
-        undo(model)
+        undo(model, plan)
         raise
     for module in plan.sequentials if isinstance(rule.wiring, Chain) else ():
         module.__class__ = LocalSequential
@@ -93,22 +104,25 @@ def _check_names(module: nn.Module, mixin: type) -> None:
     own = {name for table in tables for name in table} | set(dir(type(module)))
     if both := sorted(taken & own):
         raise ConversionError(
-            f"convert: {type(module).__name__} has attributes named {', '.join(map(repr, both))}, "
+            f"convert: {class_name(module)} has attributes named {', '.join(map(repr, both))}, "
             "names that a converted module needs; rename them, or exclude the module with skip="
         )
 
 
-def _skip(module: nn.Module, rule: Rule, path: str) -> None:
+def _skip(module: nn.Module, state: RuleState) -> None:
     """Keep a skipped module inside an intercepted one from being intercepted."""
     if not isinstance(module, (Local, nn.ModuleList, nn.ModuleDict)):
         _become(module, local_class(SkippedModule, type(module)))
         assert isinstance(module, SkippedModule)
-        module._lra = RuleState(rule, path)
+        module._lra = state
 
 
-def undo(model: nn.Module) -> None:
-    """Make every module the plain one again."""
+def undo(model: nn.Module, plan: Plan | None = None) -> None:
+    """Make every module the plain one again, or only those of one plan."""
     for module in list(model.modules()):
         remove_router(module)
-        if isinstance(module, (Local, LocalSequential)):
+        if isinstance(module, Local):
+            if plan is None or module._lra.conversion is plan.shared:
+                module.restore()
+        elif isinstance(module, LocalSequential) and (plan is None or module in plan.sequentials):
             module.restore()

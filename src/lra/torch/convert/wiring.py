@@ -18,7 +18,6 @@ from lra.torch.model_state import clone_tensors, preserve_state
 from lra.torch.ops.autograd import apply_weights
 from lra.torch.ops.ops import BilinearOp, WeightOp
 from lra.torch.ops.routing import ErrorRouter, Layout, Link
-from lra.torch.user_warnings import link_feedback
 
 _MOST = 2**30
 """The largest number of feedback weights between two layers."""
@@ -215,5 +214,4 @@ def _route(model: nn.Module, rule: Rule, link: Link, site: _Site, source: _Site)
     if rule.feedback.stored is Stored.LEARNED:
         E = nn.Parameter(E, requires_grad=before.requires_grad)
     slot.replace(layer, slot.name.rpartition(".")[2], E)
-    if W is not None:
-        link_feedback(W, E)
+    slot.mirrored = None

@@ -19,8 +19,8 @@ from lra.torch.diagnose.roles import join, row_of, type_name
 from lra.torch.diagnose.update_report import UpdateReport
 from lra.torch.functions.module import InterceptedModule
 from lra.torch.layers import Local, LocalActivation, LocalWeights, is_step_function
-from lra.torch.model_state import RandomStates
 from lra.torch.ops.ops import BilinearOp, Gradients, Op, WeightOp
+from lra.torch.random_states import RandomStates
 
 
 @dataclass

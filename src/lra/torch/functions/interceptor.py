@@ -16,6 +16,7 @@ from lra.torch.functions.recurrent import sequence
 from lra.torch.functions.tables import (
     ATTRIBUTES,
     COMPOSITES,
+    CONSTANTS,
     VIEWS,
     bias_of,
     fan_in_of,
@@ -128,6 +129,7 @@ class FunctionInterceptor(TorchFunctionMode):
         self.layer = layer
         derived = getattr(layer, "parametrizations", None)
         buffers = (*layer.buffers(recurse=False), *(derived.buffers() if derived else ()))
+        self.buffers = frozenset(buffers)
         self.sources: dict[Tensor, Source | None] = dict.fromkeys(buffers)
         """The tensors that are made of weights and constants alone; None for constants."""
         self.sources |= layer.sources()
@@ -135,10 +137,10 @@ class FunctionInterceptor(TorchFunctionMode):
 
     def __enter__(self) -> Any:
         active.layers.append(self.layer)
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         active.layers.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -154,8 +156,8 @@ class FunctionInterceptor(TorchFunctionMode):
         given = tensors_in((args, kwargs))
         if not given:  # made of no tensor, such as positions
             out = func(*args, **kwargs)
-            constant = func is torch.eye  # other floating-point tensors may be states or noise
-            made = (t for t in tensors_in(out) if constant or not t.is_floating_point())
+            known = func in CONSTANTS  # other floating-point tensors may be noise
+            made = (t for t in tensors_in(out) if known or not t.is_floating_point())
             self.sources.update((t, None) for t in made)
             return out
         if func in VIEWS or (func is F.embedding and given[0] in self.sources):  # indices aside
@@ -188,7 +190,8 @@ class FunctionInterceptor(TorchFunctionMode):
                 made of weights.
         """
         if t in self.sources or isinstance(t, nn.Parameter):
-            return True
+            # A constant requires a gradient once data was written into it.
+            return not t.requires_grad or self.sources.get(t) is not None or t.is_leaf
         if not search or torch.compiler.is_compiling():
             return False
         if t.grad_fn is None or not self._is_from_weights(t.grad_fn):
@@ -217,6 +220,9 @@ class FunctionInterceptor(TorchFunctionMode):
     def _derive(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
         """Run a function of weights alone, and note where its results come from."""
         out = func(*args, **kwargs)
+        constants = [t for t in static if self.sources.get(t, t) is None and t.dim() > 1]
+        if func in BILINEAR_FUNCTIONS and any(t not in self.buffers for t in constants):
+            return out  # the first state of a sequence, or positions, are data
         known = [(t, self.sources[t]) for t in static if self.sources.get(t) is not None]
         made = tensors_in(out)
         if not known:
@@ -252,7 +258,8 @@ class FunctionInterceptor(TorchFunctionMode):
         W = weights[0]
         source = self.sources[W]
         assert source is not None
-        if not crossed and source.key not in state.slots:
+        own = state.slots.get(source.key)
+        if not crossed and (own is None or own.route is not None):
             return func(*args, **kwargs)  # it reads the raw input; elsewhere E learns as W does
         others = [t for t in operands if t is not W]
         if func in MULTIPLICATIONS and not (others and multiplies_units(others, weights)):

@@ -21,7 +21,6 @@ from lra.torch.layers.active import active
 from lra.torch.layers.base import Local
 from lra.torch.layers.sampler import draw_feedback
 from lra.torch.layers.slots import FeedbackSlot, add_tensor
-from lra.torch.user_warnings import link_feedback
 
 
 class SkippedModule(Local):
@@ -162,8 +161,7 @@ class InterceptedModule(Local):
         if feedback.stored is Stored.LEARNED:
             E = nn.Parameter(E, requires_grad=like.requires_grad)
         add_tensor(self, new, E)
-        if not shape:
-            link_feedback(like, E)
+        slot.note_mirror(like, E)
 
     def prepare(self) -> None:
         """Add slots for the module's own weights, where no example is given."""

@@ -25,6 +25,11 @@ VIEWS = frozenset(
 )
 """Functions that rearrange weights, and linear ones. E goes through the same ones."""
 
+CONSTANTS = frozenset(
+    (torch.eye, torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.tensor)
+)
+"""Functions that make the same floating-point tensors in every forward pass."""
+
 ATTRIBUTES = frozenset({T.requires_grad.__get__, T.data.__get__, T.shape.__get__})
 """Attributes of tensors, which compute nothing."""
 

@@ -2,17 +2,14 @@
 
 from torch import nn
 
-from lra.torch.layers.activation import (
-    LocalActivation,
-    is_activation,
-    is_step_function,
-    local_activation,
-)
-from lra.torch.layers.base import Local, LocalWeights, local_class
+from lra.torch.layers.activation import LocalActivation, local_activation
+from lra.torch.layers.base import Local, LocalUnchanged, LocalWeights
+from lra.torch.layers.classes import class_name, local_class
 from lra.torch.layers.conv import LocalConv1d, LocalConv2d, LocalConv3d
 from lra.torch.layers.custom import LocalBlackBox, LocalCustom
 from lra.torch.layers.linear import LocalLinear
 from lra.torch.layers.sequential import LocalSequential
+from lra.torch.layers.trials import is_activation, is_random, is_step_function
 from lra.torch.registry import WEIGHT_LAYERS
 
 _BUILT_IN: dict[type[nn.Module], type[LocalWeights]] = {
@@ -25,15 +22,18 @@ def local_weights(cls: type[nn.Module]) -> type[LocalWeights]:
     if cls in _BUILT_IN:
         return _BUILT_IN[cls]
     mixin = LocalBlackBox if WEIGHT_LAYERS[cls].black_box else LocalCustom
-    return local_class(mixin, cls)  # type: ignore[return-value]
+    return local_class(mixin, cls)
 
 
 __all__ = [
     "Local",
     "LocalActivation",
     "LocalSequential",
+    "LocalUnchanged",
     "LocalWeights",
+    "class_name",
     "is_activation",
+    "is_random",
     "is_step_function",
     "local_activation",
     "local_class",

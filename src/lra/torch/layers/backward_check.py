@@ -48,7 +48,10 @@ def check_backward(state: Any, h: Tensor) -> None:
 def _check(conversion: Any, rule: Any, error: Tensor) -> None:
     task = torch._C._current_graph_task_id()
     model = conversion.model and conversion.model()
-    if task in conversion.checked or len(conversion.checked) >= _PASSES or model is None:
+    unfinished = conversion.modules is None  # an example runs that finds what escapes
+    if unfinished or task in conversion.checked or len(conversion.checked) >= _PASSES:
+        return
+    if model is None:
         return
     conversion.checked.add(task)
     found = list(dict.fromkeys(_escapes(list(_roots()), model, rule, conversion)))
@@ -84,7 +87,8 @@ def _escapes(roots: list[Node], model: nn.Module, rule: Any, conversion: Any) ->
     for node in order:
         factors = nodes_below(node)
         reads_input = _READS.fullmatch(node_name(node)) and None in factors
-        data[node] = bool(by_rule(node) or reads_input or any(data.get(n, False) for n in factors))
+        further = any(n is not None and data[n] for n in factors)
+        data[node] = bool(by_rule(node) or reads_input or further)
     above: set[Node] = set()  # nodes that an error reaches across a node of the rule
     for node in reversed(order):
         if function_of(node) is None and not by_rule(node) and data[node]:
@@ -102,7 +106,7 @@ def _of_node(
     if PRODUCT.fullmatch(name) and not isinstance(rule.feedback, Transpose):
         factors = nodes_below(node)[1 if ADDS.match(name) else 0 :]
         factors = factors[:2] if "Conv" in name else factors  # without the bias
-        if any(data.get(n, False) for n in factors):
+        if any(n is not None and data[n] for n in factors):
             found = [_leaves(n, names) or () for n in factors if n is not None and not data[n]]
             weights = {leaf for leaves in found for leaf in leaves}
             yield from (

@@ -1,21 +1,25 @@
 """What all converted modules share: their rule, their feedback slots, and their way to disk."""
 
 import copyreg
+import functools
 import sys
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from lra.errors import RuleError
+from lra.errors import ConversionError, RuleError
 from lra.feedback import Stored, Transpose
 from lra.rules import Rule
 from lra.torch.layers.backward_check import check_backward
+from lra.torch.layers.classes import adopt, blank, class_name
 from lra.torch.layers.sampler import FeedbackSampler, Run
 from lra.torch.layers.slots import FeedbackSlot, RuleState, add_tensor, translate
 from lra.torch.ops.autograd import apply_weights
 from lra.torch.ops.ops import BilinearMap, Op, WeightOp, needs_error
-from lra.torch.user_warnings import check_first_errors, link_feedback, warn_if_mirror_is_stale
+from lra.torch.optimizer_hooks import link_feedback
+from lra.torch.user_warnings import check_first_errors
 
 
 class Local(nn.Module):
@@ -35,14 +39,55 @@ class Local(nn.Module):
         """Return the attributes of a class that is made for a plain one."""
         return {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.multiplies and "plain" in vars(cls):
+            for name in ("reset_parameters", "_reset_parameters"):
+                if hasattr(cls.plain, name):
+                    setattr(cls, name, _with_feedback(getattr(cls.plain, name)))
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         made, args, *rest = reduced
+        mixin = getattr(type(self), "_mixin", None)
+        if isinstance(self, GraphModule):  # it is rebuilt from its code
+            added = {name: getattr(self, name) for name in self._lra.added}
+            return adopt, (mixin, made, args, self._lra, added)
         if made is copyreg.__newobj__ and type(self).__name__ not in vars(  # type: ignore[attr-defined]
             sys.modules[type(self).__module__]
         ):
-            return _blank, (type(self).__mro__[1], self.plain, *self.methods), *rest
+            return blank, (mixin, self.plain, *self.methods), *rest
         return made, args, *rest
+
+    def __prepare_scriptable__(self) -> Any:
+        raise ConversionError(
+            f"torch.jit.script: {self._lra.path!r} ({class_name(self)}) is converted, and "
+            "TorchScript has no rules; call lra.restore(model) first"
+        )
+
+    @property
+    def qconfig(self) -> Any:
+        """What torch.ao.quantization attaches to a module; not to a converted one."""
+        try:
+            return vars(self)["qconfig"]
+        except KeyError:
+            raise AttributeError("qconfig") from None
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        raise ConversionError(
+            f"torch.ao.quantization: {self._lra.path!r} ({class_name(self)}) is converted, and "
+            "only plain layers can be quantized; call lra.restore(model) first"
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        link_feedback(self)
+
+    def register_parameter(self, name: str, param: Any) -> None:
+        """Register a parameter, and find its feedback at the next step of an optimizer."""
+        super().register_parameter(name, param)
+        link_feedback(self)
 
     @property
     def rule(self) -> Rule:
@@ -63,11 +108,6 @@ class Local(nn.Module):
         """Return the product that a layer computes, where it is not x W^T of its weight's rows."""
         return None
 
-    def draw_feedback(self) -> None:
-        """Draw all feedback weights of this module again, at the scale of its current weights."""
-        for slot in self._lra.slots.values():
-            slot.draw(self)
-
     def extra_repr(self) -> str:
         """Describe the plain module, then the axis that applies to it."""
         return ", ".join(filter(None, (super().extra_repr(), self._describe())))
@@ -81,6 +121,7 @@ class Local(nn.Module):
             delattr(self, name)
         del self._lra
         self.__class__ = self.plain
+        link_feedback(self)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -92,11 +133,13 @@ class Local(nn.Module):
             W = slot.weight(self)
             if W is not None:
                 translate(state_dict, prefix, slot, W)
+            mirrored, slot.mirrored = slot.mirrored, None  # what a state holds belongs together
             if f"{prefix}{slot.name}" not in state_dict:
                 missing.append(slot)
+                if W is not None and slot.drawn:
+                    slot.note_mirror(W, slot.stored(self), always=mirrored is not None)
+                    self._lra.conversion.untrained = True
                 state_dict[f"{prefix}{slot.name}"] = slot.stored(self)
-        # A shared E moves with W, so it needs no warning.
-        warn_if_mirror_is_stale(self.rule, any(slot.drawn and not slot.offset for slot in missing))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         for slot in own:
             if not slot.drawn and slot in missing:
@@ -104,30 +147,31 @@ class Local(nn.Module):
             slot.drawn = slot.drawn or slot not in missing
 
 
-_made: dict[tuple[Any, ...], type[Local]] = {}
+def _with_feedback(reset: Any) -> Any:
+    """Return a method that draws a module's weights again, and their feedback with them."""
+
+    @functools.wraps(reset)
+    def method(self: Any, *args: Any, **kwargs: Any) -> None:
+        reset(self, *args, **kwargs)
+        for slot in self._lra.slots.values() if "_lra" in vars(self) else ():
+            if slot.weight(self) is not None:
+                slot.draw(self)
+
+    return method
 
 
-def local_class(mixin: type[Local], plain: type[nn.Module], *methods: str) -> type[Local]:
-    """Return the class that a module of a plain class becomes; the same one every time.
+class LocalUnchanged(Local):
+    """A module under backprop, in whose functions other rules would replace something."""
 
-    Args:
-        mixin: the kind of converted module.
-        plain: the plain class.
-        *methods: methods beside `forward` whose code follows the rule.
-    """
-    key = mixin, plain, *methods
-    if key not in _made:
-        body = {"plain": plain, "__doc__": plain.__doc__, "__module__": mixin.__module__}
-        body |= {"methods": methods} if methods else {}
-        name = f"Local{plain.__name__}"
-        _made[key] = type(name, (mixin, plain), body | mixin.wrap(plain, *methods))
-    return _made[key]
+    multiplies = True
 
+    @property
+    def follows_rule(self) -> bool:
+        """False: errors cross it by autograd, as backprop does."""
+        return False
 
-def _blank(mixin: type[Local], plain: type[nn.Module], *methods: str) -> Local:
-    """Create an empty module of a local class, for pickle to fill."""
-    cls = local_class(mixin, plain, *methods)
-    return cls.__new__(cls)
+    def _describe(self) -> str:
+        return f"rule={self.rule}"
 
 
 class LocalWeights(Local):
@@ -164,13 +208,16 @@ class LocalWeights(Local):
             drawn = E is None or not E.is_meta
             slot = FeedbackSlot("weight", feedback, "" if E is None else "feedback", drawn)
             state.slots["weight"] = slot
+            if E is not None:
+                slot.note_mirror(self.weight, E)
         if E is not None and feedback.stored is Stored.LEARNED:
             E = nn.Parameter(E, requires_grad=self.weight.requires_grad)
         add_tensor(self, "feedback", E)
-        link_feedback(self.weight, E)
 
     def see_input(self) -> None:
         """Drop the feedback weights: no error has to cross this layer."""
+        if self._lra.conversion.modules is not None:
+            return  # another model of the layer, converted before, may send errors across it
         del self.feedback
         self._lra.sees_input = True
         self._lra.slots.clear()
@@ -190,12 +237,6 @@ class LocalWeights(Local):
         if slot.computed and not slot.offset:
             E = slot.effective(W, E, FeedbackSampler(W))
         return WeightOp(self.map(), slot.feedback, offset=slot.offset), (W, self.bias, E)
-
-    def reset_parameters(self) -> None:
-        """Draw all weights again, those of the feedback too."""
-        super().reset_parameters()  # type: ignore[misc]
-        if "_lra" in vars(self):
-            self.draw_feedback()
 
     def map(self) -> BilinearMap:
         """Return the layer's arithmetic."""

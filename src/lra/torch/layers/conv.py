@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.torch.layers.base import LocalWeights
+from lra.torch.layers.tracing import Proxy, as_leaf
 from lra.torch.ops.ops import BilinearMap, Gradients
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -72,11 +73,13 @@ class _LocalConv(LocalWeights, nn.modules.conv._ConvNd):
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute h = z * W + b."""
+        if isinstance(input, Proxy):
+            return as_leaf(self, (input,), {})
         if not torch.is_grad_enabled():
             return super().forward(input)  # type: ignore[no-any-return]
         self.check_input(input, self.dimensions + 1)
         if not self.follows_rule:
-            return self.with_backward_check(super().forward(input))  # type: ignore[no-any-return]
+            return self.with_backward_check(super().forward(input))
         _, extra = self._padding()
         unbatched = input.dim() == self.dimensions + 1
         z = input.unsqueeze(0) if unbatched else input

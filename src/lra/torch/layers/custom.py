@@ -12,6 +12,7 @@ from lra.torch.black_box import run_only
 from lra.torch.layers.base import LocalWeights
 from lra.torch.layers.linear import LinearMap
 from lra.torch.layers.sampler import Run
+from lra.torch.layers.tracing import Proxy, as_leaf
 from lra.torch.ops.ops import BilinearMap, Gradients
 from lra.torch.registry import WEIGHT_LAYERS, Product
 
@@ -87,6 +88,8 @@ class LocalCustom(LocalWeights):
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute h = f(layer, z, W, b)."""
+        if isinstance(input, Proxy):
+            return as_leaf(self, (input,), {})
         if not torch.is_grad_enabled():
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
         if not (self.checked or torch.compiler.is_compiling()):
@@ -154,6 +157,8 @@ class LocalBlackBox(LocalWeights):
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute h by the layer's own forward."""
+        if isinstance(input, Proxy):
+            return as_leaf(self, (input,), {})
         if not torch.is_grad_enabled():
             return self.run_plain(input)
         self.check_input(input, 1)

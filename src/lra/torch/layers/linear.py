@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.torch.layers.base import LocalWeights
+from lra.torch.layers.tracing import Proxy, as_leaf
 from lra.torch.ops.ops import BilinearMap, Gradients
 
 
@@ -71,6 +72,8 @@ class LocalLinear(LocalWeights, nn.Linear):  # type: ignore[misc]
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute h = z W^T + b."""
+        if isinstance(input, Proxy):
+            return as_leaf(self, (input,), {})
         if not torch.is_grad_enabled():
             return super().forward(input)
         self.check_input(input, 1)

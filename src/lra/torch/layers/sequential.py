@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lra.torch.layers.base import Local, LocalWeights
+from lra.torch.layers.tracing import Proxy
 from lra.torch.ops import autograd
 from lra.torch.ops.ops import Op, transforming
-from lra.torch.user_warnings import check_first_errors
+from lra.torch.user_warnings import check_first_errors, watch_first_error
 
-_GLOBAL_HOOKS = [
+GLOBAL_HOOKS = [
     vars(nn.modules.module)[f"_global_{kind}"]
     for kind in ("backward_pre_hooks", "backward_hooks", "forward_pre_hooks", "forward_hooks")
 ]
@@ -53,7 +54,9 @@ def _run_layers(run: list[Local], x: Tensor) -> Tensor:
         op, own = layer.op()
         ops.append(op)
         tensors += own
-    return autograd.apply_ops(tuple(ops), x, *tensors)
+    h = autograd.apply_ops(tuple(ops), x, *tensors)
+    watch_first_error(run[-1]._lra.conversion, h)
+    return h
 
 
 class LocalSequential(nn.Sequential):
@@ -64,10 +67,11 @@ class LocalSequential(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """Run the layers one after the other."""
         if (
-            torch.compiler.is_compiling()
+            isinstance(input, Proxy)
+            or torch.compiler.is_compiling()
             or (transforming() and autograd.run_batched is None)
             or not torch.is_grad_enabled()
-            or any(_GLOBAL_HOOKS)
+            or any(GLOBAL_HOOKS)
         ):
             return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
         x = input

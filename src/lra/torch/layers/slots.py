@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lra.feedback import Feedback, Offset, Stored
+from lra.inits import Mirror
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 from lra.torch.layers.sampler import FeedbackSampler, draw_between, draw_feedback
 from lra.torch.ops import observer
+from lra.torch.optimizer_hooks import link_feedback
+from lra.torch.user_warnings import note_change, sample
 
 if TYPE_CHECKING:
     from lra.torch.ops.routing import ErrorRouter, Link
@@ -32,6 +35,7 @@ class FeedbackSlot:
             and a dotted name where the tensor belongs to a submodule.
         drawn: False on a meta device, until the weights have values.
         route: which layer's error arrives at the weight's input, where that is not its own.
+        mirrored: samples of W and E from when E last mirrored W, if it did.
     """
 
     key: str
@@ -39,6 +43,7 @@ class FeedbackSlot:
     name: str = ""
     drawn: bool = True
     route: "Link | None" = None
+    mirrored: tuple[Tensor, Tensor] | None = None
 
     @property
     def own(self) -> bool:
@@ -68,6 +73,10 @@ class FeedbackSlot:
         W: Tensor = getattr(module.get_submodule(owner), leaf)
         return W
 
+    def leaf(self, module: nn.Module) -> nn.Parameter | None:
+        """Return the weight if it is a parameter now; nothing is computed."""
+        return dict(module.named_parameters(remove_duplicate=False)).get(self.key)
+
     def stored(self, module: nn.Module) -> Any:
         """Return the stored tensor, or None."""
         if not self.name:
@@ -83,7 +92,27 @@ class FeedbackSlot:
         learned = self.feedback.stored is Stored.LEARNED and isinstance(E, nn.Parameter)
         if learned and E is not None and E.requires_grad != W.requires_grad:
             E.requires_grad_(W.requires_grad)
+        if not torch.compiler.is_compiling():
+            self.check_mirror(module, W)
         return E
+
+    def note_mirror(self, W: Tensor, E: Tensor, always: bool = False) -> None:
+        """Remember the W that E mirrors, if its init is `Mirror` or it does `always`."""
+        mirrors = always or isinstance(getattr(self.feedback, "init", None), Mirror)
+        known = mirrors and not (self.offset or W.is_meta or self.route)  # E = W + D moves with W
+        self.mirrored = (sample(W), sample(E)) if known else None
+
+    def check_mirror(self, module: Any, W: Tensor) -> None:
+        """Check before training that W is still the one that E mirrors."""
+        state = module._lra
+        if not state.conversion.untrained:
+            self.mirrored = None
+        elif self.mirrored is not None:
+            name = f"{state.path}.{self.parameter}".strip(".")
+            note_change(state.conversion, name, self.mirrored, (W, self.stored(module)))
+        elif "." in self.name:  # the submodule has noted it
+            holder = module.get_submodule(self.name.rpartition(".")[0])
+            holder._lra.slots["weight"].check_mirror(holder, W)
 
     def effective(self, W: Tensor, E: Tensor | None, draw: FeedbackSampler) -> Any:
         """Return the E of one pass from W and what is stored."""
@@ -110,6 +139,7 @@ class FeedbackSlot:
         else:
             E = draw_between(self.feedback, stored.shape, like)
         stored.copy_(E - like if self.offset else E)
+        self.note_mirror(like, stored)
         self.drawn = True
 
     def replace(self, module: Any, name: str, value: Tensor) -> None:
@@ -138,6 +168,7 @@ def add_tensor(module: Any, name: str, value: Tensor | None) -> None:
         module.register_buffer(name, value)
     if name not in module._lra.added:
         module._lra.added.append(name)
+    link_feedback(module)
 
 
 def feedback_slots(model: nn.Module) -> Iterator[tuple[str, Any, FeedbackSlot]]:
@@ -156,6 +187,9 @@ class Conversion:
     Attributes:
         skipped: the qualified names of the modules in `skip`.
         skipped_functions: the autograd Functions and custom operators in `skip`.
+        before: the conversions to the same rule that it has found in the model.
+        modules: the classes of the modules of the user's that it left as they are, by qualified
+            name. None until it is finished.
         audit: the audit of the examples, where some were given.
         accepted: the names of nodes that are no activations where the examples have them.
         has_activations: whether there may be activations among the modules.
@@ -163,15 +197,21 @@ class Conversion:
         router: what routes errors that skip layers, where the wiring is not `Chain`.
         model: a weak reference to the model.
         checked: the backward passes whose graph was searched for what escapes the rule.
+        untrained: whether no error has arrived since feedback weights were drawn or mirrored.
+        stale: the names of weights that have changed since feedback weights mirrored them.
     """
 
     skipped: tuple[str, ...] = ()
     skipped_functions: tuple[Any, ...] = ()
+    before: "tuple[Conversion, ...]" = ()
+    modules: dict[str, str] | None = None
     audit: Any = None
     accepted: frozenset[str] = frozenset()
     has_activations: bool = False
     warned: bool = False
     router: "ErrorRouter | None" = None
+    untrained: bool = True
+    stale: set[str] = field(default_factory=set)
     model: Any = None
     checked: set[int] = field(default_factory=set)
 
@@ -193,6 +233,7 @@ class RuleState:
         added: the names of the parameters and buffers that the conversion added to the module.
         errors_checked: how many errors were checked for the scale of the loss.
         flat: whether the module is a step function.
+        noisy: whether the module is an activation that draws noise.
         activations: functions that an example has shown to be activations in the module's code.
         steps: functions that an example has shown to be flat between steps, such as sign.
         guarded: the names of weights that the module holds without a slot, since no example
@@ -211,6 +252,7 @@ class RuleState:
     added: list[str] = field(default_factory=list)
     errors_checked: int = 0
     flat: bool = False
+    noisy: bool = False
     activations: frozenset[Any] = frozenset()
     steps: frozenset[Any] = frozenset()
     guarded: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from lra.loss_terms import LossTerms, check_terms, count_terms
 from lra.methods import Method
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
-from lra.torch.model_state import RandomStates
+from lra.torch.random_states import RandomStates
 
 _ROUNDING = 1e-5
 """Relative differences of states and energies that rounding may cause."""

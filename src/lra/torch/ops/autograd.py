@@ -31,7 +31,7 @@ from lra.torch.ops.ops import (
 run_batched: Callable[..., Tensor] | None = None
 """How a chain of ops runs under `torch.vmap` over networks. `lra.torch.ensemble` sets it."""
 
-_SECOND = (
+SECOND_DERIVATIVE = (
     "create_graph=True, or a derivative of a derivative, asks for the derivative of a learning "
     "rule's updates, which are not the gradient of any function; leave it out, or call lra.restore "
     "to use backprop's gradient"
@@ -63,7 +63,7 @@ class ChainFunction(Function):
     def backward(ctx: Any, error: Tensor) -> Any:
         """Send the error across the ops in reverse."""
         if torch.is_grad_enabled():
-            raise RuleError(_SECOND)
+            raise RuleError(SECOND_DERIVATIVE)
         saved = ctx.saved_tensors
         needs = ctx.needs_input_grad[1:]
         end_saved, end = len(saved), len(needs)
@@ -157,7 +157,7 @@ class _Updates(Function):
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor) -> Any:
-        raise RuleError(_SECOND)
+        raise RuleError(SECOND_DERIVATIVE)
 
 
 def apply_ops(ops: tuple[Op, ...], x: Tensor, *parameters: Tensor | None) -> Tensor:
