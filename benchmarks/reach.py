@@ -42,7 +42,7 @@ FALL = 0.3
 NEAR = 0.02
 """The largest distance at the smaller beta that counts as close to backprop."""
 
-LENGTHS = (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
+LENGTHS = (1.0, 10.0, 100.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-9)
 """The lengths of the loss's gradient that are tried until the distance falls."""
 
 TITLES = {
