@@ -313,23 +313,11 @@ def deep_kernel() -> Built:
     return built, (torch.randn(BATCH, INPUTS),)
 
 
-def kan(products: bool = False) -> Built:
-    """Build a Kolmogorov-Arnold network of pykan, in its own code or with products by einsum."""
-    from kan.KANLayer import KANLayer
-    from kan.spline import B_batch
-
-    class Products(KANLayer):
-        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-            base = torch.einsum("bi,io->bo", self.base_fun(x), self.scale_base * self.mask)
-            coefficients = self.coef * (self.scale_sp * self.mask)[:, :, None]
-            spline = torch.einsum("big,iog->bo", B_batch(x, self.grid, self.k), coefficients)
-            return base + spline, x, x, x
-
+def kan() -> Built:
+    """Build a Kolmogorov-Arnold network of pykan."""
     built = load(
         "kan.KAN", [3, 4, 2], grid=3, k=3, auto_save=False, save_act=False, symbolic_enabled=False
     )
-    for layer in built.act_fun if products else ():
-        layer.__class__ = Products
     return built, (torch.rand(BATCH, 3) - 0.5,)
 
 
@@ -455,7 +443,6 @@ TUCKER = Remedy(
     arguments={"skip": ("fno_blocks.convs.0", "fno_blocks.convs.1")},
 )
 KERNEL = Remedy("skip=(Matmul,)", keep="linear_operator.functions._matmul.Matmul")
-KAN = Remedy("einsum in place of a sum of products", make=partial(kan, products=True))
 
 
 ENTRIES = [
@@ -508,7 +495,7 @@ ENTRIES = [
     entry("e3nn", equivariant),
     entry("egnn", egnn),
     entry("gpytorch-deep-kernel", deep_kernel, remedy=KERNEL),
-    entry("pykan", kan, remedy=KAN),
+    entry("pykan", kan),
     entry("ncps-cfc", model, "ncps.torch.CfC", BATCH, TIME, INPUTS, input_size=INPUTS, units=8),
     entry(
         "ncps-ltc",

@@ -203,12 +203,6 @@ REFORMER = Remedy(
 )
 
 
-def left(*names: str) -> Remedy:
-    """Return the remedy that leaves the refused modules on backprop."""
-    return Remedy(f"skip={list(names)}", arguments={"skip": names})
-
-
-LOHA = Remedy("skip=(HadaWeight,)", keep="peft.tuners.loha.layer.HadaWeight")
 PSCAN = Remedy("pscan=False", make=partial(mamba, False))
 OFT = Remedy(
     'skip=["...q_proj.oft_R.default", ...]',
@@ -238,7 +232,7 @@ ENTRIES = [
         feedforward_modules=["down_proj"],
         target_modules=["k_proj", "v_proj", "down_proj"],
     ),
-    entry("peft-loha", adapted, "LoHaConfig", r=2, remedy=LOHA, **LORA),
+    entry("peft-loha", adapted, "LoHaConfig", r=2, **LORA),
     entry("peft-vera", adapted, "VeraConfig", r=2, target_modules=["q_proj", "v_proj"]),
     entry("peft-oft", adapted, "OFTConfig", r=0, oft_block_size=4, remedy=OFT, **LORA),
     entry(
@@ -401,16 +395,14 @@ ENTRIES = [
         "ft-transformer",
         table,
         "rtdl_revisiting_models.FTTransformer",
-        remedy=left("cont_embeddings"),
         **FT,
     ),
     entry("tabm", tabm),
-    entry("tabm-periodic", tabm, "PeriodicEmbeddings", remedy=left("num_module.periodic")),
+    entry("tabm-periodic", tabm, "PeriodicEmbeddings"),
     entry(
         "tabm-piecewise",
         tabm,
         "PiecewiseLinearEmbeddings",
-        remedy=left("num_module.linear0"),
     ),
     entry("tabnet", tabnet, remedy=TABNET),
     entry(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.measure import Example, Remedy, entry, load
+from zoo.measure import Example, entry, load
 
 Built = tuple[nn.Module, Example]
 
@@ -188,8 +188,6 @@ def descriptor() -> Built:
     return HardNet(pretrained=False), (images(32, 1),)
 
 
-TIME = Remedy('skip=["time_mlp.0"]', arguments={"skip": ("time_mlp.0",)})
-
 VIT = {"dim": 32, "depth": 2, "heads": 2, "mlp_dim": 48}
 
 ENTRIES = [
@@ -197,7 +195,7 @@ ENTRIES = [
     entry("diffusers-vae", diffusers_vae),
     entry("diffusers-sd3", diffusers_sd3),
     entry("diffusers-flux", diffusers_flux),
-    entry("denoising-unet", denoising_unet, remedy=TIME),
+    entry("denoising-unet", denoising_unet),
     entry("monai-unet", monai, "UNet", 3, 1, 2, (4, 8, 16), (2, 2), num_res_units=1, act="PRELU"),
     entry("monai-segresnet", monai, "SegResNet", 3, 8, blocks_down=(1, 1), blocks_up=(1,)),
     entry("monai-unetr", monai, "UNETR", 1, 2, (32, 32, 32), 4, 24, 32, 2),
