@@ -143,3 +143,14 @@ def test_types_are_those_before_conversion():
     report = lra.coverage(build(lra.LRAE()))
     assert report.weights.keys() == {"Linear", "LayerNorm", "Scale", "Own"}
     assert report.activations == {"Tanh": 1}
+
+
+def test_coverage_claims_no_more_than_an_example_verified():
+    def build():
+        return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+
+    unverified = str(lra.coverage(lra.convert(build(), lra.LRAE())))
+    assert "at most 100.0% of the weights" in unverified
+    assert "not verified: pass example=" in unverified
+    verified = str(lra.coverage(lra.convert(build(), lra.LRAE(), example=torch.randn(2, 4))))
+    assert "\n100.0% of the weights" in verified

@@ -73,7 +73,8 @@ class Coverage:
                 self.activations.get(name, 0),
             )
             lines.append("{:{}}  {:>13,}  {:>13,}  {:>11,}".format(name, width, *counts))
-        lines.append(f"{self.share:.1%} of the weights follow the rule")
+        bound = "" if self.verified else "at most "
+        lines.append(f"{bound}{self.share:.1%} of the weights follow the rule")
         if self.verified:
             passes = ", ".join(f"{name} ({calls})" for name, calls in self.passes.items())
             lines.append(f"passed on by autograd, by design: {passes or 'nothing'}")
