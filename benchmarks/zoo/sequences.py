@@ -327,7 +327,6 @@ ENTRIES = [
         model,
         "g_mlp_pytorch.gMLP",
         tokens,
-        remedy=left(*(f"layers.{i}.fn.fn.fn.sgu" for i in (0, 1))),
         num_tokens=VOCABULARY,
         dim=WIDTH,
         depth=2,
