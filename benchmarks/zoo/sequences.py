@@ -201,8 +201,6 @@ REFORMER = Remedy(
     keep="reformer_pytorch.reversible._ReversibleFunction",
     arguments={"input_layers": ()},
 )
-
-
 PSCAN = Remedy("pscan=False", make=partial(mamba, False))
 OFT = Remedy(
     'skip=["...q_proj.oft_R.default", ...]',
@@ -214,7 +212,6 @@ OFT = Remedy(
         )
     },
 )
-
 
 LORA = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
 
