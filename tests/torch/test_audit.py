@@ -301,8 +301,9 @@ def test_skipped_layers_are_findings():
     relu, linear = lra.audit(model, torch.randn(N, 6)).findings
     assert (relu.module, relu.kind, relu.where) == ("1", Kind.ACTIVATION, "")
     assert (linear.module, linear.parameter, linear.where) == ("2", "2.weight", "")
-    assert relu.remedy == "this ReLU is not converted; take it out of skip="
-    assert linear.remedy == "this Linear is not converted; take it out of skip="
+    remedy = "is not converted; take it out of skip= or convert the model again"
+    assert relu.remedy == f"this ReLU {remedy}"
+    assert linear.remedy == f"this Linear {remedy}"
 
 
 def test_skipped_parts_of_a_transformer_layer_are_findings():

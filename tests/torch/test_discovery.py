@@ -207,6 +207,11 @@ WEIGHTS = {
         lambda w: w @ w * 0.5,
         lambda E: E,
     ),
+    "added to a constant": (
+        lambda h, w: F.linear(h, torch.eye(WIDTH, dtype=h.dtype).add_(w).add_(w @ w, alpha=2.0)),
+        lambda w: torch.eye(WIDTH, dtype=w.dtype) + w + 2 * w @ w,
+        lambda E: E,
+    ),
     "masked": (
         lambda h, w: F.linear(h, w.masked_fill(torch.ones(WIDTH, WIDTH).triu(1).bool(), 0.0)),
         torch.tril,

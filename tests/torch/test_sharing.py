@@ -86,21 +86,23 @@ def test_an_activation_in_aliased_containers_is_converted_once():
     assert type(act) is nn.ReLU
 
 
-def test_an_activation_that_the_model_holds_in_a_list_too_stays_the_same_module():
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_activation_that_the_model_holds_in_a_list_too_stays_the_same_module(nested):
     class Listed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.listed = [nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)]
-            self.net = nn.ModuleList(self.listed)
+            self.net = nn.ModuleList([nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)])
+            self.listed = {"path": [(m, 1) for m in self.net]} if nested else list(self.net)
 
         def forward(self, x):
-            for module in self.listed:
-                x = module(x)
+            for module in self.listed["path"] if nested else self.listed:
+                x = module[0](x) if nested else module(x)
             return x
 
     model = lra.convert(Listed(), lra.LRAE(), example=X)
-    assert model.listed[1] is model.net[1]
-    assert lra.is_converted(model.listed[1])
+    held = model.listed["path"][1][0] if nested else model.listed[1]
+    assert held is model.net[1]
+    assert lra.is_converted(held)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # from torch's compiler

@@ -215,7 +215,7 @@ def _of_module(module: nn.Module) -> str:
     name = type(module).__name__
     known = type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS
     if known or isinstance(module, Activation):
-        return f"this {name} is not converted; take it out of skip=, or convert the model again"
+        return f"this {name} is not converted; take it out of skip= or convert the model again"
     if type(module).__module__.startswith("torch."):
         return f"write this {name} with layers that lra.convert knows"
     return ""

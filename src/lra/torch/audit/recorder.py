@@ -132,7 +132,7 @@ class Recorder(TorchFunctionMode):
 
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.claim_nodes(tensors_in((args, kwargs)), None)
-            self.running.append(paths[module])
+            self.running.append(paths.get(module, self.running[-1]))  # hooks of a copy are shared
 
         def after(module: nn.Module, inputs: Any, output: Any) -> None:
             self.claim_nodes(tensors_in(output), None)

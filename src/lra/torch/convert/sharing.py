@@ -1,5 +1,6 @@
 """Modules that other models may hold as well: which a conversion copies, keeps, or refuses."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -73,16 +74,19 @@ def _named_elsewhere(model: nn.Module) -> set[int]:
         own = vars(module)
         for name, value in own.items():
             if name != "_modules":
-                several = isinstance(value, (dict, list, tuple, set))
-                values = value.values() if isinstance(value, dict) else value
-                found |= {id(v) for v in (values if several else (value,)) if _is_module(v)}
+                found |= {id(m) for m in _modules_in(value)}
         if "forward" in own:  # a closure, such as that of torch.compile
             found |= {id(child) for child in module.children()}
     return found
 
 
-def _is_module(value: Any) -> bool:
-    return isinstance(value, nn.Module)
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    """Yield a module, or the modules in containers within containers."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, (dict, list, tuple, set)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _modules_in(each)
 
 
 def _may_be_activation(module: nn.Module, rule: Rule, terms: LossTerms | float) -> bool:

@@ -231,7 +231,7 @@ class FunctionInterceptor(TorchFunctionMode):
         root, source = max(known, key=lambda entry: entry[0].numel())
         assert source is not None
         for i, t in enumerate(made):
-            if t in self.sources:
+            if self.sources.get(t) is not None:
                 continue
             if (func in VIEWS or func is F.embedding) and len(static) == 1:
 
