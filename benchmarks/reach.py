@@ -129,9 +129,7 @@ def measure(entry: Any, reason: str, scale: float, partial: bool) -> dict[str, A
     if entry.remedy is not None:
         row["remedy"] = {"text": entry.remedy.text, "reason": reason}
         remedy, entry = entry.remedy, entry.remedied()
-        arguments = remedy.options()
-        if remedy.prepare is not None:
-            remedy.prepare()
+        arguments = dict(remedy.follow())
     model, example = build(entry)
     value, wanted = gradients(model, example, scale)
     left = [

@@ -392,22 +392,6 @@ def decisions() -> Built:
     return built, (torch.randn(2, 3, 4), torch.randn(2, 3, 2), torch.randn(2, 3, 1))
 
 
-def through(step: str, smooth: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-    """Return a function that registers a step with the surrogate whose slope is its gradient."""
-
-    def register() -> None:
-        import lra
-
-        class Smooth(lra.crossing.Surrogate):
-            def __call__(self, h: Any, xp: Any) -> Any:
-                return smooth(h)
-
-        module, _, name = step.rpartition(".")
-        lra.register_activation(getattr(import_module(module), name), surrogate=Smooth())
-
-    return register
-
-
 def arctangent(h: Tensor) -> Tensor:
     """Compute the smooth step whose slope snntorch and spikingjelly use."""
     return torch.arctan(torch.pi * h) / torch.pi
@@ -422,16 +406,19 @@ MODES = {"n_modes": (4, 4)}
 
 SNNTORCH = Remedy(
     "lra.register_activation(ATan, surrogate=its smooth step)",
-    prepare=through("snntorch.surrogate.ATan", arctangent),
+    register="snntorch.surrogate.ATan",
+    surrogate=arctangent,
 )
 SPIKINGJELLY = Remedy(
     "lra.register_activation(ATan, surrogate=its smooth step)",
-    prepare=through("spikingjelly.activation_based.surrogate.ATan", arctangent),
+    register="spikingjelly.activation_based.surrogate.ATan",
+    surrogate=arctangent,
     refused=False,
 )
 NORSE = Remedy(
     "lra.register_activation(SuperSpike, surrogate=its smooth step)",
-    prepare=through("norse.torch.functional.superspike.SuperSpike", softsign),
+    register="norse.torch.functional.superspike.SuperSpike",
+    surrogate=softsign,
 )
 ADJOINT = Remedy("odeint in place of odeint_adjoint", make=partial(neural_ode, "odeint"))
 AGENTS = Remedy(

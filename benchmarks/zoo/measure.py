@@ -34,7 +34,8 @@ class Remedy:
     Attributes:
         text: what is done, in a few words.
         make: builds the model after a change of its code or options; None if it stays as it is.
-        prepare: registers activations or weight layers; called once before `lra.convert`.
+        register: the qualified name of an activation to register.
+        surrogate: for steps, the smooth function whose slope the model uses in its backward pass.
         arguments: further arguments of `lra.convert`.
         keep: the qualified name of an autograd Function to pass as `skip`.
         refused: whether the model is refused without it. Otherwise it converts, but targets at its
@@ -43,17 +44,25 @@ class Remedy:
 
     text: str
     make: Callable[[], tuple[nn.Module, Example]] | None = None
-    prepare: Callable[[], None] | None = None
+    register: str = ""
+    surrogate: Callable[[Tensor], Tensor] | None = None
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     keep: str = ""
     refused: bool = True
 
-    def options(self) -> dict[str, Any]:
-        """Return the further arguments of `lra.convert`."""
-        if not self.keep:
-            return dict(self.arguments)
-        module, _, name = self.keep.rpartition(".")
-        return {"skip": (getattr(importlib.import_module(module), name),), **self.arguments}
+    def follow(self) -> dict[str, Any]:
+        """Register what is to be registered, and return the further arguments of `lra.convert`."""
+        if self.register:
+            import lra
+
+            smooth = self.surrogate
+
+            class Smooth(lra.crossing.Surrogate):
+                def __call__(self, h: Any, xp: Any) -> Any:
+                    return smooth(h)
+
+            lra.register_activation(find(self.register), surrogate=Smooth() if smooth else None)
+        return {"skip": (find(self.keep),), **self.arguments} if self.keep else self.arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +85,15 @@ class Entry:
         return dataclasses.replace(self, make=changed or self.make)
 
 
+def find(path: str) -> Any:
+    """Return a class or function by its qualified name."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def load(path: str, *arguments: Any, **options: Any) -> Any:
     """Call a class or function by its qualified name."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)(*arguments, **options)
+    return find(path)(*arguments, **options)
 
 
 def entry(
