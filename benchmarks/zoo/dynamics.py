@@ -431,7 +431,6 @@ TUCKER = Remedy(
 )
 KERNEL = Remedy("skip=(Matmul,)", keep="linear_operator.functions._matmul.Matmul")
 
-
 ENTRIES = [
     entry("snntorch", snntorch, remedy=SNNTORCH),
     entry("spikingjelly", spikingjelly, remedy=SPIKINGJELLY),
