@@ -369,6 +369,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.json:
+        import lra
         from zoo import precision
 
         warnings.simplefilter("ignore")
@@ -376,6 +377,8 @@ def main() -> None:
             with precision.Float64() as mode:
                 row = scaled(options.only[0], options.model[0], options.scale, options.partial)
             row["casts"] = mode.replaced
+        except lra.errors.ConversionError as error:  # under targets alone
+            row = {"refused": refusals(error), "converted": False, "remedy": None}
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             reason = " ".join(str(error).split())[:300]
