@@ -48,8 +48,7 @@ class Init(Axis):
 class LikeWeights(Init):
     """E ~ U(-b, b) with b = scale sqrt(3) rms(W): as large as the layer's own weights.
 
-    E is drawn as by `FanIn` where W is all zeros or its values are unknown: Keras builds feedback
-    before it loads weights.
+    E is drawn as by `FanIn` where W is all zeros, or holds no values as on a meta device.
 
     Args:
         scale: the size of E relative to W.

@@ -14,7 +14,9 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent.parent
 UPDATES, LAYERS = "test_keras_updates.py", "test_keras_layers.py"
 MACHINERY, CONVERT = "test_keras_machinery.py", "test_keras_convert.py"
-DIFFERENCES = "test_keras_differences.py"
+DIFFERENCES, FEEDBACK = "test_keras_differences.py", "test_keras_feedback.py"
+LOSSES, STEPS = "test_keras_losses.py", "test_keras_steps.py"
+COVERAGE = "test_keras_coverage.py"
 
 MUTANTS = [  # what breaks, file, old text, new text, the tests that have to fail
     (
@@ -117,7 +119,7 @@ MUTANTS = [  # what breaks, file, old text, new text, the tests that have to fai
     ),
     (
         "let custom layers stay on backprop inside another layer",
-        "plan.py",
+        "reasons.py",
         "return _OWN_ACTIVATION if hidden and not own_difference(phi) else",
         "return _OWN_ACTIVATION if False else",
         [DIFFERENCES, "-k", "without_a_difference"],
@@ -132,9 +134,107 @@ MUTANTS = [  # what breaks, file, old text, new text, the tests that have to fai
     (
         "save no feedback",
         "layers/base.py",
-        "            store[FEEDBACK] = self.feedback\n",
+        "            store[str(i)] = variable.value\n",
         "            pass\n",
         [MACHINERY, "-k", "saved_model"],
+    ),
+    (
+        "leave the feedback as it is where plain weights are loaded",
+        "layers/base.py",
+        "            self.redraw()\n            return\n",
+        "            return\n",
+        [FEEDBACK, "-k", "drawn_for_weights"],
+    ),
+    (
+        "save weights under another name than the plain layer's",
+        "layers/base.py",
+        "            cls.__name__ = cls.plain.__name__\n",
+        "            pass\n",
+        [FEEDBACK, "-k", "load_from_plain and fa"],
+    ),
+    (
+        "draw feedback before the weights are copied",
+        "convert.py",
+        "layer.feedback_slot.redraw()",
+        "pass",
+        [FEEDBACK, "-k", "unbiased"],
+    ),
+    (
+        "ignore the size of the kernel",
+        "layers/base.py",
+        'return float(np.sqrt(np.mean(np.square(ops.convert_to_numpy(self.W), dtype="float64"))))',
+        "return math.nan",
+        [FEEDBACK, "-k", "as_large"],
+    ),
+    (
+        "correlate noise with itself",
+        "layers/base.py",
+        "ops.matmul(ops.transpose(x), ops.matmul(x, rows))",
+        "ops.matmul(ops.transpose(x), ops.matmul(x, 0 * rows + 1))",
+        [FEEDBACK, "-k", "unbiased"],
+    ),
+    (
+        "mirror at once, whatever the step",
+        "mirror.py",
+        "old + step * (new - old)",
+        "new",
+        [FEEDBACK, "-k", "towards"],
+    ),
+    (
+        "look at single operations only",
+        "graph.py",
+        "        while len(start) > 1 or not",
+        "        while len(start) > 99 or not",
+        [CONVERT, "-k", "nonlinear"],
+    ),
+    (
+        "cross linear functions by the rule",
+        "layers/elementwise.py",
+        "        return not np.all(np.abs(z - line) <= 1e-5 * np.abs(z).max(0))\n",
+        "        return bool(line.size)\n",
+        [LAYERS, "-k", "linear_functions"],
+    ),
+    (
+        "take functions that mix units for elementwise ones",
+        "layers/elementwise.py",
+        "    if not np.allclose(mixed, expected",
+        "    if False and not np.allclose(mixed, expected",
+        [LAYERS, "-k", "mix_elements"],
+    ),
+    (
+        "take step functions for others",
+        "layers/elementwise.py",
+        "return at_steps if flat else",
+        "return rule.crossing if flat else",
+        [STEPS, "-k", "step_of_its_own"],
+    ),
+    (
+        "drop the derivative of the surrogate",
+        "activations.py",
+        "ops.stop_gradient(z) + (s - ops.stop_gradient(s))",
+        "ops.stop_gradient(z + (s - s))",
+        [STEPS, "-k", "derivative_of_the_surrogate"],
+    ),
+    (
+        "double nothing",
+        "loss_checks.py",
+        "np.concatenate([x, x], axis) if axis < x.ndim else x",
+        "x",
+        [LOSSES, "-k", "no_mean"],
+    ),
+    (
+        "ignore weights of samples",
+        "loss_checks.py",
+        "        if weighted or any(",
+        "        if any(",
+        [LOSSES, "-k", "weights_are"],
+    ),
+    (
+        "count skipped layers as covered",
+        "coverage.py",
+        "(weights if followed else left)[kind]",
+        "weights[kind]",
+        [COVERAGE, "-k", "skipped"],
     ),
     (
         "give the first layer feedback",

@@ -289,7 +289,7 @@ def test_everything_that_cannot_be_converted_is_refused_in_one_message():
     ]
     for name in refused:
         assert name in message
-    assert "fine" not in message
+    assert "fine (" not in message
     assert len(message.splitlines()) == len(refused) + 2
     assert "skip=(their names)" in message
     names = [line.split("- ")[1].split(" (")[0] for line in message.splitlines()[1:-1]]
@@ -317,6 +317,19 @@ NONLINEAR = {
     "log": keras.ops.log,
     "round": keras.ops.round,
     "rational": lambda h: 1.0 / h,
+    "absolute by where": lambda h: keras.ops.where(h > 0, h, -h),
+    "leaky by where": lambda h: keras.ops.where(h > 0, h, 0.1 * h),
+    "leaky by maximum": lambda h: keras.ops.maximum(h, 0.1 * h),
+    "leaky of a sum": lambda h: (lambda s: keras.ops.maximum(s, 0.1 * s))(h + layers.Dense(8)(h)),
+    "leaky of the mean": lambda h: (lambda s: keras.ops.maximum(s, 0.1 * s))(
+        h - keras.ops.mean(h, axis=-1, keepdims=True)
+    ),
+    "slopes": lambda h: keras.ops.maximum(h, h * np.linspace(0.1, 0.8, 8, dtype="float32")),
+    "gated by a step": lambda h: h * keras.ops.cast(h > 0, "float32"),
+    "clipped in parts": lambda h: keras.ops.minimum(keras.ops.maximum(h, -1.0) + 0.0, 1.0 + 0 * h),
+    "silu": lambda h: h * keras.ops.sigmoid(h),
+    "layers": lambda h: layers.Maximum()([h, layers.Rescaling(0.1)(h)]),
+    "square of layers": lambda h: layers.Multiply()([h, h]),
 }
 LINEAR = {
     "sum": lambda h: h + h,
@@ -328,7 +341,11 @@ LINEAR = {
     "softmax": keras.ops.softmax,
     "reshape": lambda h: keras.ops.reshape(h, (-1, 2, 4)),
     "normalise": lambda h: h - keras.ops.mean(h, axis=-1, keepdims=True),
-    "mask": lambda h: keras.ops.where(h > 0, h, -h),
+    "mask": lambda h: keras.ops.where(np.arange(8) > 3, h, -h),
+    "sum of parts": lambda h: keras.ops.where(h > 1e9, h, 0.5 * h + h * 0.5),
+    "two data": lambda h: keras.ops.where(h > 0, layers.Dense(8)(h), layers.Dense(8)(h)),
+    "sum of layers": lambda h: layers.Add()([h, layers.Rescaling(0.1)(h)]),
+    "product of activations": lambda h: layers.Multiply()([h, layers.Activation("sigmoid")(h)]),
 }
 
 
@@ -344,6 +361,9 @@ def test_nonlinear_operations_are_refused_and_no_others(name):
     with pytest.raises(ConversionError, match=r"a nonlinear function of keras\.ops") as caught:
         lra.keras.convert(model, RULE)
     assert len(str(caught.value).splitlines()) == 3
+    assert [each.name for each in caught.value.refused] == [
+        line.split("- ")[1].split(" (")[0] for line in str(caught.value).splitlines()[1:-1]
+    ]
 
 
 def test_models_whose_layers_are_hidden_are_refused_with_the_remedy():
@@ -465,6 +485,14 @@ def test_nothing_imports_torch():
         "assert not found, found"
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["activations", "testing", "ensemble", "torch.convert"])
+def test_without_torch_the_error_says_what_to_do(name):
+    done = run(f"import sys; sys.modules['torch'] = None; import lra.{name}")
+    assert done.returncode
+    assert "needs PyTorch, which is not installed" in done.stderr.splitlines()[-1]
+    assert "For Keras models use lra.keras" in done.stderr.splitlines()[-1]
 
 
 def test_without_keras_or_its_backend_the_error_says_what_to_install():

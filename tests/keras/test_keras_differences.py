@@ -475,7 +475,7 @@ def test_layers_of_the_user_without_a_difference_are_refused():
         lra.keras.convert(model, lra.FeedbackAlignment())  # its crossing is the derivative
     for layer in (Plain(name="mine"), Weighted(name="mine")):
         model = keras.Sequential([keras.Input((4,)), layers.Dense(6), layer, layers.Dense(3)])
-        with pytest.raises(ConversionError, match=r"mine \(\w+\): a custom layer"):
+        with pytest.raises(ConversionError, match=r"mine \(\w+\): a layer of test_keras_dif"):
             lra.keras.convert(model, lra.LRAE())
 
 

@@ -1,5 +1,6 @@
 """Oracles: Keras's own gradient, with the kernel as feedback; and the formula of each axis."""
 
+import functools
 from types import SimpleNamespace
 
 import keras
@@ -10,6 +11,7 @@ from keras_nets import Record, assert_close, exact, numpy, updates
 
 import lra
 import lra.keras
+from lra.errors import ConversionError
 from lra.keras.layers import ACTIVATIONS, WEIGHT_LAYERS, crosses_by_rule
 from lra.rules import Rule
 
@@ -255,8 +257,57 @@ def test_functions_that_mix_elements_keep_their_derivative():
     assert crosses_by_rule(lambda x: ops.tanh(x) ** 3, rule)
     assert crosses_by_rule(ops.sqrt, rule)  # although half of the probe has no root
     plain = crossed_error(layers.Activation("softmax"), H, D)
-    local = crossed_error(lra.keras.layers.LocalActivation("softmax", rule=rule), H, D)
+    local = crossed_error(
+        lra.keras.layers.LocalActivation("softmax", rule=rule, loss_terms=1), H, D
+    )
     np.testing.assert_array_equal(local, plain)
+
+
+LINEAR = {
+    "identity": (lambda h: h, 1.0),
+    "scaled": (lambda h: 2.0 * h + 0.3, 2.0),
+    "in parts": (lambda h: ops.where(h > 0, 3.0 * h, h + 2.0 * h), 3.0),
+    "leaky": (functools.partial(keras.activations.leaky_relu, negative_slope=1.0), 1.0),
+}
+
+
+@pytest.mark.parametrize(("f", "slope"), LINEAR.values(), ids=LINEAR)
+def test_linear_functions_keep_their_derivative(f, slope):
+    rule = lra.LRAE(beta=0.3)
+    local = lra.keras.layers.LocalActivation(f, rule=rule, loss_terms=1)
+    np.testing.assert_allclose(crossed_error(local, H, D), slope * D[0], rtol=1e-6)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(5, f), layers.Dense(3)])
+    assert not lra.keras.convert(model, rule).layers[0].crosses_activation
+
+
+SLOPES = np.linspace(0.1, 0.5, 5, dtype="float32")
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_functions_with_a_constant_for_each_unit_are_crossed_by_the_rule(built):
+    def leaky(h):
+        return ops.maximum(h, ops.multiply(h, SLOPES))
+
+    for hidden in ([layers.Dense(5, leaky)], [layers.Dense(5), layers.Activation(leaky)]):
+        given = [keras.Input((6,))] if built else []
+        local = lra.keras.convert(
+            keras.Sequential([*given, *hidden, layers.Dense(3)]), lra.LRAE(beta=0.3)
+        )
+        local(np.ones((2, 6), "float32"))
+        assert local.layers[len(hidden) - 1].crosses_activation
+
+
+def test_functions_that_take_no_array_of_their_shape_are_refused():
+    def odd(h):
+        raise TypeError("no such array")
+
+    x = keras.Input((6,))
+    dense = layers.Dense(5, name="odd")
+    model = keras.Model(x, layers.Dense(3)(dense(x)))
+    dense.activation = odd
+    with pytest.raises(ConversionError, match=r"odd \(Dense\): its activation 'odd' cannot be ev"):
+        lra.keras.convert(model, lra.LRAE())
+    lra.keras.convert(model, lra.Backprop())
 
 
 @pytest.mark.parametrize("local", WEIGHT_LAYERS.values())

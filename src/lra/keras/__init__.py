@@ -17,7 +17,7 @@ _version = getattr(keras, "__version__", "none")
 if not _version.startswith("3."):
     raise ImportError(f"lra.keras needs Keras 3, found {_version}: pip install 'lra-e[keras]'")
 
-from lra.keras import layers  # noqa: E402
+from lra.keras import activations, layers, loss_checks  # noqa: E402
 from lra.keras.convert import (  # noqa: E402
     convert,
     feedback_parameters,
@@ -25,12 +25,19 @@ from lra.keras.convert import (  # noqa: E402
     restore,
     set_loss_terms,
 )
+from lra.keras.coverage import coverage  # noqa: E402
+from lra.keras.mirror import mirror  # noqa: E402
+
+loss_checks.install()
 
 __all__ = [
+    "activations",
     "convert",
+    "coverage",
     "feedback_parameters",
     "is_converted",
     "layers",
+    "mirror",
     "restore",
     "set_loss_terms",
 ]

@@ -4,6 +4,7 @@ Only the backend in use is imported, so TensorFlow and JAX users need no torch.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -26,6 +27,41 @@ def replicas() -> int:
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def outside_graph() -> AbstractContextManager[Any]:
+    """Return a context in which operations compute values, even while a step is traced."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context: AbstractContextManager[Any] = tf.init_scope()
+        return context
+    if keras.backend.backend() == "jax":
+        import jax
+
+        context = jax.ensure_compile_time_eval()
+        return context
+    from lra.keras.torch_backend import values_only
+
+    return values_only()
+
+
+def is_graph_of_tensorflow() -> bool:
+    """Return whether TensorFlow traces a step: variables that are made in it have no values yet."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
+
+
+def is_compiled_by_torch() -> bool:
+    """Return whether torch's compiler traces this step, so that Python must not compute values."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.compiler.is_compiling()
 
 
 def custom_backward(forward: Forward, backward: Backward, *inputs: Any) -> Any:
@@ -73,9 +109,8 @@ def after_reads(error: Any, reads: Sequence[Any]) -> Any:
     gradient, or the one around all updates in Keras's optimizer. It then splits these nodes, and no
     path is left. E, which the forward pass does not use, is then sometimes read too late.
 
-    So the error is sliced from an index that is always 0, but that depends on the values read.
-    `reads` -> error -> update -> assignment is then a path of data, which the optimizer keeps. The
-    slice has the full size, so it copies nothing.
+    So a zero that depends on the values read is added to the error. `reads` -> error -> update ->
+    assignment is then a path of data, which the optimizer keeps.
 
     Args:
         error: the error that all updates of these variables are computed from.
@@ -89,10 +124,7 @@ def after_reads(error: Any, reads: Sequence[Any]) -> Any:
         return error  # reads and assignments run in program order
     read = tf.add_n([tf.cast(tf.reshape(x, [-1])[0], "float32") for x in reads])
     never = tf.math.is_nan(read) & tf.math.is_finite(read)
-    start = tf.fill([len(error.shape)], tf.cast(never, "int32"))
-    out = tf.slice(error, start, tf.shape(error))
-    out.set_shape(error.shape)
-    return out
+    return error + tf.cast(never, error.dtype)
 
 
 def adjoint(

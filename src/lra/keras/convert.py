@@ -9,10 +9,12 @@ import keras
 import numpy as np
 
 from lra.errors import ConversionError
-from lra.keras.compiled import check_compiled, watch_compile
 from lra.keras.graph import is_model
 from lra.keras.layers import ACTIVATIONS, WEIGHT_LAYERS, Local, LocalActivation, LocalWeights
-from lra.keras.plan import Plan, check_model, plan
+from lra.keras.layers.base import check_rule
+from lra.keras.loss_checks import recheck
+from lra.keras.plan import Plan, Selector, plan
+from lra.keras.reasons import check_model
 from lra.loss_terms import LossTerms, check_terms
 from lra.rules import Rule
 
@@ -21,7 +23,7 @@ def convert(
     model: Any,
     rule: Rule,
     *,
-    skip: Sequence[str] = (),
+    skip: Selector | Sequence[Selector] = (),
     input_layers: Sequence[str] | None = None,
     loss_terms: LossTerms | str | float = LossTerms.BATCH,
 ) -> Any:
@@ -37,8 +39,9 @@ def convert(
             is compiled, the copy is too, with a new optimizer. A custom loss or metric without a
             config prevents that: then compile the copy yourself.
         rule: the rule, such as `lra.LRAE(beta=0.1)`.
-        skip: names of layers or nested models to leave on backprop with all that they contain; for
-            a layer in a nested model, "model/layer".
+        skip: layers, operations or nested models to leave on backprop with all that they contain:
+            names, patterns of names such as "block*", or classes. In a nested model, a layer's name
+            is "model/layer".
         input_layers: names of the weight layers that see only the raw input. No error crosses
             them, so they get no feedback weights. By default, those with nothing trainable between
             an input and them.
@@ -51,21 +54,21 @@ def convert(
         The new model.
 
     Raises:
-        ConversionError: naming every layer that cannot be converted, with the remedy; or the model
-            is converted already, or has nothing to convert.
-        OptionError: a name in `skip` or `input_layers` is not in the model. The new model's
-            `compile` also raises it, for a loss that is summed or scaled where N is counted.
+        ConversionError: naming every layer that cannot be converted, with the remedy; `refused`
+            lists them as data. Or the model is converted already, or has nothing to convert.
+        OptionError: a name in `skip` or `input_layers` is not in the model.
 
     Source: Ororbia and Mali, AAAI 2019.
     """
     check_model(model, "convert")
-    if not isinstance(rule, Rule):
-        raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
+    check_rule(rule)
     terms = check_terms(loss_terms)
-    inputs = None if input_layers is None else _names(input_layers)
-    planned = plan(model, rule, _names(skip), inputs)
+    inputs = None if input_layers is None else _listed(input_layers)
+    planned = plan(model, rule, _listed(skip), inputs)
     converted = _rebuild(model, lambda layer: _local(layer, planned, rule, terms))
-    watch_compile(converted)
+    for layer in local_weights(converted):
+        if layer.feedback_slot is not None:
+            layer.feedback_slot.redraw()  # for the weights that were copied
     return converted
 
 
@@ -78,7 +81,7 @@ def restore(model: Any) -> Any:
     Raises:
         ConversionError: nothing in the model is converted.
     """
-    _require_converted(model, "restore")
+    require_converted(model, "restore")
     return _rebuild(model, _plain)
 
 
@@ -93,8 +96,8 @@ def feedback_parameters(model: Any) -> list[Any]:
     Raises:
         ConversionError: nothing in the model is converted.
     """
-    _require_converted(model, "feedback_parameters")
-    found = [layer.feedback for layer in _layers(model) if isinstance(layer, LocalWeights)]
+    require_converted(model, "feedback_parameters")
+    found = [layer.feedback for layer in local_weights(model)]
     return [E for E in found if E is not None and E.trainable]
 
 
@@ -107,16 +110,14 @@ def set_loss_terms(model: Any, loss_terms: LossTerms | str | float) -> None:
 
     Raises:
         ConversionError: nothing in the model is converted.
-        OptionError: this is not "batch", "tokens" or a positive number; or N would be counted, and
-            the model is compiled with a loss that is summed or scaled.
+        OptionError: this is not "batch", "tokens" or a positive number.
     """
-    _require_converted(model, "set_loss_terms")
+    require_converted(model, "set_loss_terms")
     terms = check_terms(loss_terms)
     for layer in _layers(model):
         if isinstance(layer, Local):
             layer.loss_terms = terms
-    check_compiled(model)
-    model.train_function = None  # `fit` has to trace the step again
+    recheck(model)
 
 
 def _layers(model: Any) -> list[Any]:
@@ -124,7 +125,13 @@ def _layers(model: Any) -> list[Any]:
     return list({id(layer): layer for layer in found}.values())
 
 
-def _require_converted(model: Any, verb: str) -> None:
+def local_weights(model: Any) -> list[LocalWeights]:
+    """List the converted weight layers."""
+    return [layer for layer in _layers(model) if isinstance(layer, LocalWeights)]
+
+
+def require_converted(model: Any, verb: str) -> None:
+    """Raise a ConversionError if nothing in the model is converted."""
     check_model(model, verb, subclassed=True)
     if not is_converted(model):
         raise ConversionError(
@@ -133,8 +140,8 @@ def _require_converted(model: Any, verb: str) -> None:
         )
 
 
-def _names(names: Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def _listed(selected: Any) -> tuple[Any, ...]:
+    return (selected,) if isinstance(selected, (str, type)) else tuple(selected)
 
 
 def _local(layer: Any, planned: Plan, rule: Rule, terms: LossTerms | float) -> Any:
@@ -165,19 +172,15 @@ def _config(layer: Any) -> dict[str, Any]:
     """Return the settings of the plain layer, with the activation itself instead of its config."""
     describe = layer.plain_config if isinstance(layer, Local) else layer.get_config
     activation = getattr(layer, "activation", None)
+    if isinstance(activation, keras.layers.Layer):
+        return dict(describe()) | {"activation": activation}
+    if "activation" not in vars(layer):
+        return dict(describe())
+    layer.activation = keras.activations.linear  # Keras describes no lambda or partial
     try:
-        config = dict(describe())
-    except TypeError:  # Keras describes no functools.partial, for example
-        if not callable(activation) or isinstance(activation, keras.layers.Layer):
-            raise
-        layer.activation = keras.activations.linear
-        try:
-            config = dict(describe())
-        finally:
-            layer.activation = activation
-    if callable(activation) and "activation" in config:
-        config["activation"] = activation
-    return config
+        return dict(describe()) | {"activation": activation}
+    finally:
+        layer.activation = activation
 
 
 def _rebuild(model: Any, copy: Callable[[Any], Any]) -> Any:
@@ -236,7 +239,7 @@ def _copy_weights(old: Any, new: Any) -> None:
 
 
 def _forward_variables(layer: Any) -> list[Any]:
-    if not isinstance(layer, LocalWeights):
+    if not isinstance(layer, LocalWeights) or layer.feedback_slot is None:
         return list(layer.variables)
-    added = [layer.feedback, getattr(layer.seed_generator, "state", None)]
+    added = layer.feedback_slot.variables
     return [v for v in layer.variables if all(v is not own for own in added)]

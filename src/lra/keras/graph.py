@@ -1,5 +1,6 @@
 """The graph of a Keras model, including nested models: which layer takes which results."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,3 +122,57 @@ def _add_calls(
 def _nodes(model: Any) -> Iterator[Any]:
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from model._nodes_by_depth[depth]
+
+
+# ------------------------------------------------------------------ functions of several operations
+
+
+def ends_of_functions(
+    model: Any, free: Callable[[Any], bool], marked: Callable[[Callable[[Any], Any], Any], bool]
+) -> set[int]:
+    """Return the ids of operations that end a marked function of one tensor.
+
+    The function may consist of several operations, as `where(h > 0, h, 0.1 * h)` does. It starts at
+    the last tensor that all its paths lead through, and only the last of its operations is
+    returned.
+
+    Args:
+        model: a Functional model, without those nested in it.
+        free: whether an operation may belong to such a function.
+        marked: whether a function of one array, and of the shape of its input, is marked.
+    """
+    order = list(_nodes(model))
+    rank = {id(x): i for i, node in enumerate(order) for x in node.output_tensors}
+    found: dict[int, set[int]] = {}
+    for i, node in enumerate(order):
+        if not node.input_tensors or not free(node.operation):
+            continue
+        inside, start = {i}, {id(x): x for x in node.input_tensors}
+        while len(start) > 1 or not keras.backend.is_float_dtype(_only(start).dtype):
+            last = max(start, key=lambda key: rank[key])
+            below = order[rank[last]]
+            if not below.input_tensors or not free(below.operation):
+                break
+            del start[last]
+            inside.add(rank[last])
+            start |= {id(x): x for x in below.input_tensors}
+        else:
+            nodes = [order[j] for j in sorted(inside)]
+            if marked(functools.partial(_run, nodes, _only(start)), _only(start).shape):
+                found[i] = inside - {i}
+    inner = frozenset().union(*found.values())
+    return {id(order[i].operation) for i in found.keys() - inner}
+
+
+def _only(tensors: dict[int, Any]) -> Any:
+    return next(iter(tensors.values()))
+
+
+def _run(nodes: Sequence[Any], start: Any, x: Any) -> Any:
+    """Compute the first output of the last node, with the value x of the tensor `start`."""
+    values = {id(start): x}
+    for node in nodes:
+        args, kwargs = node.arguments.fill_in({id(t): values[id(t)] for t in node.input_tensors})
+        out = keras.tree.flatten(node.operation(*args, **kwargs))
+        values |= {id(t): value for t, value in zip(node.output_tensors, out, strict=True)}
+    return values[id(nodes[-1].output_tensors[0])]

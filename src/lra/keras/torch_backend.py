@@ -1,11 +1,20 @@
 """Custom backward passes and adjoints on Keras's torch backend; only this file imports torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import keras
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+
+@contextmanager
+def values_only() -> Iterator[None]:
+    """Compute on the CPU without autograd: Keras finds the shapes of a model on the meta device."""
+    with keras.device("cpu"), torch.no_grad():
+        yield
 
 
 class CustomBackward(Function):

@@ -10,10 +10,10 @@ from lra import differences
 from lra.crossing import Derivative
 from lra.differences import Phi
 from lra.keras.backend import after_reads, custom_backward, value_of
-from lra.keras.closed_forms import phi_of_layer
+from lra.keras.closed_forms import phi_of, phi_of_layer
 from lra.keras.gradients import apply_activation
 from lra.keras.layers.base import Local
-from lra.keras.layers.elementwise import crosses_by_rule
+from lra.keras.layers.elementwise import crosses_by_rule, crossing_of
 
 
 class LocalElementwise(Local):
@@ -24,10 +24,13 @@ class LocalElementwise(Local):
     method replaces the subtraction.
     """
 
-    @property
-    def crosses_by_rule(self) -> bool:
-        """Whether errors cross this layer by the rule instead of by its derivative."""
-        return not isinstance(self.rule.crossing, Derivative)
+    crosses_activation = False
+    """Whether errors cross by the rule, not by the derivative; known when the layer is built."""
+
+    def build(self, input_shape: Any) -> None:
+        """Find out how errors cross the function, for inputs of this shape."""
+        super().build(input_shape)
+        self.crosses_activation = not isinstance(self.rule.crossing, Derivative)
 
     @property
     def phi(self) -> Phi:
@@ -36,9 +39,13 @@ class LocalElementwise(Local):
 
     def call(self, inputs: Any) -> Any:
         """Compute z = phi(h)."""
-        if not self.crosses_by_rule:
+        if not self.crosses_activation:
             return self.plain.call(self, inputs)
-        return apply_activation(self.activation_op(self.phi), inputs)
+        return self.apply(inputs)
+
+    def apply(self, h: Any) -> Any:
+        """Compute z = phi(h); its backward pass is the rule's."""
+        return apply_activation(self.activation_op(self.phi), h)
 
 
 @keras.saving.register_keras_serializable(package="lra")
@@ -47,14 +54,12 @@ class LocalActivation(LocalElementwise, keras.layers.Activation):
 
     plain = keras.layers.Activation
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._elementwise = crosses_by_rule(self.activation, self.rule)
-
-    @property
-    def crosses_by_rule(self) -> bool:
-        """Whether errors cross this layer by the rule instead of by its derivative."""
-        return self._elementwise
+    def build(self, input_shape: Any) -> None:
+        """Find out whether the function is elementwise and nonlinear, and whether it is flat."""
+        super().build(input_shape)
+        self.crosses_activation = crosses_by_rule(self.activation, self.rule, input_shape)
+        if self.crosses_activation:
+            self.crossing = crossing_of(phi_of(self.activation), self.rule, input_shape)
 
 
 @keras.saving.register_keras_serializable(package="lra")
@@ -84,10 +89,8 @@ class LocalPReLU(LocalElementwise, keras.layers.PReLU):
 
     plain = keras.layers.PReLU
 
-    def call(self, inputs: Any) -> Any:
-        """Compute z = h where h >= 0, and a h below."""
-        if not self.crosses_by_rule:
-            return self.plain.call(self, inputs)
+    def apply(self, h: Any) -> Any:
+        """Compute z = h where h >= 0, and a h below; its backward pass is the rule's."""
 
         def forward(h: Any, a: Any) -> tuple[Any, tuple[Any, ...]]:
             z = _prelu(h, a)
@@ -99,7 +102,7 @@ class LocalPReLU(LocalElementwise, keras.layers.PReLU):
             e = self.activation_op(_prelu_phi(a)).error(h, z, d) if needs[0] else None
             return e, self._slopes_update(d * -ops.relu(-h), a) if needs[1] else None
 
-        return custom_backward(forward, backward, inputs, value_of(self.alpha))
+        return custom_backward(forward, backward, h, value_of(self.alpha))
 
     def _slopes_update(self, each: Any, a: Any) -> Any:
         shared = [i for i, size in enumerate(a.shape, start=1) if size == 1]

@@ -10,7 +10,7 @@ from keras import ops
 
 from lra.keras.backend import adjoint
 from lra.keras.gradients import BilinearMap
-from lra.keras.layers.base import FEEDBACK, LocalWeights
+from lra.keras.layers.base import LocalWeights
 
 
 @dataclass(frozen=True)
@@ -87,39 +87,7 @@ class LocalConv3D(_LocalConv, keras.layers.Conv3D):
     plain = keras.layers.Conv3D
 
 
-class _PlainVariables(keras.layers.Layer):
-    """Saves the kernel and the bias alone, as Keras's other weight layers do.
-
-    Keras's depthwise convolutions number all their variables, including the feedback weights.
-    """
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the plain layer's weights."""
-        for number, variable in self._plain_variables().items():
-            store[number] = variable
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved.
-
-        Raises:
-            ValueError: the file has more or fewer weights.
-        """
-        own = self._plain_variables()
-        found = sorted(set(store.keys()) - {FEEDBACK})
-        if found != sorted(own):
-            raise ValueError(
-                f"layer {self.name!r} has {len(own)} weights, the file {len(found)}; "
-                "load it into a model built like the saved one"
-            )
-        for number, variable in own.items():
-            variable.assign(store[number])
-
-    def _plain_variables(self) -> dict[str, Any]:
-        own = [self.kernel] if self.bias is None else [self.kernel, self.bias]
-        return {str(i): variable for i, variable in enumerate(own)}
-
-
-class _LocalDepthwiseConv(_LocalConv, _PlainVariables):
+class _LocalDepthwiseConv(_LocalConv):
     """Base of the two depthwise convolutions, which convolve each channel by itself."""
 
     def _convolve(self, z: Any, W: Any) -> Any:
