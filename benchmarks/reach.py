@@ -288,7 +288,7 @@ def summary(rows: list[list[str]]) -> str:
     fall = sum("does not fall" not in row["verdict"] for row in done)
     changed = sum(row["unchanged"] == "0" for row in done)
     reached = sum(row["verdict"].startswith("reached") for row in named)
-    after = f" ({remedied} after the remedy that the refusal names)" if remedied else ""
+    after = f" ({remedied} after a remedy)" if remedied else ""
     return (
         f"{len(done)} of {len(named)} models convert{after}, {full} with full coverage. With "
         f"E = W, the distance to backprop falls like beta in {fall}. Random E changes every "
