@@ -1,6 +1,6 @@
 """Check that every entry of the zoo runs under plain backprop, reproducibly to the bit.
 
-    python -m zoo [timm|hf|pyg|torch ...] [--model NAME] [--jobs 2]
+    python -m zoo [LIST ...] [--model NAME] [--jobs 2]
 
 Run it in `benchmarks/`. It prints a row per entry: the number of parameters, the seconds of a
 forward and backward pass in float64, the largest gradient, and the parameters without a gradient.
@@ -65,7 +65,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.json:
-        print(json.dumps(check(options.lists[0], options.model[0])))
+        from zoo import precision
+
+        with precision.Float64():
+            print(json.dumps(check(options.lists[0], options.model[0])))
         return
     for which in options.lists or list(zoo.LISTS):
         names = [e.name for e in zoo.entries(which) if e.name in (options.model or [e.name])]

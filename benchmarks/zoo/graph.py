@@ -1,7 +1,7 @@
 """Find the parameters below a weight in autograd's graph; that weight's feedback affects them."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,20 +29,24 @@ LOOKUPS = ("EmbeddingBackward0", "EmbeddingBagBackward0")
 """Nodes that turn a parameter into data, by taking rows chosen by the input."""
 
 
-def below(model: nn.Module, example: Example) -> set[str]:
+def below(model: nn.Module, example: Example, skipped: Collection[nn.Module] = ()) -> set[str]:
     """Return the names of the parameters whose error crosses a product with another weight.
 
     The remaining parameters get the same error as in backprop. An elementwise product, such as with
-    the gain of a norm, does not count.
+    the gain of a norm, does not count, nor does a weight of a skipped module. A frozen weight does.
     """
     reset(model)
     names = {p: name for name, p in model.named_parameters()}
+    frozen = [p for p in names if p.is_floating_point() and not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_()  # otherwise the graph has no node for it
+    left = {p for module in skipped for p in module.parameters()}
     example = require_grad(example)
 
     @functools.cache
     def is_weight(node: Any) -> bool:
         if hasattr(node, "variable"):
-            return node.variable in names
+            return node.variable in names and node.variable not in left
         if node.name() in CONTRACTIONS or node.name() in LOOKUPS:
             return False
         following = [n for n, _ in node.next_functions if n is not None]
@@ -66,7 +70,9 @@ def below(model: nn.Module, example: Example) -> set[str]:
             if child is not None and state not in seen:
                 seen.add(state)
                 stack.append(state)
-    return result
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return result - {names[parameter] for parameter in frozen}
 
 
 def require_grad(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.measure import Entry, Example
+from zoo.measure import Entry, Example, Remedy
 
 VOCABULARY = 99
 BATCH = 2
@@ -1773,7 +1773,17 @@ def widen(config: Any) -> None:
         config.initializer_range = INITIAL
 
 
+MODULES = "transformers.models"
+
+REMEDIES = {
+    "recurrent-gemma": Remedy(
+        "lra.register_activation(SqrtBoundDerivative)",
+        register=f"{MODULES}.recurrent_gemma.modeling_recurrent_gemma.SqrtBoundDerivative",
+    ),
+    "sew-d": Remedy("skip=(XSoftmax,)", keep=f"{MODULES}.sew_d.modeling_sew_d.XSoftmax"),
+}
+
 ENTRIES = [
-    Entry(row[0], partial(make, row), row[3])
+    Entry(row[0], partial(make, row), row[3], REMEDIES.get(row[0]))
     for row in DECODERS + MIXTURES + STATES + ENCODERS + PAIRS + VISION + SOUND + MIXED + OTHERS
 ]

@@ -1,11 +1,14 @@
 """Build an entry of the zoo, and compute gradients of a loss defined for any model."""
 
 import dataclasses
+import functools
+import importlib
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -25,12 +28,83 @@ magnitude below the effect of beta, and still checks gradients down to a million
 
 
 @dataclasses.dataclass(frozen=True)
+class Remedy:
+    """What a user does after `lra.convert` or the first step has refused a model.
+
+    Attributes:
+        text: what is done, in a few words.
+        make: builds the model after a change of its code or options; None if it stays as it is.
+        register: the qualified name of an activation to register.
+        surrogate: for steps, the smooth function whose slope the model uses in its backward pass.
+        arguments: further arguments of `lra.convert`.
+        keep: the qualified name of an autograd Function to pass as `skip`.
+        refused: whether the model is refused without it. Otherwise it converts, but targets at its
+            step functions have no limit to compare with.
+    """
+
+    text: str
+    make: Callable[[], tuple[nn.Module, Example]] | None = None
+    register: str = ""
+    surrogate: Callable[[Tensor], Tensor] | None = None
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    keep: str = ""
+    refused: bool = True
+
+    def follow(self) -> dict[str, Any]:
+        """Register what is to be registered, and return the further arguments of `lra.convert`."""
+        if self.register:
+            import lra
+
+            smooth = self.surrogate
+
+            class Smooth(lra.crossing.Surrogate):
+                def __call__(self, h: Any, xp: Any) -> Any:
+                    return smooth(h)
+
+            lra.register_activation(find(self.register), surrogate=Smooth() if smooth else None)
+        return {"skip": (find(self.keep),), **self.arguments} if self.keep else self.arguments
+
+
+@dataclasses.dataclass(frozen=True)
 class Entry:
-    """A model by name; `make` returns a new one with an example, drawn from torch's generator."""
+    """A model by name; `make` returns a new one with an example, drawn from torch's generator.
+
+    Attributes:
+        kind: where `make` finds the model in its library.
+        remedy: for a model that `lra.convert` refuses as it is, what makes it convert.
+    """
 
     name: str
     make: Callable[[], tuple[nn.Module, Example]]
     kind: str = ""
+    remedy: Remedy | None = None
+
+    def remedied(self) -> "Entry":
+        """Return the entry as it is after its remedy."""
+        changed = self.remedy.make if self.remedy else None
+        return dataclasses.replace(self, make=changed or self.make)
+
+
+def find(path: str) -> Any:
+    """Return a class or function by its qualified name."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def load(path: str, *arguments: Any, **options: Any) -> Any:
+    """Call a class or function by its qualified name."""
+    return find(path)(*arguments, **options)
+
+
+def entry(
+    name: str,
+    make: Callable[..., tuple[nn.Module, Example]],
+    *arguments: Any,
+    remedy: Remedy | None = None,
+    **options: Any,
+) -> Entry:
+    """Return an entry whose model is built from these arguments."""
+    return Entry(name, functools.partial(make, *arguments, **options), remedy=remedy)
 
 
 def build(entry: Entry, seed: int = 0) -> tuple[nn.Module, Example]:
@@ -42,9 +116,13 @@ def build(entry: Entry, seed: int = 0) -> tuple[nn.Module, Example]:
     """
     torch.set_default_dtype(torch.float64)  # also for constants created in forward
     random.seed(seed)
+    numpy.random.seed(seed)
     torch.manual_seed(seed)
     model, example = entry.make()
     model = model.double()
+    for parameter in model.parameters():
+        if parameter.is_complex():
+            parameter.data = parameter.data.to(torch.complex128)
     example = doubled(example)
     with torch.no_grad():
         for parameter in model.parameters():

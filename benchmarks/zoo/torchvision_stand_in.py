@@ -9,6 +9,8 @@ import importlib.machinery
 import sys
 import types
 
+import torch
+
 MODULES = (
     "torchvision",
     "torchvision.datasets",
@@ -17,6 +19,9 @@ MODULES = (
     "torchvision.transforms",
     "torchvision.transforms.functional",
 )
+
+
+SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 class _Empty(types.ModuleType):
@@ -40,6 +45,21 @@ class InterpolationMode:
     BOX = "box"
     HAMMING = "hamming"
     LANCZOS = "lanczos"
+
+
+def declare_operators() -> None:
+    """Declare the operators without which torchvision cannot be imported.
+
+    A torchvision wheel for another build of torch cannot load its compiled operators. Its models
+    are written in Python and run without them.
+    """
+    import importlib.util
+
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
+        return
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(f"torchvision::{name}", SCHEMA)
 
 
 def install() -> None:
