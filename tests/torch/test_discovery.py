@@ -178,6 +178,13 @@ def convolve(h, w):
     return torch.fft.irfft(torch.fft.rfft(h) * torch.fft.rfft(w[0]), WIDTH)
 
 
+def _skew(w):
+    rows, columns = torch.triu_indices(WIDTH, WIDTH, 1)
+    made = torch.zeros(WIDTH, WIDTH, dtype=w.dtype)
+    made[rows, columns] = w[rows, columns]
+    return made - made.T
+
+
 WEIGHTS = {
     "autograd Function": (lambda h, w: F.linear(h, Sign.apply(w)), Sign.apply, lambda E: E),
     "Function and scale": (
@@ -210,6 +217,16 @@ WEIGHTS = {
     "added to a constant": (
         lambda h, w: F.linear(h, torch.eye(WIDTH, dtype=h.dtype).add_(w).add_(w @ w, alpha=2.0)),
         lambda w: torch.eye(WIDTH, dtype=w.dtype) + w + 2 * w @ w,
+        lambda E: E,
+    ),
+    "written into a constant": (
+        lambda h, w: F.linear(h, _skew(w)),
+        lambda w: w.triu(1) - w.triu(1).T,
+        lambda E: E,
+    ),
+    "a product of three weights": (
+        lambda h, w: F.linear(h, w @ w @ w),
+        lambda w: w @ w @ w,
         lambda E: E,
     ),
     "masked": (

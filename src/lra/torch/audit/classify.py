@@ -195,6 +195,8 @@ class Classifier:
         below = below[:2] if is_product and "Conv" in name else below  # without the bias
         levels = {n: self._level(n, call) for n in below if n is not None}
         top = max(levels.values(), default=0)
+        if top < 2 and not call.joins_data:
+            return ""
         names = {name for n in levels if levels[n] < top for name in self.recorder.parameters(n)}
         frozen = call.frozen if is_product and top and None in below else ()
         return ", ".join(sorted(names) or frozen)
@@ -241,6 +243,8 @@ def _for_unknown(call: Call) -> str:
 
 
 def _for_weights(call: Call, node: Node) -> str:
+    if call.mapped:
+        return "torch.vmap maps over these weights; use one module for each set of weights"
     if call.origin in (Origin.FUNCTION, Origin.OPERATOR):
         return (
             f"call functions of torch instead, or keep its backward pass: skip=({call.operation},)"

@@ -75,6 +75,9 @@ class Call:
         scaled_by: the names of weights that it multiplies with elementwise, in more than a scale.
         selects_by: the nodes of the activations that it compares to select by, if any.
         unseen: whether the function mode saw only the nodes.
+        joins_data: whether the result of a product of weights alone is added to data, or the like:
+            it is then the output of a layer that reads learned inputs.
+        mapped: whether `torch.vmap` maps over its weights.
     """
 
     function: str
@@ -91,6 +94,8 @@ class Call:
     scaled_by: tuple[str, ...] = ()
     selects_by: frozenset[Node] = frozenset()
     unseen: bool = False
+    joins_data: bool = False
+    mapped: bool = False
 
 
 class Recorder(TorchFunctionMode):
@@ -121,6 +126,7 @@ class Recorder(TorchFunctionMode):
         self.owners: dict[Node, Call] = {}
         self.users: dict[Node, list[str]] = {}
         self.crossings = 0
+        self._products: dict[int, Call] = {}  # the last product with weights in a fixed tensor
         # Comparisons of activations, with the nodes of these. They are held as `fixed` is.
         self._masks: dict[int, tuple[Tensor, frozenset[Node]]] = {}
         self._without_grad: list[tuple[set[CodeType], str, frozenset[str]]] = []
@@ -158,10 +164,8 @@ class Recorder(TorchFunctionMode):
         call = Call(name, func, resolve_name(func) or name, self._module(), "", level)
         call.frozen = tuple(sorted({name for names in frozen for name in names if name}))
         if is_operator(func):
-            call.origin, call.operation = (
-                Origin.OPERATOR,
-                f"torch.ops.{str(func).replace('::', '.')}",
-            )
+            call.origin = Origin.OPERATOR
+            call.operation = f"torch.ops.{str(func).replace('::', '.')}"
         cls = args[0] if func is custom_function_call else visible_function(func)
         if cls is not None:  # an autograd Function, inside a transform or made visible
             call.origin, call.torch_function = Origin.FUNCTION, func
@@ -169,9 +173,10 @@ class Recorder(TorchFunctionMode):
         if not torch.is_grad_enabled():
             self._note_without_grad(inputs)
         self.claim_nodes(outputs, call)
-        if any(PRODUCT.fullmatch(node_name(node)) for node in call.nodes):
+        is_product = any(PRODUCT.fullmatch(node_name(node)) for node in call.nodes)
+        if is_product:
             scalar = level < 2 and all(t.numel() == 1 for t in outputs)  # as spectral norm's
-            call.level = level if scalar else min(level + 1, 2)
+            call.level = level if scalar else max(level, 1)
             computed = [t for t in inputs if not weights.get(id(t), True) and t.dim() > 1]
             if computed and level < 2 and not scalar:
                 call.level = 2  # a product with positions and the like is data
@@ -184,8 +189,14 @@ class Recorder(TorchFunctionMode):
         elif compared := self._compared(inputs):
             made = [t for t in outputs if not t.requires_grad and is_mask(func, t)]
             self._masks |= {id(t): (t, compared) for t in made}
+        found = [self._products[id(t)] for t in inputs if id(t) in self._products]
+        if call.level == 2 and call.nodes and not is_product:
+            for product in found:
+                product.joins_data = True
+        made = [call] if is_product and level == 1 else found[:1]
         for t in outputs:
             if call.level < 2:
+                self._products |= {id(t): product for product in made}
                 self.fixed[id(t)] = (t, call.level, frozenset().union(*weights.values()))
             else:
                 self.fixed.pop(id(t), None)
@@ -199,6 +210,8 @@ class Recorder(TorchFunctionMode):
             return
         data = [t for t in inputs if self.level_of(t) == 2]
         weights = [t for t in inputs if self.level_of(t) < 2 and self._names_of(t)]
+        leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        call.mapped = any(physical(t) is not t and self._names_of(physical(t)) for t in leaves)
         (out, *_) = outputs
         names = [node_name(node) for node in call.nodes]
         elementwise = any(map(FACTORS.fullmatch, names)) and not any(map(PRODUCT.fullmatch, names))

@@ -224,7 +224,7 @@ class FunctionInterceptor(TorchFunctionMode):
         if func in BILINEAR_FUNCTIONS and any(t not in self.buffers for t in constants):
             return out  # the first state of a sequence, or positions, are data
         known = [(t, self.sources[t]) for t in static if self.sources.get(t) is not None]
-        made = tensors_in(out)
+        made = tensors_in(out) or static[:1]  # x[0] = y returns nothing, and changes x
         if not known:
             self.sources.update((t, None) for t in made if t not in self.sources)
             return out
