@@ -208,7 +208,7 @@ DEFECTS = (
     ),
     Defect(
         "read no parent's forward",
-        "torch/convert/forward_scan.py",
+        "torch/convert/source.py",
         'return isinstance(node, ast.Call) and ast.unparse(node.func) == "super"',
         "return False",
         DISCOVERY,
@@ -740,7 +740,7 @@ DEFECTS = (
     ),
     Defect(
         "let the graph hold itself",
-        "torch/functions/interceptor.py",
+        "torch/functions/calls.py",
         "    leaves[at] = None",
         "    pass",
         MEMORY,

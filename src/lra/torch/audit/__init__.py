@@ -17,8 +17,9 @@ from lra.crossing import Derivative
 from lra.errors import ConversionError
 from lra.feedback import Transpose
 from lra.rules import Rule
+from lra.torch.audit.calls import Call
 from lra.torch.audit.classify import Classifier, Finding, Kind
-from lra.torch.audit.recorder import Call, Recorder, tensors_in
+from lra.torch.audit.recorder import Recorder, tensors_in
 from lra.torch.layers import Local
 from lra.torch.model_state import clone_tensors, preserve_state, unwrap_parallel
 from lra.torch.ops.nodes import node_name

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lra.torch.activations import Activation
+from lra.torch.audit.calls import Call, Origin
 from lra.torch.audit.judge import Nature
-from lra.torch.audit.recorder import Call, Origin, Recorder, plain_name
+from lra.torch.audit.recorder import Recorder, plain_name
 from lra.torch.layers import LocalActivation
 from lra.torch.ops.nodes import (
     ADDS,

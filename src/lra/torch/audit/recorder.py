@@ -5,12 +5,9 @@ and what is computed from them; 1 for products of those; 2 for anything that dep
 """
 
 import contextlib
-import enum
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import torch
@@ -20,7 +17,8 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
-from lra.torch.audit.judge import Nature, judge
+from lra.torch.audit.calls import Call, Origin, caller, line_of, scripts_in
+from lra.torch.audit.judge import judge
 from lra.torch.layers import Local, LocalWeights
 from lra.torch.layers.active import active
 from lra.torch.ops.nodes import (
@@ -37,65 +35,7 @@ from lra.torch.ops.ops import physical
 from lra.torch.registry import is_operator, multiplies_units
 from lra.torch.visible import visible_function
 
-_LIBRARIES = f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/"
-
 _CALL = nn.Module._call_impl.__code__
-
-
-class Origin(enum.Enum):
-    """What code added nodes to the graph."""
-
-    #: A function of torch.
-    TORCH = enum.auto()
-    #: A custom operator (`torch.library`).
-    OPERATOR = enum.auto()
-    #: An autograd Function of the user or of a library.
-    FUNCTION = enum.auto()
-    #: Code that function modes do not see: TorchScript, or a C++ extension.
-    HIDDEN = enum.auto()
-
-
-@dataclass(eq=False)
-class Call:
-    """One call of a torch function, with the nodes that it added to the graph.
-
-    Attributes:
-        function: the function's name.
-        torch_function: the function, or an autograd Function; None for hidden code.
-        operation: its qualified name.
-        module: the qualified name of the module whose forward called it.
-        where: "file:line" of the user's code; "" where only torch calls it.
-        level: the level of the result.
-        frozen: the names of weights in it that require no gradient, and so have no node.
-        nodes: the nodes.
-        origin: what code added them.
-        nature: what the call does to its data, tested where the names of its nodes do not show it.
-        inside: the weights that an autograd Function multiplies with in its forward, each with the
-            module whose code does.
-        scaled_by: the names of weights that it multiplies with elementwise, in more than a scale.
-        selects_by: the nodes of the activations that it compares to select by, if any.
-        unseen: whether the function mode saw only the nodes.
-        joins_data: whether the result of a product of weights alone is added to data, or the like:
-            it is then the output of a layer that reads learned inputs.
-        mapped: whether `torch.vmap` maps over its weights.
-    """
-
-    function: str
-    torch_function: Any
-    operation: str
-    module: str
-    where: str
-    level: int = 2
-    frozen: tuple[str, ...] = ()
-    nodes: list[Node] = field(default_factory=list)
-    origin: Origin = Origin.TORCH
-    nature: Nature = Nature.OTHER
-    inside: tuple[tuple[str, str], ...] = ()
-    scaled_by: tuple[str, ...] = ()
-    selects_by: frozenset[Node] = frozenset()
-    unseen: bool = False
-    joins_data: bool = False
-    mapped: bool = False
 
 
 class Recorder(TorchFunctionMode):
@@ -193,10 +133,10 @@ class Recorder(TorchFunctionMode):
         if call.level == 2 and call.nodes and not is_product:
             for product in found:
                 product.joins_data = True
-        made = [call] if is_product and level == 1 else found[:1]
+        last = [call] if is_product and level == 1 else found[:1]
         for t in outputs:
             if call.level < 2:
-                self._products |= {id(t): product for product in made}
+                self._products |= {id(t): product for product in last}
                 self.fixed[id(t)] = (t, call.level, frozenset().union(*weights.values()))
             else:
                 self.fixed.pop(id(t), None)
@@ -384,35 +324,3 @@ def plain_name(name: str) -> str:
 def tensors_in(tree: Any) -> list[Tensor]:
     """List the tensors among arguments or results; under `torch.vmap`, those behind them."""
     return [physical(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def caller(outermost: CodeType) -> FrameType | None:
-    """Return the nearest caller's frame outside torch and lra.torch, if there is one.
-
-    Args:
-        outermost: the code object at which the search stops.
-    """
-    frame = sys._getframe(1)
-    while frame.f_code is not outermost and frame.f_back is not None:
-        if not frame.f_code.co_filename.startswith(_LIBRARIES):
-            return frame
-        frame = frame.f_back
-    return None
-
-
-def line_of(frame: FrameType | None) -> str:
-    """Return "file:line" of a frame, or ""."""
-    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def scripts_in(frame: FrameType | None) -> str:
-    """Return the names of the TorchScript functions that a frame's code and its callers name."""
-    found: dict[str, None] = {}
-    while frame is not None and not found:
-        known = frame.f_globals | frame.f_locals
-        for name in (*frame.f_code.co_names, *frame.f_code.co_freevars):
-            value = known.get(name)
-            if isinstance(value, (torch.jit.ScriptFunction, torch.jit.ScriptModule)):
-                found[name] = None
-        frame = frame.f_back
-    return ", ".join(found)

@@ -10,7 +10,6 @@ import builtins
 import functools
 import inspect
 import sys
-import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.overrides import get_overridable_functions
 
 from lra.torch.audit.classify import Kind
 from lra.torch.audit.judge import Nature, judge
+from lra.torch.convert.source import conditions_in, in_order, is_super, source_of
 from lra.torch.registry import ACTIVATION_FUNCTIONS, BILINEAR_FUNCTIONS, is_operator
 
 _WEIGHTED = {f for f, bias in BILINEAR_FUNCTIONS.items() if bias in (2, 3)}
@@ -100,7 +100,7 @@ class _Scan:
         if (function.__code__, id(owner)) in self.seen:
             return
         self.seen.add((function.__code__, id(owner)))
-        node = _source(function)
+        node = source_of(function)
         if node is None:
             self.found.append(Escape(f"{function.__qualname__} (no source)", Kind.UNKNOWN))
             return
@@ -119,13 +119,13 @@ class _Body:
         if owner is not None and names:
             self.local[names[0]] = owner
         self.outer = inspect.getclosurevars(function).nonlocals
-        self.tests = {id(part) for test in _tests(node) for part in ast.walk(test)}
+        self.tests = {id(part) for test in conditions_in(node) for part in ast.walk(test)}
 
     def scan(self) -> None:
         """Report what the code calls."""
         body = self.node.body if isinstance(self.node.body, list) else [self.node.body]
         for statement in body:
-            for part in _in_order(statement):
+            for part in in_order(statement):
                 if isinstance(part, ast.Assign):
                     self._bind(part.targets[0], self._resolve(part.value))
                 elif isinstance(part, (ast.For, ast.comprehension)):
@@ -169,7 +169,7 @@ class _Body:
 
     def _call(self, part: ast.Call) -> None:
         text = ast.unparse(part.func)
-        if isinstance(part.func, ast.Attribute) and not _is_super(part.func.value):
+        if isinstance(part.func, ast.Attribute) and not is_super(part.func.value):
             of = self._resolve(part.func.value)
             if of is _UNKNOWN:
                 method = getattr(Tensor, part.func.attr, None)
@@ -272,7 +272,7 @@ class _Body:
     def _attribute(self, node: ast.Attribute) -> Any:
         if node.attr == "shape":
             return _NUMBER
-        if _is_super(node.value):
+        if is_super(node.value):
             cls = self.outer.get("__class__") or type(self.owner)
             try:
                 return getattr(super(cls, self.owner), node.attr)
@@ -307,10 +307,6 @@ _builtins = (
 )
 
 
-def _is_super(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and ast.unparse(node.func) == "super"
-
-
 def _is_number(value: Any) -> bool:
     return value is _NUMBER or isinstance(value, (int, float, complex))
 
@@ -342,68 +338,6 @@ def _attribute_of(value: Any, name: str) -> Any:
     return getattr(value, name)
 
 
-def _tests(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the expressions that decide where the code goes."""
-    for part in ast.walk(node):
-        if isinstance(part, (ast.If, ast.While, ast.IfExp, ast.Assert)):
-            yield part.test
-        elif isinstance(part, ast.comprehension):
-            yield from part.ifs
-
-
-def _in_order(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the parts of a statement, inner ones first, and loops before what they run."""
-    if isinstance(node, (ast.For, ast.comprehension)):
-        yield from _in_order(node.iter)
-        yield node
-    children = [*getattr(node, "generators", ()), *ast.iter_child_nodes(node)]
-    for child in dict.fromkeys(children):
-        yield from _in_order(child)
-    if not isinstance(node, (ast.For, ast.comprehension)):
-        yield node
-
-
-@functools.cache
-def _source(function: types.FunctionType) -> Any:
-    """Parse the source of a function or lambda; None where there is none."""
-    try:
-        text = textwrap.dedent(inspect.getsource(function))
-        tree = _parse(text)
-    except (OSError, TypeError, SyntaxError):
-        return None
-    wanted = (ast.FunctionDef, ast.AsyncFunctionDef)
-    if function.__name__ != "<lambda>":
-        named = (n for n in ast.walk(tree) if isinstance(n, wanted))
-        return next((n for n in named if n.name == function.__name__), None)
-    names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    lambdas = [n for n in ast.walk(tree) if isinstance(n, ast.Lambda)]
-    fitting = [n for n in lambdas if tuple(a.arg for a in n.args.args) == names]
-    same = [n for n in fitting if _code_of(n) == function.__code__.co_code]
-    return next(iter(same or fitting), None)
-
-
-def _parse(text: str) -> ast.AST:
-    """Parse source that may start or end in the middle of an expression, as a lambda's can."""
-    for start, end in (("", ""), ("(", ")"), ("{", "}"), ("[", "]"), ("f(", ""), ("", "pass")):
-        try:
-            return ast.parse(start + text.strip().rstrip(",") + end)
-        except SyntaxError:
-            continue
-    at = text.index("lambda")  # the longest expression from there
-    for stop in range(len(text), at, -1):
-        try:
-            return ast.parse(text[at:stop].strip(), mode="eval")
-        except SyntaxError:
-            continue
-    raise SyntaxError(text)
-
-
-def _code_of(node: ast.Lambda) -> bytes:
-    code = compile(ast.Expression(node), "", "eval")
-    inner = next(c for c in code.co_consts if isinstance(c, types.CodeType))
-    return inner.co_code
-
-
 @functools.cache
 def _overridable() -> frozenset[Any]:
     """Return the functions and methods of torch that compute with tensors."""
@@ -420,6 +354,3 @@ def _is_elementwise(function: Any) -> bool:
         if judge(function, (h, *more), {}, [h]) is Nature.ELEMENTWISE:
             return True
     return False
-
-
-__all__ = ["Escape", "Kind", "escapes"]

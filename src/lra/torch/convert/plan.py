@@ -14,7 +14,8 @@ from lra.crossing import Derivative
 from lra.errors import ConversionError, OptionError, Refusal
 from lra.feedback import Transpose
 from lra.rules import Rule
-from lra.torch.convert.forward_scan import Kind, escapes
+from lra.torch.audit.classify import Kind
+from lra.torch.convert.forward_scan import escapes
 from lra.torch.distributed import is_sharded
 from lra.torch.layers import Local, LocalSequential, class_name, is_activation
 from lra.torch.layers.slots import Conversion

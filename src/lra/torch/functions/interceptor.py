@@ -1,7 +1,5 @@
 """The function mode that intercepts a module's forward and turns its calls into ops."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +10,15 @@ from torch.utils import _pytree as pytree
 from lra.crossing import Derivative, crossing_at
 from lra.errors import RuleError
 from lra.feedback import Feedback, Transpose
+from lra.torch.functions.calls import (
+    Source,
+    as_function_of,
+    derived_source,
+    is_flat,
+    leaves_below,
+    split_tensors,
+    tensors_in,
+)
 from lra.torch.functions.recurrent import sequence
 from lra.torch.functions.tables import (
     ATTRIBUTES,
@@ -44,81 +51,6 @@ from lra.torch.registry import (
 )
 from lra.torch.user_warnings import check_first_errors
 from lra.torch.visible import CHECKPOINTS
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a tensor that is made of weights alone comes from.
-
-    Attributes:
-        key: the name of the parameter, with the shape of what is derived from it after a colon.
-        like: a tensor of the shape and type of this key's feedback weights.
-        views: the functions that turn these feedback weights into those of the tensor.
-    """
-
-    key: str
-    like: Tensor
-    views: tuple[Callable[[Tensor], Tensor], ...] = ()
-
-
-def _derived(source: Source, t: Tensor) -> Source:
-    """Return the source of a tensor that is computed from weights, with an E of its own."""
-    name = source.key.partition(":")[0]
-    return Source(f"{name}:{'x'.join(map(str, t.shape))}", t)
-
-
-def _leaves(node: Any) -> list[Tensor]:
-    """List the leaves below a node."""
-    leaf = getattr(node, "variable", None)
-    if leaf is not None:
-        return [leaf]
-    return [leaf for below in nodes_below(node) if below is not None for leaf in _leaves(below)]
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """List the tensors in a torch function's arguments or results; faster than pytree."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        return tensors_in(tuple(tree.values()))
-    if not isinstance(tree, (tuple, list)):
-        return []
-    return [tensor for part in tree for tensor in tensors_in(part)]
-
-
-def _split_tensors(function: Any, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
-    """Split a call into a function of its floating-point tensors, and these tensors."""
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    at = [
-        i
-        for i, x in enumerate(leaves)
-        if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
-    ]
-    rest = [None if i in at else leaf for i, leaf in enumerate(leaves)]
-
-    def call(*tensors: Tensor) -> Any:
-        filled = list(rest)
-        for i, tensor in zip(at, tensors, strict=True):
-            filled[i] = tensor
-        args, kwargs = pytree.tree_unflatten(filled, spec)
-        return function(*args, **kwargs)
-
-    return call, [leaves[i] for i in at]
-
-
-def _as_function_of(h: Tensor, function: Any, args: Any, kwargs: Any) -> Callable[[Tensor], Any]:
-    """Return a call as a function of one of its tensors."""
-    if len(args) == 1 and not kwargs:
-        return function  # type: ignore[no-any-return]
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    at = next(i for i, leaf in enumerate(leaves) if leaf is h)
-    leaves[at] = None  # or the graph would hold a reference to itself
-
-    def call(v: Tensor) -> Any:
-        own, named = pytree.tree_unflatten([*leaves[:at], v, *leaves[at + 1 :]], spec)
-        return function(*own, **named)
-
-    return call
 
 
 class FunctionInterceptor(TorchFunctionMode):
@@ -196,12 +128,12 @@ class FunctionInterceptor(TorchFunctionMode):
             return False
         if t.grad_fn is None or not self._is_from_weights(t.grad_fn):
             return False
-        found = [s for leaf in _leaves(t.grad_fn) if (s := self.sources.get(leaf)) is not None]
+        found = [s for leaf in leaves_below(t.grad_fn) if (s := self.sources.get(leaf)) is not None]
         if not found:
             return False
         source = max(found, key=lambda s: s.like.numel())
         self.layer._lra.searches_graph |= self.layer._lra.discovering
-        self.sources[t] = _derived(source, t)
+        self.sources[t] = derived_source(source, t)
         return True
 
     def _is_from_weights(self, node: Any) -> bool:
@@ -243,7 +175,7 @@ class FunctionInterceptor(TorchFunctionMode):
 
                 self.sources[t] = Source(source.key, source.like, (*source.views, view))
             else:
-                self.sources[t] = _derived(source, t)
+                self.sources[t] = derived_source(source, t)
         return out
 
     def _multiply(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
@@ -315,7 +247,7 @@ class FunctionInterceptor(TorchFunctionMode):
             )
         if any(t.numel() > 1 and t.shape != h.shape[-t.dim() :] for t in given if t is not h):
             return func(*args, **kwargs)
-        call = _as_function_of(h, func, args, kwargs)
+        call = as_function_of(h, func, args, kwargs)
         if observer.current is not None:
             observer.current.name_next(self.layer, func.__name__)
         in_place = call if func in state.in_place or overwrites(func, args, kwargs) else None
@@ -348,15 +280,6 @@ def _as_op(
         return WeightOp(LinearMap(), feedback), [args[0], W, bias]
     if is_matmul(func, args, kwargs, W, bias):
         return WeightOp(MatmulMap(func), feedback), [args[-2], W, bias]
-    call, given = _split_tensors(func, args, kwargs)
+    call, given = split_tensors(func, args, kwargs)
     at = next(i for i, t in enumerate(given) if t is W)
     return BilinearOp(call, feedback, at, len(given)), [*given]
-
-
-def is_flat(phi: Callable[[Tensor], Tensor], h: Tensor) -> bool:
-    """Return whether a function is constant almost everywhere beside its arguments h."""
-    with torch.no_grad():
-        h = physical(h).detach()
-        z = phi(h)
-        near = phi(h + 1e-4 * (h.abs().mean() + 1e-3))
-        return bool((z == near).float().mean() > 0.95) and bool((z != z.flatten()[0]).any())

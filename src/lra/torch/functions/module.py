@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lra.errors import ConversionError, RuleError
 from lra.feedback import Stored
-from lra.torch.functions.interceptor import FunctionInterceptor, Source
+from lra.torch.functions.calls import Source
+from lra.torch.functions.interceptor import FunctionInterceptor
 from lra.torch.layers.active import active
 from lra.torch.layers.base import Local
 from lra.torch.layers.sampler import draw_feedback

@@ -7,7 +7,8 @@ from torch.nn.modules.conv import _ConvNd
 from lra.errors import Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import Loss, PredictiveCoding
-from lra.torch.convert.forward_scan import Kind, escapes
+from lra.torch.audit.classify import Kind
+from lra.torch.convert.forward_scan import escapes
 from lra.torch.methods.runs import (
     Runs,
     check_model,
