@@ -20,7 +20,7 @@ from lra.rules import Rule
 from lra.torch.audit.calls import Call
 from lra.torch.audit.classify import Classifier, Finding, Kind
 from lra.torch.audit.recorder import Recorder, tensors_in
-from lra.torch.layers import Local
+from lra.torch.layers import Local, class_name
 from lra.torch.model_state import clone_tensors, preserve_state, unwrap_parallel
 from lra.torch.ops.nodes import node_name
 
@@ -140,6 +140,12 @@ def examine(
         recorder = Recorder(model, tensors_in(example), examine.__code__)
         with recorder.module_hooks(), recorder:
             outputs = tensors_in(run_example(model, example))  # hold the graph's nodes
+            if not any(t.requires_grad for t in outputs) and _trains(model):
+                raise ConversionError(
+                    f"this example of the {class_name(model)} shows no outputs that depend on its "
+                    "parameters. Return tensors, or lists, tuples or dicts of them, computed with "
+                    "gradients; a function as an example returns the outputs or the loss"
+                )
             recorder.select_reached(outputs)
     classifier = Classifier(recorder, skipped)
     counts: Counter[Finding] = Counter()
@@ -160,10 +166,19 @@ def examine(
     return Examination(report, located, recorder.used, accepted, recorder.unclear)
 
 
+def _trains(model: nn.Module) -> bool:
+    return any(p.requires_grad for p in model.parameters())
+
+
 def run_example(model: nn.Module, example: Any) -> Any:
     """Run a model on args and kwargs, or by a function, and return what it returns."""
     if callable(example):
-        return example(model)
+        before = [(p, p.grad) for p in model.parameters()]
+        try:
+            return example(model)
+        finally:
+            for p, grad in before:  # the function may run a backward pass
+                p.grad = grad
     args, kwargs = example
     return model(*args, **kwargs)
 

@@ -50,6 +50,7 @@ class Call:
         unseen: whether the function mode saw only the nodes.
         joins_data: whether the result of a product of weights alone is added to data, or the like:
             it is then the output of a layer that reads learned inputs.
+        outside: whether no forward or named method runs it.
         mapped: whether `torch.vmap` maps over its weights.
     """
 
@@ -68,6 +69,7 @@ class Call:
     selects_by: frozenset[Node] = frozenset()
     unseen: bool = False
     joins_data: bool = False
+    outside: bool = False
     mapped: bool = False
 
 

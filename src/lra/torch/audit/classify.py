@@ -108,6 +108,8 @@ class Classifier:
             return
 
         def finding(kind: Kind, parameter: str, remedy: str, path: str = call.module) -> Finding:
+            if call.outside:
+                remedy = "name the method that runs it in methods="
             remedy = _of_module(module) or remedy
             return Finding(kind, call.operation, path, call.where, parameter, remedy)
 
@@ -181,6 +183,7 @@ class Classifier:
             name = node_name(node)
             kinds = SCALE, NONLINEAR, POWER, BOUND
             elementwise = any(kind.fullmatch(name) for kind in kinds) or "Copy" in name
+            elementwise = elementwise or name == "Clone"
             if len(below) != 1 or not (elementwise or is_activation(node)):
                 break
             node = below[0]

@@ -69,6 +69,7 @@ class Recorder(TorchFunctionMode):
         self._products: dict[int, Call] = {}  # the last product with weights in a fixed tensor
         # Comparisons of activations, with the nodes of these. They are held as `fixed` is.
         self._masks: dict[int, tuple[Tensor, frozenset[Node]]] = {}
+        self._detached: dict[int, tuple[Tensor, frozenset[Node]]] = {}
         self._without_grad: list[tuple[set[CodeType], str, frozenset[str]]] = []
 
     @contextlib.contextmanager
@@ -102,6 +103,7 @@ class Recorder(TorchFunctionMode):
         frozen = [weights.get(id(t), ()) for t in inputs if not t.requires_grad and t.dim() > 1]
         name = getattr(func, "__name__", str(func))
         call = Call(name, func, resolve_name(func) or name, self._module(), "", level)
+        call.outside = len(self.running) == 1 and not active.layers
         call.frozen = tuple(sorted({name for names in frozen for name in names if name}))
         if is_operator(func):
             call.origin = Origin.OPERATOR
@@ -127,8 +129,15 @@ class Recorder(TorchFunctionMode):
             self.calls.append(call)
             self._examine(call, args, kwargs, inputs, outputs)
         elif compared := self._compared(inputs):
-            made = [t for t in outputs if not t.requires_grad and is_mask(func, t)]
-            self._masks |= {id(t): (t, compared) for t in made}
+            plain = [t for t in outputs if not (t.requires_grad or t.is_complex())]
+            of_masks = [t for t in inputs if id(t) in self._masks]
+            if plain_name(name) == "detach":
+                self._detached |= {id(t): (t, compared) for t in plain}
+            elif plain_name(name) in _COMPARISONS:
+                self._masks |= {id(t): (t, compared) for t in plain}
+            elif of_masks:  # a mask as numbers, for instance
+                same = [t for t in plain if t.shape == of_masks[0].shape]
+                self._masks |= {id(t): (t, compared) for t in same}
         found = [self._products[id(t)] for t in inputs if id(t) in self._products]
         if call.level == 2 and call.nodes and not is_product:
             for product in found:
@@ -166,7 +175,8 @@ class Recorder(TorchFunctionMode):
     def _compared(self, inputs: list[Tensor]) -> frozenset[Node]:
         """Return the nodes of the activations that inputs are, or are comparisons of."""
         found = {t.grad_fn for t in inputs if t.grad_fn is not None and self.level_of(t) == 2}
-        masks = [self._masks[id(t)][1] for t in inputs if id(t) in self._masks]
+        tables = self._masks, self._detached
+        masks = [table[id(t)][1] for table in tables for t in inputs if id(t) in table]
         return frozenset(found).union(*masks)
 
     def _names_of(self, t: Tensor) -> frozenset[str]:
@@ -300,19 +310,9 @@ class Recorder(TorchFunctionMode):
         return {name for n in nodes_below(node) if n is not None for name in self.parameters(n)}
 
 
-def is_mask(func: Any, out: Tensor) -> bool:
-    """Return whether a result without a gradient is a comparison, or is made of one elementwise."""
-    name = plain_name(getattr(func, "__name__", ""))
-    return name in _COMPARISONS or (name in _OF_MASKS and not out.is_complex())
-
-
 _COMPARISONS = (
     *("gt", "lt", "ge", "le", "greater", "less", "greaterequal", "lessequal"),
     *("heaviside", "signbit"),
-)
-_OF_MASKS = (
-    *("to", "float", "double", "half", "bfloat16", "typeas", "and", "or", "invert", "logicaland"),
-    *("logicalor", "logicalnot", "mul", "rmul", "add", "radd", "sub", "rsub", "truediv", "neg"),
 )
 
 

@@ -66,7 +66,9 @@ def escapes(module: nn.Module, skipped: Any = ()) -> list[Escape]:
     """
     scan = _Scan(module, skipped)
     scan.run(vars(module).get("forward", type(module).forward), module)
-    has_weights = any(p is not None and p.dim() > 1 for p in module._parameters.values())
+    lists = [m for m in module.children() if isinstance(m, (nn.ParameterList, nn.ParameterDict))]
+    own = [p for m in (module, *lists) for p in m.parameters(recurse=False)]
+    has_weights = any(p.dim() > 1 for p in own)
     named = has_weights or scan.names_weights
     return [each for each in dict.fromkeys(scan.found) if each.certain or named]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized
 
 from lra.axis import unknown
 from lra.crossing import Derivative
@@ -100,6 +101,8 @@ def make_plan(
             continue
         reason = _reason_to_refuse(module, rule, has_example)
         intercept = not reason and (path in plan.methods or _is_intercepted(module, rule))
+        if intercept and not has_example and is_parametrized(module):
+            reason = "its weights are computed in each forward; pass example=, for their shapes"
         if not reason and not intercept and not has_example:
             reason = _needs_example(module, rule, functions)
         if reason:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lra.errors import ConversionError, Refusal
+from lra.errors import ConversionError, Refusal, one_line
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 from lra.torch.convert.plan import REPLACED_FORWARD, Plan, refuse
@@ -92,7 +92,14 @@ def swap(
 
 def _become(module: nn.Module, cls: type[Local]) -> None:
     _check_names(module, cls.__mro__[1])
-    module.__class__ = cls
+    name = class_name(module)
+    try:
+        module.__class__ = cls
+    except TypeError as error:
+        raise ConversionError(
+            f"convert: Python cannot change the class of a {name} ({one_line(error)}); exclude it "
+            "with skip="
+        ) from error
 
 
 def _check_names(module: nn.Module, mixin: type) -> None:

@@ -79,7 +79,7 @@ class FunctionInterceptor(TorchFunctionMode):
         """Run a function, as an op of the rule where it is one."""
         kwargs = kwargs or {}
         if func in CHECKPOINTS and not active.skipped:
-            return func(self._recomputed(args[0]), *args[1:], **kwargs)
+            return func(self._recomputed(*args), *args[1:], **kwargs)
         if not torch.is_grad_enabled() or func in ATTRIBUTES or active.skipped:
             return func(*args, **kwargs)
         if func in COMPOSITES:
@@ -88,7 +88,7 @@ class FunctionInterceptor(TorchFunctionMode):
         given = tensors_in((args, kwargs))
         if not given:  # made of no tensor, such as positions
             out = func(*args, **kwargs)
-            known = func in CONSTANTS  # other floating-point tensors may be noise
+            known = func in CONSTANTS
             made = (t for t in tensors_in(out) if known or not t.is_floating_point())
             self.sources.update((t, None) for t in made)
             return out
@@ -104,10 +104,18 @@ class FunctionInterceptor(TorchFunctionMode):
             return self._activate(func, args, kwargs, given)
         return func(*args, **kwargs)
 
-    def _recomputed(self, function: Any) -> Any:
-        """Return a checkpointed function that is intercepted in its recomputation too."""
+    def _recomputed(self, function: Any, *given: Any) -> Any:
+        """Return a checkpointed function that is intercepted in its recomputation too.
+
+        Args:
+            function: the function.
+            *given: what the checkpoint was called with: some settings, and the arguments.
+        """
 
         def run(*args: Any, **kwargs: Any) -> Any:
+            for old, new in zip(given[len(given) - len(args) :], args, strict=True):
+                if isinstance(old, Tensor) and self.sources.get(old) is not None:
+                    self.sources[new] = self.sources[old]  # a weight, recomputed from a copy
             with self:
                 return function(*args, **kwargs)
 
@@ -152,7 +160,8 @@ class FunctionInterceptor(TorchFunctionMode):
     def _derive(self, func: Any, args: Any, kwargs: Any, static: list[Tensor]) -> Any:
         """Run a function of weights alone, and note where its results come from."""
         out = func(*args, **kwargs)
-        constants = [t for t in static if self.sources.get(t, t) is None and t.dim() > 1]
+        plain = [t for t in static if t.dim() > 1 and not t.requires_grad]
+        constants = [t for t in plain if self.sources.get(t, t) is None]
         if func in BILINEAR_FUNCTIONS and any(t not in self.buffers for t in constants):
             return out  # the first state of a sequence, or positions, are data
         known = [(t, self.sources[t]) for t in static if self.sources.get(t) is not None]
@@ -256,6 +265,8 @@ class FunctionInterceptor(TorchFunctionMode):
             return call(v.clone())
 
         phi = phi_of_call(func, args, kwargs, h, call if in_place is None else copied)
+        if state.discovering and phi(h.detach()).is_complex():
+            return func(*args, **kwargs)
         terms = sequence.terms.get(state.terms, state.terms)
         return apply_activation(phi, self._crossing(func, h, phi), terms, h, in_place)
 

@@ -102,7 +102,9 @@ class InterceptedModule(Local):
         return [
             name
             for name, W in self.named_parameters()
-            if W.dim() > 1 and name not in self._lra.added and not name.startswith(inside)
+            if (W.dim() > 1 or "." not in name)
+            and name not in self._lra.added
+            and not name.startswith(inside)
         ]
 
     def _hooked(self) -> list[tuple[str, Tensor]]:

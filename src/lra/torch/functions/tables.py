@@ -26,9 +26,12 @@ VIEWS = frozenset(
 """Functions that rearrange weights, and linear ones. E goes through the same ones."""
 
 CONSTANTS = frozenset(
-    (torch.eye, torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.tensor)
+    (
+        *(torch.eye, torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace),
+        *(torch.tensor, torch.empty, torch.rand, torch.randn),
+    )
 )
-"""Functions that make the same floating-point tensors in every forward pass."""
+"""Functions that make constants and noise. What they make of weights are weights."""
 
 ATTRIBUTES = frozenset({T.requires_grad.__get__, T.data.__get__, T.shape.__get__})
 """Attributes of tensors, which compute nothing."""

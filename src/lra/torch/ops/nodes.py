@@ -31,7 +31,7 @@ SCALE = re.compile(r"Add|R?[sS]ub|Mul|Div|Neg")
 FACTORS = re.compile(r"Mul|Div|Addc(mul|div)")  # elementwise products
 VIEW = re.compile(
     r"Alias|AsStrided|Chunk|Clone|Diagonal|Expand|Flip|Permute|Repeat|ReshapeAlias|Select|Slice"
-    r"|Split.*|Squeeze|T|ToCopy|Transpose|Unbind|UnsafeSplit.*|(Unsafe)?View|Unsqueeze"
+    r"|BackwardHookFunction|Split.*|Squeeze|T|ToCopy|Transpose|Unbind|UnsafeSplit.*|(Unsafe)?View|Unsqueeze"
 )
 # Operations in which weights may meet data without a product of the two, besides scales.
 _MIXES = re.compile(
@@ -86,7 +86,8 @@ def function_of(node: Node) -> Any:
     cls = getattr(node, "_forward_cls", None) if isinstance(node, BackwardCFunction) else None
     if by_rule(node):
         return None
-    return None if getattr(cls, "__module__", "lra.").startswith("lra.") else cls
+    own = ("lra.", "torch.nn.modules.")  # and that of full backward hooks
+    return None if getattr(cls, "__module__", "lra.").startswith(own) else cls
 
 
 def by_rule(node: Node) -> bool:
