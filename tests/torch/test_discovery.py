@@ -229,6 +229,21 @@ WEIGHTS = {
         lambda w: w @ w @ w,
         lambda E: E,
     ),
+    "copied": (
+        lambda h, w: F.linear(h, torch.empty(WIDTH, WIDTH, dtype=h.dtype).copy_(w)),
+        lambda w: w,
+        lambda E: E,
+    ),
+    "with noise": (
+        lambda h, w: F.linear(h, w + w * (0 * torch.randn(WIDTH, WIDTH, dtype=h.dtype))),
+        lambda w: w,
+        lambda E: E,
+    ),
+    "of a row of scales": (
+        lambda h, w: F.linear(h, w @ torch.diag(w[0]) @ w),
+        lambda w: w @ torch.diag(w[0]) @ w,
+        lambda E: E,
+    ),
     "masked": (
         lambda h, w: F.linear(h, w.masked_fill(torch.ones(WIDTH, WIDTH).triu(1).bool(), 0.0)),
         torch.tril,
@@ -412,6 +427,31 @@ REFUSED = {
         lambda h, w: h * (0.1 + 0.9 * (h > 0).double()),
         TARGETS,
         "activation: torch.Tensor.mul",
+    ),
+    "a mask made of another": (
+        lambda h, w: h * torch.where(h > 0, 1.0, 0.1),
+        TARGETS,
+        "activation: torch.Tensor.mul",
+    ),
+    "a mask in another form": (
+        lambda h, w: h * (h > 0).double().view(N, WIDTH).clone(),
+        TARGETS,
+        "activation: torch.Tensor.mul",
+    ),
+    "a mask in place": (
+        lambda h, w: h.clone().mul_((h > 0).double()),
+        TARGETS,
+        "activation: torch.Tensor.mul_",
+    ),
+    "a comparison of detached numbers": (
+        lambda h, w: torch.where(h.detach() > 0, h, 0.1 * h),
+        TARGETS,
+        "activation: torch.where",
+    ),
+    "a complex result": (
+        lambda h, w: torch.polar(torch.ones_like(h), h).real,
+        TARGETS,
+        "activation: torch.polar",
     ),
     "a choice of functions": (
         lambda h, w: torch.where(h > 0, h, torch.exp(h) - 1),
@@ -623,6 +663,7 @@ class Branches(nn.Module):
         self.a, self.act, self.b = nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 3)
         self.w = nn.Parameter(torch.randn(WIDTH, WIDTH))
         self.experts = nn.ParameterList([*torch.randn(2, WIDTH, WIDTH)])
+        self.experts_of = nn.ParameterDict({"all": torch.randn(2, WIDTH, WIDTH)})
         self.embed = nn.Embedding(3, WIDTH)
 
     def forward(self, x, expert=0):
@@ -631,6 +672,9 @@ class Branches(nn.Module):
             h = torch.sin(h @ self.w)
         if self.kind == "expert":
             h = h @ self.experts[expert]
+        if self.kind == "router":
+            rows = self.experts_of["all"][h[:, :2].argmax(1)]
+            return self.b((h[:, None] @ rows)[:, 0])
         if self.kind == "head" and self.training:
             return h @ self.w
         if self.kind == "tied" and self.deep:
@@ -660,6 +704,38 @@ def test_weights_that_no_example_showed_raise_in_training(kind):
     plain = lra.restore(copy.deepcopy(model))
     found, expected = (updates(m, x, run)["a.weight"] for m in (model, plain))
     assert not torch.allclose(found, expected, rtol=1e-3)
+
+
+def test_experts_chosen_by_data_get_feedback():
+    x = torch.randn(N, WIDTH)
+    model = Branches("router")
+    plain = updates(model, x)["a.weight"]
+    lra.convert(model, FA, example=x, skip="b")
+    assert not torch.allclose(updates(model, x)["a.weight"], plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        lambda m: m(inputs()).sum().backward(),
+        lambda m: m(inputs()).detach(),
+        lambda m: torch.no_grad()(m)(inputs()),
+        lambda m: types.SimpleNamespace(out=m(inputs())),
+    ],
+)
+def test_examples_show_outputs_that_depend_on_the_parameters(example):
+    with pytest.raises(lra.errors.ConversionError, match="shows no outputs that depend on its"):
+        lra.convert(Between(lambda h, w: h @ w), FA, example=example)
+
+
+def test_examples_that_run_a_backward_pass_leave_no_gradients():
+    def example(model):
+        loss = model(inputs()).sum()
+        loss.backward(retain_graph=True)
+        return loss
+
+    model = lra.convert(Between(lambda h, w: h @ w), FA, example=example)
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_examples_are_a_list_and_a_callable_runs_the_model():
@@ -694,6 +770,12 @@ class Checkpointed(nn.Module):
 
 
 PARTS = {
+    "weight as an argument": lambda net, h: checkpoint(
+        torch.matmul, h, net.w, use_reentrant=net.reentrant is True
+    ),
+    "derived weight as an argument": lambda net, h: checkpoint(
+        F.linear, h, 2 * net.w, None, use_reentrant=net.reentrant is True
+    ),
     "activation": lambda net, h: torch.sigmoid(h),
     "product": lambda net, h: torch.tanh(h) @ net.w,
     "derived weight": lambda net, h: h @ (net.w / net.w.norm()),
@@ -791,6 +873,14 @@ def test_code_outside_a_converted_forward_warns_at_the_first_backward_pass(name)
     with pytest.warns(lra.LraWarning, match=r"errors cross .* as in backprop.*methods="):
         loss.backward()
     METHODS[name](model, x).square().mean().backward()  # once
+
+
+def test_code_of_a_method_that_nobody_named_is_refused_with_its_remedy():
+    x = torch.randn(N, WIDTH)
+    with pytest.raises(
+        lra.errors.ConversionError, match="name the method that runs it in methods="
+    ):
+        lra.convert(Coder(), TARGETS, example=lambda model: model.encode(x))
 
 
 def test_methods_are_checked():
@@ -934,6 +1024,52 @@ class Plain(Parent):
 def test_plain_code_needs_no_example():
     model = lra.convert(Plain(nn.ModuleList([nn.Tanh(), nn.Linear(4, 4)])), TARGETS)
     model(torch.randn(3, 4)).square().mean().backward()
+
+
+def test_parametrized_layers_ask_for_an_example():
+    P = nn.utils.parametrizations
+    for parametrize in (P.weight_norm, P.spectral_norm, P.orthogonal):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), parametrize(nn.Linear(4, 4)))
+        with pytest.raises(lra.errors.ConversionError, match=r"computed in each forward.*example="):
+            lra.convert(model, FA)
+        lra.convert(model, FA, example=torch.randn(3, 4))
+        updates(model, torch.randn(3, 4))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from torch
+def test_full_backward_hooks_do_not_matter():
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    x, hooked = torch.randn(3, 4), build()
+    seen = []
+    for module in (hooked, hooked[1], hooked[2]):
+        module.register_full_backward_hook(lambda *_: seen.append(1))
+        module.register_full_backward_pre_hook(lambda *_: None)
+    torch.manual_seed(1)
+    lra.convert(hooked, TARGETS, example=x)
+    torch.manual_seed(1)
+    model = lra.convert(build(), TARGETS, example=x)
+    assert_close(updates(hooked, x), updates(model, x))
+    assert seen == [1, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from torch
+def test_layers_without_units_and_fixed_layouts():
+    class Adaptive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.o = nn.Linear(6, 8), nn.AdaptiveLogSoftmaxWithLoss(8, 8, [2, 4])
+
+        def forward(self, x):
+            return self.o(self.a(x), torch.arange(len(x))).loss
+
+    lra.convert(Adaptive(), FA, example=inputs().float())  # a projection to 0 units among them
+    fake = torch.ao.quantization.FakeQuantize()
+    model = nn.Sequential(nn.Linear(WIDTH, 8), fake, nn.Linear(8, 3))
+    with pytest.raises(lra.errors.ConversionError, match="change the class of a FakeQuantize"):
+        lra.convert(model, TARGETS, example=inputs().float())
 
 
 def test_a_forward_replaced_on_the_instance_is_scanned_or_refused():
