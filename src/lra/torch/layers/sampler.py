@@ -47,7 +47,7 @@ class FeedbackSampler:
     @property
     def fan_in(self) -> int:
         """The number of inputs that each unit reads."""
-        return math.prod(self.W.shape[1:]) if self.inputs is None else self.inputs
+        return max(1, math.prod(self.W.shape[1:])) if self.inputs is None else self.inputs
 
     @property
     def rms(self) -> float:
