@@ -93,13 +93,10 @@ def line_of(frame: FrameType | None) -> str:
 
 
 def scripts_in(frame: FrameType | None) -> str:
-    """Return the names of the TorchScript functions that a frame's code and its callers name."""
-    found: dict[str, None] = {}
-    while frame is not None and not found:
-        known = frame.f_globals | frame.f_locals
-        for name in (*frame.f_code.co_names, *frame.f_code.co_freevars):
-            value = known.get(name)
-            if isinstance(value, (torch.jit.ScriptFunction, torch.jit.ScriptModule)):
-                found[name] = None
-        frame = frame.f_back
-    return ", ".join(found)
+    """Return the names of the TorchScript functions that a frame's code names."""
+    if frame is None:
+        return ""
+    known = frame.f_globals | frame.f_locals
+    names = (*frame.f_code.co_names, *frame.f_code.co_freevars)
+    kinds = (torch.jit.ScriptFunction, torch.jit.ScriptModule)
+    return ", ".join(name for name in dict.fromkeys(names) if isinstance(known.get(name), kinds))

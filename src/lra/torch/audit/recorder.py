@@ -249,7 +249,8 @@ class Recorder(TorchFunctionMode):
                 return hidden
             call.origin = Origin.HIDDEN
             scripts = scripts_in(frame)
-            call.operation = f"TorchScript {scripts}" if scripts else "code outside Python"
+            outside = "code outside Python (TorchScript, C++, or a derivative by torch.func)"
+            call.operation = f"TorchScript {scripts}" if scripts else outside
         return call
 
     def select_reached(self, outputs: list[Tensor]) -> None:
