@@ -40,6 +40,7 @@ _MIXES = re.compile(
 )
 _PASSES = re.compile(
     r".*Softmax|.*Loss.*|ScaledDotProduct.*|.*Attention|Upsample.*|Fft.*|GridSampler.*|Sort|Topk"
+    r"|Unfold|Im2Col|Col2Im|Roll|Tri[lu]|Re(flec|plica)tionPad.*|Pixel(Uns|S)huffle"
 )
 
 
