@@ -154,8 +154,8 @@ with warnings.catch_warnings():
     scripted = torch.jit.script(_unscripted)
 
 
-@torch.library.custom_op("lra_tests::bend", mutates_args=())
-def bend(x: torch.Tensor) -> torch.Tensor:
+@torch.library.custom_op("lra_tests::squash", mutates_args=())
+def squash(x: torch.Tensor) -> torch.Tensor:
     return torch.tanh(x)
 
 
@@ -164,7 +164,7 @@ def mix(x: torch.Tensor) -> torch.Tensor:
     return torch.softmax(x, -1)
 
 
-for operator in (bend, mix):
+for operator in (squash, mix):
     operator.register_autograd(lambda ctx, e: e, setup_context=lambda ctx, inputs, output: None)
 
 
@@ -353,7 +353,7 @@ ACTIVATIONS = {
     "i1e": (torch.special.i1e, None),
     "log_ndtr": (torch.special.log_ndtr, None),
     "digamma": (lambda h: torch.digamma(h.abs() + 1), None),
-    "custom operator": (bend, torch.tanh),
+    "custom operator": (squash, torch.tanh),
     "inside torch.vmap": (torch.vmap(lambda row: torch.special.i0e(row)), torch.special.i0e),
 }
 
@@ -981,7 +981,7 @@ ASKED = {
     "another function": lambda: body(lambda self, x: self.b(torch.special.erfcx(self.a(x))))(),
     "an autograd Function": lambda: body(lambda self, x: self.b(Spike.apply(self.a(x))))(),
     "TorchScript": lambda: Parent(scripted),
-    "a custom operator": lambda: Parent(bend),
+    "a custom operator": lambda: Parent(squash),
     "an argument": lambda: body(lambda self, x, f=torch.tanh: self.b(f(self.a(x))))(),
     "a module made in forward": lambda: body(lambda self, x: self.b(nn.ReLU()(self.a(x))))(),
     "a module in a list": lambda: body(lambda self, x: self.b(self.between[0](self.a(x))))(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lra.crossing import Crossing, TargetDifference
+from lra.crossing import Crossing, crossing_at
 from lra.errors import RuleError
 from lra.loss_terms import LossTerms
 from lra.torch.activations import Bernoulli, BlackBox
@@ -50,12 +50,7 @@ class LocalActivation(Local):
     @property
     def crossing(self) -> Crossing:
         """The rule's crossing, with the surrogate registered for the class, if there is one."""
-        crossing, surrogate = self.rule.crossing, SURROGATES.get(self.plain)
-        if self._lra.flat and surrogate is None:
-            return crossing.at_steps()
-        if surrogate is None or not isinstance(crossing, TargetDifference):
-            return crossing
-        return replace(crossing, surrogate=surrogate)
+        return crossing_at(self.rule.crossing, SURROGATES.get(self.plain), self._lra.flat)
 
     @property
     def fuses(self) -> bool:  # type: ignore[override]
