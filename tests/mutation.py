@@ -1132,14 +1132,14 @@ DEFECTS = (
     ),
     Defect(
         "compile a short run",
-        "lab/learning.py",
+        "lab/train/learning.py",
         "steps < _MIN_STEPS",
         "steps < 0",
         COMPILED_RUNS,
     ),
     Defect(
         "compile for the last batch",
-        "lab/training.py",
+        "lab/train/training.py",
         "batch.size < self.config.batch_size",
         "False",
         COMPILED_RUNS,
@@ -1496,7 +1496,7 @@ DEFECTS = (
     ),
     Defect(
         "take any configuration for a run's",
-        "lab/runs.py",
+        "lab/runs/files.py",
         'plain.get("type") == TrainConfig.__name__',
         "True",
         FOLDERS,

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lra.lab import checkpoint, cli, runs
+from lra.lab.cli import main
+from lra.lab.runs import checkpoint, files
 
 from . import mutate
 
@@ -76,11 +77,11 @@ ATTACKS = {
     "npy, bytes": Attack("x.npy", _corrupt, _PREDICT),
     "npy, forged": Attack("x.npy", _npy, _PREDICT),
     "text, bytes": Attack("words.txt", _corrupt, ("data", "fetch", "words.txt")),
-    "safetensors, bytes": Attack(f"run/{runs.WEIGHTS}", _corrupt, _PREDICT),
-    "safetensors, forged": Attack(f"run/{runs.WEIGHTS}", _header, _PREDICT),
-    "config, bytes": Attack(f"run/{runs.CONFIG}", _corrupt, _EVALUATE),
-    "config, forged": Attack(f"run/{runs.CONFIG}", _json, _EVALUATE),
-    "config, forged, resumed": Attack(f"run/{runs.CONFIG}", _json, _RESUME),
+    "safetensors, bytes": Attack(f"run/{files.WEIGHTS}", _corrupt, _PREDICT),
+    "safetensors, forged": Attack(f"run/{files.WEIGHTS}", _header, _PREDICT),
+    "config, bytes": Attack(f"run/{files.CONFIG}", _corrupt, _EVALUATE),
+    "config, forged": Attack(f"run/{files.CONFIG}", _json, _EVALUATE),
+    "config, forged, resumed": Attack(f"run/{files.CONFIG}", _json, _RESUME),
     "checkpoint, bytes": Attack("run/checkpoint", _corrupt, _RESUME),
     "checkpoint, forged": Attack("run/checkpoint", _sealed, _RESUME),
 }
@@ -90,7 +91,7 @@ ATTACKS = {
 def forked() -> multiprocessing.context.ForkServerContext:
     """Return a context that forks processes from a server that has loaded the command."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli"])  # takes effect with the first process
+    context.set_forkserver_preload(["lra.lab.cli.main"])  # takes effect with the first process
     return context
 
 
@@ -104,7 +105,7 @@ def make_target(folder: Path) -> None:
     (folder / "words.txt").write_text("the quick brown fox\n" * 40, "utf-8")
     words = "--hidden 7 5 --epochs 2 --batch-size 16 --device cpu --out run"
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
-        cli.main(["train", "blobs.npz", *words.split()])
+        main.main(["train", "blobs.npz", *words.split()])
 
 
 def run_case(number: int, seed: int, home: Path) -> tuple[str, str]:
@@ -124,7 +125,7 @@ def run_case(number: int, seed: int, home: Path) -> tuple[str, str]:
         code, began = 0, time.monotonic()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                cli.main(list(attack.words))
+                main.main(list(attack.words))
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
         except BaseException as error:

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from lra.lab import checkpoint, cli, runs
+from lra.lab.cli import main
+from lra.lab.runs import checkpoint, files
 
 from .files import forked, make_target
 
@@ -70,11 +71,11 @@ def _command(words: list[str], home: Path, output: Path) -> None:
     os.chdir(home)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, before)
-    cli.main(words)
+    main.main(words)
 
 
 def _train(folder: str, home: Path, devices: int) -> list[str]:
-    if (home / folder / runs.CONFIG).exists():
+    if (home / folder / files.CONFIG).exists():
         return ["train", "--resume", folder]
     return ["train", "blobs.npz", *WORDS.split(), "--devices", str(devices), "--out", folder]
 
@@ -95,15 +96,15 @@ def bits(value: Any) -> Iterator[bytes]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Return the content that a finished run must have, however often it was interrupted."""
-    state = checkpoint.load(folder / checkpoint.NAME, runs.read_config(folder).to_config())
-    with (folder / runs.METRICS).open(newline="") as file:
+    state = checkpoint.load(folder / checkpoint.NAME, files.read_config(folder).to_config())
+    with (folder / files.METRICS).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    result = json.loads((folder / runs.RESULT).read_text())
+    result = json.loads((folder / files.RESULT).read_text())
     return {
         checkpoint.NAME: b"\0".join(bits(state)),
-        runs.METRICS: b"\0".join(bits(rows)),
-        runs.RESULT: b"\0".join(bits(result)),
-        runs.WEIGHTS: (folder / runs.WEIGHTS).read_bytes(),
+        files.METRICS: b"\0".join(bits(rows)),
+        files.RESULT: b"\0".join(bits(result)),
+        files.WEIGHTS: (folder / files.WEIGHTS).read_bytes(),
         "left behind": b" ".join(sorted(p.name.encode() for p in folder.glob("*.tmp"))),
     }
 
@@ -134,7 +135,7 @@ def _attack(home: Path, draw: random.Random, seconds: float, devices: int, name:
             raise Fault(f"{name} did not end within {PATIENCE:g} s after {sent}: {output}")
         if code not in allowed or "Traceback" in output:
             raise Fault(f"{name} ended with {code} after {sent}: {output}")
-        if (home / name / runs.RESULT).exists() and code == 0:
+        if (home / name / files.RESULT).exists() and code == 0:
             return sent
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import lra
-from lra.lab.config import TrainConfig
-from lra.lab.models import build_network
+from lra.lab.networks.build import build_network
+from lra.lab.settings.config import TrainConfig
 from speed.steps import RULES, Row, Step, perceptron, prepare, samples, step_of
 from turns import captured, synchronised, take_turns
 

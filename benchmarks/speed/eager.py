@@ -4,8 +4,8 @@ from argparse import Namespace
 
 import torch
 
-from lra.lab.config import TrainConfig
-from lra.lab.models import build_network
+from lra.lab.networks.build import build_network
+from lra.lab.settings.config import TrainConfig
 from speed.steps import Row, compare, perceptron, products, samples
 
 

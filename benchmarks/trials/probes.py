@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import lra
 from lra.lab import data
-from lra.lab.config import TrainConfig
-from lra.lab.models import build_network
-from lra.lab.schedule import factor
+from lra.lab.networks.build import build_network
+from lra.lab.settings.config import TrainConfig
+from lra.lab.settings.schedule import factor
 from lra.torch.diagnose import angle_between
 from trials.contests import LECUN
 

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 import lra
-from lra.lab import checkpoint, training
 from lra.lab.compare.digest import digest, slug
-from lra.lab.config import TrainConfig
+from lra.lab.runs import checkpoint
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train import training
 
 RESULT, FAILED = "result.json", "failed.json"
 TRIAL_SEED = 1000

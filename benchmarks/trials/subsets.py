@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lra.lab import data, text
+from lra.lab import data
+from lra.lab.data import text
 
 
 def characters(out: Path, count: int = 1_200_000) -> Path:

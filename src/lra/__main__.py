@@ -15,10 +15,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Import and run the command. Ctrl-C during the import ends the process at once."""
     before = signal.signal(signal.SIGINT, _stop)  # imports may swallow KeyboardInterrupt
-    from lra.lab import cli
+    from lra.lab.cli.main import main
 
     signal.signal(signal.SIGINT, before)
-    cli.main()
+    main()
 
 
 if __name__ == "__main__":

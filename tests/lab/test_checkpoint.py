@@ -13,9 +13,9 @@ import torch
 from workbench import checkpoint_bytes, differences
 
 from lra.errors import RunError
-from lra.lab import checkpoint
-from lra.lab.checkpoint import NAME, PREVIOUS, latest, load, save, write_atomically
-from lra.lab.config import TrainConfig
+from lra.lab.runs import checkpoint
+from lra.lab.runs.checkpoint import NAME, PREVIOUS, latest, load, save, write_atomically
+from lra.lab.settings.config import TrainConfig
 
 CONFIG = TrainConfig("digits", hidden=(4, 3)).to_config()
 NEW = f"{NAME}.new"

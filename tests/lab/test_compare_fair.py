@@ -11,14 +11,15 @@ from torch import Tensor
 from workbench import write_blobs
 
 import lra
-from lra.lab import plots, session, training
-from lra.lab.batches import Batches
 from lra.lab.compare import store
 from lra.lab.compare.grid import Grid, Search
 from lra.lab.compare.job import Job, execute
 from lra.lab.compare.schedule import Schedule
-from lra.lab.compare.spec import RULES_AND_METHODS
 from lra.lab.compare.store import Outcome
+from lra.lab.runs import plots
+from lra.lab.settings.spec import RULES_AND_METHODS
+from lra.lab.train import session, training
+from lra.lab.train.batches import Batches
 
 
 @pytest.fixture(autouse=True)

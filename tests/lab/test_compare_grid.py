@@ -9,14 +9,14 @@ import pytest
 import lra
 from lra.axis import Axis
 from lra.inits import Normal
-from lra.lab import cli
+from lra.lab.cli import main
 from lra.lab.compare.digest import digest
 from lra.lab.compare.grid import Grid, Search
 from lra.lab.compare.space import Choice, Range, even_point, read_dimension
-from lra.lab.compare.spec import RULES_AND_METHODS, read_model, read_rule
 from lra.lab.compare.words import command
-from lra.lab.config import TrainConfig
-from lra.lab.parts import LECUN
+from lra.lab.networks.parts import LECUN
+from lra.lab.settings.config import TrainConfig
+from lra.lab.settings.spec import RULES_AND_METHODS, read_model, read_rule
 
 
 def grid(*datasets: str, **changes: object) -> Grid:
@@ -143,7 +143,7 @@ def test_a_grid_survives_its_command_line_and_its_configuration() -> None:
         options=Search(("lr=1e-4..1e-1:log", "beta=0.1,1"), 2, "tpe", True, "sqlite:///x.db"),
     )  # fmt: skip
     words = shlex.split(command(made))
-    assert cli.parse(words[1:]).grid == made  # type: ignore[attr-defined]
+    assert main.parse(words[1:]).grid == made  # type: ignore[attr-defined]
     assert Grid.from_config(json.loads(json.dumps(made.to_config()))) == made
 
 

@@ -20,7 +20,6 @@ from test_compare_fair import small
 from workbench import PATIENCE, fork_lra, wait_for, write_blobs
 
 import lra
-from lra.lab import plots, runs, training
 from lra.lab.compare import job, pool, search
 from lra.lab.compare.grid import Grid, Search
 from lra.lab.compare.job import Job, execute
@@ -28,6 +27,8 @@ from lra.lab.compare.pool import Pool
 from lra.lab.compare.progress import Display
 from lra.lab.compare.results import tables, write_runs
 from lra.lab.compare.schedule import Schedule
+from lra.lab.runs import files, plots
+from lra.lab.train import training
 
 KILLS = int(os.environ.get("LRA_KILLS", "8"))
 """How often comparisons are killed; LRA_KILL_SEED is the seed of the times."""
@@ -60,7 +61,7 @@ def work_alone(grid: Grid, out: Path) -> Schedule:
 
 
 def table_of(schedule: Schedule, path: Path) -> list[dict[str, str]]:
-    """Return the rows of a comparison's runs.csv without measured times."""
+    """Return the rows of a comparison's files.csv without measured times."""
     write_runs(tables(schedule), path)
     with path.open(newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
@@ -98,7 +99,7 @@ def test_a_comparison_from_its_command(blobs: Path, tmp_path: Path) -> None:
     assert "refused: gpt reads text" in page
     for name in re.findall(r"\]\((page/\S+\.svg)\)", page):
         assert (tmp_path / name).read_text().startswith("<svg")
-    one = runs.read_config(tmp_path / "out" / "runs" / rows[0]["run"])
+    one = files.read_config(tmp_path / "out" / "runs" / rows[0]["run"])
     assert (one.test, one.seed, one.epochs) == (True, 0, 2)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").rglob("result.json")}
     assert len(before) == 8
@@ -205,7 +206,7 @@ def _work(grid: Grid, out: Path, seed: int) -> None:
 
 def start(target: Callable[..., None], *args: Any) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli", "lra.lab.compare.search"])
+    context.set_forkserver_preload(["lra.lab.cli.main", "lra.lab.compare.search"])
     process = context.Process(target=target, args=args)
     process.start()
     return process
@@ -238,7 +239,7 @@ def test_a_comparison_killed_at_random_times_ends_with_the_same_table(
 
 def _unfinished(out: Path) -> list[Path]:
     folders = (out / "runs").iterdir() if (out / "runs").exists() else ()
-    return [folder for folder in folders if not (folder / runs.RESULT).exists()]
+    return [folder for folder in folders if not (folder / files.RESULT).exists()]
 
 
 @pytest.mark.slow
@@ -355,7 +356,7 @@ def test_a_killed_trial_is_resumed(
     assert wait_for(lambda: bool(store.curve(name)), process.is_alive)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    saved = runs.read_config(folder)
+    saved = files.read_config(folder)
     steps: list[float] = []
     schedule = Schedule(grid, tmp_path)
     end = time.monotonic() + PATIENCE
@@ -366,7 +367,7 @@ def test_a_killed_trial_is_resumed(
     outcome = execute(grid, tmp_path, task, steps.append)
     assert outcome is not None
     assert outcome.state == "done"
-    assert runs.read_config(folder) == saved
+    assert files.read_config(folder) == saved
     assert steps[0] > 1 / 50  # resumed, not restarted
     assert len(list((tmp_path / "runs").iterdir())) == 1
     assert len(job.Store(tmp_path).curve(name)) == 50

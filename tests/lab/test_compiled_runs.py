@@ -15,8 +15,8 @@ from workbench import (
 
 import lra
 from lra.errors import OptionError
-from lra.lab import learning, training
-from lra.lab.config import TrainConfig
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train import learning, training
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
 

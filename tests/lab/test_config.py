@@ -15,14 +15,22 @@ from workbench import begin, read_train
 import lra
 from lra.errors import OptionError
 from lra.inits import FanIn, Normal
-from lra.lab import options, recipes, runs
-from lra.lab.augment import AUGMENTATIONS
-from lra.lab.config import TrainConfig
-from lra.lab.networks import NETWORKS
-from lra.lab.options import ACTIVATIONS, INITS, NAMED_INITS, OPTIMIZERS, PRECISIONS, SURROGATES
-from lra.lab.recipes import RECIPES, Recipe
-from lra.lab.rule_options import LOCAL_LOSSES, RuleOptions
-from lra.lab.schedule import SCHEDULES
+from lra.lab.networks.table import NETWORKS
+from lra.lab.runs import files
+from lra.lab.settings import options, recipes
+from lra.lab.settings.config import TrainConfig
+from lra.lab.settings.options import (
+    ACTIVATIONS,
+    INITS,
+    NAMED_INITS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SURROGATES,
+)
+from lra.lab.settings.recipes import RECIPES, Recipe
+from lra.lab.settings.rule_options import LOCAL_LOSSES, RuleOptions
+from lra.lab.settings.schedule import SCHEDULES
+from lra.lab.train.augment import AUGMENTATIONS
 from lra.torch import registry
 
 RULES = [
@@ -519,7 +527,7 @@ def test_activations_are_torchs_and_the_librarys() -> None:
 
 def test_the_saved_configuration_is_readable(tmp_path: Path) -> None:
     begin(tmp_path / "run", TrainConfig("digits", hidden=(3,)))
-    plain = json.loads((tmp_path / "run" / runs.CONFIG).read_text())
+    plain = json.loads((tmp_path / "run" / files.CONFIG).read_text())
     assert plain["hidden"] == [3]
     assert plain["rule"]["crossing"]["beta"] == 0.1
-    assert runs.read_config(tmp_path / "run") == TrainConfig("digits", hidden=(3,))
+    assert files.read_config(tmp_path / "run") == TrainConfig("digits", hidden=(3,))

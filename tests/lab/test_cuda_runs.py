@@ -8,8 +8,8 @@ import torch
 from workbench import assert_same_run, tiny, train_with_stops, write_blobs
 
 import lra
-from lra.lab import plots
-from lra.lab.training import train
+from lra.lab.runs import plots
+from lra.lab.train.training import train
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),

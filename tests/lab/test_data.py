@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lra.errors import OptionError
-from lra.lab import data, sources
+from lra.lab import data
+from lra.lab.data import sources
 
 # digits
 

@@ -20,16 +20,18 @@ from workbench import (
 )
 
 import lra
-from lra.lab import cli, diagnoses, runs, training
-from lra.lab.config import TrainConfig
-from lra.lab.verdict import verdict
+from lra.lab.cli import main
+from lra.lab.runs import diagnoses, files
+from lra.lab.runs.verdict import verdict
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train import training
 
 NOISY = {"activation": "bernoulli", "straight_through": "sigmoid"}
 
 
 def read_events(folder):
     """Read the TensorBoard log: tag, step and value of every number."""
-    (path,) = folder.glob(runs.EVENTS)
+    (path,) = folder.glob(files.EVENTS)
     content, events = path.read_bytes(), []
     while content:
         size = int.from_bytes(content[:8], "little")
@@ -52,9 +54,9 @@ def test_diagnoses_do_not_change_a_run(tmp_path, rule):
     for state in states:
         state.pop("config")
     assert not differences(*states)
-    assert (plain / runs.WEIGHTS).read_bytes() == (diagnosed / runs.WEIGHTS).read_bytes()
+    assert (plain / files.WEIGHTS).read_bytes() == (diagnosed / files.WEIGHTS).read_bytes()
     assert not differences(metrics(plain), metrics(diagnosed))
-    assert not (plain / runs.DIAGNOSES).exists()
+    assert not (plain / files.DIAGNOSES).exists()
 
 
 def test_each_diagnosis_is_saved_and_logged(tmp_path):
@@ -70,7 +72,7 @@ def test_each_diagnosis_is_saved_and_logged(tmp_path):
         (2, 15),
         (3, 20),
     ]
-    with (tmp_path / "run" / runs.DIAGNOSES).open(newline="") as file:
+    with (tmp_path / "run" / files.DIAGNOSES).open(newline="") as file:
         rows = list(csv.DictReader(file))
     expected = [{"epoch": e, "step": s} | row for e, s, each in received for row in each.rows()]
     as_text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in expected]
@@ -94,7 +96,7 @@ def test_stops_do_not_change_the_table(tmp_path, stops):
     training.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, "diagnoses")
     whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
-    assert (whole / runs.DIAGNOSES).read_bytes() == (stopped / runs.DIAGNOSES).read_bytes()
+    assert (whole / files.DIAGNOSES).read_bytes() == (stopped / files.DIAGNOSES).read_bytes()
     assert read_events(whole)[:3] != []
     for folder in (whole, stopped):
         tags = [event[:2] for event in read_events(folder)]
@@ -104,7 +106,7 @@ def test_stops_do_not_change_the_table(tmp_path, stops):
 def test_rows_after_the_last_checkpoint_are_replaced(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
     training.train(config, tmp_path / "run")
-    table = tmp_path / "run" / runs.DIAGNOSES
+    table = tmp_path / "run" / files.DIAGNOSES
     whole = table.read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "CHECK_EVERY", 1)
@@ -120,10 +122,10 @@ def test_rows_after_the_last_checkpoint_are_replaced(tmp_path):
 def test_overwriting_a_run_removes_its_diagnoses(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=20)
     training.train(config, tmp_path / "run")
-    cli.parse(["diagnose", str(tmp_path / "run")]).execute(Console(quiet=True))
+    main.parse(["diagnose", str(tmp_path / "run")]).execute(Console(quiet=True))
     training.train(tiny(config.dataset), tmp_path / "run", overwrite=True)
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert not left & {runs.DIAGNOSES, runs.HEAT_MAP, runs.DIAGNOSE_CURVES}
+    assert not left & {files.DIAGNOSES, files.HEAT_MAP, files.DIAGNOSE_CURVES}
 
 
 # the verdict
@@ -231,17 +233,17 @@ def test_sixteen_tanh_layers(tmp_path, rule, fails, optimizer):
 def test_the_command_prints_a_table_and_writes_plots(tmp_path, capsys):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10)
     training.train(config, tmp_path / "run")
-    cli.main(["diagnose", str(tmp_path / "run")])
+    main.main(["diagnose", str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert printed.startswith("step 20, epoch 3\nlayer")
     last = [row for row in diagnoses.read(tmp_path / "run") if row["step"] == 20]
     for expected, line in zip(last, printed.splitlines()[2:], strict=False):
         assert line.split()[:2] == [expected["layer"], expected["type"]]
         assert expected["angle"] is None or line.endswith(f"{expected['angle']:.1f}°")
-    for name in (runs.HEAT_MAP, runs.DIAGNOSE_CURVES):
+    for name in (files.HEAT_MAP, files.DIAGNOSE_CURVES):
         assert str(tmp_path / "run" / name) in printed
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
-    cli.main(["diagnose", str(tmp_path / "run"), "--step", "10"])
+    main.main(["diagnose", str(tmp_path / "run"), "--step", "10"])
     assert capsys.readouterr().out.startswith("step 10, epoch 2\n")
 
 
@@ -250,8 +252,8 @@ def test_runs_with_a_method_are_plotted(tmp_path, capsys):
         write_blobs(tmp_path / "blobs.npz"), diagnose=10, rule=lra.methods.PredictiveCoding(2)
     )
     training.train(config, tmp_path / "run")
-    cli.main(["diagnose", str(tmp_path / "run")])
-    assert str(tmp_path / "run" / runs.DIAGNOSE_CURVES) in capsys.readouterr().out
+    main.main(["diagnose", str(tmp_path / "run")])
+    assert str(tmp_path / "run" / files.DIAGNOSE_CURVES) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -264,12 +266,12 @@ def test_runs_with_a_method_are_plotted(tmp_path, capsys):
     ],
 )
 def test_invalid_tables_are_refused(tmp_path, capsys, content, message):
-    (tmp_path / runs.CONFIG).write_text(json.dumps(tiny("digits").to_config()))
+    (tmp_path / files.CONFIG).write_text(json.dumps(tiny("digits").to_config()))
     if content:
         header = ",".join(diagnoses.COLUMNS)
-        (tmp_path / runs.DIAGNOSES).write_text(content.replace("HEADER", header))
+        (tmp_path / files.DIAGNOSES).write_text(content.replace("HEADER", header))
     with pytest.raises(SystemExit, match="1"):
-        cli.main(["diagnose", str(tmp_path)])
+        main.main(["diagnose", str(tmp_path)])
     assert message in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -280,5 +282,5 @@ def test_options(tmp_path, capsys):
         tiny("digits", diagnose=0)
     training.train(tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10), tmp_path / "run")
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["diagnose", str(tmp_path / "run"), "--step", "11"])
+        main.main(["diagnose", str(tmp_path / "run"), "--step", "11"])
     assert "there are diagnoses at 0, 10, 20" in capsys.readouterr().err.replace("\n", " ")

@@ -9,8 +9,8 @@ import torch
 from workbench import tiny
 
 import lra
-from lra.lab.finite import find_nonfinite_weight, locate_nonfinite
-from lra.lab.models import build_network
+from lra.lab.networks.build import build_network
+from lra.lab.train.finite import find_nonfinite_weight, locate_nonfinite
 
 SIZES: dict[str, dict[str, Any]] = {
     "resnet": {"width": 4, "depth": 8},

@@ -12,8 +12,8 @@ import torch
 from workbench import assert_same_run, checkpoint_bytes, saved_state, tiny, write_blobs
 
 from lra.errors import DataError, RunError
-from lra.lab import checkpoint
-from lra.lab.training import resume, train
+from lra.lab.runs import checkpoint
+from lra.lab.train.training import resume, train
 
 State = dict[str, Any]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lra.errors import DataError
-from lra.lab.formats import parse_cifar, parse_idx
+from lra.lab.data.formats import parse_cifar, parse_idx
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from workbench import assert_same_run, read_train, saved_state, tiny, train_with_stops, write_blobs
 
 import lra
-from lra.lab import runs
 from lra.lab.data import load
-from lra.lab.models import build_network
-from lra.lab.training import train
+from lra.lab.networks.build import build_network
+from lra.lab.runs import files, trained_network
+from lra.lab.train.training import train
 
 OPTIONS = {
     "predictive-coding": {"steps": 3, "step": 0.2},
@@ -81,9 +81,9 @@ def test_a_run_of_one_batch_is_a_loop_of_the_method(
 def test_predictions_are_the_methods_own(tmp_path: Path, blobs: Path, name: str) -> None:
     method, data = method_of(name), load(str(blobs))
     train(tiny(blobs, rule=method), tmp_path / "run")
-    result = json.loads((tmp_path / "run" / runs.RESULT).read_text())
-    evaluation = runs.evaluate(tmp_path / "run")
-    trained = runs.load(tmp_path / "run")
+    result = json.loads((tmp_path / "run" / files.RESULT).read_text())
+    evaluation = trained_network.evaluate(tmp_path / "run")
+    trained = trained_network.load(tmp_path / "run")
     assert data.x_test is not None
     output = method.output(trained.network, torch.from_numpy(data.x_test))
     loss = F.cross_entropy(output, torch.from_numpy(data.y_test).long())

@@ -11,9 +11,9 @@ from torch import nn
 import lra
 from lra.errors import OptionError
 from lra.inits import FanIn, Normal
-from lra.lab.config import TrainConfig
-from lra.lab.models import build_network, build_optimizer, plain_state
-from lra.lab.options import ACTIVATIONS, OPTIMIZERS
+from lra.lab.networks.build import build_network, build_optimizer, plain_state
+from lra.lab.settings.config import TrainConfig
+from lra.lab.settings.options import ACTIVATIONS, OPTIMIZERS
 
 
 def network(sample_shape: tuple[int, ...] = (2, 3), classes: int = 4, **changes: Any):

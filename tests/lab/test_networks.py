@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import lra
 from lra.errors import OptionError
 from lra.inits import FanIn, Normal
-from lra.lab.networks import NETWORKS
-from lra.lab.parts import KAIMING, LECUN, Block, ConvBlock, Parts, look_up
-from lra.lab.parts import Table as TableActivation
+from lra.lab.networks.parts import KAIMING, LECUN, Block, ConvBlock, Parts, look_up
+from lra.lab.networks.parts import Table as TableActivation
+from lra.lab.networks.table import NETWORKS
 
 CLASSES = 7
 SMALL: dict[str, dict[str, int]] = {

@@ -18,10 +18,10 @@ from workbench import (
 )
 
 import lra
-from lra.lab import training
-from lra.lab.batches import Batches
-from lra.lab.config import TrainConfig
-from lra.lab.training import train
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train import training
+from lra.lab.train.batches import Batches
+from lra.lab.train.training import train
 
 
 def write_images(path: Path, n: int = 53) -> Path:

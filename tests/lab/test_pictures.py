@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lra.errors import DataError, OptionError
-from lra.lab import data, pictures
+from lra.lab import data
+from lra.lab.data import pictures
 
 
 def make(x: np.ndarray, y: np.ndarray, classes: int = 10) -> data.Dataset:

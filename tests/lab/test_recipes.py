@@ -7,11 +7,11 @@ import pytest
 import torch
 from workbench import metrics, read_train, saved_state
 
-from lra.lab import runs
-from lra.lab.models import build_network
-from lra.lab.networks import NETWORKS
-from lra.lab.recipes import RECIPES
-from lra.lab.training import train
+from lra.lab.networks.build import build_network
+from lra.lab.networks.table import NETWORKS
+from lra.lab.runs import trained_network
+from lra.lab.settings.recipes import RECIPES
+from lra.lab.train.training import train
 
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar-10": (3, 32, 32)}
 
@@ -42,13 +42,13 @@ def test_a_recipe_trains(tmp_path: Path, name: str) -> None:
     assert result["rule"] == recipe.rule
     (row,) = metrics(tmp_path / "run")
     assert 0 < float(row["loss"]) < 1000
-    trained = runs.load(tmp_path / "run")
+    trained = trained_network.load(tmp_path / "run")
     torch.manual_seed(config.seed)
     drawn = build_network(config, trained.sample_shape, len(trained.classes))
     state = saved_state(tmp_path / "run")["model"]
     unchanged = [n for n, p in drawn.named_parameters() if torch.equal(state[n], p)]
     assert unchanged == []
-    evaluation = runs.evaluate(tmp_path / "run")
+    evaluation = trained_network.evaluate(tmp_path / "run")
     assert evaluation.accuracy == pytest.approx(result["test_accuracy"])
     assert evaluation.loss == pytest.approx(result["test_loss"], rel=1e-4)
     assert (evaluation.predictions > evaluation.samples) is NETWORKS[config.model].text

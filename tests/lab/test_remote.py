@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lra.lab import remote
-from lra.lab.archives import SourceError
+from lra.lab.data import remote
+from lra.lab.data.archives import SourceError
 
 FILES = ("one", "two", "three")
 CONTENT = {file: file.encode() * 100 for file in FILES}

@@ -14,9 +14,12 @@ from workbench import CLASSES, SHAPE, begin, interrupt_at, tiny, write_blobs
 
 import lra
 from lra.errors import DataError, OptionError, RunError
-from lra.lab import data, npz, runs, training
-from lra.lab.config import TrainConfig
-from lra.lab.runs import Evaluation, evaluate, predict
+from lra.lab import data
+from lra.lab.data import npz
+from lra.lab.runs import files, trained_network
+from lra.lab.runs.trained_network import Evaluation, evaluate, predict
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train import training
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_network(run: Path) -> nn.Module:
     network = nn.Sequential(nn.Flatten(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 5), nn.Tanh())
     network.append(nn.Linear(5, 3))
-    network.load_state_dict(safetensors.torch.load_file(run / runs.WEIGHTS), strict=True)
+    network.load_state_dict(safetensors.torch.load_file(run / files.WEIGHTS), strict=True)
     return network
 
 
@@ -58,7 +61,7 @@ def test_evaluate(home: Path) -> None:
     assert evaluation.loss == pytest.approx(-np.log(p[np.arange(41), y]).mean(), rel=1e-5)
     expected = {str(c): pytest.approx(100 * correct[y == c].mean()) for c in range(CLASSES)}
     assert evaluation.per_class == expected
-    result = json.loads((home / "run" / runs.RESULT).read_text())
+    result = json.loads((home / "run" / files.RESULT).read_text())
     assert evaluation.accuracy == pytest.approx(result["test_accuracy"])
     assert 34 < evaluation.accuracy < 100  # better than chance, but not trivial
 
@@ -74,9 +77,9 @@ def test_evaluate_on_another_dataset(home: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_in_double_precision(home: Path) -> None:
-    result = json.loads((home / "double" / runs.RESULT).read_text())
+    result = json.loads((home / "double" / files.RESULT).read_text())
     assert evaluate(home / "double").accuracy == pytest.approx(result["test_accuracy"])
-    assert next(runs.load(home / "double").network.parameters()).dtype == torch.float64
+    assert next(trained_network.load(home / "double").network.parameters()).dtype == torch.float64
 
 
 def test_evaluate_by_the_existing_classes(home: Path, tmp_path: Path) -> None:
@@ -183,7 +186,7 @@ def test_predict_returns_class_names(home: Path, tmp_path: Path) -> None:
     names = [name for name, _ in predict(home / "digits", tmp_path / "digits.npy")]
     accuracy = 100 * np.mean(np.array(names, int) == digits.y_test)
     assert accuracy == pytest.approx(evaluate(home / "digits").accuracy)
-    trained = runs.load(home / "digits")
+    trained = trained_network.load(home / "digits")
     assert trained.classes == tuple("0123456789")
     assert trained.sample_shape == (8, 8)
     assert not trained.network.training
@@ -274,26 +277,26 @@ def test_a_run_without_weights_yet(home: Path, tmp_path: Path) -> None:
 def test_an_unfinished_run_can_be_evaluated(home: Path, tmp_path: Path) -> None:
     with pytest.raises(training.Interrupted):
         training.train(tiny(home / "blobs.npz"), tmp_path / "run", reporter=interrupt_at(2))
-    assert not (tmp_path / "run" / runs.RESULT).exists()
+    assert not (tmp_path / "run" / files.RESULT).exists()
     assert evaluate(tmp_path / "run").samples == 41
 
 
 def test_damaged_weights(home: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    begin(run, runs.read_config(home / "run"))
-    good = (home / "run" / runs.WEIGHTS).read_bytes()
+    begin(run, files.read_config(home / "run"))
+    good = (home / "run" / files.WEIGHTS).read_bytes()
     for content in (good[:-1], good[:20], b"", b"\xff" * 100):
-        (run / runs.WEIGHTS).write_bytes(content)
+        (run / files.WEIGHTS).write_bytes(content)
         with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
             evaluate(run)
     weights = safetensors.torch.load(good)
-    (run / runs.WEIGHTS).write_bytes(safetensors.torch.save(weights))  # without the header
+    (run / files.WEIGHTS).write_bytes(safetensors.torch.save(weights))  # without the header
     with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
         evaluate(run)
-    (run / runs.WEIGHTS).write_bytes((home / "digits" / runs.WEIGHTS).read_bytes())
+    (run / files.WEIGHTS).write_bytes((home / "digits" / files.WEIGHTS).read_bytes())
     with pytest.raises(RunError, match=r"model.safetensors: damaged, or of another network"):
         evaluate(run)
-    (run / runs.WEIGHTS).write_bytes(good)
+    (run / files.WEIGHTS).write_bytes(good)
     assert evaluate(run) == evaluate(home / "run")
 
 
@@ -302,4 +305,4 @@ def test_the_weights_are_the_plain_network(home: Path, tmp_path: Path, rule: str
     config = tiny(home / "blobs.npz", rule=lra.named(rule), epochs=1)
     training.train(config, tmp_path / "run")
     assert isinstance(plain_network(tmp_path / "run"), nn.Sequential)
-    assert not lra.is_converted(runs.load(tmp_path / "run").network)
+    assert not lra.is_converted(trained_network.load(tmp_path / "run").network)

@@ -9,9 +9,9 @@ import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from workbench import interrupt_at, tiny, write_blobs
 
-from lra.lab import training
-from lra.lab.schedule import SCHEDULES, factor
-from lra.lab.training import Interrupted, resume, train
+from lra.lab.settings.schedule import SCHEDULES, factor
+from lra.lab.train import training
+from lra.lab.train.training import Interrupted, resume, train
 
 FACTORS: dict[tuple[str, float | None], list[float]] = {
     ("constant", None): [1.0] * 10,

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from lra.errors import DataError
-from lra.lab import archives, data, origins, sources
-from lra.lab.archives import SourceError
-from lra.lab.remote import EventHandler, Source
+from lra.lab import data
+from lra.lab.data import archives, origins, sources
+from lra.lab.data.archives import SourceError
+from lra.lab.data.remote import EventHandler, Source
 
 IDX = TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = tuple(origins.CHECKSUMS["mnist"])
 CIFAR = tuple(origins.CHECKSUMS["cifar-10"])
@@ -494,7 +495,7 @@ def test_an_error_while_writing_leaves_nothing(
 def test_a_kill_while_writing_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
     script = """
 import os, pathlib, sys
-from lra.lab import sources
+from lra.lab.data import sources
 os.fsync = lambda handle: os._exit(9)
 sources._write_to_cache(pathlib.Path(sys.argv[1]), b"content" * 100_000)
 """

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lra.errors import DataError, OptionError
-from lra.lab import data, text
+from lra.lab import data
+from lra.lab.data import text
 
 PROSE = "It was a bright cold day in April, and the clocks were striking thirteen.\n" * 40
 

@@ -13,11 +13,14 @@ from matplotlib.image import imread
 from workbench import metrics, saved_state, saved_weight, tiny
 
 import lra
-from lra.lab import cli, data, runs, training
-from lra.lab.measure import Metrics, measure
-from lra.lab.models import build_network
-from lra.lab.state import State
-from lra.lab.training import train
+from lra.lab import data
+from lra.lab.cli import main
+from lra.lab.networks.build import build_network
+from lra.lab.runs import files, trained_network
+from lra.lab.runs.measure import Metrics, measure
+from lra.lab.runs.state import State
+from lra.lab.train import training
+from lra.lab.train.training import train
 
 SIZES: dict[str, Any] = {"model": "gpt", "width": 8, "depth": 1, "context": 12}
 
@@ -45,17 +48,17 @@ def by_hand(
     return float(np.mean(losses)), 100 * float(np.mean(correct))
 
 
-def trained_network(folder: Path, classes: int) -> torch.nn.Module:
-    network = build_network(runs.read_config(folder), (12,), classes)
-    network.load_state_dict(safetensors.torch.load_file(folder / runs.WEIGHTS))
+def best_network(folder: Path, classes: int) -> torch.nn.Module:
+    network = build_network(files.read_config(folder), (12,), classes)
+    network.load_state_dict(safetensors.torch.load_file(folder / files.WEIGHTS))
     return network
 
 
 def test_losses_are_per_character(home: Path) -> None:
     """Check validation and test losses of the best weights, in the result and by `evaluate`."""
     arrays = data.load(str(home / "cats.txt"), context=12)
-    network = trained_network(home / "run", arrays.num_classes)
-    result = json.loads((home / "run" / runs.RESULT).read_text())
+    network = best_network(home / "run", arrays.num_classes)
+    result = json.loads((home / "run" / files.RESULT).read_text())
     loss, accuracy = by_hand(network, arrays.x_test, arrays.y_test)
     assert result["test_loss"] == pytest.approx(loss, rel=1e-5)
     assert result["test_accuracy"] == pytest.approx(accuracy)
@@ -68,7 +71,7 @@ def test_losses_are_per_character(home: Path) -> None:
     losses = [float(row["validation_loss"]) for row in rows]
     assert result["best_epoch"] == 1 + losses.index(min(losses))
     assert float(rows[-1]["train_accuracy"]) > 30
-    evaluation = runs.evaluate(home / "run")
+    evaluation = trained_network.evaluate(home / "run")
     assert (evaluation.loss, evaluation.accuracy) == (result["test_loss"], result["test_accuracy"])
     counts = evaluation.samples, evaluation.predictions
     assert counts == (len(arrays.x_test), arrays.x_test.size)
@@ -81,7 +84,7 @@ def test_measuring_in_chunks(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     config = tiny("x.txt", **SIZES)
     network = build_network(config, (12,), 9)
     x, y = torch.randint(0, 9, (7, 12)), torch.randint(0, 9, (7, 12))
-    monkeypatch.setattr("lra.lab.measure.CHUNK_SIZE", n * 12)
+    monkeypatch.setattr("lra.lab.runs.measure.CHUNK_SIZE", n * 12)
     sizes: list[int] = []
     hook = network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     measured = measure(network, x, y)
@@ -137,8 +140,8 @@ def test_evaluate_on_another_text(home: Path, tmp_path: Path) -> None:
     test = [classes.index(c) if c in classes else len(classes) - 1 for c in text[cut:]]
     n = (len(test) - 1) // 12
     x, y = (np.array(test[i : i + n * 12]).reshape(n, 12) for i in (0, 1))
-    loss, accuracy = by_hand(trained_network(home / "run", len(classes)), x, y)
-    evaluation = runs.evaluate(home / "run", str(tmp_path / "moon.txt"))
+    loss, accuracy = by_hand(best_network(home / "run", len(classes)), x, y)
+    evaluation = trained_network.evaluate(home / "run", str(tmp_path / "moon.txt"))
     assert evaluation.loss == pytest.approx(loss, rel=1e-5)
     assert evaluation.accuracy == pytest.approx(accuracy)
     assert len(classes) - 1 in y  # "m" and ":" are unknown
@@ -147,7 +150,7 @@ def test_evaluate_on_another_text(home: Path, tmp_path: Path) -> None:
 def test_printed_lines(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--model gpt --width 8 --depth 1 --context 12 --epochs 2 --batch-size 16 --device cpu"
     run = tmp_path / "run"
-    cli.main(["train", str(home / "cats.txt"), *words.split(), "--out", str(run)])
+    main.main(["train", str(home / "cats.txt"), *words.split(), "--out", str(run)])
     lines = capsys.readouterr().out.splitlines()
     assert "gpt, width 8, depth 1, context 12, gelu; " in lines[0]
     assert lines[1].split() == [
@@ -160,13 +163,13 @@ def test_printed_lines(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture
         assert line.split()[:4] == [f"{row['epoch']}/2", *figures]
         ends = (text.index(last) + len(last) for text, last in ((lines[1], "n loss"), (line, loss)))
         assert abs(next(ends) - next(ends)) < 2  # the loss is below its title
-    result = json.loads((run / runs.RESULT).read_text())
+    result = json.loads((run / files.RESULT).read_text())
     assert lines[4].startswith(
         f"test loss {result['test_loss']:.4f} nats per character, accuracy "
         f"{result['test_accuracy']:.2f}% (best epoch {result['best_epoch']} of 2), "
         f"{result['test_loss_last']:.4f} with"
     )
-    cli.main(["evaluate", str(run)])
+    main.main(["evaluate", str(run)])
     (line,) = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         rf"cats.txt: accuracy {result['test_accuracy']:.2f}%, loss {result['test_loss']:.4f}, "
@@ -176,7 +179,7 @@ def test_printed_lines(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_plot_has_only_the_losses(home: Path) -> None:
-    picture = imread(home / "run" / runs.CURVES)
+    picture = imread(home / "run" / files.CURVES)
     assert picture.shape[1] < 800  # one panel
     colours = {tuple(c) for c in (picture[..., :3].reshape(-1, 3) * 255).round().astype(int)}
     assert {(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)} <= colours
@@ -189,7 +192,7 @@ def test_weights_without_a_rule_are_reported(
     monkeypatch.setattr(
         training.lra, "convert", lambda model, rule, **kw: convert(model, rule, skip="3", **kw)
     )
-    cli.main(
+    main.main(
         f"train digits --hidden 64 64 --epochs 1 --device cpu --out {tmp_path / 'run'}".split()
     )
     weights, skipped = 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10, 64 * 64 + 64

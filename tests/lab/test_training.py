@@ -43,14 +43,17 @@ from workbench import (
 
 import lra
 from lra.errors import OptionError, RunError
-from lra.lab import checkpoint, cli, data, lock, runs, session, training
-from lra.lab.batches import draw_order
+from lra.lab import data
+from lra.lab.cli import main
 from lra.lab.compare.store import Store
-from lra.lab.config import TrainConfig
-from lra.lab.display import Reporter
-from lra.lab.finite import locate_nonfinite
-from lra.lab.models import build_network
-from lra.lab.training import Interrupted, resume, train
+from lra.lab.networks.build import build_network
+from lra.lab.runs import checkpoint, files, lock, trained_network
+from lra.lab.runs.display import Reporter
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train import session, training
+from lra.lab.train.batches import draw_order
+from lra.lab.train.finite import locate_nonfinite
+from lra.lab.train.training import Interrupted, resume, train
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def test_every_file_is_written(uninterrupted: Path) -> None:
         *("config.json", "metrics.csv", "result.json", "curves.png"),
         *("model.safetensors", "checkpoint", "checkpoint.previous", ".lock"),
     }
-    result = json.loads((uninterrupted / runs.RESULT).read_text())
+    result = json.loads((uninterrupted / files.RESULT).read_text())
     rows = metrics(uninterrupted)
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
     accuracies = [float(row["validation_accuracy"]) for row in rows]
@@ -95,7 +98,7 @@ def test_every_file_is_written(uninterrupted: Path) -> None:
 def test_the_curves_are_plotted(uninterrupted: Path) -> None:
     from matplotlib.image import imread
 
-    picture = imread(uninterrupted / runs.CURVES)
+    picture = imread(uninterrupted / files.CURVES)
     height, width = picture.shape[:2]
     assert height > 300
     assert width > 800
@@ -121,7 +124,7 @@ def assert_events_are_the_metrics(folder: Path) -> None:
     expected = [
         (scalar(name, 0).value[0].tag, int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6))
         for row in metrics(folder)
-        for name in runs.COLUMNS[1:]
+        for name in files.COLUMNS[1:]
         if row[name]
     ]
     assert read_events(folder) == expected
@@ -133,10 +136,10 @@ def test_tensorboard_events_are_the_metrics(uninterrupted: Path) -> None:
 
 
 def best_network(folder: Path) -> nn.Sequential:
-    """Build the plain network and load its weights strictly, without using `runs.load`."""
+    """Build the plain network and load its weights strictly, without code of the workbench."""
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 5)]
     network = nn.Sequential(*layers, nn.Tanh(), nn.Linear(5, 3))
-    network.load_state_dict(safetensors.torch.load_file(folder / runs.WEIGHTS), strict=True)
+    network.load_state_dict(safetensors.torch.load_file(folder / files.WEIGHTS), strict=True)
     return network
 
 
@@ -149,7 +152,7 @@ def test_the_test_accuracies_are_those_of_the_saved_weights(
     blobs: Path, uninterrupted: Path
 ) -> None:
     arrays = np.load(blobs)
-    result = json.loads((uninterrupted / runs.RESULT).read_text())
+    result = json.loads((uninterrupted / files.RESULT).read_text())
     best = best_network(uninterrupted)
     accuracy = accuracy_of(best, arrays["x_test"], arrays["y_test"])
     assert result["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
@@ -167,7 +170,7 @@ def test_the_validation_accuracy_is_that_of_the_saved_weights(
     arrays = data.load(str(blobs))
     _, validation = data.split(arrays, 13, 0)
     x, y = arrays.x_train[validation], arrays.y_train[validation]
-    result = json.loads((uninterrupted / runs.RESULT).read_text())
+    result = json.loads((uninterrupted / files.RESULT).read_text())
     accuracy = accuracy_of(best_network(uninterrupted), x, y)
     assert result["validation_accuracy"] == pytest.approx(accuracy, abs=1e-9)
 
@@ -184,7 +187,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(tmp_path: Path, blobs: Pat
     config = tiny(blobs, epochs=8, optimizer="sgd", lr=3.0, seed=1)
     result = train(config, tmp_path / "run", reporter=watcher)
     assert result["best_epoch"] < 8
-    saved = safetensors.torch.load_file(tmp_path / "run" / runs.WEIGHTS)
+    saved = safetensors.torch.load_file(tmp_path / "run" / files.WEIGHTS)
     for name, value in saved.items():
         assert torch.equal(value, states[result["best_epoch"]][name])
     assert any(not torch.equal(value, states[8][name]) for name, value in saved.items())
@@ -295,7 +298,7 @@ def test_no_validation(tmp_path: Path, blobs: Path) -> None:
     assert result["test_accuracy"] == result["test_accuracy_last"]
     assert [row["validation_accuracy"] for row in metrics(tmp_path / "run")] == [""] * 3
     last = saved_state(tmp_path / "run")["model"]
-    for name, value in safetensors.torch.load_file(tmp_path / "run" / runs.WEIGHTS).items():
+    for name, value in safetensors.torch.load_file(tmp_path / "run" / files.WEIGHTS).items():
         assert torch.equal(value, last[name])
 
 
@@ -359,7 +362,7 @@ def test_precisions_train(tmp_path: Path, blobs: Path, precision: str) -> None:
     config = tiny(blobs, precision=precision, epochs=25, lr=0.01)
     result = train(config, tmp_path / "run")
     assert result["test_accuracy"] > 70
-    weights = safetensors.torch.load_file(tmp_path / "run" / runs.WEIGHTS)
+    weights = safetensors.torch.load_file(tmp_path / "run" / files.WEIGHTS)
     expected = torch.float64 if precision == "64" else torch.float32
     assert {value.dtype for value in weights.values()} == {expected}
 
@@ -521,7 +524,7 @@ def test_a_run_in_use_is_left_alone(tmp_path: Path, blobs: Path) -> None:
             with pytest.raises(RunError, match=message):
                 command()
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-        assert runs.evaluate(folder).samples == 41
+        assert trained_network.evaluate(folder).samples == 41
     resume(folder)
 
 
@@ -644,14 +647,14 @@ def test_a_finished_run_is_not_changed(tmp_path: Path, blobs: Path) -> None:
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     again = resume(tmp_path / "run")
     assert not differences(again, result)
-    for name in (checkpoint.NAME, runs.WEIGHTS, runs.METRICS, runs.CONFIG):
+    for name in (checkpoint.NAME, files.WEIGHTS, files.METRICS, files.CONFIG):
         assert (tmp_path / "run" / name).read_bytes() == before[name]
     assert_events_are_the_metrics(tmp_path / "run")
 
 
 def test_an_altered_configuration_is_refused(tmp_path: Path, blobs: Path) -> None:
     train(tiny(blobs, epochs=1), tmp_path / "run")
-    path = tmp_path / "run" / runs.CONFIG
+    path = tmp_path / "run" / files.CONFIG
     path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.002'))
     with pytest.raises(RunError, match=r"another configuration \(lr: 0.001 there, 0.002 here\)"):
         resume(tmp_path / "run")
@@ -672,7 +675,7 @@ def test_folders_without_a_valid_configuration(
     tmp_path: Path, content: str | None, message: str
 ) -> None:
     if content is not None:
-        (tmp_path / runs.CONFIG).write_text(content)
+        (tmp_path / files.CONFIG).write_text(content)
     with pytest.raises(RunError, match=message) as error:
         resume(tmp_path)
     assert str(tmp_path) in str(error.value)
@@ -690,10 +693,10 @@ def test_a_run_without_its_checkpoints_is_not_restarted(tmp_path: Path, blobs: P
     train(tiny(blobs), tmp_path / "run")
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (tmp_path / "run" / name).unlink()
-    weights = (tmp_path / "run" / runs.WEIGHTS).read_bytes()
+    weights = (tmp_path / "run" / files.WEIGHTS).read_bytes()
     with pytest.raises(RunError, match="no checkpoint to resume from"):
         resume(tmp_path / "run")
-    assert (tmp_path / "run" / runs.WEIGHTS).read_bytes() == weights
+    assert (tmp_path / "run" / files.WEIGHTS).read_bytes() == weights
 
 
 # invalid checkpoints
@@ -758,7 +761,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, blobs: Path) -> None:
             patch.setattr(os, "fsync", fail)
             with pytest.raises(RunError, match=r"cannot write .*: the disk is full"):
                 train(config, folder)
-        if (folder / runs.CONFIG).exists():
+        if (folder / files.CONFIG).exists():
             resume(folder)
             assert_same_run(tmp_path / "whole", folder)
         else:
@@ -892,13 +895,13 @@ def test_a_learning_rate_that_is_far_too_large(
 ) -> None:
     words = "train digits --optimizer sgd --lr 1e6 --weight-decay 0.01 --hidden 64 64 --out"
     with pytest.raises(SystemExit) as stop:
-        cli.main([*words.split(), str(tmp_path / "run")])
+        main.main([*words.split(), str(tmp_path / "run")])
     assert stop.value.code == 1
     message = capsys.readouterr().err
     assert "lra: the loss became" in message
     assert "epoch 1, step " in message
     assert re.search(r"in layer \d \(Linear\): its (weight|outputs?)", message)
-    assert not (tmp_path / "run" / runs.WEIGHTS).exists()
+    assert not (tmp_path / "run" / files.WEIGHTS).exists()
 
 
 # processes
@@ -949,7 +952,7 @@ def test_killed_at_any_moment(
 
         def begun(kill: int = kill) -> bool:
             if kill == 0:
-                return (run / runs.CONFIG).exists()
+                return (run / files.CONFIG).exists()
             return (run / checkpoint.NAME).exists() and len(metrics(run)) > epochs[-1]
 
         assert wait_for(begun, child.is_alive), (tmp_path / "output").read_text()
@@ -958,10 +961,10 @@ def test_killed_at_any_moment(
         child.kill()
         child.join(PATIENCE)
         assert child.exitcode == -signal.SIGKILL
-        if (run / runs.METRICS).exists():
+        if (run / files.METRICS).exists():
             epochs.append(len(metrics(run)))
         words = ["train", "--resume", run]
-    assert not (run / runs.RESULT).exists()
+    assert not (run / files.RESULT).exists()
     assert sorted(epochs) == epochs
     assert 6 <= epochs[-1] < 24
     resume(run)
@@ -976,7 +979,7 @@ def test_ended_by_a_signal(
 ) -> None:
     """A complete command ends cleanly, with its exit code and plain lines; then resume it."""
     process = start_lra("train", many, *LONG, cwd=tmp_path)
-    ready = functools.partial(Path.exists, tmp_path / "run" / runs.WEIGHTS)
+    ready = functools.partial(Path.exists, tmp_path / "run" / files.WEIGHTS)
     assert wait_for(ready, lambda: process.poll() is None), process.communicate()
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
@@ -1013,9 +1016,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert a["train_accuracy"] == b["train_accuracy"]
         assert a["validation_accuracy"] == b["validation_accuracy"]
     # The files of a run with two processes are the usual ones.
-    best = safetensors.torch.load_file(tmp_path / "two" / runs.WEIGHTS)
+    best = safetensors.torch.load_file(tmp_path / "two" / files.WEIGHTS)
     assert set(best) == {f"{i}.{kind}" for i in (1, 3, 5) for kind in ("weight", "bias")}
-    assert runs.evaluate(tmp_path / "two").samples == 41
+    assert trained_network.evaluate(tmp_path / "two").samples == 41
 
 
 @pytest.mark.slow
@@ -1025,7 +1028,7 @@ def test_processes_of_a_run_exit_at_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import atexit, pathlib, os\n"
-        "from lra.lab import cli\n"
+        "from lra.lab.cli import main\n"
         "atexit.register(lambda: pathlib.Path(f'late-{os.getpid()}').touch())\n"
         "cli.main()\n"
     )
@@ -1034,7 +1037,7 @@ def test_processes_of_a_run_exit_at_once(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "1/1" in done.stdout
-    assert (tmp_path / "run" / runs.RESULT).exists()
+    assert (tmp_path / "run" / files.RESULT).exists()
     assert not list(tmp_path.glob("late-*"))
 
 
@@ -1045,7 +1048,7 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
     train(tiny(path, epochs=9, precision="64", lr=0.01), tmp_path / "one")
     words = "--hidden 7 5 --epochs 9 --batch-size 16 --precision 64 --lr 0.01 --device cpu"
     process = start_lra("train", path, *words.split(), "--devices", 2, "--out", "two", cwd=tmp_path)
-    ready = functools.partial(Path.exists, tmp_path / "two" / runs.WEIGHTS)
+    ready = functools.partial(Path.exists, tmp_path / "two" / files.WEIGHTS)
     assert wait_for(ready, lambda: process.poll() is None), process.communicate()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE)
@@ -1067,8 +1070,8 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_digits_are_learned_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["train", "digits", "--device", "cpu", "--out", str(tmp_path / "run")])
-    result = json.loads((tmp_path / "run" / runs.RESULT).read_text())
+    main.main(["train", "digits", "--device", "cpu", "--out", str(tmp_path / "run")])
+    result = json.loads((tmp_path / "run" / files.RESULT).read_text())
     assert result["test_accuracy"] > 94
     assert f"test accuracy {result['test_accuracy']:.2f}%" in capsys.readouterr().out
 

@@ -11,9 +11,10 @@ import torch
 from workbench import tiny, write_blobs
 
 from lra.errors import OptionError, RunError
-from lra.lab import cli, runs
-from lra.lab.training import train
-from lra.lab.write import write
+from lra.lab.cli import main
+from lra.lab.runs import trained_network
+from lra.lab.runs.write import write
+from lra.lab.train.training import train
 
 CONTEXT = 12
 
@@ -31,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def probabilities(run: Path, text: str) -> np.ndarray:
     """Return the softmax of the logits after a text, without the unknown character."""
-    trained = runs.load(run)
+    trained = trained_network.load(run)
     indices = torch.tensor([[trained.classes.index(c) for c in text[-CONTEXT:]]])
     with torch.no_grad():
         logits = trained.network(indices)[0, -1].double().numpy()[:-1]
@@ -43,18 +44,18 @@ def probabilities(run: Path, text: str) -> np.ndarray:
 def test_temperature_0_takes_the_likeliest_character(run: Path, prompt: str) -> None:
     text = prompt
     for _ in range(25):
-        text += runs.load(run).classes[probabilities(run, text).argmax()]
+        text += trained_network.load(run).classes[probabilities(run, text).argmax()]
     assert prompt + "".join(write(run, prompt, 25, 0.0, 0)) == text
     assert text in "abcde fgh\n" * 6  # it has learned the text
 
 
 def test_draws_have_the_networks_probabilities(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "load", functools.cache(runs.load))
+    monkeypatch.setattr(trained_network, "load", functools.cache(trained_network.load))
     temperature, n = 3.0, 600
     p = probabilities(run, "abc") ** (1 / temperature)
     p /= p.sum()
     drawn = Counter("".join(write(run, "abc", 1, temperature, seed)) for seed in range(n))
-    for character, share in zip(runs.load(run).classes[:-1], p, strict=True):
+    for character, share in zip(trained_network.load(run).classes[:-1], p, strict=True):
         deviation = (share * (1 - share) / n) ** 0.5
         assert abs(drawn[character] / n - share) < 4 * deviation + 1e-3
 
@@ -66,12 +67,12 @@ def test_the_seed_determines_the_text(run: Path) -> None:
 
 
 def test_the_unknown_character_is_never_written(run: Path) -> None:
-    assert runs.load(run).classes[-1] not in "".join(write(run, "a", 300, 1e9, 0))
+    assert trained_network.load(run).classes[-1] not in "".join(write(run, "a", 300, 1e9, 0))
 
 
 def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--prompt fgh --characters 30 --temperature 2 --seed 3"
-    cli.main(["write", str(run), *words.split()])
+    main.main(["write", str(run), *words.split()])
     output = capsys.readouterr().out
     assert output == "fgh" + "".join(write(run, "fgh", 30, 2.0, 3)) + "\n"
     assert len(output) == 34
@@ -100,6 +101,6 @@ def test_networks_that_do_not_read_text_are_refused(run: Path, tmp_path: Path) -
         "".join(write(blobs, "a", 1, 1.0, 0))
     np.save(tmp_path / "x.npy", np.zeros((1, CONTEXT), np.float32))
     with pytest.raises(RunError, match=r"reads text; use lra write to continue a text"):
-        runs.predict(run, tmp_path / "x.npy")
+        trained_network.predict(run, tmp_path / "x.npy")
     with pytest.raises(RunError, match=re.escape("digits holds values; the network reads text")):
-        runs.evaluate(run, "digits")
+        trained_network.evaluate(run, "digits")

@@ -27,10 +27,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lra.lab import checkpoint, cli, runs, training
-from lra.lab.config import TrainConfig
-from lra.lab.display import Reporter
-from lra.lab.train_command import Train
+from lra.lab.cli import main
+from lra.lab.cli.train import Train
+from lra.lab.runs import checkpoint, files
+from lra.lab.runs.display import Reporter
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train import training
 
 SHAPE, CLASSES = (2, 3), 3
 
@@ -62,7 +64,7 @@ def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
 
 def read_train(words: Sequence[str]) -> tuple[TrainConfig, Train]:
     """Parse options of `lra train`, and return the configuration and the options."""
-    options = cli.parse(["train", *words])
+    options = main.parse(["train", *words])
     assert isinstance(options, Train)
     return options.full_config, options
 
@@ -103,18 +105,18 @@ def interrupt_at(*calls: int, number: int = signal.SIGINT) -> Watcher:
 
 def begin(folder: Path, config: TrainConfig) -> None:
     """Write the files of a run that ended before its first checkpoint."""
-    runs.make_folder(folder, overwrite=False)
-    runs.create(folder, config)
+    files.make_folder(folder, overwrite=False)
+    files.create(folder, config)
 
 
 def saved_state(folder: Path) -> dict[str, Any]:
     """Read a run's checkpoint."""
-    return checkpoint.load(folder / checkpoint.NAME, runs.read_config(folder).to_config())
+    return checkpoint.load(folder / checkpoint.NAME, files.read_config(folder).to_config())
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     """Read metrics.csv."""
-    with (folder / runs.METRICS).open(newline="") as file:
+    with (folder / files.METRICS).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -143,9 +145,9 @@ def assert_same_run(one: Path, other: Path) -> None:
     """Assert that two finished runs are bit-identical in state, weights, metrics and result."""
     found = differences(saved_state(one), saved_state(other))
     assert not found, found
-    assert (one / runs.WEIGHTS).read_bytes() == (other / runs.WEIGHTS).read_bytes()
+    assert (one / files.WEIGHTS).read_bytes() == (other / files.WEIGHTS).read_bytes()
     assert not differences(metrics(one), metrics(other))
-    results = [json.loads((folder / runs.RESULT).read_text()) for folder in (one, other)]
+    results = [json.loads((folder / files.RESULT).read_text()) for folder in (one, other)]
     assert not differences(*results), differences(*results)
 
 
@@ -175,7 +177,7 @@ def train_with_stops(
             done = stop
             state = saved_state(folder)["state"]
             assert state["epoch"] * steps + state["step"] == stop
-            assert not (folder / runs.RESULT).exists()
+            assert not (folder / files.RESULT).exists()
         torch.manual_seed(draw.randrange(1000))
         training.resume(folder)
 
@@ -214,7 +216,7 @@ def _command(words: list[str], output: str, file_limit: int | None) -> None:
     torch.set_num_threads(1)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    cli.main(words)
+    main.main(words)
 
 
 def fork_lra(
@@ -223,7 +225,7 @@ def fork_lra(
     """Start the command in a forked child, with its output sent to a file or a terminal."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli"])
+    context.set_forkserver_preload(["lra.lab.cli.main"])
     child = context.Process(target=_command, args=([*map(str, words)], str(output), file_limit))
     child.start()
     return child

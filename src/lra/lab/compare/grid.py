@@ -13,7 +13,10 @@ from lra.axis import Axis, unknown
 from lra.errors import OptionError
 from lra.lab.compare.digest import digest, slug
 from lra.lab.compare.space import Dimension, read_dimension
-from lra.lab.compare.spec import (
+from lra.lab.networks.table import NETWORKS
+from lra.lab.settings.config import TrainConfig
+from lra.lab.settings.options import MaybeFloat, MaybeInt, MaybeName, optional
+from lra.lab.settings.spec import (
     STEP,
     Spec,
     check_distinct,
@@ -22,9 +25,6 @@ from lra.lab.compare.spec import (
     read_value,
     rule_option_types,
 )
-from lra.lab.config import TrainConfig
-from lra.lab.networks import NETWORKS
-from lra.lab.options import MaybeFloat, MaybeInt, MaybeName, optional
 from lra.rules import RULES, named
 
 TRIAL_SEED = 1000

@@ -10,8 +10,8 @@ from typing import Any
 from lra.errors import LraError
 from lra.lab.compare.grid import Experiment, Grid
 from lra.lab.compare.store import Outcome, Store
-from lra.lab.display import Reporter
-from lra.lab.networks import NETWORKS
+from lra.lab.networks.table import NETWORKS
+from lra.lab.runs.display import Reporter
 
 OnProgress = Callable[[float], None]
 """Receives the share of its steps that a run has completed."""

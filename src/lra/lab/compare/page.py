@@ -9,8 +9,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from lra.errors import RunError
-from lra.lab.atomic import write_atomically
 from lra.lab.compare.report import Report
+from lra.lab.runs.atomic import write_atomically
 
 
 def write_markdown(report: Report, path: Path) -> None:

@@ -20,8 +20,8 @@ from lra.lab.compare.progress import Display
 from lra.lab.compare.schedule import Schedule
 from lra.lab.compare.store import Outcome
 from lra.lab.compare.worker import Worker
-from lra.lab.stop import Stop
-from lra.lab.training import Interrupted
+from lra.lab.train.stop import Stop
+from lra.lab.train.training import Interrupted
 
 MAX_CRASHES = 3
 """Number of times that a job's process may die before the job counts as failed."""

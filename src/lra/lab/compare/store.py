@@ -18,11 +18,12 @@ from typing import Any, Literal
 import filelock
 
 from lra.errors import ConversionError, Diverged, LraError, MethodError, OptionError, RunError
-from lra.lab import checkpoint, runs, training
 from lra.lab.compare.machine import machine
 from lra.lab.compare.memory import peak_memory
-from lra.lab.config import TrainConfig
-from lra.lab.display import Reporter
+from lra.lab.runs import checkpoint, files
+from lra.lab.runs.display import Reporter
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train import training
 
 _PARTS = ("runs", "records", "locks")
 
@@ -88,7 +89,7 @@ class Store:
     def outcome(self, name: str) -> Outcome | None:
         """Return the outcome of a run, or None if it has not ended."""
         record = _read_json(self._record(name))
-        result = _read_json(self.folder(name) / runs.RESULT)
+        result = _read_json(self.folder(name) / files.RESULT)
         if result is not None:
             known = {k: v for k, v in (record or {}).items() if k in ("memory", "machine")}
             return Outcome("done", **known, result=result)
@@ -98,7 +99,7 @@ class Store:
 
     def curve(self, name: str) -> list[dict[str, float]]:
         """Return the rows of a run's metrics.csv, one for each epoch."""
-        path = self.folder(name) / runs.METRICS
+        path = self.folder(name) / files.METRICS
         if not path.exists():
             return []
         with path.open(newline="") as file:
@@ -133,7 +134,7 @@ class Store:
     def record(self, name: str, outcome: Outcome) -> None:
         """Write the record of a run, without the result, which is in the run's folder."""
         content = {k: v for k, v in asdict(outcome).items() if k != "result"}
-        runs.write_json(self._record(name), content)
+        files.write_json(self._record(name), content)
 
     def _record(self, name: str) -> Path:
         return self.out / "records" / f"{name}.json"

@@ -1,0 +1,1 @@
+"""Runs on disk: the files of a run's folder, and what is read from them."""

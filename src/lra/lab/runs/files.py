@@ -1,0 +1,140 @@
+"""The files of a run's folder: their names, creating and replacing them."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from lra.errors import RunError, one_line
+from lra.lab.runs import atomic, checkpoint, lock
+from lra.lab.runs.atomic import write_atomically
+from lra.lab.runs.state import COLUMNS
+from lra.lab.settings.config import TrainConfig
+
+CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
+WEIGHTS, CURVES = "model.safetensors", "curves.png"
+DIAGNOSES = "diagnose.csv"
+HEAT_MAP, DIAGNOSE_CURVES = "diagnose.png", "diagnose-curves.png"
+EVENTS = "events.out.tfevents.*"
+
+
+def make_folder(folder: Path, overwrite: bool) -> None:
+    """Create the folder of a new run if there is none.
+
+    Raises:
+        RunError: the folder is not empty, and `overwrite` is false or it is not a run's folder.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or _has_content(folder)):
+            found = is_run(folder)
+            if not overwrite:
+                if found:
+                    with lock.hold(folder):  # a run in use cannot be resumed or replaced
+                        pass
+                raise RunError(
+                    f"{folder} exists already; choose another --out, resume it with "
+                    f"lra train --resume {folder}, or replace it with --overwrite"
+                )
+            if not found:
+                raise RunError(
+                    f"{folder} is not a run's folder; --overwrite replaces only earlier runs"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot create the folder {folder}: {error.strerror}") from error
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder has the configuration of a run, of any version of lra."""
+    try:
+        plain = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(plain, dict) and plain.get("type") == TrainConfig.__name__
+
+
+def _has_content(folder: Path) -> bool:
+    """Return whether a folder holds more than a command leaves that has just started."""
+    return any(
+        path.name != lock.NAME and not path.match(f"{CONFIG}.*.tmp") for path in folder.iterdir()
+    )
+
+
+def create(folder: Path, config: TrainConfig) -> None:
+    """Write a new run's configuration to its folder, and remove the files of an earlier run.
+
+    Raises:
+        RunError: the operating system refuses.
+    """
+    # The configuration goes last: without it, this would no longer be a run's folder.
+    for path in sorted(_files(folder), key=lambda path: path.name == CONFIG):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot replace the run in {folder}: {error}") from error
+    write_json(folder / CONFIG, config.to_config())
+
+
+_NAMES = (
+    *(CONFIG, METRICS, RESULT, WEIGHTS, CURVES, *checkpoint.NAMES),
+    *(DIAGNOSES, HEAT_MAP, DIAGNOSE_CURVES),
+)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of killed processes. The caller must hold the run's lock."""
+    for name in _NAMES:
+        atomic.remove_leftovers(folder / name)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the existing files of a run, and no others."""
+    yield from (folder / name for name in _NAMES if (folder / name).exists())
+    yield from folder.glob(EVENTS)
+    yield from folder.glob(f"{checkpoint.NAME}*.refused")
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """Read a run's configuration.
+
+    Raises:
+        RunError: the folder is not a run's folder, or its configuration is invalid.
+    """
+    path = folder / CONFIG
+    try:
+        plain = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RunError(f"{folder} is not a run's folder: {CONFIG} cannot be read") from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: not valid JSON ({one_line(error)})") from error
+    try:
+        return TrainConfig.from_config(plain)
+    except Exception as error:  # an untrusted file can raise many types
+        raise RunError(f"{path}: {one_line(error)}") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write plain data as JSON."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the metrics of the epochs as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / METRICS, text.getvalue().encode())
+
+
+def write_weights(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write the plain network's weights. The file's header holds what rebuilding it needs."""
+    header = {"network": json.dumps(about)}
+    content = safetensors.torch.save(weights, metadata=header)
+    write_atomically(folder / WEIGHTS, content)

@@ -1,0 +1,1 @@
+"""Settings of a run: the configuration, names and specifications, recipes, schedules."""

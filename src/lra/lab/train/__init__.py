@@ -1,0 +1,1 @@
+"""Training: data, network and optimizer, step by step."""

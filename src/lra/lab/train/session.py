@@ -1,0 +1,181 @@
+"""The state of a running process: data, network, optimizer, folder and checkpoints."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lra
+from lra.errors import DataError, Diverged
+from lra.lab import data
+from lra.lab.networks.build import build_network, build_optimizer, check_dataset, describe
+from lra.lab.runs import checkpoint, files, fits, lock
+from lra.lab.runs.display import Reporter
+from lra.lab.runs.state import State
+from lra.lab.settings.config import TrainConfig
+from lra.lab.train.batches import Batches, place
+from lra.lab.train.fabric import start_fabric
+from lra.lab.train.finite import find_nonfinite_weight
+from lra.lab.train.learning import compile_step, feedback_parameters, prepare, share_feedback
+
+
+class Session:
+    """Everything that one process of a run needs before its first step.
+
+    Args:
+        config: the run's configuration.
+        folder: the run's folder.
+        data_folder: the folder with the dataset's files, if they are not in the cache.
+        reporter: receives the progress, in the first process.
+    """
+
+    def __init__(
+        self, config: TrainConfig, folder: Path, data_folder: Path | None, reporter: Reporter
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.fabric = start_fabric(config)
+        self.device, self.world = self.fabric.device, self.fabric.world_size
+        self.reporter = reporter if self.fabric.is_global_zero else Reporter()
+        options = config.data_options
+        self.data = data.load(config.dataset, data_folder, self.reporter.note, **options)
+        check_dataset(config, self.data)
+        self.fingerprint = self.data.fingerprint()
+        self.text = self.data.reads == "text"
+        train_set, self.validation_set, self.test_set = place(self.data, config, self.device)
+        self.batches = Batches(train_set, config, self.world, self.fabric.global_rank)
+        torch.manual_seed(config.seed)
+        self.network = build_network(config, self.data.sample_shape, self.data.num_classes)
+        self.plain_names = tuple(self.network.state_dict())
+        for note in prepare(config.rule, self.network, train_set[0][:2].cpu(), self.text):
+            self.reporter.note(note)
+        self.optimizer = build_optimizer(config, self.network)
+        self.learned = self._count_feedback()
+        share_feedback(config, self.network, self.optimizer)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        steps = self.batches.steps * config.count_epochs(self.batches.steps)
+        self.compiled = compile_step(config, steps, self.network, self.optimizer, self.device)
+        self.model, self.stepper = self.fabric.setup(self.network, self.optimizer)
+        self.last_save = time.monotonic()
+
+    def on_first_process(self, action: Callable[[], None]) -> None:
+        """Call a function in the first process alone, and raise its error in all processes."""
+        error: lra.LraError | None = None
+        if self.fabric.is_global_zero:
+            try:
+                action()
+            except lra.LraError as raised:
+                error = raised
+        error = self.fabric.broadcast(error)
+        if error is not None:
+            raise error
+
+    @contextlib.contextmanager
+    def locked(self, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Lock the run's folder, so that no other command trains in it.
+
+        Args:
+            before: called before the folder is locked, in the first process.
+        """
+        with contextlib.ExitStack() as stack:
+
+            def lock_folder() -> None:
+                before()
+                stack.enter_context(lock.hold(self.folder))
+                files.remove_leftovers(self.folder)
+
+            self.on_first_process(lock_folder)
+            yield
+
+    def load_checkpoint(self) -> State:
+        """Restore the newest valid checkpoint, and return its state; a new one if there is none."""
+        if not checkpoint.exists(self.folder) and not (self.folder / files.WEIGHTS).exists():
+            return State()  # the run ended before its first checkpoint
+        loaded: list[dict[str, Any]] = []
+
+        def read() -> None:
+            saved, problems = checkpoint.latest(self.folder, self.config.to_config(), self._check)
+            loaded.append(saved)
+            for problem in problems:
+                self.reporter.note(f"skipped: {problem}")
+
+        self.on_first_process(read)
+        if not loaded:  # the first process has renamed invalid files by now
+            read()
+        (saved,) = loaded
+        self.network.load_state_dict(dict(saved["model"]))
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["rng"])
+        if saved["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+        return State(**saved["state"])
+
+    def _check(self, saved: dict[str, Any]) -> None:
+        """Raise an error for a checkpoint that this run would not have saved."""
+        fits.check_names(saved, self._checkpoint_content(State()), "checkpoint")
+        if saved["data"] != self.fingerprint:
+            raise DataError(
+                f"{self.folder}: {self.data.name} differs from the data that the run was trained "
+                "on. Remedy: restore those data, or start a new run in another folder: lra train "
+                "... --out FOLDER"
+            )
+        network = self.network.state_dict()
+        fits.check_structure(saved["model"], network, "weights")
+        fits.check_optimizer(saved["optimizer"], self.optimizer)
+        fits.check_state(
+            saved["state"], self.batches.steps, {name: network[name] for name in self.plain_names}
+        )
+        fits.check_random(saved["rng"], saved["cuda_rng"])
+
+    def _checkpoint_content(self, state: State) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
+        return {
+            "config": self.config.to_config(),
+            "data": self.fingerprint,
+            "state": vars(state),
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint."""
+        self.require_finite_weights(state)
+        self.last_save = time.monotonic()
+        self.on_first_process(lambda: checkpoint.save(self.folder, self._checkpoint_content(state)))
+
+    def describe(self) -> str:
+        """Describe the run in one line."""
+        weights, learned = self.sizes()
+        shared = self._count_feedback() < self.learned
+        storage = " (stored as their difference from the weights)" if shared else ""
+        return (
+            f"{self.config.rule.name} on {self.data.name}: {describe(self.config, self.data)}; "
+            f"{weights:,} weights, {learned:,} learned feedback weights{storage}; "
+            f"{len(self.batches.y):,} samples; {self.device}; run in {self.folder}"
+        )
+
+    def sizes(self) -> tuple[int, int]:
+        """Count the forward weights and the learned feedback weights."""
+        return sum(p.numel() for p in self.network.parameters()) - self.learned, self.learned
+
+    def _count_feedback(self) -> int:
+        """Count the feedback weights that the optimizer updates, which excludes shared ones."""
+        return sum(E.numel() for E in feedback_parameters(self.config.rule, self.network))
+
+    def require_finite_weights(self, state: State) -> None:
+        """Raise `Diverged` if a weight is not finite."""
+        if weight := find_nonfinite_weight(self.network):
+            raise Diverged(
+                f"weights stopped being finite by epoch {state.epoch + 1}, step {state.step}, "
+                f"in {weight}. {self.recovery_hint()}"
+            )
+
+    def recovery_hint(self) -> str:
+        """Return advice for a diverged run: the last good checkpoint, and settings to try."""
+        path = self.folder / checkpoint.NAME
+        saved = f"The last good checkpoint is {path}. " if path.exists() else ""
+        return f"{saved}Try a smaller --lr, a smaller --beta, or another initialisation"
