@@ -1132,14 +1132,14 @@ DEFECTS = (
     ),
     Defect(
         "compile a short run",
-        "lab/train/learning.py",
+        "lab/training/learning.py",
         "steps < _MIN_STEPS",
         "steps < 0",
         COMPILED_RUNS,
     ),
     Defect(
         "compile for the last batch",
-        "lab/train/training.py",
+        "lab/training/loop.py",
         "batch.size < self.config.batch_size",
         "False",
         COMPILED_RUNS,

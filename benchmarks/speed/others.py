@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import lra
 from lra.lab.runs.measure import measure
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train.batches import Batches
+from lra.lab.training.batches import Batches
 from speed.steps import OPTIMIZERS, RULES, Row, Step, perceptron, prepare, samples, step_of
 from turns import take_turns
 

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lra.lab.compare.statistics import student
+from lra.lab.comparison.statistics import student
 
 Row = dict[str, Any]
 

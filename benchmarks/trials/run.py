@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 import lra
-from lra.lab.compare.digest import digest, slug
+from lra.lab.comparison.digest import digest, slug
 from lra.lab.runs import checkpoint
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train import training
+from lra.lab.training import loop
 
 RESULT, FAILED = "result.json", "failed.json"
 TRIAL_SEED = 1000
@@ -80,10 +80,10 @@ def train(folder: Path, config: TrainConfig) -> dict[str, Any]:
             return result
     try:
         if checkpoint.exists(folder):
-            return training.resume(folder)
+            return loop.resume(folder)
         if folder.exists() and not (folder / "config.json").exists():
             folder.rmdir()
-        return training.train(config, folder, overwrite=folder.exists())
+        return loop.train(config, folder, overwrite=folder.exists())
     except lra.errors.Diverged as error:
         failed = {"failed": str(error), "validation_accuracy": 0.0, "validation_loss": 1e9}
         (folder / FAILED).write_text(json.dumps(failed))

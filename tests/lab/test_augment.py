@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from lra.errors import DataError, OptionError
 from lra.lab.data.images import channel_axis, channels_first
-from lra.lab.train.augment import AUGMENTATIONS, augment
+from lra.lab.training.augment import AUGMENTATIONS, augment
 
 LAYOUTS = [(6, 9), (1, 6, 9), (3, 6, 9), (6, 9, 1), (6, 9, 3)]
 

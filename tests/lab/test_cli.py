@@ -18,15 +18,14 @@ from workbench import ENVIRONMENT, fork_lra, metrics, read_train, tiny, write_bl
 
 import lra
 from lra.inits import FanIn, Normal
-from lra.lab import data
 from lra.lab.cli import main
-from lra.lab.compare.grid import Grid, Search
+from lra.lab.comparison.grid import Grid, Search
 from lra.lab.data import sources
 from lra.lab.runs import files, trained_network
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.recipes import RECIPES
 from lra.lab.settings.rule_options import RuleOptions
-from lra.lab.train import training
+from lra.lab.training import loop
 
 
 class Output:
@@ -76,7 +75,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, blobs: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    training.train(tiny(blobs), folder)
+    loop.train(tiny(blobs), folder)
     return folder
 
 
@@ -505,7 +504,7 @@ def test_data_list(call: Call) -> None:
 
 
 def test_data_fetch(call: Call) -> None:
-    assert call("data", "fetch", "digits").out .endswith("digits.npz\n")
+    assert call("data", "fetch", "digits").out.endswith("digits.npz\n")
 
 
 def test_data_show(call: Call, blobs: Path, tmp_path: Path) -> None:

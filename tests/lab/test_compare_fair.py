@@ -11,15 +11,15 @@ from torch import Tensor
 from workbench import write_blobs
 
 import lra
-from lra.lab.compare import store
-from lra.lab.compare.grid import Grid, Search
-from lra.lab.compare.job import Job, execute
-from lra.lab.compare.schedule import Schedule
-from lra.lab.compare.store import Outcome
+from lra.lab.comparison import store
+from lra.lab.comparison.grid import Grid, Search
+from lra.lab.comparison.job import Job, execute
+from lra.lab.comparison.schedule import Schedule
+from lra.lab.comparison.store import Outcome
 from lra.lab.runs import plots
 from lra.lab.settings.spec import RULES_AND_METHODS
-from lra.lab.train import session, training
-from lra.lab.train.batches import Batches
+from lra.lab.training import loop, session
+from lra.lab.training.batches import Batches
 
 
 @pytest.fixture(autouse=True)
@@ -137,13 +137,13 @@ def test_trials_never_use_the_test_split_and_runs_use_it_once(
         x_test = arrays["x_test"]
     grid = small(blobs, rules=("backprop", "lra-e"), trials=2, seeds=1)
     measured: list[bool] = []
-    measure = training.measure
+    measure = loop.measure
 
     def recorded(network: Any, x: Tensor, y: Tensor) -> Any:
         measured.append(len(y) == len(x_test) and bits(x) == bits(x.new_tensor(x_test)))
         return measure(network, x, y)
 
-    monkeypatch.setattr(training, "measure", recorded)
+    monkeypatch.setattr(loop, "measure", recorded)
     for i in (0, 0, 1, 1):
         outcome = execute(grid, tmp_path, Job(i))
         assert outcome is not None

@@ -10,10 +10,10 @@ import lra
 from lra.axis import Axis
 from lra.inits import Normal
 from lra.lab.cli import main
-from lra.lab.compare.digest import digest
-from lra.lab.compare.grid import Grid, Search
-from lra.lab.compare.space import Choice, Range, even_point, read_dimension
-from lra.lab.compare.words import command
+from lra.lab.comparison.digest import digest
+from lra.lab.comparison.grid import Grid, Search
+from lra.lab.comparison.space import Choice, Range, even_point, read_dimension
+from lra.lab.comparison.words import command
 from lra.lab.networks.parts import LECUN
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.spec import RULES_AND_METHODS, read_model, read_rule

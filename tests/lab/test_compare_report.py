@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from lra.lab.compare.grid import Grid
-from lra.lab.compare.page import html, write_html, write_markdown
-from lra.lab.compare.report import Report, make_report
-from lra.lab.compare.results import Entry, Run, Table
-from lra.lab.compare.sentences import verdict
-from lra.lab.compare.store import Outcome
+from lra.lab.comparison.grid import Grid
+from lra.lab.comparison.page import html, write_html, write_markdown
+from lra.lab.comparison.report import Report, make_report
+from lra.lab.comparison.results import Entry, Run, Table
+from lra.lab.comparison.sentences import verdict
+from lra.lab.comparison.store import Outcome
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 

@@ -20,15 +20,15 @@ from test_compare_fair import small
 from workbench import PATIENCE, fork_lra, wait_for, write_blobs
 
 import lra
-from lra.lab.compare import job, pool, search
-from lra.lab.compare.grid import Grid, Search
-from lra.lab.compare.job import Job, execute
-from lra.lab.compare.pool import Pool
-from lra.lab.compare.progress import Display
-from lra.lab.compare.results import tables, write_runs
-from lra.lab.compare.schedule import Schedule
+from lra.lab.comparison import job, pool, search
+from lra.lab.comparison.grid import Grid, Search
+from lra.lab.comparison.job import Job, execute
+from lra.lab.comparison.pool import Pool
+from lra.lab.comparison.progress import Display
+from lra.lab.comparison.results import tables, write_runs
+from lra.lab.comparison.schedule import Schedule
 from lra.lab.runs import files, plots
-from lra.lab.train import training
+from lra.lab.training import loop
 
 KILLS = int(os.environ.get("LRA_KILLS", "8"))
 """How often comparisons are killed; LRA_KILL_SEED is the seed of the times."""
@@ -114,7 +114,7 @@ def test_a_rule_that_fails_does_not_stop_the_others(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = small(blobs, rules=("backprop", "lra-e", "kolen-pollack"), seeds=1)
-    train = training.train
+    train = loop.train
 
     def failing(config: Any, *args: Any, **more: Any) -> Any:
         if config.rule == lra.LRAE():
@@ -123,7 +123,7 @@ def test_a_rule_that_fails_does_not_stop_the_others(
             raise lra.errors.Diverged("the loss became nan")
         return train(config, *args, **more)
 
-    monkeypatch.setattr(training, "train", failing)
+    monkeypatch.setattr(loop, "train", failing)
     schedule = work_alone(grid, tmp_path)
     (table,) = tables(schedule)
     assert [entry.runs[0].outcome.state for entry in table.entries] == [
@@ -142,7 +142,7 @@ def test_a_refused_rule_is_tried_once(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    train = training.train
+    train = loop.train
 
     def refusing(config: Any, *args: Any, **more: Any) -> Any:
         tried.append(config.seed)
@@ -150,7 +150,7 @@ def test_a_refused_rule_is_tried_once(
             raise lra.errors.ConversionError("not this network")
         return train(config, *args, **more)
 
-    monkeypatch.setattr(training, "train", refusing)
+    monkeypatch.setattr(loop, "train", refusing)
     grid = small(blobs, rules=("lra-e", "backprop"), seeds=3)
     (table,) = tables(work_alone(grid, tmp_path))
     assert table.entries[0].refusal == "refused: not this network"
@@ -206,7 +206,7 @@ def _work(grid: Grid, out: Path, seed: int) -> None:
 
 def start(target: Callable[..., None], *args: Any) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli.main", "lra.lab.compare.search"])
+    context.set_forkserver_preload(["lra.lab.cli.main", "lra.lab.comparison.search"])
     process = context.Process(target=target, args=args)
     process.start()
     return process

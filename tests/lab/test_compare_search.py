@@ -12,9 +12,9 @@ from test_compare_fair import small
 from workbench import write_blobs
 
 from lra.errors import OptionError
-from lra.lab.compare.grid import Search
-from lra.lab.compare.job import OnEpoch
-from lra.lab.compare.search import Score, Study, open_storage
+from lra.lab.comparison.grid import Search
+from lra.lab.comparison.job import OnEpoch
+from lra.lab.comparison.search import Score, Study, open_storage
 
 
 @pytest.fixture

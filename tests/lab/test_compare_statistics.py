@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lra.lab.compare.statistics import paired, spread, student
+from lra.lab.comparison.statistics import paired, spread, student
 
 PUBLISHED = {
     **{1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262},

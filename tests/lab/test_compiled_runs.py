@@ -16,7 +16,7 @@ from workbench import (
 import lra
 from lra.errors import OptionError
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train import learning, training
+from lra.lab.training import learning, loop
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's compiler
 
@@ -53,7 +53,7 @@ SETTINGS = {
 def test_a_compiled_run_equals_the_eager_run_up_to_rounding(tmp_path, blobs, steps, name):
     for compiled in (False, True):
         config = tiny(blobs, compile=MODES[compiled], precision="64", **SETTINGS[name])
-        training.train(config, tmp_path / str(compiled))
+        loop.train(config, tmp_path / str(compiled))
     eager, ours = (saved_state(tmp_path / str(compiled)) for compiled in (False, True))
     torch.testing.assert_close(ours["model"], eager["model"], rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(ours["optimizer"], eager["optimizer"], rtol=1e-8, atol=1e-10)
@@ -66,7 +66,7 @@ def test_a_compiled_run_equals_the_eager_run_up_to_rounding(tmp_path, blobs, ste
 @pytest.mark.parametrize("stops", [(7, 8, 19), (3, 15, 16)])
 def test_a_resumed_compiled_run_is_bit_identical(tmp_path, blobs, stops):
     config = tiny(blobs, compile="always", activation="rrelu")
-    training.train(config, tmp_path / "whole")
+    loop.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, f"{stops}")
     states = (saved_state(tmp_path / name) for name in ("whole", "stopped"))
     assert differences(*states) == []
@@ -74,7 +74,7 @@ def test_a_resumed_compiled_run_is_bit_identical(tmp_path, blobs, stops):
 
 def test_diagnoses_change_nothing_and_compile_nothing(tmp_path, blobs, steps):
     for every in (None, 3):
-        training.train(tiny(blobs, compile="always", diagnose=every), tmp_path / str(every))
+        loop.train(tiny(blobs, compile="always", diagnose=every), tmp_path / str(every))
     for part in ("model", "optimizer"):
         a, b = (saved_state(tmp_path / str(every))[part] for every in (None, 3))
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -83,7 +83,7 @@ def test_diagnoses_change_nothing_and_compile_nothing(tmp_path, blobs, steps):
 
 def test_the_compile_time_is_reported_once(tmp_path, blobs):
     watcher = Watcher()
-    training.train(tiny(blobs, compile="always"), tmp_path / "run", reporter=watcher)
+    loop.train(tiny(blobs, compile="always"), tmp_path / "run", reporter=watcher)
     (note,) = (note for note in watcher.notes() if "compiling" in note)
     assert float(note.removeprefix("compiling took ").removesuffix(" s")) > 0
 
@@ -97,7 +97,7 @@ def test_text(tmp_path, steps):
             *(path,), model="gpt", compile=MODES[compiled], epochs=1, precision="64",
             context=8, width=8, depth=1,
         )  # fmt: skip
-        training.train(config, tmp_path / str(compiled))
+        loop.train(config, tmp_path / str(compiled))
         losses.append(float(metrics(tmp_path / str(compiled))[-1]["loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     assert [step.compilations for step in steps] == [1]
@@ -120,21 +120,21 @@ def test_refused_settings(settings, message):
 def test_auto_compiles_long_runs(tmp_path, blobs, steps, monkeypatch):
     config = tiny(blobs, compile="auto")
     watcher = Watcher()
-    training.train(config, tmp_path / "short", reporter=watcher)
+    loop.train(config, tmp_path / "short", reporter=watcher)
     assert not steps
     (_, epochs, epoch_steps), *_ = (event for kind, event in watcher.events if kind == "start")
     all_steps = epochs * epoch_steps
     for min_steps, count in ((all_steps + 1, 0), (all_steps, 1)):
         monkeypatch.setattr(learning, "_MIN_STEPS", min_steps)
-        training.train(config, tmp_path / str(min_steps))
+        loop.train(config, tmp_path / str(min_steps))
         assert len(steps) == count
     for obstacle in ({"rule": lra.methods.PredictiveCoding()}, {"precision": "bf16-mixed"}):
-        training.train(tiny(blobs, compile="auto", epochs=1, **obstacle), tmp_path / str(obstacle))
-    training.train(tiny("digits", compile="auto", model="lenet", epochs=1), tmp_path / "lenet")
+        loop.train(tiny(blobs, compile="auto", epochs=1, **obstacle), tmp_path / str(obstacle))
+    loop.train(tiny("digits", compile="auto", model="lenet", epochs=1), tmp_path / "lenet")
     with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
-        training.train(config, tmp_path / "without")
+        loop.train(config, tmp_path / "without")
     monkeypatch.setattr("lra.torch.compiled.available", lambda: False)  # as in an older torch
-    training.train(config, tmp_path / "older")
+    loop.train(config, tmp_path / "older")
     assert len(steps) == 1
 
 
@@ -143,5 +143,5 @@ def test_convolutions_are_refused_on_a_cpu(tmp_path, model):
     config = tiny("digits", compile="always", model=model)
     message = f"{model} is not compiled for a CPU; leave --compile out"
     with pytest.raises(OptionError, match=message):
-        training.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -30,7 +30,7 @@ from lra.lab.settings.options import (
 from lra.lab.settings.recipes import RECIPES, Recipe
 from lra.lab.settings.rule_options import LOCAL_LOSSES, RuleOptions
 from lra.lab.settings.schedule import SCHEDULES
-from lra.lab.train.augment import AUGMENTATIONS
+from lra.lab.training.augment import AUGMENTATIONS
 from lra.torch import registry
 
 RULES = [

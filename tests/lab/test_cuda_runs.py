@@ -9,7 +9,7 @@ from workbench import assert_same_run, tiny, train_with_stops, write_blobs
 
 import lra
 from lra.lab.runs import plots
-from lra.lab.train.training import train
+from lra.lab.training.loop import train
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),

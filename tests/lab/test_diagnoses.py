@@ -24,7 +24,7 @@ from lra.lab.cli import main
 from lra.lab.runs import diagnoses, files
 from lra.lab.runs.verdict import verdict
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train import training
+from lra.lab.training import loop
 
 NOISY = {"activation": "bernoulli", "straight_through": "sigmoid"}
 
@@ -48,7 +48,7 @@ def read_events(folder):
 def test_diagnoses_do_not_change_a_run(tmp_path, rule):
     data = write_blobs(tmp_path / "blobs.npz")
     for name, every in (("plain", None), ("diagnosed", 3)):
-        training.train(tiny(data, rule=rule, diagnose=every, **NOISY), tmp_path / name)
+        loop.train(tiny(data, rule=rule, diagnose=every, **NOISY), tmp_path / name)
     plain, diagnosed = tmp_path / "plain", tmp_path / "diagnosed"
     states = [saved_state(folder) for folder in (plain, diagnosed)]
     for state in states:
@@ -64,7 +64,7 @@ def test_each_diagnosis_is_saved_and_logged(tmp_path):
     received = []
     watcher = Watcher()
     watcher.diagnosis = lambda *arguments: received.append(arguments)
-    training.train(config, tmp_path / "run", reporter=watcher)
+    loop.train(config, tmp_path / "run", reporter=watcher)
     assert [(epoch, step) for epoch, step, _ in received] == [
         (1, 0),
         (1, 5),
@@ -93,7 +93,7 @@ def test_each_diagnosis_is_saved_and_logged(tmp_path):
 @pytest.mark.parametrize("stops", [(1,), (4, 5, 17), (10, 20)])
 def test_stops_do_not_change_the_table(tmp_path, stops):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5, rule=lra.SignSymmetry("batch"))
-    training.train(config, tmp_path / "whole")
+    loop.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, "diagnoses")
     whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
     assert (whole / files.DIAGNOSES).read_bytes() == (stopped / files.DIAGNOSES).read_bytes()
@@ -105,25 +105,25 @@ def test_stops_do_not_change_the_table(tmp_path, stops):
 
 def test_rows_after_the_last_checkpoint_are_replaced(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=5)
-    training.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
     table = tmp_path / "run" / files.DIAGNOSES
     whole = table.read_text()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHECK_EVERY", 1)
+        patch.setattr(loop, "CHECK_EVERY", 1)
         stop = Watcher((7,), lambda: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):  # before a checkpoint, but after a diagnosis
-            training.train(config, tmp_path / "run", overwrite=True, reporter=stop)
+            loop.train(config, tmp_path / "run", overwrite=True, reporter=stop)
     with table.open("a") as file:
         file.write("1,10,0,wei")  # half a line
-    training.resume(tmp_path / "run")
+    loop.resume(tmp_path / "run")
     assert table.read_text() == whole
 
 
 def test_overwriting_a_run_removes_its_diagnoses(tmp_path):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=20)
-    training.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
     main.parse(["diagnose", str(tmp_path / "run")]).execute(Console(quiet=True))
-    training.train(tiny(config.dataset), tmp_path / "run", overwrite=True)
+    loop.train(tiny(config.dataset), tmp_path / "run", overwrite=True)
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert not left & {files.DIAGNOSES, files.HEAT_MAP, files.DIAGNOSE_CURVES}
 
@@ -218,7 +218,7 @@ def test_sixteen_tanh_layers(tmp_path, rule, fails, optimizer):
         optimizer=optimizer,
     )  # fmt: skip
     watcher = Watcher()
-    training.train(config, tmp_path / "run", reporter=watcher)
+    loop.train(config, tmp_path / "run", reporter=watcher)
     verdicts = [note for note in watcher.notes() if note.startswith("diagnosis:")]
     assert len(verdicts) == fails
     if fails:
@@ -232,7 +232,7 @@ def test_sixteen_tanh_layers(tmp_path, rule, fails, optimizer):
 
 def test_the_command_prints_a_table_and_writes_plots(tmp_path, capsys):
     config = tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10)
-    training.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
     main.main(["diagnose", str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert printed.startswith("step 20, epoch 3\nlayer")
@@ -251,7 +251,7 @@ def test_runs_with_a_method_are_plotted(tmp_path, capsys):
     config = tiny(
         write_blobs(tmp_path / "blobs.npz"), diagnose=10, rule=lra.methods.PredictiveCoding(2)
     )
-    training.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
     main.main(["diagnose", str(tmp_path / "run")])
     assert str(tmp_path / "run" / files.DIAGNOSE_CURVES) in capsys.readouterr().out
 
@@ -280,7 +280,7 @@ def test_options(tmp_path, capsys):
     assert config.diagnose == 7
     with pytest.raises(lra.errors.OptionError, match="diagnose must be a whole number, 1 or more"):
         tiny("digits", diagnose=0)
-    training.train(tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10), tmp_path / "run")
+    loop.train(tiny(write_blobs(tmp_path / "blobs.npz"), diagnose=10), tmp_path / "run")
     with pytest.raises(SystemExit, match="2"):
         main.main(["diagnose", str(tmp_path / "run"), "--step", "11"])
     assert "there are diagnoses at 0, 10, 20" in capsys.readouterr().err.replace("\n", " ")

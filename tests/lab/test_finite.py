@@ -10,7 +10,7 @@ from workbench import tiny
 
 import lra
 from lra.lab.networks.build import build_network
-from lra.lab.train.finite import find_nonfinite_weight, locate_nonfinite
+from lra.lab.training.finite import find_nonfinite_weight, locate_nonfinite
 
 SIZES: dict[str, dict[str, Any]] = {
     "resnet": {"width": 4, "depth": 8},

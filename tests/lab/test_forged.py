@@ -13,7 +13,7 @@ from workbench import assert_same_run, checkpoint_bytes, saved_state, tiny, writ
 
 from lra.errors import DataError, RunError
 from lra.lab.runs import checkpoint
-from lra.lab.train.training import resume, train
+from lra.lab.training.loop import resume, train
 
 State = dict[str, Any]
 

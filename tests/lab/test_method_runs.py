@@ -16,7 +16,7 @@ import lra
 from lra.lab.data import load
 from lra.lab.networks.build import build_network
 from lra.lab.runs import files, trained_network
-from lra.lab.train.training import train
+from lra.lab.training.loop import train
 
 OPTIONS = {
     "predictive-coding": {"steps": 3, "step": 0.2},

@@ -18,10 +18,10 @@ from workbench import (
 )
 
 import lra
+from lra.lab.runs import trained_network
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train import training
-from lra.lab.train.batches import Batches
-from lra.lab.train.training import train
+from lra.lab.training.batches import Batches
+from lra.lab.training.loop import train
 
 
 def write_images(path: Path, n: int = 53) -> Path:
@@ -118,7 +118,7 @@ def test_two_processes_equal_one(tmp_path: Path, name: str) -> None:
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-8)
         assert a["train_accuracy"] == b["train_accuracy"]
-    assert training.runs.evaluate(tmp_path / "two").samples > 0
+    assert trained_network.evaluate(tmp_path / "two").samples > 0
 
 
 @pytest.mark.slow
@@ -138,5 +138,5 @@ def test_batch_norm_in_two_processes(tmp_path: Path) -> None:
     assert len(means) == 7
     assert all(mean.abs().sum() > 0 for mean in means)
     result = json.loads((tmp_path / "two" / "result.json").read_text())
-    evaluation = training.runs.evaluate(tmp_path / "two")
+    evaluation = trained_network.evaluate(tmp_path / "two")
     assert (evaluation.accuracy, evaluation.loss) == (result["test_accuracy"], result["test_loss"])

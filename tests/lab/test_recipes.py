@@ -11,7 +11,7 @@ from lra.lab.networks.build import build_network
 from lra.lab.networks.table import NETWORKS
 from lra.lab.runs import trained_network
 from lra.lab.settings.recipes import RECIPES
-from lra.lab.train.training import train
+from lra.lab.training.loop import train
 
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar-10": (3, 32, 32)}
 

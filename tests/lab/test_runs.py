@@ -19,7 +19,7 @@ from lra.lab.data import npz
 from lra.lab.runs import files, trained_network
 from lra.lab.runs.trained_network import Evaluation, evaluate, predict
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train import training
+from lra.lab.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and three finished runs on it."""
     home = tmp_path_factory.mktemp("home")
     path = write_blobs(home / "blobs.npz")
-    training.train(tiny(path, epochs=6, lr=0.02), home / "run")
-    training.train(tiny(path, epochs=2, precision="64"), home / "double")
-    training.train(TrainConfig("digits", hidden=(24,), epochs=2, device="cpu"), home / "digits")
+    loop.train(tiny(path, epochs=6, lr=0.02), home / "run")
+    loop.train(tiny(path, epochs=2, precision="64"), home / "double")
+    loop.train(TrainConfig("digits", hidden=(24,), epochs=2, device="cpu"), home / "digits")
     return home
 
 
@@ -275,8 +275,8 @@ def test_a_run_without_weights_yet(home: Path, tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_can_be_evaluated(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(training.Interrupted):
-        training.train(tiny(home / "blobs.npz"), tmp_path / "run", reporter=interrupt_at(2))
+    with pytest.raises(loop.Interrupted):
+        loop.train(tiny(home / "blobs.npz"), tmp_path / "run", reporter=interrupt_at(2))
     assert not (tmp_path / "run" / files.RESULT).exists()
     assert evaluate(tmp_path / "run").samples == 41
 
@@ -303,6 +303,6 @@ def test_damaged_weights(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", lra.RULES)
 def test_the_weights_are_the_plain_network(home: Path, tmp_path: Path, rule: str) -> None:
     config = tiny(home / "blobs.npz", rule=lra.named(rule), epochs=1)
-    training.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
     assert isinstance(plain_network(tmp_path / "run"), nn.Sequential)
     assert not lra.is_converted(trained_network.load(tmp_path / "run").network)

@@ -10,8 +10,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from workbench import interrupt_at, tiny, write_blobs
 
 from lra.lab.settings.schedule import SCHEDULES, factor
-from lra.lab.train import training
-from lra.lab.train.training import Interrupted, resume, train
+from lra.lab.training import loop
+from lra.lab.training.loop import Interrupted, resume, train
 
 FACTORS: dict[tuple[str, float | None], list[float]] = {
     ("constant", None): [1.0] * 10,
@@ -65,7 +65,7 @@ def test_the_optimizer_uses_the_factors(
     warmup: float | None,
 ) -> None:
     """One cycle spans all epochs and a stop; feedback weights use the same factors."""
-    monkeypatch.setattr(training, "CHECK_EVERY", 1)
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
     path = write_blobs(tmp_path / "blobs.npz")
     config = tiny(path, schedule=name, warmup=warmup, lr=0.02, feedback_lr=0.01, epochs=3)
     with pytest.raises(Interrupted):

@@ -19,8 +19,8 @@ from lra.lab.networks.build import build_network
 from lra.lab.runs import files, trained_network
 from lra.lab.runs.measure import Metrics, measure
 from lra.lab.runs.state import State
-from lra.lab.train import training
-from lra.lab.train.training import train
+from lra.lab.training import loop
+from lra.lab.training.loop import train
 
 SIZES: dict[str, Any] = {"model": "gpt", "width": 8, "depth": 1, "context": 12}
 
@@ -190,7 +190,7 @@ def test_weights_without_a_rule_are_reported(
 ) -> None:
     convert = lra.convert
     monkeypatch.setattr(
-        training.lra, "convert", lambda model, rule, **kw: convert(model, rule, skip="3", **kw)
+        loop.lra, "convert", lambda model, rule, **kw: convert(model, rule, skip="3", **kw)
     )
     main.main(
         f"train digits --hidden 64 64 --epochs 1 --device cpu --out {tmp_path / 'run'}".split()

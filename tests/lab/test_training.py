@@ -45,15 +45,15 @@ import lra
 from lra.errors import OptionError, RunError
 from lra.lab import data
 from lra.lab.cli import main
-from lra.lab.compare.store import Store
+from lra.lab.comparison.store import Store
 from lra.lab.networks.build import build_network
 from lra.lab.runs import checkpoint, files, lock, trained_network
 from lra.lab.runs.display import Reporter
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train import session, training
-from lra.lab.train.batches import draw_order
-from lra.lab.train.finite import locate_nonfinite
-from lra.lab.train.training import Interrupted, resume, train
+from lra.lab.training import loop, session
+from lra.lab.training.batches import draw_order
+from lra.lab.training.finite import locate_nonfinite
+from lra.lab.training.loop import Interrupted, resume, train
 
 
 @pytest.fixture(scope="module")
@@ -606,8 +606,8 @@ def test_saving_within_an_epoch(
     tmp_path: Path, blobs: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Save after every step, end without notice, and resume."""
-    monkeypatch.setattr(training, "CHECK_EVERY", 2)
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(loop, "CHECK_EVERY", 2)
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1.0)
 
     class Killed(BaseException):
         pass
@@ -826,7 +826,7 @@ def test_a_nonfinite_loss_is_located(
     value: float,
     location: str,
 ) -> None:
-    monkeypatch.setattr(training, "CHECK_EVERY", every)
+    monkeypatch.setattr(loop, "CHECK_EVERY", every)
     poison = Poison(monkeypatch, at, 3, value)
     message = rf"the loss became (nan|inf) in {location}, in lay"
     with pytest.raises(RunError, match=message) as error:

@@ -14,7 +14,7 @@ from lra.errors import OptionError, RunError
 from lra.lab.cli import main
 from lra.lab.runs import trained_network
 from lra.lab.runs.write import write
-from lra.lab.train.training import train
+from lra.lab.training.loop import train
 
 CONTEXT = 12
 

@@ -32,7 +32,7 @@ from lra.lab.cli.train import Train
 from lra.lab.runs import checkpoint, files
 from lra.lab.runs.display import Reporter
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train import training
+from lra.lab.training import loop
 
 SHAPE, CLASSES = (2, 3), 3
 
@@ -165,21 +165,21 @@ def train_with_stops(
     draw = random.Random(seed)
     done = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHECK_EVERY", 1)  # stops are possible at every step
+        patch.setattr(loop, "CHECK_EVERY", 1)  # stops are possible at every step
         for stop in stops:
             torch.manual_seed(draw.randrange(1000))
             number = draw.choice((signal.SIGINT, signal.SIGTERM))
             watcher = interrupt_at(stop - done, number=number)
             message = f"continue with: lra train --resume {re.escape(str(folder))}"
-            train = training.resume if done else functools.partial(training.train, config)
-            with pytest.raises(training.Interrupted, match=message):
+            train = loop.resume if done else functools.partial(loop.train, config)
+            with pytest.raises(loop.Interrupted, match=message):
                 train(folder, reporter=watcher)
             done = stop
             state = saved_state(folder)["state"]
             assert state["epoch"] * steps + state["step"] == stop
             assert not (folder / files.RESULT).exists()
         torch.manual_seed(draw.randrange(1000))
-        training.resume(folder)
+        loop.resume(folder)
 
 
 # commands in separate processes

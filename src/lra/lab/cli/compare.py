@@ -12,14 +12,14 @@ from rich.table import Table as RichTable
 from lra.errors import OptionError
 from lra.lab import data
 from lra.lab.cli.commands import MaybePath, say
-from lra.lab.compare.grid import Grid
-from lra.lab.compare.machine import cores
-from lra.lab.compare.pool import Pool
-from lra.lab.compare.progress import Display
-from lra.lab.compare.results import Table, tables, write_runs
-from lra.lab.compare.schedule import Schedule
-from lra.lab.compare.sentences import cells, headings, settings_text, verdict
-from lra.lab.compare.words import command
+from lra.lab.comparison.grid import Grid
+from lra.lab.comparison.machine import cores
+from lra.lab.comparison.pool import Pool
+from lra.lab.comparison.progress import Display
+from lra.lab.comparison.results import Table, tables, write_runs
+from lra.lab.comparison.schedule import Schedule
+from lra.lab.comparison.sentences import cells, headings, settings_text, verdict
+from lra.lab.comparison.words import command
 from lra.lab.settings.options import MaybeInt
 
 TRIALS = 8
@@ -46,8 +46,8 @@ class Compare:
 
     def execute(self, console: Console) -> None:
         """Run the comparison and write its report."""
-        from lra.lab.compare.page import write_html, write_markdown  # load matplotlib
-        from lra.lab.compare.report import make_report
+        from lra.lab.comparison.page import write_html, write_markdown  # load matplotlib
+        from lra.lab.comparison.report import make_report
 
         out = self.out or _folder(self.grid)
         schedule = _schedule(self.grid, out, self.jobs, console, read_only=self.report)

@@ -27,8 +27,8 @@ from lra.lab.cli.commands import (
 )
 from lra.lab.cli.compare import Compare, Tune
 from lra.lab.cli.train import Train, train_command
-from lra.lab.train import training
-from lra.lab.train.stop import exit_with_parent
+from lra.lab.training import loop
+from lra.lab.training.stop import exit_with_parent
 
 COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
@@ -135,7 +135,7 @@ def _exit_if_distributed(code: int) -> None:
 
 def _exit_code(error: BaseException) -> int:
     match error:
-        case training.Interrupted():
+        case loop.Interrupted():
             return 128 + error.signal
         case KeyboardInterrupt():
             return 130

@@ -19,7 +19,7 @@ from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.options import optional
 from lra.lab.settings.recipes import RECIPES, Recipe, recipe
 from lra.lab.settings.rule_options import RuleOptions
-from lra.lab.train import training
+from lra.lab.training import loop
 
 
 def _recipe_option() -> Any:
@@ -63,7 +63,7 @@ class Train:
     def execute(self, console: Console) -> None:
         """Train."""
         config = self.full_config
-        training.train(
+        loop.train(
             config,
             self.out or _new_folder(config),
             overwrite=self.overwrite,
@@ -84,7 +84,7 @@ class Resume:
     def execute(self, console: Console) -> None:
         """Continue training."""
         reporter = ConsoleReporter(console)
-        training.resume(self.resume, data_folder=self.data, reporter=reporter)
+        loop.resume(self.resume, data_folder=self.data, reporter=reporter)
 
 
 def train_command(words: list[str]) -> Callable[..., Command]:

@@ -15,7 +15,7 @@ from lra.lab.networks.parts import Parts
 from lra.lab.networks.table import NETWORKS, hidden_sizes
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.options import make_activation
-from lra.lab.train.learning import feedback_parameters
+from lra.lab.training.learning import feedback_parameters
 
 _DEFAULT_DECAY = {"adamw": 0.01}
 """Default weight decay; 0 for optimizers that would add it to the gradient."""

@@ -22,7 +22,7 @@ from lra.lab.networks.table import NETWORKS
 from lra.lab.runs import files, fits
 from lra.lab.runs.measure import Predictor, compute_logits, measure
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train.learning import make_predictor
+from lra.lab.training.learning import make_predictor
 
 
 @dataclass(frozen=True)

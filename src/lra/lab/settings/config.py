@@ -24,7 +24,7 @@ from lra.lab.settings.options import (
     optional,
 )
 from lra.lab.settings.schedule import SCHEDULES
-from lra.lab.train.augment import AUGMENTATIONS
+from lra.lab.training.augment import AUGMENTATIONS
 from lra.methods import Method
 from lra.rules import LRAE, Rule
 

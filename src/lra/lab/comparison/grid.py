@@ -11,8 +11,8 @@ import tyro
 
 from lra.axis import Axis, unknown
 from lra.errors import OptionError
-from lra.lab.compare.digest import digest, slug
-from lra.lab.compare.space import Dimension, read_dimension
+from lra.lab.comparison.digest import digest, slug
+from lra.lab.comparison.space import Dimension, read_dimension
 from lra.lab.networks.table import NETWORKS
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.options import MaybeFloat, MaybeInt, MaybeName, optional

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from lra.errors import RunError
-from lra.lab.compare.report import Report
+from lra.lab.comparison.report import Report
 from lra.lab.runs.atomic import write_atomically
 
 

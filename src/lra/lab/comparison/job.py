@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lra.errors import LraError
-from lra.lab.compare.grid import Experiment, Grid
-from lra.lab.compare.store import Outcome, Store
+from lra.lab.comparison.grid import Experiment, Grid
+from lra.lab.comparison.store import Outcome, Store
 from lra.lab.networks.table import NETWORKS
 from lra.lab.runs.display import Reporter
 
@@ -90,7 +90,7 @@ def execute(
 
 
 def _try_settings(store: Store, experiment: Experiment, on_progress: OnProgress) -> Outcome | None:
-    from lra.lab.compare.search import Score, Study, open_storage
+    from lra.lab.comparison.search import Score, Study, open_storage
 
     text = NETWORKS[experiment.problem.model.name].text
     outcomes: list[Outcome] = []

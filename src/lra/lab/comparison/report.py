@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lra.lab.compare.grid import TRIAL_SEED, Grid
-from lra.lab.compare.machine import machine, versions
-from lra.lab.compare.pictures import all_pictures
-from lra.lab.compare.results import Entry, Table
-from lra.lab.compare.sentences import cells, headings, settings_text, state, verdict
-from lra.lab.compare.words import command
+from lra.lab.comparison.grid import TRIAL_SEED, Grid
+from lra.lab.comparison.machine import machine, versions
+from lra.lab.comparison.pictures import all_pictures
+from lra.lab.comparison.results import Entry, Table
+from lra.lab.comparison.sentences import cells, headings, settings_text, state, verdict
+from lra.lab.comparison.words import command
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lra.errors import LraError, OptionError
-from lra.lab.compare.grid import Experiment
-from lra.lab.compare.space import Range, even_point
+from lra.lab.comparison.grid import Experiment
+from lra.lab.comparison.space import Range, even_point
 
 HEARTBEAT, GRACE = 5, 30
 """Seconds between heartbeats of a trial, and without one until the trial counts as dead."""

@@ -18,12 +18,12 @@ from typing import Any, Literal
 import filelock
 
 from lra.errors import ConversionError, Diverged, LraError, MethodError, OptionError, RunError
-from lra.lab.compare.machine import machine
-from lra.lab.compare.memory import peak_memory
+from lra.lab.comparison.machine import machine
+from lra.lab.comparison.memory import peak_memory
 from lra.lab.runs import checkpoint, files
 from lra.lab.runs.display import Reporter
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train import training
+from lra.lab.training import loop
 
 _PARTS = ("runs", "records", "locks")
 
@@ -170,9 +170,9 @@ class Store:
         self, folder: Path, config: TrainConfig, reporter: Reporter
     ) -> dict[str, Any]:
         if checkpoint.exists(folder):
-            return training.resume(folder, reporter=reporter)
+            return loop.resume(folder, reporter=reporter)
         # A run that was killed before its first checkpoint starts again.
-        return training.train(config, folder, overwrite=True, reporter=reporter)
+        return loop.train(config, folder, overwrite=True, reporter=reporter)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -5,12 +5,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lra.lab.compare.grid import Experiment, Grid
-from lra.lab.compare.job import Job
-from lra.lab.compare.store import Outcome, Store
+from lra.lab.comparison.grid import Experiment, Grid
+from lra.lab.comparison.job import Job
+from lra.lab.comparison.store import Outcome, Store
 
 if TYPE_CHECKING:  # loaded only for a search, since importing Optuna takes a second
-    from lra.lab.compare.search import SearchResult, Study
+    from lra.lab.comparison.search import SearchResult, Study
 
 RETRY_SECONDS = 2.0
 """Seconds until a job held by another process is checked again."""
@@ -28,7 +28,7 @@ class Schedule:
         self._retry_at: dict[object, float] = {}
         self._refusals: dict[int, Outcome] = {}
         if any(experiment.trials for experiment in grid.experiments):
-            from lra.lab.compare import search
+            from lra.lab.comparison import search
 
             storage = search.open_storage(self.store.storage(grid.options.storage))
             self.studies = {

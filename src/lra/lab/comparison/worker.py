@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from lra.lab.compare.job import Job
-from lra.lab.compare.store import Outcome
+from lra.lab.comparison.job import Job
+from lra.lab.comparison.store import Outcome
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from lra.lab.compare.results import Entry, Table
-from lra.lab.compare.statistics import Gap, Spread
+from lra.lab.comparison.results import Entry, Table
+from lra.lab.comparison.statistics import Gap, Spread
 
 HEADINGS = (
     *("rule", "{figure}", "minus {base}, paired (95 %)", "seeds", "settings"),

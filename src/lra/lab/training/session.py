@@ -16,10 +16,10 @@ from lra.lab.runs import checkpoint, files, fits, lock
 from lra.lab.runs.display import Reporter
 from lra.lab.runs.state import State
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train.batches import Batches, place
-from lra.lab.train.fabric import start_fabric
-from lra.lab.train.finite import find_nonfinite_weight
-from lra.lab.train.learning import compile_step, feedback_parameters, prepare, share_feedback
+from lra.lab.training.batches import Batches, place
+from lra.lab.training.fabric import start_fabric
+from lra.lab.training.finite import find_nonfinite_weight
+from lra.lab.training.learning import compile_step, feedback_parameters, prepare, share_feedback
 
 
 class Session:

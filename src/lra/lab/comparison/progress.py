@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lra.lab.compare.schedule import Schedule
-from lra.lab.compare.worker import Worker
+from lra.lab.comparison.schedule import Schedule
+from lra.lab.comparison.worker import Worker
 
 REFRESH_SECONDS = 0.5
 """Interval at which the live display is refreshed."""

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lra.errors import LraError, RunError
-from lra.lab.compare.grid import Grid
-from lra.lab.compare.job import Job, execute
-from lra.lab.compare.progress import Display
-from lra.lab.compare.schedule import Schedule
-from lra.lab.compare.store import Outcome
-from lra.lab.compare.worker import Worker
-from lra.lab.train.stop import Stop
-from lra.lab.train.training import Interrupted
+from lra.lab.comparison.grid import Grid
+from lra.lab.comparison.job import Job, execute
+from lra.lab.comparison.progress import Display
+from lra.lab.comparison.schedule import Schedule
+from lra.lab.comparison.store import Outcome
+from lra.lab.comparison.worker import Worker
+from lra.lab.training.loop import Interrupted
+from lra.lab.training.stop import Stop
 
 MAX_CRASHES = 3
 """Number of times that a job's process may die before the job counts as failed."""
@@ -55,9 +55,9 @@ class Pool:
         method = "forkserver" if os.name == "posix" else "spawn"
         self.context = multiprocessing.get_context(method)
         if os.name == "posix":
-            preload = ["lra.lab.compare.job"]
+            preload = ["lra.lab.comparison.job"]
             if self.schedule.studies:
-                preload.append("lra.lab.compare.search")
+                preload.append("lra.lab.comparison.search")
             self.context.set_forkserver_preload(preload)
 
     def work(self) -> Schedule:

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lra.lab.compare.grid import Experiment, Problem
-from lra.lab.compare.schedule import Schedule
-from lra.lab.compare.statistics import Gap, Spread, paired, spread
-from lra.lab.compare.store import Outcome
+from lra.lab.comparison.grid import Experiment, Problem
+from lra.lab.comparison.schedule import Schedule
+from lra.lab.comparison.statistics import Gap, Spread, paired, spread
+from lra.lab.comparison.store import Outcome
 from lra.lab.networks.table import NETWORKS
 from lra.lab.runs.atomic import write_atomically
 

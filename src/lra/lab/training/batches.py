@@ -13,7 +13,7 @@ from lra.errors import OptionError
 from lra.lab import data
 from lra.lab.data import Dataset
 from lra.lab.settings.config import TrainConfig
-from lra.lab.train.augment import augment
+from lra.lab.training.augment import augment
 
 Pair = tuple[Tensor, Tensor]
 """Samples (n, ...) and class indices (n,), or (n, T) for text."""

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from lra.lab.compare.grid import Grid
+from lra.lab.comparison.grid import Grid
 
 
 def command(grid: Grid, out: Path | None = None, verb: str = "compare") -> str:

@@ -22,11 +22,11 @@ from lra.lab.runs.state import State
 from lra.lab.runs.verdict import verdict
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.schedule import factor
-from lra.lab.train.batches import Batch, Pair
-from lra.lab.train.finite import locate_nonfinite
-from lra.lab.train.learning import make_predictor, method_step
-from lra.lab.train.session import Session
-from lra.lab.train.stop import Stop
+from lra.lab.training.batches import Batch, Pair
+from lra.lab.training.finite import locate_nonfinite
+from lra.lab.training.learning import make_predictor, method_step
+from lra.lab.training.session import Session
+from lra.lab.training.stop import Stop
 from lra.methods import Method
 
 CHECK_EVERY = 20
