@@ -57,8 +57,7 @@ def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0
 def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
     """Return the configuration of 3 epochs of 8 steps, with a smaller last batch."""
     settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "device": "cpu"}
-    if changes.get("model", "mlp") == "mlp":
-        settings["hidden"] = (7, 5)
+    changes.setdefault("model", "mlp:hidden=7-5")
     return TrainConfig(str(dataset), **(settings | changes))
 
 
@@ -66,7 +65,7 @@ def read_train(words: Sequence[str]) -> tuple[TrainConfig, Train]:
     """Parse options of `lra train`, and return the configuration and the options."""
     options = main.parse(["train", *words])
     assert isinstance(options, Train)
-    return options.full_config, options
+    return options.settings, options
 
 
 class Watcher(Reporter):

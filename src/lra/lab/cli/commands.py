@@ -19,6 +19,8 @@ from lra.lab.settings.options import MaybeInt, MaybeName, optional
 
 MaybePath = Annotated[Path | None, optional("PATH")]
 
+Code = Annotated[tuple[str, ...], optional("FILE ...")]
+
 RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 
@@ -70,7 +72,7 @@ class Diagnose:
 
     def execute(self, console: Console) -> None:
         """Write two plots to the run's folder, and print the table and the verdict."""
-        rule = files.read_config(self.run).rule  # first, so that only a run gets the plots
+        rule = files.read_config(self.run).built_rule  # first, so that only a run gets the plots
         say(console, diagnoses.table(diagnoses.read(self.run), self.step))
         for path in diagnose_plots.draw(self.run):
             say(console, str(path))

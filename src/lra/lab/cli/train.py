@@ -1,24 +1,25 @@
-"""The command `lra train`: options of a new run, with a recipe's defaults, and of a resumed one."""
+"""The command `lra train`: options of a new run, with their defaults, and of a resumed one."""
 
-import dataclasses
 import functools
 import itertools
-import time
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 
-from lra.errors import OptionError
-from lra.lab.cli.commands import Command, MaybePath
+from lra.errors import OptionError, one_line
+from lra.lab.cli.commands import Code, Command, MaybePath
+from lra.lab.run import new_folder
 from lra.lab.runs.display import ConsoleReporter
+from lra.lab.settings import code
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.options import optional
-from lra.lab.settings.recipes import RECIPES, Recipe, recipe
-from lra.lab.settings.rule_options import RuleOptions
+from lra.lab.settings.recipes import RECIPES, recipe
 from lra.lab.training import loop
 
 
@@ -36,9 +37,10 @@ class Train:
     lra train --resume RUN continues a run that was stopped.
     """
 
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
-    rule: tyro.conf.OmitArgPrefixes[RuleOptions]
+    settings: tyro.conf.OmitArgPrefixes[TrainConfig]
     recipe: Annotated[str | None, _recipe_option()] = None
+    config: Annotated[Path | None, optional("FILE")] = None
+    """Use the settings in a JSON or YAML file as default, such as RUN/config.json."""
     out: MaybePath = None
     """The run's folder; by default a new one under runs/."""
     overwrite: bool = False
@@ -46,26 +48,11 @@ class Train:
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
 
-    @property
-    def base(self) -> Recipe | None:
-        """The recipe, if one was given."""
-        return recipe(self.recipe) if self.recipe else None
-
-    @property
-    def full_config(self) -> TrainConfig:
-        """The configuration, including the rule and its options."""
-        if self.config.hidden == ():
-            raise OptionError("--hidden needs sizes, as in --hidden 256 256; or leave it out")
-        base = self.base
-        rule = self.rule.build(base.rule if base else "lra-e", base.options if base else {})
-        return dataclasses.replace(self.config, rule=rule)
-
     def execute(self, console: Console) -> None:
         """Train."""
-        config = self.full_config
         loop.train(
-            config,
-            self.out or _new_folder(config),
+            self.settings,
+            self.out or new_folder(self.settings),
             overwrite=self.overwrite,
             data_folder=self.data,
             reporter=ConsoleReporter(console),
@@ -80,31 +67,52 @@ class Resume:
     """The run's folder."""
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
+    code: Code = ()
+    """Files of your own rule and network, if they moved."""
 
     def execute(self, console: Console) -> None:
         """Continue training."""
-        reporter = ConsoleReporter(console)
-        loop.resume(self.resume, data_folder=self.data, reporter=reporter)
+        code.allow(self.code)
+        loop.resume(self.resume, data_folder=self.data, reporter=ConsoleReporter(console))
 
 
 def train_command(words: list[str]) -> Callable[..., Command]:
     """Return the class or factory whose options these words of `lra train` are.
 
-    A recipe among the words sets the defaults and the dataset. With --resume, no settings are
-    allowed.
+    A recipe or a configuration among the words sets the defaults and the dataset. With --resume, no
+    settings are allowed.
 
     Raises:
-        OptionError: the recipe is unknown.
+        OptionError: the recipe is unknown, or the configuration cannot be read.
     """
     if _value_of("--resume", words) is not None:
         return Resume
-    name = _value_of("--recipe", words)
-    base = recipe(name) if name else None
-    settings: dict[str, Any] = base.settings if base else {}
-    dataset = base.dataset if base else tyro.MISSING
-    return functools.partial(
-        Train, config=TrainConfig(dataset=dataset, **settings), rule=RuleOptions()
-    )
+    name, path = _value_of("--recipe", words), _value_of("--config", words)
+    if name and path:
+        raise OptionError("--recipe and --config both set the defaults; give one of them")
+    if path:
+        defaults = load_config(Path(path))
+    elif name:
+        defaults = TrainConfig(**recipe(name).settings)
+    else:
+        defaults = TrainConfig(dataset=tyro.MISSING)
+    return functools.partial(Train, settings=defaults)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read the configuration of a run, or settings that a user has written, from JSON or YAML.
+
+    Raises:
+        OptionError: the file cannot be read, or is not a mapping of valid settings.
+    """
+    try:
+        text = path.expanduser().read_text("utf-8")
+        plain = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise OptionError(f"--config {path} cannot be read ({one_line(error)})") from error
+    if not isinstance(plain, dict) or "dataset" not in plain:
+        raise OptionError(f"--config {path} must be a mapping of settings with a dataset")
+    return TrainConfig.from_config({"type": TrainConfig.__name__} | plain)
 
 
 def _value_of(option: str, words: list[str]) -> str | None:
@@ -114,11 +122,3 @@ def _value_of(option: str, words: list[str]) -> str | None:
         if name == option:
             return value if equals else next_word
     return None
-
-
-def _new_folder(config: TrainConfig) -> Path:
-    stem = f"{Path(config.dataset).stem}-{config.rule.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, number = Path("runs") / stem, 2
-    while folder.exists():
-        folder, number = Path("runs") / f"{stem}-{number}", number + 1
-    return folder

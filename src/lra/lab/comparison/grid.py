@@ -1,6 +1,8 @@
 """The grid of a comparison: every rule trains every network with every seed."""
 
 import dataclasses
+import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,19 +15,24 @@ from lra.axis import Axis, unknown
 from lra.errors import OptionError
 from lra.lab.comparison.digest import digest, slug
 from lra.lab.comparison.space import Dimension, read_dimension
-from lra.lab.networks.table import NETWORKS
+from lra.lab.data.datasets import is_text
+from lra.lab.networks.model import model_option_types, parse_model
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.options import MaybeFloat, MaybeInt, MaybeName, optional
 from lra.lab.settings.spec import (
     STEP,
     Spec,
+    build_rule,
     check_distinct,
-    read_model,
-    read_rule,
-    read_value,
+    format_spec,
+    is_reference,
+    parse_rule,
+    parse_value,
     rule_option_types,
 )
-from lra.rules import RULES, named
+from lra.rules import RULES
+
+_CONFIG_TYPES = typing.get_type_hints(TrainConfig)
 
 TRIAL_SEED = 1000
 """Seed of the trials of a search; the runs have seeds 0, 1, 2, ..."""
@@ -124,7 +131,8 @@ class Grid(Axis):
     @cached_property
     def rule_specs(self) -> tuple[Spec, ...]:
         """The rules; the first is the baseline."""
-        return tuple(read_rule(text) for text in self.rules or tuple(RULES))
+        settings = {name: _CONFIG_TYPES[name] for name in STEP}
+        return tuple(parse_rule(text, settings) for text in self.rules or tuple(RULES))
 
     @cached_property
     def space(self) -> tuple[Dimension, ...]:
@@ -136,12 +144,12 @@ class Grid(Axis):
         """The networks on the datasets."""
         problems = []
         for dataset in self.datasets:
-            for spec in (read_model(text) for text in self.models):
-                free = "depth" in NETWORKS[spec.name].options and "depth" not in spec.settings
-                if not (free and self.depths):
-                    problems.append(Problem(dataset, spec, None))
-                else:
-                    problems += [Problem(dataset, spec, depth) for depth in self.depths]
+            for text in self.models:
+                text, batch_size = _split_batch_size(text)
+                model = parse_model(text)
+                free = "depth" in model_option_types(model.name) and "depth" not in model.options
+                depths = self.depths if free and self.depths else (None,)
+                problems += [Problem(dataset, text, batch_size, depth) for depth in depths]
         return tuple(problems)
 
     @cached_property
@@ -154,31 +162,57 @@ class Grid(Axis):
     ) -> TrainConfig:
         names = ("epochs", "batch_size", "optimizer", "lr", "schedule", "validation", "device")
         own = {name: getattr(self, name) for name in names} | {"weight_decay": self.weight_decay}
-        own |= problem.settings | {"model": problem.model.name}
+        own |= problem.settings
         settings = own | dict(steps) | dict(rule) | more
         return TrainConfig(problem.dataset, **settings)
 
 
+def _split_batch_size(text: str) -> tuple[str, int | None]:
+    """Split a network's text into the network alone and its `batch_size`, if it has that."""
+    found = re.search(r"([:,])batch_size=([^,]*)(,?)", text)
+    if not found:
+        return text, None
+    size = parse_value(f"batch_size of network {text!r}", found[2], int)
+    return text[: found.start()] + (found[1] if found[3] else "") + text[found.end() :], size
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A network on a dataset; `depth` comes from `Grid.depths`."""
+    """A network on a dataset.
+
+    Attributes:
+        dataset: the name or path of the dataset.
+        model: the network as text, without the next two.
+        batch_size: the batch size, if the network states one.
+        depth: the depth, if it comes from `Grid.depths`.
+    """
 
     dataset: str
-    model: Spec
-    depth: int | None
+    model: str
+    batch_size: int | None = None
+    depth: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """The fields of `TrainConfig` that define the network."""
-        return dict(self.model.settings) | ({} if self.depth is None else {"depth": self.depth})
+        batch = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        return {"model": self._text(depth=self.depth)} | batch
 
     @property
     def model_text(self) -> str:
         """The network in the form that `--models` accepts."""
-        if self.depth is None:
-            return self.model.text
-        separator = "," if ":" in self.model.text else ":"
-        return f"{self.model.text}{separator}depth={self.depth}"
+        return self._text(batch_size=self.batch_size, depth=self.depth)
+
+    def _text(self, **options: int | None) -> str:
+        """Return the network's text with further options, without those that are None."""
+        more = ",".join(f"{k}={v}" for k, v in options.items() if v is not None)
+        separator = "," if "=" in self.model else ":"
+        return f"{self.model}{separator}{more}" if more else self.model
+
+    @property
+    def text(self) -> bool:
+        """Whether the dataset is text."""
+        return is_text(self.dataset)
 
     def __str__(self) -> str:
         return f"{Path(self.dataset).stem}, {self.model_text}"
@@ -196,7 +230,7 @@ class Experiment:
     def space(self) -> tuple[Dimension, ...]:
         """The dimensions searched for this rule: options that it has and does not set."""
         options = (*STEP, *rule_option_types(self.rule.name))
-        fixed = self.rule.settings
+        fixed = self.rule.options
         return tuple(d for d in self.grid.space if d.name in options and d.name not in fixed)
 
     @property
@@ -216,10 +250,14 @@ class Experiment:
             OptionError: if settings are incompatible.
         """
         kinds = rule_option_types(self.rule.name)
-        given = dict(self.rule.settings) | {
+        given = dict(self.rule.options) | {
             name: self._parse_found(name, value) for name, value in found.items()
         }
-        rule = named(self.rule.name, **{k: v for k, v in given.items() if k in kinds})
+        options = {k: v for k, v in given.items() if k in kinds}
+        if is_reference(self.rule.name):
+            rule: object = format_spec(self.rule.name, options)
+        else:
+            rule = build_rule(self.rule.name, options)
         steps = {k: v for k, v in given.items() if k not in kinds}
         return self.grid._config(self.problem, steps, {"rule": rule}, seed=seed, **more)
 
@@ -227,8 +265,8 @@ class Experiment:
         """Convert a searched value to the option's type; texts are read as on the command line."""
         kinds = rule_option_types(self.rule.name)
         if isinstance(value, str):
-            kind = kinds[name] if name in kinds else TrainConfig.__annotations__[name]
-            return read_value(name, value, kind)
+            kind = kinds[name] if name in kinds else _CONFIG_TYPES[name]
+            return parse_value(name, value, kind)
         return round(value) if kinds.get(name) is int else float(f"{value:.3g}")
 
     def trial_config(self, found: Mapping[str, Any]) -> TrainConfig:

@@ -10,7 +10,6 @@ from typing import Any
 from lra.errors import LraError
 from lra.lab.comparison.grid import Experiment, Grid
 from lra.lab.comparison.store import Outcome, Store
-from lra.lab.networks.table import NETWORKS
 from lra.lab.runs.display import Reporter
 
 OnProgress = Callable[[float], None]
@@ -92,7 +91,7 @@ def execute(
 def _try_settings(store: Store, experiment: Experiment, on_progress: OnProgress) -> Outcome | None:
     from lra.lab.comparison.search import Score, Study, open_storage
 
-    text = NETWORKS[experiment.problem.model.name].text
+    text = experiment.problem.text
     outcomes: list[Outcome] = []
 
     def train(settings: dict[str, Any], on_epoch: OnEpoch) -> Score:

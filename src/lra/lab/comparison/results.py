@@ -12,7 +12,6 @@ from lra.lab.comparison.grid import Experiment, Problem
 from lra.lab.comparison.schedule import Schedule
 from lra.lab.comparison.statistics import Gap, Spread, paired, spread
 from lra.lab.comparison.store import Outcome
-from lra.lab.networks.table import NETWORKS
 from lra.lab.runs.atomic import write_atomically
 
 
@@ -91,7 +90,7 @@ class Table:
     @property
     def text(self) -> bool:
         """Whether the data are text: then the figure is the loss, and lower is better."""
-        return NETWORKS[self.problem.model.name].text
+        return self.problem.text
 
     @cached_property
     def figure(self) -> str:

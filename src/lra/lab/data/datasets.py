@@ -96,7 +96,7 @@ def load(
     """
     if _is_npz(dataset):
         return load_npz(Path(dataset).expanduser())
-    if _is_text(dataset):
+    if dataset != "python" and is_text(dataset):
         return _load_text(Path(dataset).expanduser(), context, on_event)
     if _check_name(dataset) == "python":
         library = text.read_library(text.library_folder())
@@ -124,7 +124,7 @@ def fetch(
     if _is_npz(name):
         load_npz(path)
         return [path]
-    if _is_text(name):
+    if name != "python" and is_text(name):
         text.read_text(path)
         return [path]
     if _check_name(name) == "digits":
@@ -164,8 +164,9 @@ def _is_npz(dataset: str) -> bool:
     return str(dataset).lower().endswith(".npz")
 
 
-def _is_text(dataset: str) -> bool:
-    return str(dataset).lower().endswith(".txt")
+def is_text(dataset: str) -> bool:
+    """Return whether a name or path is that of a text dataset."""
+    return dataset == "python" or str(dataset).lower().endswith(".txt")
 
 
 def _check_name(name: str) -> str:

@@ -1,7 +1,5 @@
 """Building the network and the optimizer of a configuration."""
 
-import itertools
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,10 +9,8 @@ from torch import Tensor, nn
 from lra.errors import DataError, OptionError
 from lra.lab.data import Dataset
 from lra.lab.data.images import channel_axis
-from lra.lab.networks.parts import Parts
-from lra.lab.networks.table import NETWORKS, hidden_sizes
+from lra.lab.networks.table import NETWORKS
 from lra.lab.settings.config import TrainConfig
-from lra.lab.settings.options import make_activation
 from lra.lab.training.learning import feedback_parameters
 
 _DEFAULT_DECAY = {"adamw": 0.01}
@@ -22,24 +18,8 @@ _DEFAULT_DECAY = {"adamw": 0.01}
 
 
 def build_network(config: TrainConfig, sample_shape: Sequence[int], classes: int) -> nn.Module:
-    """Build the plain network, with weights drawn from torch's global generator.
-
-    Args:
-        config: the run's configuration.
-        sample_shape: the shape of one sample.
-        classes: the number of outputs.
-
-    Raises:
-        OptionError: the network cannot read such samples, or sizes do not fit.
-    """
-    network = NETWORKS[config.model]
-    activation = config.activation or network.activation
-    parts = Parts(
-        lambda: make_activation(activation, config.straight_through),
-        config.init or network.init,
-        config.bias,
-    )
-    return network.build(parts, tuple(sample_shape), classes, **config.sizes)
+    """Build the plain network of a configuration, as `Model.build` does."""
+    return config.network.build(sample_shape, classes)
 
 
 def check_dataset(config: TrainConfig, dataset: Dataset) -> None:
@@ -49,11 +29,11 @@ def check_dataset(config: TrainConfig, dataset: Dataset) -> None:
         OptionError: the dataset is text and the network reads values, or the reverse; or samples
             to augment are not images.
     """
-    text = dataset.reads == "text"
-    if NETWORKS[config.model].text != text:
+    text, entry = dataset.reads == "text", config.network.entry
+    if entry and entry.text != text:
         suitable = [name for name, network in NETWORKS.items() if network.text == text]
         raise OptionError(
-            f"{config.model} reads {NETWORKS[config.model].reads}, and {dataset.name} holds "
+            f"{config.network.name} reads {entry.reads}, and {dataset.name} holds "
             f"{dataset.reads}; choose --model {' or '.join(suitable)}, or another dataset"
         )
     if config.augment:
@@ -61,24 +41,6 @@ def check_dataset(config: TrainConfig, dataset: Dataset) -> None:
             channel_axis(dataset.sample_shape)
         except DataError as error:
             raise OptionError(f"augment: {dataset.name}: {error}, or leave out augment") from error
-
-
-def describe(config: TrainConfig, dataset: Dataset) -> str:
-    """Return a network's name, sizes and activation as text."""
-    sizes = config.sizes
-    activation = config.activation or NETWORKS[config.model].activation
-    if config.model == "mlp":
-        shape = math.prod(dataset.sample_shape), *hidden_sizes(**sizes), dataset.num_classes
-        return f"{_join_sizes(shape)}, {activation}"
-    options = (f"{name} {size}" for name, size in sizes.items() if size is not None)
-    return ", ".join((config.model, *options, activation))
-
-
-def _join_sizes(sizes: Sequence[int]) -> str:
-    """Join sizes by "-", and abbreviate more than six equal ones in a row."""
-    groups = ((size, len(list(same))) for size, same in itertools.groupby(sizes))
-    parts = (f"({n} x {size})" if n > 6 else "-".join([str(size)] * n) for size, n in groups)
-    return "-".join(parts)
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -89,10 +51,10 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     """
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": config.lr}]
     if config.feedback_lr is not None:
-        feedback = feedback_parameters(config.rule, model)
+        feedback = feedback_parameters(config.built_rule, model)
         if not feedback:
             raise OptionError(
-                f"feedback_lr is given, but {config.rule.name} learns no feedback weights "
+                f"feedback_lr is given, but {config.rule_name} learns no feedback weights "
                 "here; leave it out"
             )
         learned = {id(E) for E in feedback}

@@ -25,7 +25,7 @@ from lra.lab.networks.parts import (
 
 
 def mlp(
-    parts: Parts, shape: Shape, classes: int, hidden: Shape | None, width: int, depth: int
+    parts: Parts, shape: Shape, classes: int, hidden: tuple[int, ...] | None, width: int, depth: int
 ) -> nn.Sequential:
     """Build a multilayer perceptron with the given hidden sizes, or depth - 1 of one width."""
     sizes = (math.prod(shape), *hidden_sizes(hidden, width, depth), classes)
@@ -182,7 +182,7 @@ class Network:
         reads: the kind of its input.
         activation: the name of its default activation.
         init: its default initialisation.
-        options: its options with their defaults; None if the default depends on other settings.
+        options: its own options with their defaults; None if the default depends on other settings.
     """
 
     summary: str
@@ -196,6 +196,16 @@ class Network:
     def text(self) -> bool:
         """Whether it reads text."""
         return self.reads == "text"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """All its options with their defaults, in the order of the help."""
+        return dict(self.options) | {
+            "activation": self.activation,
+            "straight_through": None,
+            "init": self.init,
+            "bias": True,
+        }
 
 
 NETWORKS: dict[str, Network] = {

@@ -1,5 +1,6 @@
 """The trained network of a run: loading, evaluation and prediction."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -18,7 +19,6 @@ from lra.lab import data
 from lra.lab.data import Dataset
 from lra.lab.data.npz import read_samples
 from lra.lab.networks.build import build_network
-from lra.lab.networks.table import NETWORKS
 from lra.lab.runs import files, fits
 from lra.lab.runs.measure import Predictor, compute_logits, measure
 from lra.lab.settings.config import TrainConfig
@@ -33,18 +33,20 @@ class Trained:
         config: the run's configuration.
         network: the plain network, in evaluation mode.
         sample_shape: the shape of one sample.
-        classes: the names of the classes.
+        classes: the names of the classes; for text, the characters.
+        reads: the kind of samples, "values" or "text".
     """
 
     config: TrainConfig
     network: nn.Module
     sample_shape: tuple[int, ...]
     classes: tuple[str, ...]
+    reads: str
 
     @property
     def predictor(self) -> Predictor:
         """The function from samples to logits."""
-        return make_predictor(self.config.rule, self.network)
+        return make_predictor(self.config.built_rule, self.network)
 
 
 def load(folder: Path) -> Trained:
@@ -66,15 +68,18 @@ def load(folder: Path) -> Trained:
             raise ValueError(f"samples of shape {shape}")
         if not all(isinstance(name, str) for name in classes):
             raise ValueError("class names that are not strings")
-        dtype = next(iter(weights.values())).dtype
-        with torch.device("meta"):  # takes no memory, whatever sizes the file declares
+        if (reads := about["reads"]) not in ("values", "text"):
+            raise ValueError(f"samples that are {reads!r:.80}")
+        dtype = next(w.dtype for w in weights.values() if w.is_floating_point())
+        # On the meta device a network takes no memory, whatever sizes the file declares.
+        with torch.device("meta") if config.network.entry else contextlib.nullcontext():
             expected = build_network(config, shape, len(classes)).to(dtype).state_dict()
         fits.check_structure(weights, expected, "weights")
         network = build_network(config, shape, len(classes)).to(dtype)
         network.load_state_dict(weights)
     except Exception as error:  # an untrusted file can raise many types
         raise RunError(f"{path}: damaged, or of another network ({one_line(error)})") from error
-    return Trained(config, network.eval(), shape, classes)
+    return Trained(config, network.eval(), shape, classes, reads)
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ def evaluate(
     trained = load(folder)
     config = trained.config
     arrays = data.load(dataset or config.dataset, data_folder, **config.data_options)
-    if arrays.reads != _reads(trained):
-        raise RunError(f"{arrays.name} holds {arrays.reads}; the network reads {_reads(trained)}")
+    if arrays.reads != trained.reads:
+        raise RunError(f"{arrays.name} holds {arrays.reads}; the network reads {trained.reads}")
     _check_shape(trained, arrays.sample_shape, arrays.name)
     if arrays.reads == "text":
         arrays = _translate(arrays, trained.classes)
@@ -164,7 +169,7 @@ def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
         RunError: the samples do not fit the network.
     """
     trained = load(folder)
-    if _reads(trained) == "text":
+    if trained.reads == "text":
         raise RunError(f"{folder}: its network reads text; use lra write to continue a text")
     x = read_samples(file)
     if x.shape == trained.sample_shape:
@@ -176,10 +181,6 @@ def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
         (trained.classes[label], probability)
         for label, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-def _reads(trained: Trained) -> str:
-    return "text" if NETWORKS[trained.config.model].text else "values"
 
 
 def _samples(trained: Trained, x: np.ndarray[Any, Any]) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 
 from lra.errors import OptionError, RunError
 from lra.lab.data.text import encode
-from lra.lab.networks.table import NETWORKS
 from lra.lab.runs import trained_network
 
 
@@ -29,7 +28,7 @@ def write(
         RunError: the run's network does not read text.
     """
     trained = trained_network.load(folder)
-    if not NETWORKS[trained.config.model].text:
+    if trained.reads != "text":
         raise RunError(
             f"{folder}: its network does not read text; use lra predict to classify samples"
         )

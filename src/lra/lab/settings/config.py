@@ -4,29 +4,44 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tyro
 
 from lra.axis import Axis, unknown
 from lra.errors import OptionError
-from lra.inits import Init
+from lra.lab.networks.model import Model, parse_model
 from lra.lab.networks.table import NETWORKS
+from lra.lab.settings import code
 from lra.lab.settings.options import (
-    INIT_METAVAR,
     OPTIMIZERS,
     PRECISIONS,
-    InitText,
     MaybeFloat,
     MaybeInt,
-    MaybeName,
-    make_activation,
     optional,
 )
 from lra.lab.settings.schedule import SCHEDULES
+from lra.lab.settings.spec import (
+    RULES_AND_METHODS,
+    build_rule,
+    is_reference,
+    parse_rule,
+    reference,
+)
 from lra.lab.training.augment import AUGMENTATIONS
 from lra.methods import Method
 from lra.rules import LRAE, Rule
+
+RuleText = Annotated[
+    Rule | Method | str,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME[:OPTION=VALUE,...]",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, (Rule, Method, str)),
+        str_from_instance=lambda rule: [rule if isinstance(rule, str) else rule.name],
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -35,28 +50,17 @@ class TrainConfig(Axis):
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, cifar-10, python (text), or the path of an .npz or .txt."""
-    rule: tyro.conf.Suppress[Rule | Method] = field(default_factory=LRAE)
-    """The learning rule or method."""
-    model: str = "mlp"
-    """The network: mlp, residual-mlp, lenet, resnet, vit or gpt."""
-    width: MaybeInt = None
-    """Width; by default mlp 256, residual-mlp 128, vit 64, gpt 128, resnet 16 (first stage)."""
-    depth: MaybeInt = None
-    """Depth; by default mlp 5 layers, residual-mlp 32, resnet 8 (6 n + 2), vit and gpt 4 blocks."""
-    hidden: Annotated[tuple[int, ...] | None, optional("INT ...")] = None
-    """mlp: sizes of the hidden layers, input side first, instead of width and depth."""
-    patch: MaybeInt = None
-    """vit: side of a patch in pixels; by default the smallest, from 2, for at most 64 patches."""
-    context: MaybeInt = None
-    """gpt: number of characters in a sample; by default 128."""
-    activation: MaybeName = None
-    """Activation, such as relu, elu:0.5, sign, quantized:4; by default the network's own."""
-    straight_through: MaybeName = None
-    """sign, heaviside, bernoulli, quantized, table: surrogate for autograd, such as tanh."""
-    bias: bool = True
-    """Whether the layers have biases."""
-    init: Annotated[InitText | None, optional(INIT_METAVAR)] = None
-    """Initialisation of the forward weights; by default the network's own."""
+    rule: RuleText = field(default_factory=LRAE)
+    """The learning rule: lra-e, mirrored-lra, backprop, feedback-alignment, kolen-pollack,
+    sign-symmetry, direct-feedback-alignment, direct-lra, rec-lra; a method: predictive-coding,
+    equilibrium-propagation, dtp; or your own, my_rules.py:Centred. With options, as in
+    lra-e:beta=0.2,normalized=true."""
+    model: Annotated[str, tyro.conf.arg(metavar="NAME[:OPTION=VALUE,...]")] = "mlp"
+    """The network: mlp, residual-mlp, lenet, resnet, vit, gpt, or your own, my_nets.py:Net.
+    Options, as in mlp:width=64,depth=3: hidden=256-128 or width and depth (mlp), width and depth
+    (residual-mlp, resnet, vit, gpt), patch (vit), context (gpt), and for each activation, init,
+    bias and straight_through. Your own is called with the shape of a sample, the number of classes
+    and its options."""
     optimizer: str = "adamw"
     """sgd, adam, adamw or rmsprop."""
     lr: float = 1e-3
@@ -108,25 +112,25 @@ class TrainConfig(Axis):
     diagnose: MaybeInt = None
     """Number of steps between diagnoses of the rule, layer by layer; results do not change."""
 
+    sources: tyro.conf.Suppress[tuple[code.Source, ...]] = ()
+    """The files or modules of the user's own rule and network, and the SHA-256 of each."""
+    source_folder: tyro.conf.Suppress[str] = field(default="", compare=False)
+    """The folder from which they were named."""
+
     def __post_init__(self) -> None:
-        for name in ("hidden", "betas", "augment"):
+        for name in ("betas", "augment"):
             if isinstance(getattr(self, name), list):  # from JSON
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.dataset, Path):
             object.__setattr__(self, "dataset", str(self.dataset))
         if not isinstance(self.dataset, str) and self.dataset is not tyro.MISSING:
             raise OptionError(f"dataset must be a name or a path; got {self.dataset!r}")
-        for name, kind in (
-            ("rule", Rule | Method),
-            ("bias", bool),
-            ("test", bool),
-            ("init", Init | None),
-        ):
-            if not isinstance(getattr(self, name), kind):
-                expected = {"rule": "Rule or a Method", "init": "Init"}.get(name, "bool")
-                raise OptionError(f"{name} must be a {expected}; got {getattr(self, name)!r}")
+        self._resolve_code()
+        if not isinstance(self.rule, (Rule, Method, str)):
+            raise OptionError(f"rule must be a Rule, a Method or a text; got {self.rule!r}")
+        if not isinstance(self.test, bool):
+            raise OptionError(f"test must be a bool; got {self.test!r}")
         for name, table in (
-            ("model", NETWORKS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
@@ -136,7 +140,6 @@ class TrainConfig(Axis):
         ):
             if getattr(self, name) not in table:
                 raise unknown(name, getattr(self, name), table)
-        self._check_network()
         if not isinstance(self.augment, tuple):
             raise OptionError(f"augment must be a tuple of names; got {self.augment!r}")
         for name in self.augment:
@@ -145,32 +148,55 @@ class TrainConfig(Axis):
         self._check_owners("optimizer", OPTIMIZERS)
         self._check_numbers()
 
-    def _check_network(self) -> None:
-        network = NETWORKS[self.model]
-        self._check_owners("model", {name: network.options for name, network in NETWORKS.items()})
-        for name, most in (
-            ("width", 10**6),
-            ("depth", 10**4),
-            ("patch", 10**6),
-            ("context", 10**6),
-        ):
-            if getattr(self, name) is not None:
-                self._check_integer(name, 1, most)
-        if self.hidden is not None:
-            if not isinstance(self.hidden, tuple) or any(
-                type(size) is not int or not 1 <= size <= 10**6 for size in self.hidden
-            ):
-                raise OptionError(
-                    f"hidden: sizes must be whole numbers above 0, at most 1,000,000, got "
-                    f"{self.hidden!r:.200}"
-                )
-            for name in ("width", "depth"):
-                if getattr(self, name) is not None:
-                    raise OptionError(f"hidden already sets all sizes; leave out hidden or {name}")
-        make_activation(self.activation or network.activation, self.straight_through)
+    def _resolve_code(self) -> None:
+        """Parse the rule and the network, and record the files of the user's own."""
+        own = _references(self.model, self.rule)
+        if own and not self.sources:
+            object.__setattr__(self, "sources", code.record(own))
+            object.__setattr__(self, "source_folder", str(Path.cwd()))
+        object.__setattr__(self, "sources", tuple((str(a), str(b)) for a, b in self.sources))
+        object.__setattr__(self, "model", str(parse_model(self.model, self.source_folder)))
+        if isinstance(self.rule, str):
+            spec = parse_rule(self.rule, folder=self.source_folder)
+            rule = build_rule(spec.name, spec.options, self.source_folder)  # raises errors early
+            if not is_reference(spec.name):
+                object.__setattr__(self, "rule", rule)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build a configuration from the plain data of `to_config`, such as config.json.
+
+        Code of a user's own that it names is loaded only as `lra.lab.settings.code` allows.
+
+        Raises:
+            OptionError: for an unknown or invalid setting.
+            RunError: the user's own code is missing, has changed, or must be named first.
+        """
+        if isinstance(config, dict):
+            own = _references(config.get("model"), config.get("rule"))
+            code.check(own, config.get("sources"), str(config.get("source_folder", "")))
+        return super().from_config(config)
+
+    @property
+    def built_rule(self) -> Rule | Method:
+        """The rule or method, built if it is a user's own."""
+        if not isinstance(self.rule, str):
+            return self.rule
+        spec = parse_rule(self.rule, folder=self.source_folder)
+        return build_rule(spec.name, spec.options, self.source_folder)
+
+    @property
+    def rule_name(self) -> str:
+        """The name of the rule in scripts and reports."""
+        return self.rule if isinstance(self.rule, str) else self.rule.name
+
+    @property
+    def network(self) -> Model:
+        """The network, with its options."""
+        return parse_model(self.model, self.source_folder)
 
     def _check_owners(self, choice: str, table: Mapping[str, Iterable[str]]) -> None:
-        """Raise `OptionError` for an option that the chosen model or optimizer does not have."""
+        """Raise `OptionError` for an option that the chosen optimizer does not have."""
         chosen = getattr(self, choice)
         for option in {option for options in table.values() for option in options}:
             if getattr(self, option) is not None and option not in table[chosen]:
@@ -183,9 +209,9 @@ class TrainConfig(Axis):
     def _check_numbers(self) -> None:
         self._check_integer("batch_size", 1)
         self._check_integer("devices", 1)
-        if self.devices > 1 and isinstance(self.rule, Method):
+        if self.devices > 1 and isinstance(self.built_rule, Method):
             raise OptionError(
-                f"devices must be 1 for the method {self.rule.name}; got {self.devices}"
+                f"devices must be 1 for the method {self.rule_name}; got {self.devices}"
             )
         if self.compile == "always" and self.compile_obstacle:
             raise OptionError(
@@ -199,10 +225,10 @@ class TrainConfig(Axis):
         if self.patience is not None and self.validation == 0:
             raise OptionError("patience needs validation samples, and validation is 0")
         self._check_number("lr", 0.0, open_below=True)
-        for name in ("feedback_lr", "weight_decay", "momentum"):
+        for name in ("feedback_lr", "weight_decay"):
             if getattr(self, name) is not None:
                 self._check_number(name, 0.0)
-        for name in ("smoothing", "warmup"):
+        for name in ("smoothing", "warmup", "momentum"):
             if getattr(self, name) is not None:
                 self._check_fractions(name, (getattr(self, name),))
         if self.betas is not None:
@@ -213,8 +239,8 @@ class TrainConfig(Axis):
     @property
     def compile_obstacle(self) -> str:
         """The reason why these settings rule out a compiled step; "" if they do not."""
-        if isinstance(self.rule, Method):
-            return f"{self.rule.name} takes several passes per step"
+        if isinstance(self.built_rule, Method):
+            return f"{self.rule_name} takes several passes per step"
         if self.devices > 1:
             return "several devices reduce updates in hooks"
         applies = self.precision == "bf16-mixed"
@@ -247,13 +273,10 @@ class TrainConfig(Axis):
             raise OptionError(f"{name} must be a number, {bound}; got {value!r}")
 
     @property
-    def sizes(self) -> dict[str, Any]:
-        """The options of the network, with defaults for those that are not set."""
-        defaults = NETWORKS[self.model].options
-        values = {name: getattr(self, name) for name in defaults}
-        return {name: defaults[name] if values[name] is None else values[name] for name in defaults}
-
-    @property
     def data_options(self) -> dict[str, Any]:
         """The options of the network that loading the data depends on."""
-        return {name: size for name, size in self.sizes.items() if name == "context"}
+        return {k: v for k, v in self.network.settings.items() if k == "context"}
+
+
+def _references(model: object, rule: object) -> list[str]:
+    return [*reference(model, NETWORKS), *reference(rule, RULES_AND_METHODS)]

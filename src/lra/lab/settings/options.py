@@ -11,9 +11,14 @@ from torch import nn
 import lra
 from lra.axis import unknown
 from lra.crossing import (
+    Absolute,
+    Cauchy,
     HardTanhSurrogate,
     IdentitySurrogate,
+    LocalLoss,
+    Mixed,
     SigmoidSurrogate,
+    Squared,
     Surrogate,
     TanhSurrogate,
 )
@@ -53,6 +58,14 @@ SURROGATES: dict[str, Callable[[], Surrogate]] = {
     "sigmoid": SigmoidSurrogate,
 }
 """The surrogate functions by name."""
+
+LOCAL_LOSSES: dict[str, Callable[[], LocalLoss]] = {
+    "squared": Squared,
+    "absolute": Absolute,
+    "cauchy": Cauchy,
+    "mixed": Mixed,
+}
+"""The local losses by name."""
 
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum",),
@@ -155,20 +168,6 @@ def format_init(init: Init) -> str:
     return ":".join(
         (name, *(repr(value).removesuffix(".0") for value in dataclasses.astuple(init)))
     )
-
-
-INIT_METAVAR = "fan-in[:SCALE]|like-weights[:SCALE]|normal:STD|orthogonal[:GAIN]|lecun|kaiming"
-
-InitText = Annotated[
-    Init,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=INIT_METAVAR,
-        instance_from_str=lambda args: parse_init(args[0]),
-        is_instance=lambda value: isinstance(value, Init),
-        str_from_instance=lambda init: [format_init(init)],
-    ),
-]
 
 
 def _default_hint(default: str) -> str:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from lra.torch.compiled import CompiledStep
 
 
-def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool) -> list[str]:
+def prepare(
+    rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool, own: bool
+) -> list[str]:
     """Convert a network to a rule, or attach a method to it.
 
     Args:
@@ -26,16 +28,17 @@ def prepare(rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool
         network: the plain network.
         samples: a few samples, as an example.
         text: whether the network predicts a character at each position.
+        own: whether the network is the user's own, so that only an example shows all it does.
 
     Returns:
         Remarks for the user.
     """
-    if isinstance(rule, Method):
-        rule.attach(network, torch.zeros(1, *samples.shape[1:]))
-        return []
     if samples.is_floating_point():  # float64 in double precision, where the network is not yet
         samples = samples.to(next(network.parameters()).dtype)
-    example = None if rule.wiring == lra.wiring.Chain() else samples
+    if isinstance(rule, Method):
+        rule.attach(network, torch.zeros_like(samples[:1]))
+        return []
+    example = samples if own or rule.wiring != lra.wiring.Chain() else None
     lra.convert(network, rule, example=example, loss_terms="tokens" if text else "batch")
     coverage = lra.coverage(network)
     if not coverage.left:
@@ -62,8 +65,8 @@ def share_feedback(
     if config.share_feedback == "never":
         return
     try:
-        if isinstance(config.rule, Method):
-            raise ConversionError(f"{config.rule.name} has no feedback weights beside its weights")
+        if isinstance(config.built_rule, Method):
+            raise ConversionError(f"{config.rule_name} has no feedback weights beside its weights")
         lra.share_feedback(network, optimizer)
     except ConversionError as error:
         if config.share_feedback == "always":
@@ -103,8 +106,9 @@ def compile_step(
     obstacle = config.compile_obstacle
     if device.type == "cpu" and has_convolutions:  # torch 2.13, also without lra
         obstacle = (
-            f"torch's compiled convolutions crash on some processors, so {config.model} is not "
-            "compiled for a CPU; leave --compile out, or use --device cuda"
+            "torch's compiled convolutions crash on some processors, so "
+            f"{config.network.name} is not compiled for a CPU; leave --compile out, or use "
+            "--device cuda"
         )
     if config.compile == "auto" and (obstacle or steps < _MIN_STEPS or not _can_compile(device)):
         return None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import lra
 from lra.errors import Diverged, RunError
+from lra.lab.data import Dataset
 from lra.lab.networks.build import build_network, plain_state
 from lra.lab.runs import files
 from lra.lab.runs.diagnoses import DiagnosesReporter
@@ -20,6 +21,7 @@ from lra.lab.runs.measure import Metrics, count_correct, cross_entropy, measure
 from lra.lab.runs.reporters import EventsReporter, FilesReporter, Reporters
 from lra.lab.runs.state import State
 from lra.lab.runs.verdict import verdict
+from lra.lab.settings import code
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.schedule import factor
 from lra.lab.training.batches import Batch, Pair
@@ -54,6 +56,7 @@ def train(
     overwrite: bool = False,
     data_folder: Path | None = None,
     reporter: Reporter | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Train a network and save the run to a folder.
 
@@ -63,6 +66,7 @@ def train(
         overwrite: whether to replace an earlier run in that folder.
         data_folder: the folder with the dataset's files, if they are not in the cache.
         reporter: receives the progress; silent by default.
+        dataset: the data, if they are not loaded by the name in the configuration.
 
     Returns:
         The content of `result.json`.
@@ -74,21 +78,31 @@ def train(
         RunError: the folder is in use or not empty, or a file cannot be written.
         Interrupted: the run was stopped by Ctrl-C or SIGTERM, and a checkpoint was written.
     """
-    run = _Run(config, folder, data_folder, reporter or Reporter())
+    run = _Run(config, folder, data_folder, reporter, dataset)
     with run.locked(lambda: files.make_folder(folder, overwrite)):
         run.on_first_process(lambda: files.create(folder, config))
         return run.train(State())
 
 
 def resume(
-    folder: Path, *, data_folder: Path | None = None, reporter: Reporter | None = None
+    folder: Path,
+    *,
+    data_folder: Path | None = None,
+    reporter: Reporter | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Continue a run from its newest valid checkpoint, bit-identical to an uninterrupted run.
 
     Arguments, results and errors are those of `train`, with a `DataError` if the data differ from
     those that the run was trained on.
     """
-    run = _Run(files.read_config(folder), folder, data_folder, reporter or Reporter())
+    config = files.read_config(folder)
+    if changed := code.changed(config.sources, config.source_folder):
+        raise RunError(
+            f"{' and '.join(changed)} changed since the run began, so resuming would mix two "
+            "versions. Restore it, or start a new run in another folder: lra train ... --out FOLDER"
+        )
+    run = _Run(config, folder, data_folder, reporter, dataset)
     with run.locked():
         return run.train(run.load_checkpoint())
 
@@ -97,9 +111,14 @@ class _Run(Session):
     """The training loop of one process."""
 
     def __init__(
-        self, config: TrainConfig, folder: Path, data_folder: Path | None, reporter: Reporter
+        self,
+        config: TrainConfig,
+        folder: Path,
+        data_folder: Path | None,
+        reporter: Reporter | None,
+        dataset: Dataset | None,
     ) -> None:
-        super().__init__(config, folder, data_folder, reporter)
+        super().__init__(config, folder, data_folder, reporter or Reporter(), dataset)
         self.check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
         self.stop = Stop()
         self.diagnoses: DiagnosesReporter | None = None
@@ -130,8 +149,8 @@ class _Run(Session):
         if not self.fabric.is_global_zero:
             return Reporter()
         shape, classes = list(self.data.sample_shape), list(self.data.classes)
-        about = {"sample_shape": shape, "classes": classes}
-        rule = self.config.rule.name
+        about = {"sample_shape": shape, "classes": classes, "reads": self.data.reads}
+        rule = self.config.rule_name
         title = f"{self.data.name}, {self.config.model}, {rule}, seed {self.config.seed}"
         files = FilesReporter(self.folder, state, about, title)
         if not self.config.diagnose:
@@ -177,12 +196,11 @@ class _Run(Session):
         if self.diagnoses is None or done % (self.config.diagnose or 1):
             return
         paused = time.monotonic()
-        rule = self.config.rule
         with self.fabric.autocast():
-            if isinstance(rule, Method):
+            if isinstance(self.rule, Method):
                 diagnosis = lra.diagnose(
                     *(self.network, batch.x, batch.y), loss=cross_entropy,
-                    method=rule, loss_terms=batch.predictions, optimizer=self.optimizer,
+                    method=self.rule, loss_terms=batch.predictions, optimizer=self.optimizer,
                 )  # fmt: skip
             else:
                 diagnosis = lra.diagnose(
@@ -194,7 +212,7 @@ class _Run(Session):
 
     def _report_verdict(self, reporter: Reporter) -> None:
         """Report layers with useless updates, if there are any."""
-        if self.diagnoses and (sentence := verdict(self.diagnoses.rows, self.config.rule)):
+        if self.diagnoses and (sentence := verdict(self.diagnoses.rows, self.rule)):
             reporter.note(sentence)
 
     def _compute_loss(self, batch: Batch, reporter: Reporter) -> tuple[Tensor, Tensor]:
@@ -209,10 +227,10 @@ class _Run(Session):
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return loss and number of correct predictions of this process's part of a batch."""
-        if isinstance(self.config.rule, Method):
+        if isinstance(self.rule, Method):
             with self.fabric.autocast():
                 loss, logits = method_step(
-                    *(self.config.rule, self.network, batch.x),
+                    *(self.rule, self.network, batch.x),
                     lambda logits: cross_entropy(logits, batch.y), batch.predictions,
                 )  # fmt: skip
             return loss, count_correct(logits, batch.y)
@@ -253,7 +271,7 @@ class _Run(Session):
     def _close_epoch(self, state: State) -> None:
         """Validate, keep the best weights, and save a checkpoint."""
         self.require_finite_weights(state)
-        unwrapped = isinstance(self.config.rule, Method)  # attached to the network, not to Fabric's
+        unwrapped = isinstance(self.rule, Method)  # attached to the network, not to Fabric's
         validation = self._measure(self.network if unwrapped else self.model, self.validation_set)
         state.seconds = time.monotonic() - self.began
         if state.close_epoch(self.batches.y.numel(), validation, self.text):
@@ -266,7 +284,7 @@ class _Run(Session):
             return None
         network.eval()
         with self.fabric.autocast():
-            return measure(make_predictor(self.config.rule, network), *pair)
+            return measure(make_predictor(self.rule, network), *pair)
 
     def _result(self, state: State) -> dict[str, Any]:
         """Return the result, with the best and the last weights evaluated on the test set."""
@@ -278,7 +296,7 @@ class _Run(Session):
         test, last = (self._measure(n, self.test_set) for n in (best, self.network))
         return {
             "dataset": self.data.name,
-            "rule": config.rule.name,
+            "rule": config.rule_name,
             "model": config.model,
             "epochs": state.epoch,
             "steps": state.epoch * self.batches.steps,

@@ -11,7 +11,9 @@ import torch
 import lra
 from lra.errors import DataError, Diverged
 from lra.lab import data
-from lra.lab.networks.build import build_network, build_optimizer, check_dataset, describe
+from lra.lab.data import Dataset
+from lra.lab.networks.build import build_network, build_optimizer, check_dataset
+from lra.lab.networks.model import check_output
 from lra.lab.runs import checkpoint, files, fits, lock
 from lra.lab.runs.display import Reporter
 from lra.lab.runs.state import State
@@ -30,26 +32,37 @@ class Session:
         folder: the run's folder.
         data_folder: the folder with the dataset's files, if they are not in the cache.
         reporter: receives the progress, in the first process.
+        dataset: the data, if they are not loaded by the name in the configuration.
     """
 
     def __init__(
-        self, config: TrainConfig, folder: Path, data_folder: Path | None, reporter: Reporter
+        self,
+        config: TrainConfig,
+        folder: Path,
+        data_folder: Path | None,
+        reporter: Reporter,
+        dataset: Dataset | None = None,
     ) -> None:
         self.config, self.folder = config, folder
         self.fabric = start_fabric(config)
         self.device, self.world = self.fabric.device, self.fabric.world_size
         self.reporter = reporter if self.fabric.is_global_zero else Reporter()
         options = config.data_options
-        self.data = data.load(config.dataset, data_folder, self.reporter.note, **options)
+        self.data = dataset or data.load(config.dataset, data_folder, self.reporter.note, **options)
         check_dataset(config, self.data)
         self.fingerprint = self.data.fingerprint()
+        self.rule = config.built_rule
         self.text = self.data.reads == "text"
         train_set, self.validation_set, self.test_set = place(self.data, config, self.device)
         self.batches = Batches(train_set, config, self.world, self.fabric.global_rank)
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.data.sample_shape, self.data.num_classes)
         self.plain_names = tuple(self.network.state_dict())
-        for note in prepare(config.rule, self.network, train_set[0][:2].cpu(), self.text):
+        samples = train_set[0][:2].cpu()
+        own = config.network.entry is None
+        if own:
+            check_output(config.network, self.network, samples, self.data.num_classes)
+        for note in prepare(self.rule, self.network, samples, self.text, own):
             self.reporter.note(note)
         self.optimizer = build_optimizer(config, self.network)
         self.learned = self._count_feedback()
@@ -150,10 +163,11 @@ class Session:
     def describe(self) -> str:
         """Describe the run in one line."""
         weights, learned = self.sizes()
+        network = self.config.network.describe(self.data.sample_shape, self.data.num_classes)
         shared = self._count_feedback() < self.learned
         storage = " (stored as their difference from the weights)" if shared else ""
         return (
-            f"{self.config.rule.name} on {self.data.name}: {describe(self.config, self.data)}; "
+            f"{self.config.rule_name} on {self.data.name}: {network}; "
             f"{weights:,} weights, {learned:,} learned feedback weights{storage}; "
             f"{len(self.batches.y):,} samples; {self.device}; run in {self.folder}"
         )
@@ -164,7 +178,7 @@ class Session:
 
     def _count_feedback(self) -> int:
         """Count the feedback weights that the optimizer updates, which excludes shared ones."""
-        return sum(E.numel() for E in feedback_parameters(self.config.rule, self.network))
+        return sum(E.numel() for E in feedback_parameters(self.rule, self.network))
 
     def require_finite_weights(self, state: State) -> None:
         """Raise `Diverged` if a weight is not finite."""

@@ -1,0 +1,234 @@
+"""A user's own rules and networks: finding, loading and recording the code that a text refers to.
+
+A reference is `file.py:Name` or `package.module:Name`. A run records the SHA-256 of the file. Code
+that a run on disk refers to is loaded only if its user has named it on this machine before, since
+anybody could have written that run.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lra.errors import LraError, OptionError, RunError
+from lra.lab.data.sources import cache_folder
+
+_FILE = re.compile(r"(.+\.py):([^:=,]+)")
+_MODULE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
+
+Source = tuple[str, str]
+"""A file or module, as the reference names it, and the SHA-256 of its content."""
+
+_moved: dict[str, Path] = {}
+_loaded: dict[tuple[Path, str], ModuleType] = {}
+
+
+def split_reference(text: str) -> tuple[str, str, str] | None:
+    """Split a text that starts with a reference into file or module, name, and the rest.
+
+    Returns None for a text without a reference. The rest is empty, or begins with a colon.
+    """
+    for pattern in (_FILE, _MODULE):
+        found = pattern.match(text)
+        if found and text[found.end() : found.end() + 1] in ("", ":"):
+            return found[1], found[2], text[found.end() :]
+    return None
+
+
+def load(reference: str, folder: str = "") -> Any:
+    """Return the object that a reference names.
+
+    Args:
+        reference: `file.py:Name` or `package.module:Name`.
+        folder: the folder in which a file is looked for if the current folder does not have it.
+
+    Raises:
+        OptionError: there is no such file, module or name, or its code raises an error.
+    """
+    parts = split_reference(reference)
+    assert parts is not None
+    where, name, _ = parts
+    module = _load_file(where, folder) if where.endswith(".py") else _import(where)
+    value: Any = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            own = ", ".join(_public_names(module)) or "nothing"
+            raise OptionError(f"{reference}: {where} has no {name}; it defines {own}")
+        value = getattr(value, part)
+    return value
+
+
+def record(references: Iterable[str]) -> tuple[Source, ...]:
+    """Return the sources of references that the user has named, and remember that they may run."""
+    sources = []
+    for reference in references:
+        where, _, _ = split_reference(reference) or ("", "", "")
+        sources.append((where, _digest(reference, "")))
+        with suppress(OSError):  # without a cache, the user names the code again with --code
+            note = _note(reference, sources[-1][1])
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
+    return tuple(dict.fromkeys(sources))
+
+
+def check(references: Iterable[str], sources: Any, folder: str) -> None:
+    """Check that the code of a run on disk is unchanged, and that it may be loaded.
+
+    Args:
+        references: the references in the run's configuration.
+        sources: the recorded sources.
+        folder: the folder from which the run was started.
+
+    Raises:
+        RunError: a file is missing or has changed, or the user has not named it on this machine.
+    """
+    known = {str(where): str(digest) for where, digest in sources or ()}
+    for reference in references:
+        where, _, _ = split_reference(reference) or ("", "", "")
+        if _moved.get(where) or _moved.get(Path(where).name):
+            continue
+        remedy = f"name it with --code {where}"
+        if where not in known or not _note(reference, known[where]).exists():
+            raise RunError(
+                f"the run uses {reference}, code that was not named on this machine before. If "
+                f"you trust it, {remedy}"
+            )
+        try:
+            digest = _digest(reference, folder)
+        except OptionError as error:
+            raise RunError(f"{error}; if it moved, name its new place with --code") from error
+        if digest != known[where]:
+            raise RunError(
+                f"{where} has changed since the run began. Restore it, or accept the change and "
+                f"{remedy}"
+            )
+
+
+def allow(places: Sequence[Path | str]) -> None:
+    """Allow the code in files or modules, wherever runs on disk say that it was.
+
+    Args:
+        places: paths of files, which replace files of the same name, or names of modules.
+
+    Raises:
+        OptionError: there is no such file.
+    """
+    for place in map(str, places):
+        if place.endswith(".py") and not Path(place).expanduser().is_file():
+            raise OptionError(f"code {place}: there is no such file")
+        _moved[place] = _moved[Path(place).name] = Path(place).expanduser().resolve()
+
+
+def changed(sources: Sequence[Source], folder: str) -> list[str]:
+    """Return the files and modules whose content is not the recorded one."""
+    return [where for where, digest in sources if _digest(f"{where}:_", folder) != digest]
+
+
+@contextmanager
+def errors_of(reference: str) -> Iterator[None]:
+    """Raise errors of a user's code as `OptionError`, with the line that raised them."""
+    try:
+        yield
+    except LraError:
+        raise
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        raise OptionError(
+            f"{reference}: {type(error).__name__}: {error} ({Path(line.filename).name}, line "
+            f"{line.lineno})"
+        ) from error
+
+
+def reference_to(value: Callable[..., Any]) -> str:
+    """Return the reference to a function or class of a module, script or notebook.
+
+    Raises:
+        OptionError: it is not defined at the top level of a module.
+    """
+    module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "<object>")
+    if getattr(sys.modules.get(module), name.partition(".")[0], None) is None or "<" in name:
+        raise OptionError(
+            f"{name} cannot be found again by its name. Define it at the top level of a module, "
+            "script or notebook, or name it as text: file.py:Name"
+        )
+    return f"{module}:{name}"
+
+
+def _find(where: str, folder: str) -> Path:
+    """Return the path of a file."""
+    moved = _moved.get(where) or _moved.get(Path(where).name)
+    path = Path(where).expanduser()
+    for candidate in (moved, path, Path(folder) / path):
+        if candidate is not None and candidate.is_file():
+            return candidate.resolve()
+    also = f" and not in {folder}" if folder and Path(folder) != Path.cwd() else ""
+    raise OptionError(f"{where}: there is no such file in {Path.cwd()}{also}")
+
+
+def _digest(reference: str, folder: str) -> str:
+    """Return the SHA-256 of the file of a reference; of its own source in a script or notebook."""
+    where, name, _ = split_reference(reference) or ("", "", "")
+    if where == "__main__":
+        with suppress(Exception):  # a notebook's cell may be gone
+            return hashlib.sha256(inspect.getsource(load(reference)).encode()).hexdigest()
+        return ""
+    if where.endswith(".py"):
+        return hashlib.sha256(_find(where, folder).read_bytes()).hexdigest()
+    with errors_of(where):
+        found = importlib.util.find_spec(where)
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        raise OptionError(f"{where}:{name}: there is no module {where} on Python's path")
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
+
+
+def _load_file(where: str, folder: str) -> ModuleType:
+    """Run a file as a module, once for each content; it may import files beside it."""
+    path = _find(where, folder)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if (path, digest) not in _loaded:
+        found = importlib.util.spec_from_file_location(f"lra_user_{path.stem}_{digest[:8]}", path)
+        assert found is not None
+        assert found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        sys.modules[found.name] = module  # dataclasses look their module up
+        sys.path.insert(0, str(path.parent))
+        try:
+            with errors_of(where):
+                found.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(path.parent))
+        _loaded[path, digest] = module
+    return _loaded[path, digest]
+
+
+def _import(where: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise OptionError(f"{where}: {error}. Install it, or name a file: file.py:Name") from error
+    except Exception as error:
+        with errors_of(where):
+            raise error
+
+
+def _public_names(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def _note(reference: str, digest: str) -> Path:
+    """Return the empty file whose presence says that the user has named this code."""
+    where, name, _ = split_reference(reference) or ("", "", "")
+    key = f"{Path(where).name}:{name} {digest}"
+    return cache_folder() / "named-code" / hashlib.sha256(key.encode()).hexdigest()
