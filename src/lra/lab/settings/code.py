@@ -106,6 +106,11 @@ def check(references: Iterable[str], sources: Any, folder: str) -> None:
         except OptionError as error:
             raise RunError(f"{error}; if it moved, name its new place with --code") from error
         if digest != known[where]:
+            if where == "__main__":
+                raise RunError(
+                    f"the run uses {reference.partition(':')[2]} of a script or notebook. Define "
+                    "it there as it was, and open the run with lra.lab.Run.open"
+                )
             raise RunError(
                 f"{where} has changed since the run began. Restore it, or accept the change and "
                 f"{remedy}"
@@ -127,9 +132,10 @@ def allow(places: Sequence[Path | str]) -> None:
         _moved[place] = _moved[Path(place).name] = Path(place).expanduser().resolve()
 
 
-def changed(sources: Sequence[Source], folder: str) -> list[str]:
-    """Return the files and modules whose content is not the recorded one."""
-    return [where for where, digest in sources if _digest(f"{where}:_", folder) != digest]
+def changed(references: Iterable[str], sources: Sequence[Source], folder: str) -> list[str]:
+    """Return those references whose code is not the recorded one."""
+    known = dict(sources)
+    return [r for r in references if _digest(r, folder) != known[r.rpartition(":")[0]]]
 
 
 @contextmanager

@@ -150,7 +150,7 @@ class TrainConfig(Axis):
 
     def _resolve_code(self) -> None:
         """Parse the rule and the network, and record the files of the user's own."""
-        own = _references(self.model, self.rule)
+        own = self.references
         if own and not self.sources:
             object.__setattr__(self, "sources", code.record(own))
             object.__setattr__(self, "source_folder", str(Path.cwd()))
@@ -176,6 +176,11 @@ class TrainConfig(Axis):
             own = _references(config.get("model"), config.get("rule"))
             code.check(own, config.get("sources"), str(config.get("source_folder", "")))
         return super().from_config(config)
+
+    @property
+    def references(self) -> list[str]:
+        """The references to the user's own code."""
+        return _references(self.model, self.rule)
 
     @property
     def built_rule(self) -> Rule | Method:

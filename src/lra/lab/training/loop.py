@@ -97,7 +97,7 @@ def resume(
     those that the run was trained on.
     """
     config = files.read_config(folder)
-    if changed := code.changed(config.sources, config.source_folder):
+    if changed := code.changed(config.references, config.sources, config.source_folder):
         raise RunError(
             f"{' and '.join(changed)} changed since the run began, so resuming would mix two "
             "versions. Restore it, or start a new run in another folder: lra train ... --out FOLDER"
