@@ -29,6 +29,7 @@ from lra.lab.settings.spec import (
     parse_rule,
     parse_value,
     rule_option_types,
+    with_options,
 )
 from lra.rules import RULES
 
@@ -205,9 +206,8 @@ class Problem:
 
     def _text(self, **options: int | None) -> str:
         """Return the network's text with further options, without those that are None."""
-        more = ",".join(f"{k}={v}" for k, v in options.items() if v is not None)
-        separator = "," if "=" in self.model else ":"
-        return f"{self.model}{separator}{more}" if more else self.model
+        words = ",".join(f"{k}={v}" for k, v in options.items() if v is not None)
+        return with_options(self.model, words)
 
     @property
     def text(self) -> bool:

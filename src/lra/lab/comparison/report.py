@@ -12,6 +12,7 @@ from lra.lab.comparison.pictures import all_pictures
 from lra.lab.comparison.results import Entry, Table
 from lra.lab.comparison.sentences import cells, headings, settings_text, state, verdict
 from lra.lab.comparison.words import command
+from lra.lab.settings.spec import with_options
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def make_report(grid: Grid, found: Sequence[Table], out: Path) -> Report:
 def _row_command(grid: Grid, entry: Entry) -> str:
     """Return the command that trains a rule on a network with the chosen settings."""
     chosen = settings_text(entry.settings)
-    text = entry.label + (("," if ":" in entry.label else ":") + chosen if chosen else "")
+    text = with_options(entry.label, chosen)
     problem = entry.experiment.problem
     one = dataclasses.replace(
         grid, datasets=(problem.dataset,), rules=(text,), models=(problem.model_text,), depths=(),

@@ -235,6 +235,12 @@ def format_spec(name: str, options: Mapping[str, Any]) -> str:
     return f"{name}:{words}" if words else name
 
 
+def with_options(text: str, words: str) -> str:
+    """Return a text of the grammar with further options, OPTION=VALUE,OPTION=VALUE."""
+    separator = "," if "=" in text else ":"
+    return f"{text}{separator}{words}" if words else text
+
+
 def _union_types(kind: Any) -> tuple[Any, ...]:
     """Return the types of a union; an enum replaces plain text."""
     if typing.get_origin(kind) is typing.Annotated:
