@@ -1,18 +1,28 @@
 """The configuration of a training run, shared by the API, the command line and config.json."""
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tyro
 
-from lra.axis import Axis, unknown
+from lra.axis import Axis
 from lra.errors import OptionError
 from lra.lab.networks.model import Model, parse_model
 from lra.lab.networks.table import NETWORKS
 from lra.lab.settings import code
+from lra.lab.settings.checks import (
+    check_fields,
+    flag,
+    fraction,
+    fractions,
+    not_negative,
+    one_of,
+    positive,
+    some_of,
+    whole,
+)
 from lra.lab.settings.options import (
     OPTIMIZERS,
     PRECISIONS,
@@ -61,55 +71,55 @@ class TrainConfig(Axis):
     (residual-mlp, resnet, vit, gpt), patch (vit), context (gpt), and for each activation, init,
     bias and straight_through. Your own is called with the shape of a sample, the number of classes
     and its options."""
-    optimizer: str = "adamw"
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
     """sgd, adam, adamw or rmsprop."""
-    lr: float = 1e-3
+    lr: Annotated[float, positive] = 1e-3
     """Learning rate, the maximum of the schedule."""
-    schedule: str = "constant"
+    schedule: Annotated[str, one_of(SCHEDULES)] = "constant"
     """Learning rate schedule: constant, cosine (to 0), or one-cycle (linearly up and down)."""
-    warmup: MaybeFloat = None
+    warmup: Annotated[MaybeFloat, fraction] = None
     """Share of all steps in which the learning rate rises; by default 0.3 for one-cycle, else 0."""
-    feedback_lr: MaybeFloat = None
+    feedback_lr: Annotated[MaybeFloat, not_negative] = None
     """Learning rate of learned feedback weights; by default lr."""
-    share_feedback: str = "auto"
+    share_feedback: Annotated[str, one_of(("auto", "always", "never"))] = "auto"
     """Store learned feedback as its difference from the weights: auto, always or never.
     This costs the optimizer nothing and gives the same results.
     auto does so where it is exact; always fails where it is not."""
-    weight_decay: MaybeFloat = None
+    weight_decay: Annotated[MaybeFloat, not_negative] = None
     """Weight decay; by default 0.01 for adamw (decoupled), 0 for others (added to the gradient)."""
-    momentum: MaybeFloat = None
+    momentum: Annotated[MaybeFloat, fraction] = None
     """Momentum of sgd and rmsprop; by default 0."""
-    betas: Annotated[tuple[float, float] | None, optional("FLOAT FLOAT")] = None
+    betas: Annotated[tuple[float, float] | None, fractions, optional("FLOAT FLOAT")] = None
     """The two averaging factors of adam and adamw; by default 0.9 0.999."""
-    smoothing: MaybeFloat = None
+    smoothing: Annotated[MaybeFloat, fraction] = None
     """The averaging factor of rmsprop; by default 0.99."""
-    augment: Annotated[tuple[str, ...], optional("[flip] [crop]")] = ()
+    augment: Annotated[tuple[str, ...], some_of(AUGMENTATIONS), optional("[flip] [crop]")] = ()
     """Random augmentation of images: flip (left to right), crop (shift by up to an eighth)."""
-    epochs: MaybeInt = None
+    epochs: Annotated[MaybeInt, whole(1)] = None
     """Passes over the training data; by default 10, or enough for 1,000 steps if that is more."""
-    batch_size: int = 50
+    batch_size: Annotated[int, whole(1)] = 50
     """Samples per step, over all processes together."""
-    validation: MaybeInt = None
+    validation: Annotated[MaybeInt, whole(0)] = None
     """Training samples held out for validation; by default 2,000, or a tenth if that is less."""
-    patience: MaybeInt = None
+    patience: Annotated[MaybeInt, whole(1)] = None
     """Stop after this many epochs without improvement on validation samples; by default never."""
-    seed: int = 0
+    seed: Annotated[int, whole(0)] = 0
     """Seed of the split, the weights, the order of the samples, and their augmentation."""
-    test: bool = True
+    test: Annotated[bool, flag] = True
     """Whether to evaluate on the test set once, at the end."""
-    device: str = "auto"
+    device: Annotated[str, one_of(("auto", "cpu", "cuda", "mps"))] = "auto"
     """auto, cpu, cuda or mps; auto uses an accelerator if there is one."""
-    devices: int = 1
+    devices: Annotated[int, whole(1)] = 1
     """Number of devices, or of processes on the CPU.
     Each sees only its own part of a batch, also in batch norm and rules relative to the batch."""
-    precision: str = "32"
+    precision: Annotated[str, one_of(PRECISIONS)] = "32"
     """32, 64 or bf16-mixed."""
-    compile: str = "never"
+    compile: Annotated[str, one_of(("auto", "always", "never"))] = "never"
     """Compile the forward pass and the updates into one graph: always (or fail), auto, or never.
     auto compiles if that is possible and the run has at least 100,000 steps.
     Compiling takes seconds before the first step, and saves time in each.
     A smaller last batch of an epoch is not compiled."""
-    diagnose: MaybeInt = None
+    diagnose: Annotated[MaybeInt, whole(1)] = None
     """Number of steps between diagnoses of the rule, layer by layer; results do not change."""
 
     sources: tyro.conf.Suppress[tuple[code.Source, ...]] = ()
@@ -128,25 +138,18 @@ class TrainConfig(Axis):
         self._resolve_code()
         if not isinstance(self.rule, (Rule, Method, str)):
             raise OptionError(f"rule must be a Rule, a Method or a text; got {self.rule!r}")
-        if not isinstance(self.test, bool):
-            raise OptionError(f"test must be a bool; got {self.test!r}")
-        for name, table in (
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-            ("device", ("auto", "cpu", "cuda", "mps")),
-            ("share_feedback", ("auto", "always", "never")),
-            ("compile", ("auto", "always", "never")),
-        ):
-            if getattr(self, name) not in table:
-                raise unknown(name, getattr(self, name), table)
-        if not isinstance(self.augment, tuple):
-            raise OptionError(f"augment must be a tuple of names; got {self.augment!r}")
-        for name in self.augment:
-            if name not in AUGMENTATIONS:
-                raise unknown("augmentation", name, AUGMENTATIONS)
-        self._check_owners("optimizer", OPTIMIZERS)
-        self._check_numbers()
+        check_fields(self)
+        self._check_optimizer_options()
+        if self.devices > 1 and isinstance(self.built_rule, Method):
+            raise OptionError(
+                f"devices must be 1 for the method {self.rule_name}; got {self.devices}"
+            )
+        if self.compile == "always" and self.compile_obstacle:
+            raise OptionError(
+                f"compile is always, but {self.compile_obstacle}; leave --compile out"
+            )
+        if self.patience is not None and self.validation == 0:
+            raise OptionError("patience needs validation samples, and validation is 0")
 
     def _resolve_code(self) -> None:
         """Parse the rule and the network, and record the files of the user's own."""
@@ -200,46 +203,15 @@ class TrainConfig(Axis):
         """The network, with its options."""
         return parse_model(self.model, self.source_folder)
 
-    def _check_owners(self, choice: str, table: Mapping[str, Iterable[str]]) -> None:
+    def _check_optimizer_options(self) -> None:
         """Raise `OptionError` for an option that the chosen optimizer does not have."""
-        chosen = getattr(self, choice)
-        for option in {option for options in table.values() for option in options}:
-            if getattr(self, option) is not None and option not in table[chosen]:
-                owners = [name for name, options in table.items() if option in options]
+        for option in {option for options in OPTIMIZERS.values() for option in options}:
+            if getattr(self, option) is not None and option not in OPTIMIZERS[self.optimizer]:
+                owners = [name for name, options in OPTIMIZERS.items() if option in options]
                 raise OptionError(
-                    f"{option} is an option of {' and '.join(owners)}, not of {chosen}; "
-                    f"leave it out, or choose another {choice}"
+                    f"{option} is an option of {' and '.join(owners)}, not of {self.optimizer}; "
+                    "leave it out, or choose another optimizer"
                 )
-
-    def _check_numbers(self) -> None:
-        self._check_integer("batch_size", 1)
-        self._check_integer("devices", 1)
-        if self.devices > 1 and isinstance(self.built_rule, Method):
-            raise OptionError(
-                f"devices must be 1 for the method {self.rule_name}; got {self.devices}"
-            )
-        if self.compile == "always" and self.compile_obstacle:
-            raise OptionError(
-                f"compile is always, but {self.compile_obstacle}; leave --compile out"
-            )
-        self._check_integer("seed", 0)
-        counts = ("epochs", 1), ("patience", 1), ("validation", 0), ("diagnose", 1)
-        for name, least in counts:
-            if getattr(self, name) is not None:
-                self._check_integer(name, least)
-        if self.patience is not None and self.validation == 0:
-            raise OptionError("patience needs validation samples, and validation is 0")
-        self._check_number("lr", 0.0, open_below=True)
-        for name in ("feedback_lr", "weight_decay"):
-            if getattr(self, name) is not None:
-                self._check_number(name, 0.0)
-        for name in ("smoothing", "warmup", "momentum"):
-            if getattr(self, name) is not None:
-                self._check_fractions(name, (getattr(self, name),))
-        if self.betas is not None:
-            if not isinstance(self.betas, tuple) or len(self.betas) != 2:
-                raise OptionError(f"betas must be two numbers; got {self.betas!r}")
-            self._check_fractions("betas", self.betas)
 
     @property
     def compile_obstacle(self) -> str:
@@ -254,28 +226,6 @@ class TrainConfig(Axis):
     def count_epochs(self, steps: int) -> int:
         """Return the number of epochs, given the number of steps in one."""
         return self.epochs or max(10, math.ceil(1000 / steps))
-
-    def _check_fractions(self, name: str, values: tuple[float, ...]) -> None:
-        for value in values:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and 0 <= value < 1):
-                raise OptionError(f"{name} must be 0 or more, and below 1; got {value!r}")
-
-    def _check_integer(self, name: str, least: int, most: int = 2**63 - 1) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise OptionError(f"{name} must be a whole number, {least} or more; got {value!r}")
-        if value > most:
-            raise OptionError(f"{name} must be a whole number, at most {most:,}; got {value!r}")
-
-    def _check_number(self, name: str, least: float, open_below: bool = False) -> None:
-        value = getattr(self, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and math.isfinite(value) and value >= least) or (
-            open_below and value == least
-        ):
-            bound = f"above {least:g}" if open_below else f"{least:g} or more"
-            raise OptionError(f"{name} must be a number, {bound}; got {value!r}")
 
     @property
     def data_options(self) -> dict[str, Any]:
