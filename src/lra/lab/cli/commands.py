@@ -71,10 +71,11 @@ class Diagnose:
     def execute(self, console: Console) -> None:
         """Write two plots to the run's folder, and print the table and the verdict."""
         rule = files.read_config(self.run).rule  # first, so that only a run gets the plots
-        say(console, diagnoses.table(diagnoses.read(self.run), self.step))
+        rows = diagnoses.read_any(self.run)
+        say(console, diagnoses.table(rows, self.step))
         for path in diagnose_plots.draw(self.run):
             say(console, str(path))
-        if sentence := verdict(diagnoses.read(self.run), rule):
+        if sentence := verdict(rows, rule):
             say(console, sentence)
 
 
