@@ -1,10 +1,13 @@
-"""How results are shown: printable text, text tables, and HTML tables for notebooks."""
+"""How results are shown: printable text, names in plots, and tables as text and HTML."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
 Rows = Iterable[Sequence[str]]
 """The cells of a table, row by row."""
+
+_LENGTH = 32
+"""The most characters of a layer's name in a plot."""
 
 
 def printable(text: str) -> str:
@@ -20,6 +23,34 @@ def plural(count: int, noun: str) -> str:
 def listed_calls(calls: Mapping[str, int]) -> str:
     """List functions with their numbers of calls."""
     return ", ".join(f"{printable(name)} ({n})" for name, n in calls.items()) or "nothing"
+
+
+def label(name: str, kind: str) -> str:
+    """Return the name of a layer with its type for a plot; a long name is shortened.
+
+    Its parts, such as "encoder" in "encoder.7.out", keep as many first letters as fit. If one
+    letter of each does not fit, the middle is left out.
+
+    Args:
+        name: the qualified name.
+        kind: the name of its class or function.
+    """
+    name, kind = printable(name) or "(the model)", printable(kind)
+    return f"{plain(_shortened(name))}  {plain(_shortened(kind))}"
+
+
+def _shortened(name: str) -> str:
+    parts = name.split(".")
+    for most in range(_LENGTH, 1, -1):
+        short = ".".join(p if len(p) <= most else f"{p[: most - 1]}…" for p in parts)
+        if len(short) <= _LENGTH:
+            return short
+    return f"{name[: _LENGTH // 3]}…{name[-(_LENGTH - _LENGTH // 3 - 1) :]}"
+
+
+def plain(text: str) -> str:
+    """Escape what matplotlib would take for mathematics."""
+    return printable(text).replace("$", r"\$")
 
 
 def as_text(header: Sequence[str], rows: Rows, left: int = 1) -> str:

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from lra.lab import data
-from lra.lab.runs import diagnose_plots, diagnoses, files, trained_network
+from lra.lab.runs import diagnose_plots, diagnoses, files, plots, trained_network
 from lra.lab.runs.atomic import write_atomically
 from lra.lab.runs.verdict import verdict
 from lra.lab.runs.write import write
@@ -169,7 +169,7 @@ class DataShow:
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, cifar-10, or the path of an .npz file."""
     out: MaybePath = None
-    """The PNG file to write; by default the dataset's name with .png, in this folder."""
+    """The file to write, a PNG, PDF or SVG; by default the dataset's name with .png, here."""
     count: int = 40
     """Number of samples."""
     seed: int = 0
@@ -181,4 +181,5 @@ class DataShow:
         """Write the plot and print its path."""
         arrays = data.load(self.dataset, self.data, lambda event: say(console, event))
         out = self.out or Path(f"{Path(arrays.name).stem}.png")
-        say(console, str(data.sample_figure(arrays, out, self.count, self.seed)))
+        plots.save(data.sample_figure(arrays, self.count, self.seed), out)
+        say(console, str(out))

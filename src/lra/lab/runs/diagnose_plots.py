@@ -11,16 +11,16 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from lra.display import plural
+from lra.display import label, plain, plural
+from lra.figures import Figure
 from lra.lab.runs import diagnoses, files, plots
 from lra.lab.runs.diagnoses import Row
 from lra.torch.diagnose import LayerKind
-from lra.torch.diagnose.plot import AWAY, decades, label, label_layers, plain, say
+from lra.torch.diagnose.plot import AWAY, decades, label_layers, say
 
 _MAX_LABELS = 24
 """The most layer names beside a heat map or in a legend."""
@@ -45,21 +45,21 @@ class _Pattern:
 
 
 _UNDEFINED = _Pattern(
-    "undefined",
-    lambda value: value is None,
-    {"facecolor": "white", "edgecolor": "0.6", "hatch": "...."},
+    "undefined", lambda x: x is None, {"facecolor": "white", "edgecolor": "0.6", "hatch": ".."}
 )
 _NOT_FINITE = _Pattern(
     "not finite",
-    lambda value: value is not None and not math.isfinite(value),
-    {"facecolor": "white", "edgecolor": "black", "hatch": "xxxx"},
+    lambda x: x is not None and not math.isfinite(x),
+    {"facecolor": "white", "edgecolor": "black", "hatch": ".."},
 )
 _AWAY = _Pattern(
     f"more than {AWAY:g} degrees",
-    lambda value: value is not None and AWAY < value < math.inf,
-    {"facecolor": "black", "edgecolor": "white", "hatch": "////"},
+    lambda x: x is not None and AWAY < x < math.inf,
+    {"facecolor": "black", "edgecolor": "white", "hatch": ".."},
 )
-_ZERO = _Pattern("zero", lambda value: value == 0, {"facecolor": "white", "edgecolor": "0.6"})
+_ZERO = _Pattern(
+    "zero", lambda x: x == 0, {"facecolor": "white", "edgecolor": "0.5", "hatch": "---"}
+)
 
 
 @dataclass(frozen=True)
@@ -82,49 +82,20 @@ class _Panel:
 
 
 _PANELS = (
-    _Panel(
-        "angle",
-        "angle to backprop's gradient (degrees)",
-        "linear",
-        "no angle is defined:\nupdates or gradients are zero,\nnot finite or missing",
-        "all updates are backprop's",
-    ),
-    _Panel(
-        "feedback_angle",
-        "angle of E to W (degrees)",
-        "linear",
-        "no feedback weights\nwith the shape of W",
-        "E has the direction of W\nin all layers",
-    ),
-    _Panel(
-        "error",
-        "norm of the received error",
-        "log",
-        "no errors are recorded\nin this rule",
-        "all errors are zero",
-    ),
-    _Panel(
-        "moved_relative",
-        "distance of targets, relative to |h|",
-        "log",
-        "no targets in this rule",
-        "all targets are lost to rounding,\nor errors are zero",
-    ),
-    _Panel(
-        "saturated",
-        "share of saturated units",
-        "linear",
-        "not measured in this rule",
-        "no saturated units",
-    ),
-    _Panel(
-        "dead",
-        "share of dead units",
-        "linear",
-        "not measured in this rule",
-        "no dead units",
-    ),
-)
+    _Panel("angle", "angle to backprop's gradient (degrees)", "linear",
+           "no angle is defined:\nupdates or gradients are zero,\nnot finite or missing",
+           "all updates are backprop's"),
+    _Panel("feedback_angle", "angle of E to W (degrees)", "linear",
+           "no feedback weights\nwith the shape of W", "E has the direction of W\nin all layers"),
+    _Panel("error", "norm of the received error", "log",
+           "no errors are recorded\nin this rule", "all errors are zero"),
+    _Panel("moved_relative", "distance of targets, relative to |h|", "log",
+           "no targets in this rule", "all targets are equal to h"),
+    _Panel("saturated", "share of saturated units", "linear",
+           "not measured in this rule", "no saturated units"),
+    _Panel("dead", "share of dead units", "linear",
+           "not measured in this rule", "no dead units"),
+)  # fmt: skip
 
 
 def draw(folder: Path) -> list[Path]:
@@ -148,18 +119,18 @@ def heat_map(folder: Path) -> Figure:
     rows = [row for row in rows if row["kind"] == LayerKind.WEIGHTS]
     layers = {row["layer"]: row["type"] for row in rows}
     height = min(12, 2.6 + 0.22 * max(3, len(layers)))
-    figure = Figure(figsize=(11, height), layout="constrained")
+    figure = Figure(11, height)
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title("update: angle to backprop's gradient")
     right.set_title("update: size relative to the weights")
     if rows:
-        found = _draw_map(left, rows, "angle", Normalize(0, AWAY), "max", "degrees",
+        found = _draw_map(figure, left, rows, "angle", Normalize(0, AWAY), "max", "degrees",
                           (_AWAY, _NOT_FINITE, _UNDEFINED))  # fmt: skip
         sizes = [row["update_relative"] for row in rows]
         positive = [size for size in sizes if size and 0 < size < math.inf] or [_SMALLEST, 1.0]
         low, high = decades(positive)
         norm = LogNorm(max(low, _SMALLEST), max(high, 10 * _SMALLEST))
-        found |= _draw_map(right, rows, "update_relative", norm,
+        found |= _draw_map(figure, right, rows, "update_relative", norm,
                            "min" if low < _SMALLEST else "neither", "times the weights",
                            (_ZERO, _NOT_FINITE, _UNDEFINED))  # fmt: skip
         if found:
@@ -180,7 +151,7 @@ def curves(folder: Path) -> Figure:
         RunError: the run has no diagnoses.
     """
     rows = diagnoses.read_any(folder)
-    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    figure = Figure(13, 6.5)
     types = {row["layer"]: row["type"] for row in rows}
     shades = np.linspace(0, 0.8, len(types))  # from dark to light, with the depth
     styles = {
@@ -202,8 +173,8 @@ def curves(folder: Path) -> Figure:
 
 
 def _draw_map(
-    axes: Axes, rows: list[Row], column: str, norm: Normalize, extend: Any, unit: str,
-    patterns: tuple[_Pattern, ...],
+    figure: Figure, axes: Axes, rows: list[Row], column: str, norm: Normalize, extend: Any,
+    unit: str, patterns: tuple[_Pattern, ...],
 ) -> dict[str, Patch]:  # fmt: skip
     """Draw a column as a map of layers by steps, and return the patterns in it for a legend."""
     names = {name: i for i, name in enumerate(diagnoses.layers(rows))}
@@ -213,13 +184,18 @@ def _draw_map(
     values = np.full((len(names), len(steps)), None, object)
     for row in rows:
         values[names[row["layer"]], columns[row["step"]]] = row[column]
-    shown = np.ma.masked_all(values.shape, float)
+    shown = np.full(values.shape, np.nan)
     found = {}
     for at, value in np.ndenumerate(values):
         if not any(pattern.applies(value) for pattern in patterns):
             shown[at] = value
-    mesh = axes.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, shown, norm=norm,
-                           cmap=_shades(extend))  # fmt: skip
+    mesh = axes.pcolormesh(
+        edges,
+        np.arange(len(names) + 1) - 0.5,
+        np.ma.masked_invalid(shown),
+        norm=norm,
+        cmap=_shades(extend),
+    )
     for pattern in patterns:
         applies = [[pattern.applies(value) for value in line] for line in values]
         for y, line in enumerate(applies):
@@ -228,10 +204,9 @@ def _draw_map(
                 found[pattern.label] = Patch(label=pattern.label, **pattern.style)
         if all(map(all, applies)):
             say(axes, f"all {pattern.label}")
-    assert isinstance(axes.figure, Figure)
     ticks = range(0, 91, 30) if extend == "max" else None
-    axes.figure.colorbar(mesh, ax=axes, extend=extend, label=unit, ticks=ticks, fraction=0.05,
-                         aspect=6 * axes.figure.get_figheight())  # fmt: skip
+    figure.colorbar(mesh, ax=axes, extend=extend, label=unit, ticks=ticks, fraction=0.05,
+                         aspect=6 * figure.get_figheight())  # fmt: skip
     axes.set(xlabel="step", xlim=(edges[0], edges[-1]))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return found

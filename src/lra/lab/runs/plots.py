@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+import matplotlib.figure
 from matplotlib.ticker import MaxNLocator
 
+from lra.display import plain
 from lra.errors import OptionError
-from lra.lab.runs.atomic import write_atomically
-from lra.torch.diagnose.plot import plain
+from lra.figures import Figure
+from lra.lab.runs.atomic import write_atomically, write_error
 
 _PANELS = {
     "loss": ("loss (cross-entropy, nats{})", "loss", "validation_loss", "test_loss", ".4f"),
@@ -37,7 +38,7 @@ def curves(
             line, and the test value of the weights of that epoch by a star.
     """
     panels = [_PANELS["loss"]] if text else [*_PANELS.values()]
-    figure = Figure(figsize=(4.5 * len(panels) + text, 3.6), layout="constrained")
+    figure = Figure(4.5 * len(panels) + text, 3.6)
     epochs = [row["epoch"] for row in rows]
     mark = len(rows) < 40
     best = result["best_epoch"] if result else None
@@ -52,7 +53,7 @@ def curves(
             if None not in values:
                 axes.plot(epochs, values, markersize=3, label=name, **style)
         if best:
-            axes.axvline(best, color="0.5", linewidth=1, linestyle=":", label=f"best epoch, {best}")
+            axes.axvline(best, color="0.5", linewidth=1, linestyle=":", label=f"best epoch: {best}")
             if (value := result and result[test]) is not None:
                 axes.plot([best], [value], "*", color="black", markersize=9, zorder=3,
                           label=f"test, weights of epoch {best}: {value:{digits}}")  # fmt: skip
@@ -63,12 +64,16 @@ def curves(
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(epochs) == 1:
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     figure.suptitle(plain(title))
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: matplotlib.figure.Figure, path: Path) -> None:
     """Write a figure atomically, in the format that the name of the file ends with.
+
+    The folder is created if needed.
 
     Raises:
         OptionError: matplotlib does not write this format.
@@ -83,5 +88,9 @@ def save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # such names appear as boxes
-        figure.savefig(content, format=name, dpi=130)
+        figure.savefig(content, format=name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
     write_atomically(path, content.getvalue())

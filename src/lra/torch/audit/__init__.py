@@ -57,8 +57,10 @@ class Audit:
 
     def _repr_html_(self) -> str:
         rows = [
-            [f.operation, f.module or "(the model itself)", f.where, f.parameter, f.remedy]
-            + [str(f.calls)]
+            (
+                *(f.operation, f.module or "(the model itself)"),
+                *(f.where, f.parameter, f.remedy, str(f.calls)),
+            )
             for f in self.findings
         ]
         header = "operation", "module", "where", "weights", "remedy", "calls"

@@ -4,17 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lra.display import printable
+from lra.display import label, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from lra.figures import Figure
 
 AWAY = 90.0
 """The angle to backprop's gradient, in degrees, beyond which an update points away from it."""
-
-_LENGTH = 32
-"""The most characters of a layer's name in a plot."""
 
 _MAX_LABELS = 40
 """The most layers whose names a plot shows."""
@@ -27,13 +25,9 @@ def of_updates(rows: Sequence[Mapping[str, Any]], title: str) -> "Figure":
         rows: the rows of a diagnosis's weight layers.
         title: the title.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "plot: drawing a diagnosis needs matplotlib: pip install matplotlib"
-        ) from error
-    figure = Figure(figsize=(9, min(12, 2.2 + 0.22 * max(3, len(rows)))), layout="constrained")
+    from lra.figures import Figure
+
+    figure = Figure(9, min(12, 2.2 + 0.22 * max(3, len(rows))))
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_points(left, [row["angle"] for row in rows])
     left.set(xlim=(-4, 184), xticks=range(0, 181, 45), xlabel="degrees",
@@ -45,6 +39,8 @@ def of_updates(rows: Sequence[Mapping[str, Any]], title: str) -> "Figure":
     if finite := [size for size in sizes if size and 0 < size < math.inf]:
         right.set_xscale("log")
         right.set_xlim(*decades(finite))
+    else:
+        right.set_xticks([])
     label_layers(left, [(row["layer"], row["type"]) for row in rows], _MAX_LABELS)
     left.set_ylim(-0.7, max(1, len(rows)) - 0.3)
     figure.suptitle(plain(title), fontsize=11)
@@ -68,37 +64,10 @@ def label_layers(axes: "Axes", layers: Sequence[tuple[str, str]], most: int) -> 
         axes.set_axis_off()
 
 
-def label(name: str, kind: str) -> str:
-    """Return the name of a layer with its type for a plot; a long name is shortened.
-
-    Its parts, such as "encoder" in "encoder.7.out", keep as many first letters as fit. If one
-    letter of each does not fit, the middle is left out.
-
-    Args:
-        name: the qualified name.
-        kind: the name of its class or function.
-    """
-    name, kind = printable(name) or "(the model)", printable(kind)
-    return f"{plain(_shortened(name))}  {plain(_shortened(kind))}"
-
-
-def _shortened(name: str) -> str:
-    parts = name.split(".")
-    for most in range(_LENGTH, 1, -1):
-        short = ".".join(p if len(p) <= most else f"{p[: most - 1]}…" for p in parts)
-        if len(short) <= _LENGTH:
-            return short
-    return f"{name[: _LENGTH // 3]}…{name[-(_LENGTH - _LENGTH // 3 - 1) :]}"
-
-
-def plain(text: str) -> str:
-    """Escape what matplotlib would take for mathematics."""
-    return printable(text).replace("$", r"\$")
-
-
 def decades(values: Sequence[float]) -> tuple[float, float]:
     """Return the powers of ten around positive numbers, which are one or more decades apart."""
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    low = max(-300, math.floor(math.log10(min(values))))
+    high = min(300, math.ceil(math.log10(max(values))))
     return 10.0**low, 10.0 ** max(high, low + 1)
 
 
@@ -112,7 +81,7 @@ def _draw_points(axes: "Axes", values: Sequence[float | None], above: float = -m
     """Draw a point for each value that is finite and above a bound, and a word for the others."""
     for i, value in enumerate(values):
         if value is not None and above < value < math.inf:
-            axes.plot([value], [i], "o", color="black", markersize=5)
+            axes.plot([value], [i], "o", color="black", markersize=5, clip_on=False)
         else:
             word = "undefined" if value is None else "0" if value == 0 else "not finite"
             axes.text(0.02, i, word, va="center", fontsize=8, color="0.3",

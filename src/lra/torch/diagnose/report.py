@@ -12,7 +12,7 @@ from lra.torch.diagnose.table import HEADER, LEFT, as_table, cells_of, scalars_o
 from lra.torch.diagnose.update_report import UpdateReport
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lra.figures import Figure
 
 
 class LayerKind(enum.StrEnum):
