@@ -59,12 +59,12 @@ def drawn_texts(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> list[Text]:
 FIGURES = {
     "heat map": diagnose_plots.heat_map,
     "curves": diagnose_plots.curves,
-    "last step": lambda folder: plot.of_updates(diagnoses.read(folder)[-200:], "a title"),
+    "last step": lambda folder: plot.of_updates(diagnoses.read(folder)[-100:], "a title"),
 }
 NAMES = {
     "one": [""],
     "few": ["0", "2", "4"],
-    "many": [f"model.encoder.layers.{i}.attention.projection.out" for i in range(200)],
+    "many": [f"model.encoder.layers.{i}.attention.projection.out" for i in range(100)],
     "long": [f"{'x' * 79}{i}" for i in range(6)],
     "hostile": ["\x1b[31mred", "a$b$c", "$\\frac$", "<b>", "\\$", "a_b^c{d}"],
 }
