@@ -50,12 +50,12 @@ _UNDEFINED = _Pattern(
 _NOT_FINITE = _Pattern(
     "not finite",
     lambda x: x is not None and not math.isfinite(x),
-    {"facecolor": "white", "edgecolor": "black", "hatch": ".."},
+    {"facecolor": "white", "edgecolor": "black", "hatch": "xxxx"},
 )
 _AWAY = _Pattern(
     f"more than {AWAY:g} degrees",
     lambda x: x is not None and AWAY < x < math.inf,
-    {"facecolor": "black", "edgecolor": "white", "hatch": ".."},
+    {"facecolor": "black", "edgecolor": "white", "hatch": "////"},
 )
 _ZERO = _Pattern(
     "zero", lambda x: x == 0, {"facecolor": "white", "edgecolor": "0.5", "hatch": "---"}
