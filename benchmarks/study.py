@@ -13,14 +13,13 @@ locality, finetune, rounding) is skipped if its .csv is there; delete the file t
 """
 
 import argparse
-import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from trials import contests, probes, report, rounding
-from trials.run import Contest, compete, configure, folder_of
+from trials.run import Contest, compete
 
 PROBES = {
     "angles": probes.angles,
@@ -81,7 +80,10 @@ def main() -> None:
         if own:
             tables[name] = report.table(own)
             tables[f"{name}, in short"] = report.wide(own)
-            draw(name, own, parts[name](options), options.out)
+            draw(name, own)
+    # Also networks whose data are missing here; their results are in rows.csv.
+    if trained := [row for row in rows if row["part"] == "networks"]:
+        report.plot_networks(trained, DOCS / "networks.png")
     for name in PROBES:
         if (DOCS / f"{name}.csv").exists():
             found = report.read_plain(DOCS / f"{name}.csv")
@@ -115,34 +117,12 @@ def _ordered(rows: list[dict[str, Any]], contests: list[Contest]) -> list[dict[s
     return sorted(known, key=lambda r: (*positions[r["network"], r["rule"]], r["seed"]))
 
 
-def draw(part: str, rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> None:
+def draw(part: str, rows: list[dict[str, Any]]) -> None:
     """Plot a part, if it has a plot."""
     if part == "depth":
         report.plot_depth(rows, DOCS / "depth.png")
     if part == "ingredients":
         report.plot_bars(rows, DOCS / "ingredients.png", rows[0]["network"])
-    if part == "networks" and (panels := _curves(rows, contests, out)):
-        report.plot_curves(panels, DOCS / "networks.png")
-
-
-def _curves(rows: list[dict[str, Any]], contests: list[Contest], out: Path) -> dict[str, Any]:
-    """Read validation losses from the runs' folders; empty if any file is missing."""
-    panels: dict[str, Any] = {}
-    for contest in contests:
-        for entrant in contest.entrants:
-            for row in rows:
-                if (row["network"], row["rule"]) != (contest.name, entrant.name):
-                    continue
-                config = configure(contest, entrant, row["seed"], row["lr"])
-                path = folder_of(out, contest, entrant, config) / "metrics.csv"
-                if not path.exists():
-                    return {}
-                with path.open(newline="") as file:
-                    lines = list(csv.DictReader(file))
-                if len(lines) > 1:
-                    line = [[float(r[c]) for r in lines] for c in ("epoch", "validation_loss")]
-                    panels.setdefault(contest.name, {}).setdefault(entrant.name, []).append(line)
-    return panels
 
 
 if __name__ == "__main__":

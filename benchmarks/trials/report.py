@@ -3,7 +3,9 @@
 import contextlib
 import csv
 import io
+import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -235,25 +237,35 @@ def plot_distances(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def plot_curves(panels: dict[str, dict[str, list[list[list[float]]]]], path: Path) -> None:
-    """Plot validation losses against epochs, with a panel per network and a line per run.
+def plot_networks(rows: Sequence[Row], path: Path) -> None:
+    """Plot each seed's test result as a point, with a panel per network and a row per rule.
 
-    Args:
-        panels: network -> rule -> [[epochs, losses], ...].
-        path: the image file to write.
+    A line marks the mean of each rule, and a dotted line that of backprop.
     """
-    figure = Figure(figsize=(4.0 * len(panels), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, rules) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
-        for rule, lines in rules.items():
-            for j, (epochs, losses) in enumerate(lines):
-                label = None if j else rule
-                axes.plot(epochs, losses, color=_STYLE[rule][0], linewidth=1.2, label=label)
-        axes.set_title(title, fontsize=9)
-        axes.set(xlabel="epoch", ylabel="validation loss (nats)", yscale="log")
-        axes.legend(frameon=False, fontsize=8)
+    networks = order(r["network"] for r in rows)
+    rules = [rule for rule in _STYLE if any(r["rule"] == rule for r in rows)]
+    columns = math.ceil(len(networks) / 2)
+    figure = Figure(figsize=(4.6 * columns, 3.8), layout="constrained")
+    grid = figure.subplots(2, columns, squeeze=False)
+    for axes in grid.flat[len(networks) :]:
+        axes.set_axis_off()
+    for axes, network in zip(grid.flat, networks, strict=False):
+        there = [r for r in rows if r["network"] == network]
+        shown = [rule for rule in rules if any(r["rule"] == rule for r in there)]
+        for i, rule in enumerate(shown):
+            values = [figure_of(r) for r in there if r["rule"] == rule]
+            axes.plot(values, [i] * len(values), _STYLE[rule][1], color="black", markersize=5,
+                      fillstyle="none")  # fmt: skip
+            mean = statistics.mean(values)
+            axes.plot([mean], [i], "|", color="black", markersize=16)
+            if rule == "backprop":
+                axes.axvline(mean, color="0.5", linewidth=1, linestyle=":")
+        axes.set_yticks(range(len(shown)), shown, fontsize=8)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_title(textwrap.fill(network, 42), fontsize=9)
+        text = _text(there[0])
+        axes.set_xlabel("test loss (nats), lower is better" if text else "test accuracy (%)",
+                        fontsize=8)  # fmt: skip
         _tidy(axes)
     figure.savefig(path, dpi=120)
 

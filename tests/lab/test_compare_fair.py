@@ -25,7 +25,7 @@ from lra.lab.training.batches import Batches
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip each run's curves.png, which takes longer than the run."""
-    monkeypatch.setattr(plots, "curves", lambda *args, **more: None)
+    monkeypatch.setattr(plots, "save", lambda *args, **more: None)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "curves", lambda *args, **more: None)
+    monkeypatch.setattr(plots, "save", lambda *args, **more: None)
 
 
 def work_alone(grid: Grid, out: Path) -> Schedule:
@@ -199,7 +199,7 @@ def _work(grid: Grid, out: Path, seed: int) -> None:
     os.setpgid(0, 0)
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    plots.curves = lambda *args, **more: None  # type: ignore[assignment]
+    plots.save = lambda *args, **more: None  # type: ignore[assignment]
     search.HEARTBEAT, search.GRACE = 1, 2
     work_alone(grid, out)
 
@@ -314,7 +314,7 @@ def test_a_run_claimed_by_another_process_is_skipped(blobs: Path, tmp_path: Path
 def _share(grid: Grid, out: Path, done: Path) -> None:
     """Run waiting trials, and write one line to `done` for each."""
     torch.set_num_threads(1)
-    plots.curves = lambda *args, **more: None  # type: ignore[assignment]
+    plots.save = lambda *args, **more: None  # type: ignore[assignment]
     schedule = Schedule(grid, out)
     while not schedule.finished():
         task = schedule.next((), ())

@@ -114,7 +114,7 @@ def test_the_library_prints_nothing_and_leaves_pyplot_alone(tmp_path: Path) -> N
     script = f"""
 import pathlib, sys
 from lra.lab import data
-data.sample_figure(data.load("digits"), pathlib.Path({str(tmp_path / "a.png")!r}))
+data.sample_figure(data.load("digits")).savefig(pathlib.Path({str(tmp_path / "a.png")!r}))
 assert "matplotlib.pyplot" not in sys.modules
 assert "torch" not in sys.modules
 """

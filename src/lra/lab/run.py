@@ -235,7 +235,7 @@ class Run:
         Raises:
             RunError: the run has none.
         """
-        return Diagnoses(self.folder, diagnoses.read(self.folder), self.config)
+        return Diagnoses(self.folder, diagnoses.read_any(self.folder), self.config)
 
     def resume(self, *, progress: bool = False, data_folder: Path | str | None = None) -> "Run":
         """Continue the run from its newest checkpoint, to the bits of an uninterrupted run.

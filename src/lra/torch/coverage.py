@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lra.crossing import Derivative
+from lra.display import as_html, as_text, listed_calls, plural
 from lra.errors import ConversionError
 from lra.rules import Rule
 from lra.torch.functions.module import InterceptedModule
@@ -14,9 +15,9 @@ from lra.torch.layers.slots import Conversion, feedback_slots
 from lra.torch.registry import ACTIVATIONS, INTERCEPTED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Coverage:
-    """How much of a model follows its rule, counted in weights.
+    """How much of a model follows its rule, counted in weights. Notebooks show a table.
 
     Attributes:
         weights: the number of weights under the rule, by module type. Weights that no error has to
@@ -61,29 +62,43 @@ class Coverage:
         return self.verified and not (self.left or self.escaped or self.changed)
 
     def __str__(self) -> str:
-        types = sorted({*self.weights, *self.left, *self.activations})
-        width = max(map(len, ("module", *types)))
-        lines = [
-            f"{'module':{width}}  {'by the rule':>13}  {'by autograd':>13}  {'activations':>11}"
-        ]
-        for name in types:
-            counts = (
-                self.weights.get(name, 0),
-                self.left.get(name, 0),
-                self.activations.get(name, 0),
-            )
-            lines.append("{:{}}  {:>13,}  {:>13,}  {:>11,}".format(name, width, *counts))
+        return "\n".join((as_text(_HEADER, self._rows()), *self._notes()))
+
+    def __repr__(self) -> str:
+        total = sum(self.weights.values()) + sum(self.left.values())
+        new = f", {plural(len(self.changed), 'new module')}" if self.changed else ""
+        verified = "" if self.verified else "not "
+        return f"<Coverage: {self._share()} ({total:,} in all), {verified}verified{new}>"
+
+    def _repr_html_(self) -> str:
+        return as_html("coverage", _HEADER, self._rows(), self._notes())
+
+    def _share(self) -> str:
         bound = "" if self.verified else "at most "
-        lines.append(f"{bound}{self.share:.1%} of the weights follow the rule")
+        return f"{bound}{self.share:.1%} of the weights follow the rule"
+
+    def _rows(self) -> list[list[str]]:
+        """Return the cells of the table, one row for each type of module."""
+        columns = self.weights, self.left, self.activations
+        return [
+            [name, *(f"{counts.get(name, 0):,}" for counts in columns)]
+            for name in sorted({*self.weights, *self.left, *self.activations})
+        ]
+
+    def _notes(self) -> list[str]:
+        """Return the lines below the table."""
+        lines = [self._share()]
         if self.verified:
-            passes = ", ".join(f"{name} ({calls})" for name, calls in self.passes.items())
-            lines.append(f"passed on by autograd, by design: {passes or 'nothing'}")
+            lines.append(f"passed on by autograd, by design: {listed_calls(self.passes)}")
         else:
             lines.append("not verified: pass example= to lra.convert to check what forwards call")
         if self.changed:
             names = ", ".join(repr(name) for name in self.changed)
             lines.append(f"new since lra.convert: {names}; convert again by the same rule")
-        return "\n".join(lines)
+        return lines
+
+
+_HEADER = "module", "by the rule", "by autograd", "activations"
 
 
 def coverage(model: nn.Module) -> Coverage:

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from lra.lab import data
-from lra.lab.runs import diagnose_plots, diagnoses, files, trained_network
+from lra.lab.runs import diagnose_plots, diagnoses, files, plots, trained_network
 from lra.lab.runs.atomic import write_atomically
 from lra.lab.runs.verdict import verdict
 from lra.lab.runs.write import write
@@ -73,10 +73,11 @@ class Diagnose:
     def execute(self, console: Console) -> None:
         """Write two plots to the run's folder, and print the table and the verdict."""
         rule = files.read_config(self.run).built_rule  # first, so that only a run gets the plots
-        say(console, diagnoses.table(diagnoses.read(self.run), self.step))
+        rows = diagnoses.read_any(self.run)
+        say(console, diagnoses.table(rows, self.step))
         for path in diagnose_plots.draw(self.run):
             say(console, str(path))
-        if sentence := verdict(diagnoses.read(self.run), rule):
+        if sentence := verdict(rows, rule):
             say(console, sentence)
 
 
@@ -170,7 +171,7 @@ class DataShow:
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, cifar-10, or the path of an .npz file."""
     out: MaybePath = None
-    """The PNG file to write; by default the dataset's name with .png, in this folder."""
+    """The file to write, a PNG, PDF or SVG; by default the dataset's name with .png, here."""
     count: int = 40
     """Number of samples."""
     seed: int = 0
@@ -182,4 +183,5 @@ class DataShow:
         """Write the plot and print its path."""
         arrays = data.load(self.dataset, self.data, lambda event: say(console, event))
         out = self.out or Path(f"{Path(arrays.name).stem}.png")
-        say(console, str(data.sample_figure(arrays, out, self.count, self.seed)))
+        plots.save(data.sample_figure(arrays, self.count, self.seed), out)
+        say(console, str(out))

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lra.display import printable
 from lra.errors import DataError, OptionError
 from lra.lab.data.dataset import Dataset, Floats, Ints, shuffled_indices
 from lra.lab.data.images import channel_axis
 
+if TYPE_CHECKING:
+    from lra.figures import Figure
 
-def sample_figure(dataset: Dataset, path: Path, count: int = 40, seed: int = 0) -> Path:
-    """Plot training samples with their labels into a PNG, taking the classes in turn.
+
+def sample_figure(dataset: Dataset, count: int = 40, seed: int = 0) -> Figure:
+    """Plot training samples with their labels, taking the classes in turn.
 
     Images (H, W), (H, W, 1 or 3) or (1 or 3, H, W) are plotted as images, 1-D samples as lines.
 
     Args:
         dataset: the dataset.
-        path: the file to write; its folder is created if needed.
         count: the number of samples, 1 or more; all samples if there are fewer.
         seed: the seed that selects the samples, 0 or more.
 
     Returns:
-        The path.
+        The figure; `figure.savefig(path)` writes it.
 
     Raises:
         OptionError: `count` or `seed` is out of range.
-        DataError: the samples are neither images nor 1-D, or the file cannot be written.
+        DataError: the samples are neither images nor 1-D.
     """
     if count < 1:
         raise OptionError(f"count = {count}: it must be 1 or more")
@@ -37,8 +40,7 @@ def sample_figure(dataset: Dataset, path: Path, count: int = 40, seed: int = 0) 
             f"dataset {dataset.name!r} is text and cannot be plotted. Remedy: open it in an "
             "editor; `lra data fetch` with its name prints its path"
         )
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from lra.figures import Figure
 
     chosen, columns = _choose_by_class(dataset.y_train, count, seed)
     samples = [_drawable(dataset, index) for index in chosen]
@@ -49,10 +51,9 @@ def sample_figure(dataset: Dataset, path: Path, count: int = 40, seed: int = 0) 
     span = (high - low) or 1.0
     rows = math.ceil(len(chosen) / columns)
     size = (max(1.1 * columns + 0.2, 3.6), 1.3 * rows + 0.5)
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(*size)
     title = f"{dataset.name}: {len(chosen)} of {len(dataset.y_train):,} training samples"
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.suptitle(printable(title), fontsize=10, parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     for cell in grid.flat[len(chosen) :]:
         cell.set_axis_off()
@@ -65,18 +66,11 @@ def sample_figure(dataset: Dataset, path: Path, count: int = 40, seed: int = 0) 
             cell.imshow(sample, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         else:
             cell.imshow((sample - low) / span, interpolation="nearest")
-        label = dataset.classes[dataset.y_train[index]]
+        label = printable(dataset.classes[dataset.y_train[index]])
         label = label if len(label) <= 14 else f"{label[:13]}…"
         cell.set_title(label, fontsize=8, pad=3, parse_math=False)
         cell.set(xticks=[], yticks=[])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be written ({error.strerror}). Remedy: choose another path"
-        ) from error
-    return path
+    return figure
 
 
 def _choose_by_class(y: Ints, count: int, seed: int) -> tuple[list[int], int]:

@@ -51,6 +51,18 @@ def read(folder: Path) -> list[Row]:
         raise RunError(f"{path}: line {lines.line_num} cannot be parsed ({error})") from error
 
 
+def read_any(folder: Path) -> list[Row]:
+    """Read the diagnoses of a run as `read` does.
+
+    Raises:
+        RunError: also if there is no row yet.
+    """
+    rows = read(folder)
+    if not rows:
+        raise RunError("there is no diagnosis yet: the run has only begun")
+    return rows
+
+
 def _parse(name: str, cell: str) -> Any:
     if name in _TEXT_COLUMNS:
         return cell
@@ -103,11 +115,8 @@ def table(rows: list[Row], step: int | None = None) -> str:
 
     Raises:
         OptionError: there is no diagnosis at that step.
-        RunError: there is no diagnosis at all.
     """
     steps = sorted({row["step"] for row in rows})
-    if not steps:
-        raise RunError("there is no diagnosis yet: the run has only begun")
     step = steps[-1] if step is None else step
     if step not in steps:
         some = ", ".join(map(str, steps[:5])) + (f", ... {steps[-1]}" if len(steps) > 5 else "")

@@ -89,7 +89,8 @@ class FilesReporter(Reporter):
 
     def end(self, result: dict[str, Any], folder: Path) -> None:
         """Write plot and result."""
-        plots.curves(self.folder / files.CURVES, self.state.rows, self.title, text=self.text)
+        figure = plots.curves(self.state.rows, self.title, text=self.text, result=result)
+        plots.save(figure, self.folder / files.CURVES)
         files.write_json(self.folder / files.RESULT, result)
 
     def _write(self) -> None:

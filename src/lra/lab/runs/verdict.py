@@ -10,10 +10,10 @@ from lra.lab.runs.diagnoses import Row
 from lra.methods import Method
 from lra.rules import Rule
 from lra.torch.diagnose import Arrival, LayerKind
+from lra.torch.diagnose.notes import abbreviate
+from lra.torch.diagnose.plot import AWAY
 from lra.wiring import Chain
 
-AWAY = 90.0
-"""The angle to backprop's gradient, in degrees, beyond which an update points away from it."""
 VANISHED = 1e-8
 """An update below this multiple of its weights has vanished."""
 EXPLODED = 1e2
@@ -118,7 +118,7 @@ def verdict(rows: Iterable[Row], rule: Rule | Method) -> str | None:
         if layers:
             clauses.setdefault(_remedy(problem, rule), []).append(
                 f"{epochs} the updates of {len(layers)} of {total} weight layers "
-                f"({_abbreviate(layers)}) {problem.description}"
+                f"({abbreviate(layers, 4)}) {problem.description}"
             )
     if not clauses:
         return None
@@ -161,7 +161,3 @@ def _remedy(problem: _Problem, rule: Rule | Method) -> str:
     if targets:
         return f"try a smaller --beta than {targets.beta:g}, or call lra.mirror(model) again"
     return "call lra.mirror(model) again, or try a smaller --lr"
-
-
-def _abbreviate(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lra.crossing import Derivative
+from lra.display import as_html, listed_calls, plural
 from lra.errors import ConversionError
 from lra.feedback import Transpose
 from lra.rules import Rule
@@ -27,9 +28,9 @@ from lra.torch.ops.nodes import node_name
 __all__ = ["Audit", "Finding", "Kind", "audit", "examine"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
-    """The result of an audit.
+    """The result of an audit. Notebooks show a table.
 
     Attributes:
         findings: the operations that errors cross as in backprop, though the rule changes them.
@@ -48,17 +49,34 @@ class Audit:
         return not self.findings
 
     def __str__(self) -> str:
-        n = len(self.findings)
-        count = "no operation" if self.clean else f"{n} operation{'s' if n > 1 else ''}"
-        passes = ", ".join(f"{name} ({calls})" for name, calls in self.passes.items())
-        return "\n".join(
+        findings = (f"  - {finding}" for finding in self.findings)
+        return "\n".join((f"audit: {self._summary}", *findings, *self._notes()))
+
+    def __repr__(self) -> str:
+        return f"<Audit: {self._summary}, {plural(self.crossings, 'op')} by the rule>"
+
+    def _repr_html_(self) -> str:
+        rows = [
             (
-                f"audit: errors cross {count} as in backprop against the rule",
-                *(f"  - {finding}" for finding in self.findings),
-                f"ops crossed by the rule: {self.crossings}",
-                f"passed on by autograd, by design: {passes or 'nothing'}",
+                *(f.operation, f.module or "(the model itself)"),
+                *(f.where, f.parameter, f.remedy, str(f.calls)),
             )
-        )
+            for f in self.findings
+        ]
+        header = "operation", "module", "where", "weights", "remedy", "calls"
+        return as_html(f"audit: {self._summary}", header, rows, self._notes(), left=5)
+
+    @property
+    def _summary(self) -> str:
+        count = plural(len(self.findings), "operation") if self.findings else "no operation"
+        return f"errors cross {count} as in backprop against the rule"
+
+    def _notes(self) -> list[str]:
+        """Return the last lines."""
+        return [
+            f"ops crossed by the rule: {self.crossings}",
+            f"passed on by autograd, by design: {listed_calls(self.passes)}",
+        ]
 
 
 def audit(model: nn.Module, *example: Any, **kwargs: Any) -> Audit:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from lra.display import printable
 from lra.torch.activations import Activation
 from lra.torch.audit.calls import Call, Origin
 from lra.torch.audit.judge import Nature
@@ -82,7 +83,7 @@ class Finding:
             f"{self.where}  {code}".strip(),
             f"remedy: {self.remedy}",
         )
-        return "\n    ".join(filter(None, lines))
+        return "\n    ".join(map(printable, filter(None, lines)))
 
 
 class Classifier:

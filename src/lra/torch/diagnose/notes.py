@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from lra.display import printable
 from lra.torch.diagnose.update_report import UpdateReport
 
 
@@ -44,7 +45,8 @@ def notes_on_small_updates(
     return notes
 
 
-def abbreviate(names: Iterable[str]) -> str:
-    """List at most eight names."""
-    names = [name or "(the model)" for name in names]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def abbreviate(names: Iterable[str], most: int = 8) -> str:
+    """List at most `most` names, and count the others."""
+    names = [printable(name) or "(the model)" for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -3,11 +3,16 @@
 import dataclasses
 import enum
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lra.display import as_html, plural, printable
+from lra.torch.diagnose import plot
 from lra.torch.diagnose.notes import abbreviate, notes_on_small_updates
-from lra.torch.diagnose.table import as_table, scalars_of
+from lra.torch.diagnose.table import HEADER, LEFT, as_table, cells_of, scalars_of
 from lra.torch.diagnose.update_report import UpdateReport
+
+if TYPE_CHECKING:
+    from lra.figures import Figure
 
 
 class LayerKind(enum.StrEnum):
@@ -93,9 +98,11 @@ class LayerReport:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What a rule does in one pass, layer by layer in forward order. `print` shows a table.
+    """What a rule does in one pass, layer by layer in forward order.
+
+    `print` shows a table, and so does a notebook; `plot` draws the updates.
 
     Attributes:
         rule: the name of the rule.
@@ -165,8 +172,39 @@ class Diagnosis:
         """Return the finite numbers by name for loggers, such as `angle/LAYER`."""
         return {name: value for row in self.rows() for name, value in scalars_of(row).items()}
 
+    def plot(self) -> "Figure":
+        """Plot the angle to backprop's gradient and the relative size of each layer's update.
+
+        Returns:
+            The figure; `figure.savefig("diagnosis.png")` writes it.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        return plot.of_updates([layer.row() for layer in self.weights], self._title)
+
     def __str__(self) -> str:
-        lines = [f"diagnose: {self.rule}, loss {self.loss:.4g}", as_table(self.rows())]
+        return "\n".join((self._title, as_table(self.rows()), *self._notes()))
+
+    def __repr__(self) -> str:
+        angles = [layer.angle for layer in self.weights if layer.angle is not None]
+        parts = [f"loss {self.loss:.4g}", plural(len(self.weights), "weight layer")]
+        if angles:
+            parts.append(f"angles to backprop {min(angles):.1f}° to {max(angles):.1f}°")
+        if self.without_usable_error:
+            parts.append(f"no usable error in {plural(len(self.without_usable_error), 'layer')}")
+        return f"<Diagnosis of {printable(self.rule)}: {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(self._title, HEADER, cells_of(self.rows()), self._notes(), LEFT)
+
+    @property
+    def _title(self) -> str:
+        return f"diagnose: {printable(self.rule)}, loss {self.loss:.4g}"
+
+    def _notes(self) -> list[str]:
+        """Return the lines below the table."""
+        lines = []
         for arrival in Arrival:
             names = [x.name for x in self.without_usable_error if x.arrival is arrival]
             if names:
@@ -177,4 +215,4 @@ class Diagnosis:
         if self.flat:
             lines.append(f"backprop's gradient is zero: {abbreviate(self.flat)}")
         updates = {layer.name: layer.update for layer in self.weights if layer.update}
-        return "\n".join((*lines, *notes_on_small_updates(updates, self.optimizer, self.shrinks)))
+        return lines + notes_on_small_updates(updates, self.optimizer, self.shrinks)

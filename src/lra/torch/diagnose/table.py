@@ -1,8 +1,10 @@
-"""The rows of a diagnosis as text and as scalars for loggers."""
+"""The rows of a diagnosis as the cells of a table, and as scalars for loggers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from lra.display import as_text
 
 COLUMNS = (
     *("layer", "kind", "type", "calls", "error", "arrival", "feedback_angle", "moved"),
@@ -10,6 +12,9 @@ COLUMNS = (
     *("step_scale", "gradient", "angle"),
 )
 """The columns of a diagnosis's rows."""
+
+LEFT = 2
+"""The number of columns of text in the table."""
 
 
 def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:
@@ -24,15 +29,12 @@ def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Format the rows of a diagnosis as a text table."""
-    lines = [tuple(_CELLS), *(tuple(format(row) for format in _CELLS.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return as_text(HEADER, cells_of(rows), LEFT)
+
+
+def cells_of(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Format the rows of a diagnosis as the cells of a table."""
+    return [[format(row) for format in _CELLS.values()] for row in rows]
 
 
 def _formatter(column: str, template: str) -> Callable[[Mapping[str, Any]], str]:
@@ -54,3 +56,6 @@ _CELLS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "angle to backprop": _formatter("angle", "{:.1f}°"),
 }
 """The headers of the table, and how each cell is formatted."""
+
+HEADER = tuple(_CELLS)
+"""The headers of the table."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lra.axis import Axis
+from lra.display import as_html, printable
 from lra.loss_terms import LossTerms
 from lra.methods import Method
 from lra.rules import Rule
@@ -44,24 +46,46 @@ class Outcome:
         """Whether the identity holds, or does not apply."""
         return self.deviation is None or self.deviation <= self.allowed  # never so for a nan
 
+    @property
+    def result(self) -> str:
+        """One of "n/a", "ok" and "FAILS"."""
+        return "n/a" if self.deviation is None else "ok" if self.passed else "FAILS"
+
     def __str__(self) -> str:
+        text = f"{self.result:<5} {self.identity}: {self.statement}"
         if self.deviation is None:
-            return f"n/a   {self.identity}: {self.statement}"
-        measured = f"{self.deviation:.2g}, allowed {self.allowed:.2g}"
-        verdict = "ok   " if self.passed else "FAILS"
+            return text
         note = f"; {self.note}" if self.note else ""
-        return f"{verdict} {self.identity}: {self.statement} ({measured}{note})"
+        return f"{text} ({self.deviation:.2g}, allowed {self.allowed:.2g}{note})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RuleReport:
-    """The deviations of a rule or a method from its identities. As text, one line for each."""
+    """The deviations of a rule or a method from its identities.
+
+    As text, one line for each. Notebooks show a table.
+    """
 
     rule: Rule | Method
     outcomes: tuple[Outcome, ...]
 
     def __str__(self) -> str:
         return "\n".join((f"check_rule: {self.rule}", *(f"  {each}" for each in self.outcomes)))
+
+    def __repr__(self) -> str:
+        results = Counter(outcome.result for outcome in self.outcomes)
+        counts = ", ".join(f"{count} {result}" for result, count in results.items())
+        return f"<RuleReport of {printable(self.rule.name)}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        header = "identity", "statement", "result", "deviation", "allowed"
+        rows = [
+            [each.identity, each.statement, each.result]
+            + (["-", "-"] if each.deviation is None else
+               [f"{each.deviation:.2g}", f"{each.allowed:.2g}"])
+            for each in self.outcomes
+        ]  # fmt: skip
+        return as_html(f"check_rule: {self.rule}", header, rows, left=3)
 
 
 @dataclass(frozen=True)
