@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import html
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from lra.axis import unknown
+from lra.display import as_html, printable
 from lra.lab import data
 from lra.lab.data import Dataset
 from lra.lab.runs import diagnoses, files, trained_network
@@ -257,7 +257,7 @@ class Run:
         return Run(self.folder, self._dataset)
 
     def __repr__(self) -> str:
-        return f"Run({self._headline()}; {str(self.folder)!r})"
+        return f"Run({printable(self._headline())}; {str(self.folder)!r})"
 
     def _headline(self) -> str:
         """Return dataset, network, rule and the best figure so far in one line."""
@@ -270,12 +270,9 @@ class Run:
         return f"{text}: {len(rows)} epochs" + ("" if result else ", not finished")
 
     def _repr_html_(self) -> str:
-        rows = {"settings": str(self.config), "folder": str(self.folder)} | (self.result or {})
-        cells = "".join(
-            f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>"
-            for k, v in rows.items()
-        )
-        return f"<b>{html.escape(self._headline())}</b><table>{cells}</table>"
+        rows = [(name, str(value)) for name, value in (self.result or {}).items()]
+        notes = (str(self.config), f"folder {self.folder}")
+        return as_html(self._headline(), ("result", ""), rows, notes, left=2)
 
 
 @dataclass(frozen=True)
