@@ -66,12 +66,34 @@ def load(reference: str, folder: str = "") -> Any:
     return value
 
 
-def record(references: Iterable[str]) -> tuple[Source, ...]:
+def place(reference: str) -> str:
+    """Return the file or module of a reference."""
+    where, _, _ = split_reference(reference) or ("", "", "")
+    return where
+
+
+def parse_sources(sources: Any) -> dict[str, str]:
+    """Return the recorded digests by file or module, from the plain data of a configuration.
+
+    Raises:
+        OptionError: it is not a list of pairs of texts.
+    """
+    pairs = sources if isinstance(sources, (list, tuple)) else (None,)
+    if not all(
+        isinstance(pair, (list, tuple)) and [type(part) for part in pair] == [str, str]
+        for pair in pairs
+    ):
+        raise OptionError(
+            f"sources must be pairs of a file or module and its SHA-256; got {sources!r:.200}"
+        )
+    return dict(pairs)
+
+
+def record(references: Iterable[str], folder: str = "") -> tuple[Source, ...]:
     """Return the sources of references that the user has named, and remember that they may run."""
     sources = []
     for reference in references:
-        where, _, _ = split_reference(reference) or ("", "", "")
-        sources.append((where, _digest(reference, "")))
+        sources.append((place(reference), _digest(reference, folder)))
         with suppress(OSError):  # without a cache, the user names the code again with --code
             note = _note(reference, sources[-1][1])
             note.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +112,9 @@ def check(references: Iterable[str], sources: Any, folder: str) -> None:
     Raises:
         RunError: a file is missing or has changed, or the user has not named it on this machine.
     """
-    known = {str(where): str(digest) for where, digest in sources or ()}
+    known = parse_sources(sources)
     for reference in references:
-        where, _, _ = split_reference(reference) or ("", "", "")
+        where = place(reference)
         if _moved.get(where) or _moved.get(Path(where).name):
             continue
         remedy = f"name it with --code {where}"
