@@ -104,7 +104,7 @@ def test_command_line_options_of_methods() -> None:
     config, _ = read_train(["digits", "--rule", "dtp:eta=0.5,sigma=0"])
     assert config.rule == lra.methods.DTP(0.5, 0.0)
     with pytest.raises(lra.errors.OptionError, match="unknown option of rule 'dtp' 'beta'"):
-        read_train(["digits", "--rule", "dtp:beta=1"])
+        tiny("digits", rule="dtp:beta=1")
 
 
 def test_unsupported_settings_of_methods_are_refused(tmp_path: Path, blobs: Path) -> None:

@@ -159,7 +159,9 @@ def _remedy(problem: _Problem, rule: Rule | Method) -> str:
     if targets and problem.too_small:
         return f"try a larger beta than {targets.beta:g} in --rule, or another init in --model"
     if targets:
-        return f"try a smaller beta than {targets.beta:g} in --rule, or call lra.mirror(model) again"
+        return (
+            f"try a smaller beta than {targets.beta:g} in --rule, or call lra.mirror(model) again"
+        )
     return "call lra.mirror(model) again, or try a smaller --lr"
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lra.errors import LraError, OptionError, RunError
+from lra.errors import LraError, OptionError, RunError, one_line
 from lra.lab.data.sources import cache_folder
 
 _FILE = re.compile(r"(.+\.py):([^:=,]+)")
@@ -162,11 +162,19 @@ def errors_of(reference: str) -> Iterator[None]:
     except LraError:
         raise
     except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        raise OptionError(
-            f"{reference}: {type(error).__name__}: {error} ({Path(line.filename).name}, line "
-            f"{line.lineno})"
-        ) from error
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise OptionError(f"{reference}: {what} ({_line(error, reference)})") from error
+
+
+def _line(error: Exception, reference: str) -> str:
+    """Return the last line of a user's file that an error passed; else the line that raised it."""
+    if isinstance(error, SyntaxError):
+        return f"{Path(error.filename or '').name}, line {error.lineno}"
+    where = (place(reference) or reference).removesuffix(".py").replace(".", "/")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).stem == Path(where).name]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def reference_to(value: Callable[..., Any]) -> str:
