@@ -537,6 +537,17 @@ def test_a_strangers_run_is_used_once_its_code_is_named(
     assert opened.evaluate().samples == 41
 
 
+@pytest.mark.parametrize("name", ["os.rmdir", "lra.named", "nn.os.path.join"])
+def test_a_named_file_gives_no_access_to_what_it_imports(home: Path, run: Path, name: str) -> None:
+    (home / "my_rules.py").write_text("import os\nfrom torch import nn\n" + RULES)
+    (home / "victim").mkdir()
+    rewrite(run, rule=f"my_rules.py:{name}:path={home / 'victim'}")
+    code.allow(["my_rules.py", "my_nets.py"])
+    with pytest.raises(RunError, match="is a module that my_rules.py imports"):
+        Run.open(run)
+    assert (home / "victim").is_dir()
+
+
 # from Python
 
 

@@ -63,6 +63,10 @@ def load(reference: str, folder: str = "") -> Any:
             own = ", ".join(_public_names(module)) or "nothing"
             raise OptionError(f"{reference}: {where} has no {name}; it defines {own}")
         value = getattr(value, part)
+        if isinstance(value, ModuleType):  # a run that somebody else wrote could reach all of it
+            raise OptionError(
+                f"{reference}: {part} is a module that {where} imports; name it itself"
+            )
     return value
 
 
