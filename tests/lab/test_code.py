@@ -543,7 +543,7 @@ def test_a_named_file_gives_no_access_to_what_it_imports(home: Path, run: Path, 
     (home / "victim").mkdir()
     rewrite(run, rule=f"my_rules.py:{name}:path={home / 'victim'}")
     code.allow(["my_rules.py", "my_nets.py"])
-    with pytest.raises(RunError, match="is a module that my_rules.py imports"):
+    with pytest.raises(RunError, match=r"is a module that my_rules.py imports"):
         Run.open(run)
     assert (home / "victim").is_dir()
 
