@@ -1113,12 +1113,12 @@ def test_adaptive_optimizers_learn_digits(tmp_path: Path, optimizer: str) -> Non
 def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:
     """A baseline: hidden layers that receive almost no errors stay at their initial weights."""
     settings: dict[str, Any] = {
-        "model": "mlp:hidden=16-16",
+        "model": "mlp:hidden=16-16,bias=false",
         "epochs": 8,
         "validation": 0,
         "device": "cpu",
     }
-    settings |= {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "bias": False}
+    settings |= {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0}
     accuracies = []
     for name, init, rate in (
         ("without", lra.inits.Normal(1e-9), 0.0),
