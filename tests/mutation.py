@@ -42,6 +42,7 @@ CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
 COMPILED = "tests/torch/test_compile_step.py"
 COMPILED_RUNS = "tests/lab/test_compiled_runs.py"
+CODE = "tests/lab/test_code.py"
 TARGETS = "tests/torch/test_target_propagation.py"
 CHECKS = "tests/torch/test_check_methods.py"
 BIOTORCH = "tests/torch/test_biotorch.py"
@@ -1164,6 +1165,62 @@ DEFECTS = (
         "steps < _MIN_STEPS",
         "steps < 0",
         COMPILED_RUNS,
+    ),
+    Defect(
+        "load code that was not named on this machine",
+        "lab/settings/code.py",
+        "if where not in known or not _note(reference, known[where]).exists():",
+        "if False:",
+        CODE,
+    ),
+    Defect(
+        "load code that has changed",
+        "lab/settings/code.py",
+        "if digest != known[where]:",
+        "if False:",
+        CODE,
+    ),
+    Defect(
+        "reach the modules that a user's file imports",
+        "lab/settings/code.py",
+        "if isinstance(value, ModuleType):",
+        "if False:",
+        CODE,
+    ),
+    Defect(
+        "trust a note for any name in a file",
+        "lab/settings/code.py",
+        'key = f"{Path(where).name}:{name} {digest}"',
+        'key = f"{Path(where).name} {digest}"',
+        CODE,
+    ),
+    Defect(
+        "keep the sources of code that a run no longer uses",
+        "lab/settings/config.py",
+        "tuple((place, known[place]) for place in places)",
+        "tuple(known.items())",
+        CODE,
+    ),
+    Defect(
+        "leave a user's layers on backprop without saying so",
+        "lab/training/learning.py",
+        "if not coverage.left:",
+        "if True:",
+        CODE,
+    ),
+    Defect(
+        "accept a network whose output has another shape",
+        "lab/networks/model.py",
+        "if shape is None or tuple(shape) != expected:",
+        "if shape is None:",
+        CODE,
+    ),
+    Defect(
+        "write options that have their defaults",
+        "lab/networks/model.py",
+        "if k not in defaults or defaults[k] != v",
+        "if True",
+        "tests/lab/test_spec.py",
     ),
     Defect(
         "compile for the last batch",

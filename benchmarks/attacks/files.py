@@ -67,6 +67,7 @@ _PREDICT = ("predict", "run", "x.npy")
 _PREDICT_NPZ = ("predict", "run", "blobs.npz")
 _EVALUATE = ("evaluate", "run")
 _RESUME = ("train", "--resume", "run")
+_START = ("train", "--config", f"run/{files.CONFIG}", "--out", "other")
 
 
 ATTACKS = {
@@ -82,6 +83,10 @@ ATTACKS = {
     "config, bytes": Attack(f"run/{files.CONFIG}", _corrupt, _EVALUATE),
     "config, forged": Attack(f"run/{files.CONFIG}", _json, _EVALUATE),
     "config, forged, resumed": Attack(f"run/{files.CONFIG}", _json, _RESUME),
+    "config, code, evaluated": Attack(f"run/{files.CONFIG}", mutate.forge_code, _EVALUATE),
+    "config, code, resumed": Attack(f"run/{files.CONFIG}", mutate.forge_code, _RESUME),
+    "config, code, predicted": Attack(f"run/{files.CONFIG}", mutate.forge_code, _PREDICT),
+    "config, code, started": Attack(f"run/{files.CONFIG}", mutate.forge_code, _START),
     "checkpoint, bytes": Attack("run/checkpoint", _corrupt, _RESUME),
     "checkpoint, forged": Attack("run/checkpoint", _sealed, _RESUME),
 }
@@ -103,7 +108,7 @@ def make_target(folder: Path) -> None:
     np.savez(folder / "blobs.npz", x=x, y=y, x_test=x[:40], y_test=y[:40])
     np.save(folder / "x.npy", x[:5])
     (folder / "words.txt").write_text("the quick brown fox\n" * 40, "utf-8")
-    words = "--hidden 7 5 --epochs 2 --batch-size 16 --device cpu --out run"
+    words = "--model mlp:hidden=7-5 --epochs 2 --batch-size 16 --device cpu --out run"
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         main.main(["train", "blobs.npz", *words.split()])
 
@@ -134,15 +139,17 @@ def run_case(number: int, seed: int, home: Path) -> tuple[str, str]:
             return name, "code in the file has run"
         if time.monotonic() - began > SECONDS:
             return name, f"took {time.monotonic() - began:.0f} s"
-        return name, _fault(code, err.getvalue())
+        return name, _fault(name, code, err.getvalue())
 
 
-def _fault(code: int, stderr: str) -> str:
+def _fault(name: str, code: int, stderr: str) -> str:
     """Return what is wrong with how a command ended, or ""."""
     lines = stderr.splitlines()
     extra = [line for line in lines[1:] if not line.startswith(("  - ", "Start "))]
     if code not in (0, 1, 2):
         return f"ended with {code}: {stderr}"
+    if name.startswith("config, code") and code == 0:
+        return "a configuration that names code was accepted"
     if code and (not stderr.startswith("lra: ") or extra):
         return f"ended with {code} without a clear error of one line: {stderr}"
     return ""

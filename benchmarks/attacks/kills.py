@@ -22,7 +22,7 @@ from lra.lab.runs import checkpoint, files
 
 from .files import forked, make_target
 
-WORDS = "--hidden 24 16 --epochs 12 --batch-size 4 --device cpu"
+WORDS = "--model mlp:hidden=24-16 --epochs 12 --batch-size 4 --device cpu"
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 PATIENCE = 300.0
 """Time limit of a process, in seconds; exceeding it is a fault."""

@@ -1,5 +1,6 @@
 """Create corrupt files: random byte changes, forged archives, mutated JSON and tensors."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -126,6 +127,31 @@ def mutate_json(content: bytes, draw: random.Random) -> bytes:
         return b"[" * 100_000
     text = json.dumps(mutate_plain(json.loads(content), draw))
     return text.encode("utf-8", "surrogatepass")
+
+
+def forge_code(content: bytes, draw: random.Random, target: Path) -> bytes:
+    """Return a configuration whose rule or network refers to code that would write a file."""
+    evil = target.with_name("evil.py")
+    evil.write_text(f"open({str(target)!r}, 'w')\n\n\ndef make(*args):\n    return None\n", "utf-8")
+    references = {
+        f"evil.py:make:beta={draw.random()}": "evil.py",
+        f"{evil}:make": str(evil),
+        "evil:make": "evil",
+        f"subprocess:getoutput:cmd=touch {target}": "subprocess",
+        f"os:mkdir:path={target}": "os",
+        f"pathlib:Path.touch:self={target}": "pathlib",
+        f"shutil:copy:src={evil},dst={target}": "shutil",
+    }
+    config = json.loads(content)
+    names = draw.choice((("rule",), ("model",), ("rule", "model")))
+    config |= {name: draw.choice(list(references)) for name in names}
+    digest = hashlib.sha256(evil.read_bytes()).hexdigest()
+    recorded = [[place, draw.choice((digest, "", "0" * 64))] for place in references.values()]
+    config["sources"] = draw.choice((recorded, recorded, recorded[:1], [], *ODD_VALUES))
+    config["source_folder"] = draw.choice(("", str(target.parent), *ODD_VALUES))
+    if draw.random() < 0.2:
+        del config["sources"]
+    return json.dumps(config).encode("utf-8", "surrogatepass")
 
 
 def mutate_safetensors(content: bytes, draw: random.Random) -> bytes:

@@ -47,7 +47,7 @@ class InBf16(nn.Module):
 def gpt(width: int, depth: int) -> nn.Module:
     """The workbench's GPT of a larger size, for texts of 512."""
     return build_network(
-        TrainConfig("digits", model="gpt", width=width, depth=depth, context=512), (512,), 96
+        TrainConfig("digits", model=f"gpt:width={width},depth={depth},context=512"), (512,), 96
     )
 
 
@@ -126,7 +126,7 @@ def replayed(options: Namespace) -> list[Row]:
 
 
 def _resnet(x: Tensor) -> nn.Module:
-    return build_network(TrainConfig("digits", model="resnet", depth=20), x.shape[1:], 10)
+    return build_network(TrainConfig("digits", model="resnet:depth=20"), x.shape[1:], 10)
 
 
 def _gpt(x: Tensor) -> nn.Module:

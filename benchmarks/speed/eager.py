@@ -43,16 +43,16 @@ def perceptrons(options: Namespace) -> list[Row]:
 def networks(options: Namespace) -> list[Row]:
     """The workbench's other networks."""
     found = []
-    for name, settings, shape, classes in (
-        ("ResNet-20, 64 images of 32 x 32", {"model": "resnet", "depth": 20}, (64, 3, 32, 32), 10),
-        ("ViT, 64 images of 8 x 8", {"model": "vit"}, (64, 8, 8), 10),
-        ("ViT, 64 images of 28 x 28", {"model": "vit", "patch": 4}, (64, 28, 28), 10),
-        ("GPT, 16 texts of 128", {"model": "gpt"}, (16, 128), 96),
-        ("LeNet, 64 images of 28 x 28", {"model": "lenet"}, (64, 28, 28), 10),
+    for name, network, shape, classes in (
+        ("ResNet-20, 64 images of 32 x 32", "resnet:depth=20", (64, 3, 32, 32), 10),
+        ("ViT, 64 images of 8 x 8", "vit", (64, 8, 8), 10),
+        ("ViT, 64 images of 28 x 28", "vit:patch=4", (64, 28, 28), 10),
+        ("GPT, 16 texts of 128", "gpt", (16, 128), 96),
+        ("LeNet, 64 images of 28 x 28", "lenet", (64, 28, 28), 10),
     ):
         print(f"\n{name}", flush=True)
-        config = TrainConfig("digits", **settings)
-        text = settings["model"] == "gpt"
+        config = TrainConfig("digits", model=network)
+        text = network == "gpt"
         x = torch.randint(classes, shape) if text else torch.rand(shape)
         t = torch.randint(classes, shape if text else shape[:1])
         x, t = x.to(options.device), t.to(options.device)

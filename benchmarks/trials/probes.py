@@ -15,6 +15,7 @@ from lra.lab import data
 from lra.lab.networks.build import build_network
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.schedule import factor
+from lra.lab.settings.spec import format_spec
 from lra.torch.diagnose import angle_between
 from trials.contests import LECUN
 
@@ -32,13 +33,8 @@ def load(name: str, train: int, measured: int) -> tuple[Pair, Pair]:
 def perceptron(depth: int, seed: int, **settings: Any) -> nn.Module:
     """Build a tanh multilayer perceptron of width 128."""
     torch.manual_seed(seed)
-    config = TrainConfig(
-        "mnist",
-        model="mlp",
-        width=128,
-        depth=depth,
-        **{"activation": "tanh", "init": LECUN} | settings,
-    )
+    options = {"width": 128, "depth": depth, "activation": "tanh", "init": LECUN} | settings
+    config = TrainConfig("mnist", model=format_spec("mlp", options))
     return build_network(config, (28, 28), 10)
 
 

@@ -16,8 +16,10 @@ import torch
 
 import lra
 from lra.lab.comparison.digest import digest, slug
+from lra.lab.networks.table import NETWORKS
 from lra.lab.runs import checkpoint
 from lra.lab.settings.config import TrainConfig
+from lra.lab.settings.spec import format_spec
 from lra.lab.training import loop
 
 RESULT, FAILED = "result.json", "failed.json"
@@ -40,7 +42,7 @@ class Contest:
     Attributes:
         part: the section of the study.
         name: the network and its data.
-        settings: fields of TrainConfig.
+        settings: fields of TrainConfig, and options of the network.
         entrants: the rules.
         rates: the learning rates that each rule tries; with one rate there are no trials.
         trial: fields of TrainConfig that differ in a trial.
@@ -61,7 +63,10 @@ def configure(
 ) -> TrainConfig:
     """Return the configuration of a run."""
     settings = contest.settings | entrant.settings | {"lr": rate} | more
-    return TrainConfig(rule=entrant.rule, seed=seed, **settings)
+    network = settings.pop("model")
+    names = [name for name in NETWORKS[network].defaults if name in settings]
+    model = format_spec(network, {name: settings.pop(name) for name in names})
+    return TrainConfig(rule=entrant.rule, model=model, seed=seed, **settings)
 
 
 def folder_of(out: Path, contest: Contest, entrant: Entrant, config: TrainConfig) -> Path:

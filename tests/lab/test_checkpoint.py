@@ -17,7 +17,7 @@ from lra.lab.runs import checkpoint
 from lra.lab.runs.checkpoint import NAME, PREVIOUS, latest, load, save, write_atomically
 from lra.lab.settings.config import TrainConfig
 
-CONFIG = TrainConfig("digits", hidden=(4, 3)).to_config()
+CONFIG = TrainConfig("digits", model="mlp:hidden=4-3").to_config()
 NEW = f"{NAME}.new"
 UNFIT = r"truncated or altered|not a checkpoint of this program"
 
@@ -220,12 +220,12 @@ def test_a_missing_checkpoint(tmp_path: Path) -> None:
 
 def test_another_configuration_lists_the_differences(tmp_path: Path) -> None:
     save(tmp_path, state_of(1))
-    other = TrainConfig("digits", hidden=(4, 3), lr=0.5, optimizer="sgd").to_config()
+    other = TrainConfig("digits", model="mlp:hidden=4-3", lr=0.5, optimizer="sgd").to_config()
     with pytest.raises(RunError, match="from another configuration") as e:
         load(tmp_path / NAME, other)
     assert "lr: 0.001 there, 0.5 here" in str(e.value)
     assert "optimizer: 'adamw' there, 'sgd' here" in str(e.value)
-    assert "hidden" not in str(e.value)
+    assert "model" not in str(e.value)
 
 
 # files that would run code

@@ -1,6 +1,7 @@
 """The command `lra`: help, parsing, errors and printed output."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -17,14 +18,13 @@ import pytest
 from workbench import ENVIRONMENT, fork_lra, metrics, read_train, tiny, write_blobs
 
 import lra
-from lra.inits import FanIn, Normal
+from lra.inits import FanIn
 from lra.lab.cli import main
 from lra.lab.comparison.grid import Grid, Search
 from lra.lab.data import sources
 from lra.lab.runs import files, trained_network
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.recipes import RECIPES
-from lra.lab.settings.rule_options import RuleOptions
 from lra.lab.training import loop
 
 
@@ -99,7 +99,7 @@ def test_version(call: Call) -> None:
 
 
 OPTIONS = {
-    "train": (TrainConfig, RuleOptions, main.Train),
+    "train": (TrainConfig, main.Train),
     "evaluate": (main.Evaluate,),
     "diagnose": (main.Diagnose,),
     "predict": (main.Predict,),
@@ -112,8 +112,8 @@ OPTIONS = {
 }
 
 
-NESTED = ("rule", "config", "grid", "options")
-"""Fields that hold a dataclass of options."""
+NESTED = ("settings", "grid", "options", "sources", "source_folder")
+"""Fields that hold a dataclass of options, or are no options."""
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
@@ -128,7 +128,7 @@ def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
         for f in fields(cls):
             if "Positional" in str(f.type):
                 assert f.name.upper().removesuffix("S") in output.out
-            elif f.name not in NESTED or cls is RuleOptions:
+            elif f.name not in NESTED:
                 option = f.name.replace("_", "-")
                 expected.add(f"--{option}")
                 if f.type in (bool, "bool"):
@@ -146,8 +146,7 @@ def test_help_shows_defaults(call: Call) -> None:
     assert "(default: 0.001)" in output.words
     assert "None" not in output.words
     output = call("train", "--recipe", "paper", "--help")
-    assert "(default: 256 256 256)" in output.words
-    assert "(default: normal:0.2236" in output.words
+    assert re.search(r"\(default: mlp:hidden=256-256-256, ?init=normal:0.2236", output.words)
 
 
 # errors
@@ -165,48 +164,57 @@ def test_help_shows_defaults(call: Call) -> None:
         ("train digits --rule backprob", "unknown rule 'backprob'.*Did you mean 'backprop'"),
         ("train digits --recipe seed-mnits", "unknown recipe .*Did you mean 'seed-mnist'"),
         ("train digits --recipe=papre", "unknown recipe 'papre'; known: .*Did you mean 'paper'"),
-        ("train digits --activation tahn", "unknown activation 'tahn'.*Did you mean 'tanh'"),
-        ("train digits --optimizer adamv", "unknown optimizer 'adamv'.*Did you mean 'adam"),
-        ("train digits --init normall:1", "initialisation 'normall'.*Did you mean 'normal'"),
         (
-            "train digits --feedback-init x",
+            "train digits --model mlp:activation=tahn",
+            "unknown activation 'tahn'.*Did you mean 'tanh'",
+        ),
+        ("train digits --optimizer adamv", "unknown optimizer 'adamv'.*Did you mean 'adam"),
+        (
+            "train digits --model mlp:init=normall:1",
+            "'normall'.*Did you mean 'normal'",
+        ),
+        (
+            "train digits --rule lra-e:init=x",
             "initialisation 'x'; known: fan-in, kaiming, lecun, like-weights, normal, orthogonal",
         ),
-        ("train digits --model lennet", "unknown model 'lennet'; known: .*Did you mean 'lenet'"),
+        ("train digits --model lennet", "unknown network 'lennet'; known: .*Did you mean 'lenet'"),
         ("train digits --model gpt", "gpt reads text, and digits holds values; choose --model mlp"),
         ("train python --model mlp", "mlp reads values, and python holds text; choose --model gpt"),
-        ("train digits --patch 2", "patch is an option of vit, not of mlp; leave it out, or"),
-        ("train digits --model vit --patch 9", "vit: patch 9 is larger than the images, 8x8"),
-        ("train digits --model resnet --depth 9", r"depth must be 6 n \+ 2: 8, 14, 20, 32,.*got 9"),
-        ("train digits --hidden 4 --width 4", "hidden already sets all sizes; leave out .* width"),
-        ("train digits --hidden", "--hidden needs sizes, as in --hidden 256 256"),
-        ("train digits --hidden --epochs 1", "--hidden needs sizes, as in --hidden 256 256"),
-        ("train digits --width 9999999", "width must be a whole number, at most 1,000,000; got"),
-        ("train digits --activation quantized", "'quantized' needs a number, as in quantized:2"),
-        ("train digits --straight-through tanh", "straight_through is an option of .*sign,.*tanh;"),
+        ("train digits --model mlp:patch=2", "unknown option of network 'mlp' 'patch'; known: "),
+        ("train digits --model vit:patch=9", "vit: patch 9 is larger than the images, 8x8"),
+        ("train digits --model resnet:depth=9", r"depth must be 6 n \+ 2: 8, 14, 20, 32,.*got 9"),
+        ("train digits --model mlp:hidden=4,width=4", "hidden already sets all sizes; .*or width"),
+        ("train digits --model mlp:hidden", "expected NAME or NAME:OPTION=VALUE.*got 'hidden'"),
+        ("train digits --model mlp:hidden=", "expected NAME or NAME:OPTION=VALUE.*got 'hidden='"),
+        ("train digits --model mlp:width=9999999", "width of .* from 1 to 1,000,000; got 9999999"),
+        ("train digits --model mlp:activation=quantized", "'quantized' needs a number, as in quan"),
+        ("train digits --model mlp:straight_through=tanh", "is an option of .*sign,.*tanh;"),
         ("train digits --schedule cosin", "unknown schedule 'cosin'.*Did you mean 'cosine'"),
         ("train digits --warmup 1", "warmup must be 0 or more, and below 1; got 1.0"),
         ("train digits --augment flop", "unknown augmentation 'flop'.*Did you mean 'flip'"),
         ("train python --model gpt --augment flip", "augment: python: .*leave out augment"),
         ("train digits --precision 16", "unknown precision '16'; known: 32, 64, bf16-mixed"),
         ("train digits --device gpu", "unknown device 'gpu'; known: auto, cpu, cuda, mps"),
-        ("train digits --local-loss squarred", "local loss 'squarred'.*Did you mean 'squared'"),
-        ("train digits --surrogate tan", "unknown surrogate 'tan'.*Did you mean 'tanh'"),
         (
-            "train digits --rule sign-symmetry --magnitude big",
-            "'big' for argument '--magnitude'. Expected one of .*'batch'",
+            "train digits --rule lra-e:local_loss=squarred",
+            "'squarred'.*Did you mean 'squared'",
+        ),
+        ("train digits --rule lra-e:surrogate=tan", "unknown Surrogate 'tan'.*Did you mean 'tanh'"),
+        (
+            "train digits --rule sign-symmetry:magnitude=big",
+            "magnitude of rule 'sign-symmetry': 'big' is not a valid value .*batch",
         ),
         ("train digts", "unknown dataset 'digts'.*Did you mean 'digits'"),
-        ("train digits --rule backprop --beta 0.1", "rule 'backprop' has no options; got 'beta'"),
-        ("train digits --rule kolen-pollack --beta 0.1", "option of rule 'kolen-pollack' 'beta'"),
-        ("train digits --rule feedback-alignment --gamma 1", "'gamma'; known: init"),
-        ("train digits --magnitude fixed", "option of rule 'lra-e' 'magnitude'"),
+        ("train digits --rule backprop:beta=0.1", "rule 'backprop' has no options; got 'beta'"),
+        ("train digits --rule kolen-pollack:beta=0.1", "option of rule 'kolen-pollack' 'beta'"),
+        ("train digits --rule feedback-alignment:gamma=1", "'gamma'; known: init"),
+        ("train digits --rule lra-e:magnitude=fixed", "option of rule 'lra-e' 'magnitude'"),
         ("train digits --rule backprop --feedback-lr 0.1", "feedback_lr .*backprop learns no"),
         ("train digits --optimizer sgd --betas 0.9 0.9", "betas is an option of adam and adamw"),
-        ("train digits --beta 0", "beta must be a finite number above 0, got 0.0"),
+        ("train digits --rule lra-e:beta=0", "beta must be a finite number above 0, got 0.0"),
         ("train digits --lr 0", "lr must be a number, above 0; got 0.0"),
         ("train digits --lr fast", "fast"),
-        ("train digits --hidden 10 0", "hidden: sizes must be whole numbers above 0"),
+        ("train digits --model mlp:hidden=10-0", "hidden of network 'mlp' must be .*; got 0"),
         ("train digits --batch-size 5000", "batch_size 5000 is more than the 1294"),
         ("train digits --validation 1437", "validation = 1437"),
         ("train", "Missing from lra train: DATASET digits, mnist"),
@@ -253,7 +261,17 @@ def test_resume_takes_no_settings(call: Call, run: Path, words: str) -> None:
 
 
 def test_an_existing_run(call: Call, blobs: Path, tmp_path: Path) -> None:
-    words = ("train", blobs, "--out", "run", "--hidden", "4", "--device", "cpu", "--epochs")
+    words = (
+        "train",
+        blobs,
+        "--out",
+        "run",
+        "--model",
+        "mlp:hidden=4",
+        "--device",
+        "cpu",
+        "--epochs",
+    )
     assert call(*words, 1).code == 0
     output = call(*words, 2)
     assert output.code == 1
@@ -267,15 +285,11 @@ def test_an_existing_run(call: Call, blobs: Path, tmp_path: Path) -> None:
 
 
 def test_options_override_a_recipe() -> None:
-    words = ["mnist", "--recipe", "seed-mnist", "--epochs", "20", "--beta", "0.05"]
+    words = ["mnist", "--recipe", "seed-mnist", "--epochs", "20", "--rule", "lra-e:beta=0.05"]
     config, options = read_train(words)
     recipe = RECIPES["seed-mnist"]
-    expected = TrainConfig(
-        "mnist",
-        lra.LRAE(beta=0.05, gamma=1.0, init=Normal(0.1)),
-        **recipe.settings | {"epochs": 20},
-    )
-    assert config == expected
+    changed = {"rule": lra.LRAE(beta=0.05), "epochs": 20}
+    assert config == TrainConfig(**recipe.settings | changed)
     assert options.recipe == "seed-mnist"
     assert config.epochs == 20
     assert recipe.settings["epochs"] == 100
@@ -283,62 +297,98 @@ def test_options_override_a_recipe() -> None:
 
 @pytest.mark.parametrize("words", ["--recipe=paper mnist", "mnist --recipe paper"])
 def test_both_spellings_of_the_recipe_option(words: str) -> None:
-    config, _ = read_train([*words.split(), "--hidden", "9"])
-    paper = RECIPES["paper"]
-    rule = lra.named(paper.rule, **paper.options)
-    assert config == TrainConfig("mnist", rule, **paper.settings | {"hidden": (9,)})
+    config, _ = read_train([*words.split(), "--model", "mlp:hidden=9"])
+    assert config == TrainConfig(**RECIPES["paper"].settings | {"model": "mlp:hidden=9"})
 
 
-def test_options_of_each_type_override_a_recipe() -> None:
-    words = "mnist --recipe seed-mnist --bias --init fan-in:2 --feedback-init normal:0.5 --gain 3"
-    config, _ = read_train(words.split())
-    assert config.bias is True
-    assert config.init == FanIn(2.0)
-    assert config.rule == lra.LRAE(0.1, 1.0, 3.0, init=Normal(0.5))
-
-
-@pytest.mark.parametrize("name", [name for name in lra.RULES if name != "lra-e"])
-def test_a_rule_other_than_the_recipes(name: str) -> None:
+@pytest.mark.parametrize("name", lra.RULES)
+def test_a_rule_replaces_the_recipes(name: str) -> None:
     """The recipe's settings apply, but no option of its rule."""
     config, _ = read_train(["mnist", "--recipe", "seed-mnist", "--rule", name])
-    assert config == TrainConfig("mnist", lra.named(name), **RECIPES["seed-mnist"].settings)
-
-
-def test_the_recipes_rule_by_name_keeps_its_options() -> None:
-    plain, _ = read_train(["mnist", "--recipe", "paper"])
-    named, _ = read_train(["mnist", "--recipe", "paper", "--rule", "lra-e"])
-    assert named == plain
+    expected = RECIPES["seed-mnist"].settings | {"rule": lra.named(name)}
+    assert config == TrainConfig(**expected)
 
 
 @pytest.mark.parametrize(
-    ("words", "rule"),
+    ("text", "rule"),
     [
-        ("", lra.LRAE()),
-        ("--beta 0.5 --gamma 0.25 --gain 2", lra.LRAE(0.5, 0.25, 2.0)),
-        ("--local-loss cauchy", lra.LRAE(local_loss=lra.crossing.Cauchy())),
+        ("lra-e", lra.LRAE()),
+        ("lra-e:beta=0.5,gamma=0.25,gain=2", lra.LRAE(0.5, 0.25, 2.0)),
+        ("lra-e:local_loss=cauchy", lra.LRAE(local_loss=lra.crossing.Cauchy())),
         (
-            "--local-loss absolute --surrogate tanh",
+            "lra-e:local_loss=absolute,surrogate=tanh",
             lra.LRAE(0.1, 1, 1, lra.crossing.Absolute(), lra.crossing.TanhSurrogate()),
         ),
-        ("--surrogate identity", lra.LRAE(surrogate=lra.crossing.IdentitySurrogate())),
-        ("--rule backprop", lra.Backprop()),
-        ("--rule kolen-pollack --gamma 0.5", lra.KolenPollack(0.5)),
-        ("--rule sign-symmetry --magnitude batch", lra.SignSymmetry(lra.feedback.Magnitude.BATCH)),
-        (
-            "--rule feedback-alignment --feedback-init fan-in:2",
-            lra.FeedbackAlignment(FanIn(2.0)),
-        ),
+        ("lra-e:surrogate=identity", lra.LRAE(surrogate=lra.crossing.IdentitySurrogate())),
+        ("backprop", lra.Backprop()),
+        ("kolen-pollack:gamma=0.5", lra.KolenPollack(0.5)),
+        ("sign-symmetry:magnitude=batch", lra.SignSymmetry(lra.feedback.Magnitude.BATCH)),
+        ("feedback-alignment:init=fan-in:2", lra.FeedbackAlignment(FanIn(2.0))),
     ],
 )
-def test_rules_and_their_options(words: str, rule: lra.Rule) -> None:
-    config, _ = read_train(["digits", *words.split()])
+def test_rules_and_their_options(text: str, rule: lra.Rule) -> None:
+    config, _ = read_train(["digits", "--rule", text])
     assert config.rule == rule
     assert config == TrainConfig("digits", rule)
 
 
+# configurations as defaults
+
+
+def test_a_run_starts_from_the_configuration_of_another(call: Call, run: Path) -> None:
+    config, _ = read_train(["--config", str(run / files.CONFIG)])
+    assert config == files.read_config(run)
+    config, _ = read_train([f"--config={run / files.CONFIG}", "--epochs", "7"])
+    assert config == dataclasses.replace(files.read_config(run), epochs=7)
+    config, _ = read_train(["digits", "--config", str(run / files.CONFIG), "--rule", "backprop"])
+    assert (config.dataset, config.rule) == ("digits", lra.Backprop())
+    assert config.model == "mlp:hidden=7-5"
+
+
+def test_a_user_writes_a_configuration(tmp_path: Path) -> None:
+    text = (
+        "dataset: digits\nrule: lra-e:beta=0.2\nmodel: mlp:width=9\nbetas: [0.5, 0.25]\nlr: 0.01\n"
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    config, _ = read_train(["--config", str(tmp_path / "mine.yaml")])
+    expected = TrainConfig("digits", lra.LRAE(0.2), model="mlp:width=9", betas=(0.5, 0.25), lr=0.01)
+    assert config == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read .*No such file"),
+        ("{", "cannot be read"),
+        ("[1, 2]", "must be a mapping of settings with a dataset"),
+        ("lr: 0.1", "must be a mapping of settings with a dataset"),
+        ("dataset: digits\nepocs: 3", "'epocs'.*Did you mean 'epochs'"),
+        ("dataset: digits\nlr: fast", "lr must be a number, above 0; got 'fast'"),
+        ("dataset: digits\nmodel: mlp:widht=3", "'widht'.*Did you mean 'width'"),
+        ("dataset: digits\nsources: 3", "sources must be pairs"),
+        ("dataset: digits\nmodel: 3", "model must be a text"),
+        ("dataset: digits\ndevices: !!python/object/apply:os.getcwd []", "cannot be read"),
+    ],
+)
+def test_wrong_configurations_are_refused(
+    call: Call, tmp_path: Path, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "mine.yaml").write_text(content)
+    output = call("train", "--config", "mine.yaml")
+    assert (output.code, output.out) == (2, "")
+    assert re.search(message, output.words), output.words
+    assert "Traceback" not in output.err
+
+
+def test_one_source_of_defaults(call: Call) -> None:
+    output = call("train", "--config", "a.yaml", "--recipe", "paper")
+    assert "--recipe and --config both set the defaults; give one of them" in output.words
+
+
 def test_every_setting_has_an_option() -> None:
     words = (
-        "a.npz --hidden 3 2 --activation relu --no-bias --init normal:0.25 --optimizer rmsprop "
+        "a.npz --model mlp:hidden=3-2 --optimizer rmsprop "
         "--lr 0.5 --feedback-lr 0.25 --weight-decay 0.5 --momentum 0.5 --smoothing 0.75 --epochs 3 "
         "--batch-size 7 --validation 9 --patience 2 --seed 11 --device cpu --devices 2 "
         "--precision 64 --out there --overwrite --data here"
@@ -346,10 +396,7 @@ def test_every_setting_has_an_option() -> None:
     config, options = read_train(words.split())
     expected = TrainConfig(
         dataset="a.npz",
-        hidden=(3, 2),
-        activation="relu",
-        bias=False,
-        init=Normal(0.25),
+        model="mlp:hidden=3-2",
         optimizer="rmsprop",
         lr=0.5,
         feedback_lr=0.25,
@@ -367,17 +414,10 @@ def test_every_setting_has_an_option() -> None:
     )
     assert config == expected
     assert (options.out, options.overwrite, options.data) == (Path("there"), True, Path("here"))
-    words = (
-        "digits --model vit --width 8 --depth 2 --patch 3 --activation quantized:4 "
-        "--straight-through tanh --schedule one-cycle --warmup 0.25 --augment flip crop"
-    )
+    words = "digits --schedule one-cycle --warmup 0.25 --augment flip crop"
     config, _ = read_train(words.split())
-    sizes = {"model": "vit", "width": 8, "depth": 2, "patch": 3}
-    sizes |= {"activation": "quantized:4", "straight_through": "tanh"}
     steps = {"schedule": "one-cycle", "warmup": 0.25, "augment": ("flip", "crop")}
-    assert config == TrainConfig("digits", **sizes, **steps)
-    config, _ = read_train(["python", "--model", "gpt", "--context", "16"])
-    assert config == TrainConfig("python", model="gpt", context=16)
+    assert config == TrainConfig("digits", **steps)
     config, _ = read_train(["digits", "--betas", "0.5", "0.25"])
     assert config.betas == (0.5, 0.25)
 
@@ -387,9 +427,8 @@ def test_every_setting_has_an_option() -> None:
 
 def test_train_evaluate_predict(call: Call, blobs: Path, tmp_path: Path) -> None:
     words = [
-        "--hidden",
-        "7",
-        "5",
+        "--model",
+        "mlp:hidden=7-5",
         "--epochs",
         "3",
         "--batch-size",
@@ -455,8 +494,8 @@ def test_no_test_set_and_no_validation(call: Call, tmp_path: Path) -> None:
         "1",
         "--device",
         "cpu",
-        "--hidden",
-        "4",
+        "--model",
+        "mlp:hidden=4",
         "--out",
         "run",
     ]
@@ -471,7 +510,9 @@ def test_each_run_gets_a_folder_of_its_own(
 ) -> None:
     monkeypatch.setattr(time, "strftime", lambda form: "now")
     for seed in (0, 1, 2):
-        output = call("train", blobs, "--epochs", 1, "--hidden", 4, "--device=cpu", "--seed", seed)
+        output = call(
+            "train", blobs, "--epochs", 1, "--model=mlp:hidden=4", "--device=cpu", "--seed", seed
+        )
         assert output.code == 0
     expected = ["blobs-lra-e-now", "blobs-lra-e-now-2", "blobs-lra-e-now-3"]
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == expected
@@ -538,7 +579,7 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
     words = [
         "train",
         path,
-        *["--hidden", "30", "30", "--epochs", "3", "--batch-size", "8", "--device", "cpu"],
+        *["--model", "mlp:hidden=30-30", "--epochs", "3", "--batch-size", "8", "--device", "cpu"],
     ]
     code, output = on_terminal([*words, "--out", tmp_path / "run"])
     assert code == 0, output
@@ -558,7 +599,7 @@ def test_the_terminal_is_restored_after_an_error(tmp_path: Path, blobs: Path) ->
         "train",
         blobs,
         *["--optimizer", "sgd", "--lr", "1e30", "--weight-decay", "0.01"],
-        *["--device", "cpu", "--hidden", "9", "9"],
+        *["--device", "cpu", "--model", "mlp:hidden=9-9"],
     ]
     code, output = on_terminal([*words, "--out", tmp_path / "run"])
     assert code == 1
@@ -569,7 +610,7 @@ def test_the_terminal_is_restored_after_an_error(tmp_path: Path, blobs: Path) ->
 
 def test_commands_draw_without_a_display(tmp_path: Path, blobs: Path) -> None:
     """Train, diagnose and show data where matplotlib's default backend needs a screen."""
-    train = f"train {blobs} --epochs 1 --hidden 4 --diagnose 1 --out run"
+    train = f"train {blobs} --epochs 1 --model mlp:hidden=4 --diagnose 1 --out run"
     script = f"""
 from lra.lab.cli import main
 for words in ({train!r}, "diagnose run", "data show digits --out digits.png"):

@@ -44,7 +44,7 @@ def steps(monkeypatch):
 MODES = {False: "never", True: "always"}
 SETTINGS = {
     "schedule": {"rule": lra.MirroredLRA(samples=50), "schedule": "cosine", "feedback_lr": 1e-4},
-    "normalised": {"model": "residual-mlp", "width": 6, "depth": 3, "optimizer": "sgd"},
+    "normalised": {"model": "residual-mlp:width=6,depth=3", "optimizer": "sgd"},
     "wired": {"rule": lra.LRAE(wiring=lra.wiring.Direct())},
 }
 
@@ -65,7 +65,7 @@ def test_a_compiled_run_equals_the_eager_run_up_to_rounding(tmp_path, blobs, ste
 
 @pytest.mark.parametrize("stops", [(7, 8, 19), (3, 15, 16)])
 def test_a_resumed_compiled_run_is_bit_identical(tmp_path, blobs, stops):
-    config = tiny(blobs, compile="always", activation="rrelu")
+    config = tiny(blobs, compile="always", model="mlp:hidden=7-5,activation=rrelu")
     loop.train(config, tmp_path / "whole")
     train_with_stops(config, tmp_path / "stopped", stops, 8, f"{stops}")
     states = (saved_state(tmp_path / name) for name in ("whole", "stopped"))
@@ -93,10 +93,8 @@ def test_text(tmp_path, steps):
     path.write_text("the quick brown fox jumps over the lazy dog. " * 40)
     losses = []
     for compiled in (False, True):
-        config = tiny(
-            *(path,), model="gpt", compile=MODES[compiled], epochs=1, precision="64",
-            context=8, width=8, depth=1,
-        )  # fmt: skip
+        model = "gpt:width=8,depth=1,context=8"
+        config = tiny(path, model=model, compile=MODES[compiled], epochs=1, precision="64")
         loop.train(config, tmp_path / str(compiled))
         losses.append(float(metrics(tmp_path / str(compiled))[-1]["loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)

@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mirrored-lra, bf16": {"rule": lra.MirroredLRA(samples=100), "precision": "bf16-mixed"},
     "drawn per batch": {
         "rule": lra.SignSymmetry(lra.feedback.Magnitude.BATCH),
-        "activation": "rrelu",
+        "model": "mlp:hidden=7-5,activation=rrelu",
     },
     "compiled": {"compile": "always"},
 }

@@ -26,7 +26,7 @@ from lra.lab.runs.verdict import verdict
 from lra.lab.settings.config import TrainConfig
 from lra.lab.training import loop
 
-NOISY = {"activation": "bernoulli", "straight_through": "sigmoid"}
+NOISY = {"model": "mlp:hidden=7-5,activation=bernoulli,straight_through=sigmoid"}
 
 
 def read_events(folder):
@@ -185,11 +185,11 @@ def test_updates_as_bad_as_backprops_get_no_verdict():
 
 def test_the_remedy_depends_on_the_rule():
     tiny_update, away = {"update": 0.0, "update_relative": 0.0}, {"angle": 100.0}
-    assert "--normalized" in verdict([row(**tiny_update)], lra.LRAE())
+    assert "normalized=true" in verdict([row(**tiny_update)], lra.LRAE())
     assert "mirror the weights" in verdict([row(**tiny_update)], lra.LRAE(normalized=True))
-    assert "larger --beta than 1" in verdict([row(**tiny_update)], lra.MirroredLRA())
+    assert "larger beta than 1" in verdict([row(**tiny_update)], lra.MirroredLRA())
     assert "mirror the weights" in verdict([row(**away)], lra.LRAE())
-    assert "smaller --beta than 2" in verdict([row(**away)], lra.MirroredLRA(2.0))
+    assert "smaller beta than 2" in verdict([row(**away)], lra.MirroredLRA(2.0))
     mirrored = lra.KolenPollack(init=lra.inits.Mirror())
     assert "lra.mirror(model) again" in verdict([row(**away)], mirrored)
     assert "settings of dtp" in verdict([row(**away)], lra.methods.DTP())
@@ -203,7 +203,7 @@ def test_problems_with_one_remedy_share_it():
     said = verdict(found, lra.LRAE())
     assert "1 of 2 weight layers (0) vanish" in said
     assert "2 of 2 weight layers (0, 2) are below the optimizer's eps" in said
-    assert said.count("--normalized") == 1
+    assert said.count("normalized=true") == 1
     said = verdict([*found, row("4", update=1e4, update_relative=1e3)], lra.LRAE())
     assert said.count("; in epoch 1 of 1 ") == 1
 
@@ -214,7 +214,7 @@ def test_problems_with_one_remedy_share_it():
 )
 def test_sixteen_tanh_layers(tmp_path, rule, fails, optimizer):
     config = TrainConfig(
-        *("digits", rule), depth=16, width=32, activation="tanh", epochs=2, diagnose=10,
+        *("digits", rule), model="mlp:width=32,depth=16", epochs=2, diagnose=10,
         optimizer=optimizer,
     )  # fmt: skip
     watcher = Watcher()

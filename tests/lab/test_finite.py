@@ -2,7 +2,6 @@
 
 import math
 import re
-from typing import Any
 
 import pytest
 import torch
@@ -12,15 +11,15 @@ import lra
 from lra.lab.networks.build import build_network
 from lra.lab.training.finite import find_nonfinite_weight, locate_nonfinite
 
-SIZES: dict[str, dict[str, Any]] = {
-    "resnet": {"width": 4, "depth": 8},
-    "vit": {"width": 8, "depth": 2, "patch": 4},
-    "gpt": {"width": 8, "depth": 2, "context": 6},
+MODELS: dict[str, str] = {
+    "resnet": "resnet:width=4",
+    "vit": "vit:width=8,depth=2,patch=4",
+    "gpt": "gpt:width=8,depth=2,context=6",
 }
 
 
 def network(name: str, converted: bool):
-    config = tiny("digits", model=name, **SIZES[name])
+    config = tiny("digits", model=MODELS[name])
     model = build_network(config, (6,) if name == "gpt" else (8, 8), 5)
     terms = "tokens" if name == "gpt" else "batch"
     return lra.convert(model, lra.LRAE(), loss_terms=terms) if converted else model
@@ -56,7 +55,7 @@ def test_a_nonfinite_weight_is_located(name: str, weight: str, what: str, conver
     assert message.endswith("is no longer finite")
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_nonfinite_output_is_located(name: str) -> None:
     """All weights are finite, but the output of the last layer is not."""
     model = network(name, True)
@@ -71,7 +70,7 @@ def test_a_nonfinite_output_is_located(name: str) -> None:
     assert message == f"in layer {path} (Linear): its output is no longer finite"
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", MODELS)
 def test_large_outputs_are_located(name: str) -> None:
     """All numbers are finite, so the outputs must be too large. The network keeps no hooks."""
     model = network(name, True)

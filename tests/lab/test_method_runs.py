@@ -96,15 +96,15 @@ def test_predictions_are_the_methods_own(tmp_path: Path, blobs: Path, name: str)
 
 
 def test_command_line_options_of_methods() -> None:
-    config, _ = read_train(["digits", "--rule", "predictive-coding", "--steps", "7"])
+    config, _ = read_train(["digits", "--rule", "predictive-coding:steps=7"])
     assert config.rule == lra.methods.PredictiveCoding(steps=7)
-    words = ["--beta", "0.5", "--free-steps", "9", "--nudged-steps", "4", "--one-sided"]
-    config, _ = read_train(["digits", "--rule", "equilibrium-propagation", *words])
+    options = "beta=0.5,free_steps=9,nudged_steps=4,symmetric=false"
+    config, _ = read_train(["digits", "--rule", f"equilibrium-propagation:{options}"])
     assert config.rule == lra.methods.EquilibriumPropagation(0.5, 9, 4, symmetric=False)
-    config, _ = read_train(["digits", "--rule", "dtp", "--eta", "0.5", "--sigma", "0"])
+    config, _ = read_train(["digits", "--rule", "dtp:eta=0.5,sigma=0"])
     assert config.rule == lra.methods.DTP(0.5, 0.0)
     with pytest.raises(lra.errors.OptionError, match="unknown option of rule 'dtp' 'beta'"):
-        read_train(["digits", "--rule", "dtp", "--beta", "1"])
+        tiny("digits", rule="dtp:beta=1")
 
 
 def test_unsupported_settings_of_methods_are_refused(tmp_path: Path, blobs: Path) -> None:

@@ -10,14 +10,13 @@ from torch import nn
 
 import lra
 from lra.errors import OptionError
-from lra.inits import FanIn, Normal
 from lra.lab.networks.build import build_network, build_optimizer, plain_state
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.options import ACTIVATIONS, OPTIMIZERS
 
 
-def network(sample_shape: tuple[int, ...] = (2, 3), classes: int = 4, **changes: Any):
-    return build_network(TrainConfig("digits", **changes), sample_shape, classes)
+def network(options: str = "", sample_shape: tuple[int, ...] = (2, 3), classes: int = 4):
+    return build_network(TrainConfig("digits", model=f"mlp{options}"), sample_shape, classes)
 
 
 def linears(model: nn.Module) -> list[nn.Linear]:
@@ -27,7 +26,8 @@ def linears(model: nn.Module) -> list[nn.Linear]:
 @pytest.mark.parametrize("hidden", [(), (5,), (7, 5, 3)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_sizes(hidden: tuple[int, ...], bias: bool) -> None:
-    model = network(hidden=hidden, bias=bias)
+    layers = f"hidden={'-'.join(map(str, hidden))}" if hidden else "depth=1"
+    model = network(f":{layers},bias={str(bias).lower()}")
     sizes = (6, *hidden, 4)
     kinds = [nn.Flatten, *[nn.Linear, nn.Tanh] * len(hidden), nn.Linear]
     assert [type(m) for m in model] == kinds
@@ -45,7 +45,7 @@ def test_sample_shapes() -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_builds_converts_and_learns(name: str) -> None:
     number = {"lwta": ":2", "quantized": ":3"}.get(name, "")
-    model = network(hidden=(8, 8), activation=name + number, init=Normal(1.0))
+    model = network(f":hidden=8-8,activation={name}{number},init=normal:1")
     assert [type(m) for m in model][2::2] == [ACTIVATIONS[name]] * 2
     lra.convert(model, lra.LRAE(beta=1.0, two_sided=True, relative="sample"))
     assert isinstance(model[2], ACTIVATIONS[name])
@@ -60,20 +60,20 @@ def test_every_activation_builds_converts_and_learns(name: str) -> None:
 
 
 def test_the_number_of_an_activation_is_used() -> None:
-    assert network(hidden=(6,), activation="elu:0.25")[2].alpha == 0.25
-    assert network(hidden=(6,), activation="quantized:5")[2].k == 5
-    assert network(hidden=(6,), activation="lwta:3")[2].k == 3
+    assert network(":hidden=6,activation=elu:0.25")[2].alpha == 0.25
+    assert network(":hidden=6,activation=quantized:5")[2].k == 5
+    assert network(":hidden=6,activation=lwta:3")[2].k == 3
 
 
 def test_the_surrogate_of_an_activation_is_used() -> None:
-    activation = network(hidden=(6,), activation="sign", straight_through="hardtanh")[2]
+    activation = network(":hidden=6,activation=sign,straight_through=hardtanh")[2]
     assert activation.straight_through == lra.crossing.HardTanhSurrogate()
-    assert network(hidden=(6,), activation="sign")[2].straight_through is None
+    assert network(":hidden=6,activation=sign")[2].straight_through is None
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_fan_in_draws_within_its_bound(scale: float) -> None:
-    model = network(sample_shape=(100,), hidden=(400,), init=FanIn(scale))
+    model = network(f":hidden=400,init=fan-in:{scale}", sample_shape=(100,))
     first, second = linears(model)
     for layer, fan_in in ((first, 100), (second, 400)):
         bound = scale / math.sqrt(fan_in)
@@ -84,7 +84,7 @@ def test_fan_in_draws_within_its_bound(scale: float) -> None:
 
 
 def test_normal_draws_with_its_deviation() -> None:
-    first, second = linears(network(sample_shape=(100,), hidden=(400,), init=Normal(0.3)))
+    first, second = linears(network(":hidden=400,init=normal:0.3", sample_shape=(100,)))
     for layer in (first, second):
         assert layer.weight.std().item() == pytest.approx(0.3, rel=0.1)
         assert abs(layer.weight.mean().item()) < 0.03
@@ -125,7 +125,7 @@ def test_options_reach_the_optimizer(
 ) -> None:
     config = TrainConfig(
         "digits",
-        hidden=(5, 4),
+        model="mlp:hidden=5-4",
         optimizer=name,
         lr=0.25,
         weight_decay=0.125,
@@ -160,7 +160,7 @@ def test_options_reach_the_optimizer(
 )
 def test_weight_decay(name: str, given: float | None, expected: float) -> None:
     """The default is 0 for optimizers that add it to the gradient."""
-    config = TrainConfig("digits", hidden=(5,), optimizer=name, weight_decay=given)
+    config = TrainConfig("digits", model="mlp:hidden=5", optimizer=name, weight_decay=given)
     model = lra.convert(build_network(config, (6,), 3), config.rule)
     (group,) = build_optimizer(config, model).param_groups
     assert group["weight_decay"] == expected
@@ -172,7 +172,7 @@ def test_every_optimizer_is_tested() -> None:
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 0.25), (0.0, 0.0), (0.5, 0.5)])
 def test_learning_rate_of_feedback(given: float | None, expected: float) -> None:
-    config = TrainConfig("digits", hidden=(5, 4), lr=0.25, feedback_lr=given)
+    config = TrainConfig("digits", model="mlp:hidden=5-4", lr=0.25, feedback_lr=given)
     model = lra.convert(build_network(config, (6,), 3), config.rule)
     groups = build_optimizer(config, model).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -183,22 +183,26 @@ def test_learning_rate_of_feedback(given: float | None, expected: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("rule", "hidden"),
-    [(lra.Backprop(), (5,)), (lra.FeedbackAlignment(), (5,)), (lra.LRAE(), ())],
+    ("rule", "model"),
+    [
+        (lra.Backprop(), "mlp:hidden=5"),
+        (lra.FeedbackAlignment(), "mlp:hidden=5"),
+        (lra.LRAE(), "mlp:depth=1"),
+    ],
     ids=str,
 )
-def test_feedback_lr_needs_learned_feedback(rule: lra.Rule, hidden: tuple[int, ...]) -> None:
-    config = TrainConfig("digits", hidden=hidden, rule=rule, feedback_lr=0.5)
-    model = lra.convert(build_network(config, (6,), 3), rule)
+def test_feedback_lr_needs_learned_feedback(rule: lra.Rule, model: str) -> None:
+    config = TrainConfig("digits", model=model, rule=rule, feedback_lr=0.5)
+    network = lra.convert(build_network(config, (6,), 3), rule)
     with pytest.raises(OptionError, match=r"feedback_lr .*learns no feedback"):
-        build_optimizer(config, model)
+        build_optimizer(config, network)
 
 
 @pytest.mark.parametrize(
     "rule", [lra.Backprop(), lra.FeedbackAlignment(), lra.SignSymmetry()], ids=str
 )
 def test_rules_without_learned_feedback_have_one_group(rule: lra.Rule) -> None:
-    config = TrainConfig("digits", hidden=(5,), rule=rule)
+    config = TrainConfig("digits", model="mlp:hidden=5", rule=rule)
     model = lra.convert(build_network(config, (6,), 3), rule)
     (group,) = build_optimizer(config, model).param_groups
     assert len(group["params"]) == 4
@@ -209,13 +213,13 @@ RULES = [*(build() for build in lra.RULES.values()), lra.SignSymmetry(lra.feedba
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_plain_state_loads_into_the_unconverted_network(rule: lra.Rule) -> None:
-    model = network(hidden=(5, 4))
+    model = network(":hidden=5-4")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     lra.convert(model, rule, example=torch.randn(2, 2, 3))
     state = plain_state(model, before)
     assert list(state) == list(before)
     torch.manual_seed(1)
-    plain = network(hidden=(5, 4))
+    plain = network(":hidden=5-4")
     plain.load_state_dict(state, strict=True)
     x = torch.randn(3, 2, 3)
     assert torch.equal(plain(x), model(x))

@@ -43,11 +43,11 @@ def write_text(path: Path) -> Path:
 
 AUGMENTED: dict[str, Any] = {"augment": ("flip", "crop"), "schedule": "one-cycle", "lr": 0.01}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "resnet": {"model": "resnet", "width": 4, "rule": lra.MirroredLRA(samples=50), **AUGMENTED},
+    "resnet": {"model": "resnet:width=4", "rule": lra.MirroredLRA(samples=50), **AUGMENTED},
     "lenet": {"model": "lenet", "schedule": "cosine", "warmup": 0.1},
-    "vit": {"model": "vit", "width": 8, "depth": 1, "patch": 4, **AUGMENTED},
-    "gpt": {"model": "gpt", "width": 8, "depth": 1, "context": 12, "batch_size": 4},
-    "binary": {"activation": "bernoulli", "rule": lra.MirroredLRA(samples=50)},
+    "vit": {"model": "vit:width=8,depth=1,patch=4", **AUGMENTED},
+    "gpt": {"model": "gpt:width=8,depth=1,context=12", "batch_size": 4},
+    "binary": {"model": "mlp:hidden=7-5,activation=bernoulli", "rule": lra.MirroredLRA(samples=50)},
 }
 
 
@@ -55,7 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_resumed_runs_are_bit_identical(tmp_path: Path, name: str) -> None:
     """Stop within an epoch and at the end of one."""
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 8} | SETTINGS[name]
-    text = settings.get("model") == "gpt"
+    text = name == "gpt"
     path = write_text(tmp_path / "t.txt") if text else write_images(tmp_path / "i.npz")
     config = tiny(path, **settings)
     result = train(config, tmp_path / "whole")
@@ -101,8 +101,7 @@ def test_two_processes_equal_one(tmp_path: Path, name: str) -> None:
     """With augmented images, and with text, whose loss is a mean over characters."""
     path = write_text(tmp_path / "t.txt") if name == "gpt" else write_images(tmp_path / "i.npz")
     settings: dict[str, Any] = {"precision": "64", "epochs": 2, "batch_size": 5, "lr": 0.01}
-    sizes = "--width 8 --depth 1 " + ("--context 12" if name == "gpt" else "--patch 4")
-    words = f"--model {name} {sizes} --precision 64 --epochs 2 --batch-size 5 --lr 0.01"
+    words = f"--model {SETTINGS[name]['model']} --precision 64 --epochs 2 --batch-size 5 --lr 0.01"
     if name == "vit":
         words += " --augment flip crop --schedule one-cycle"
     train(tiny(path, **SETTINGS[name] | settings), tmp_path / "one")
@@ -125,7 +124,7 @@ def test_two_processes_equal_one(tmp_path: Path, name: str) -> None:
 def test_batch_norm_in_two_processes(tmp_path: Path) -> None:
     """Each process uses the statistics of its part. The last batch has one sample."""
     path = write_images(tmp_path / "i.npz", n=47 + 9)
-    words = "--model resnet --width 4 --lr 0.01 --epochs 2 --batch-size 23 --validation 9"
+    words = "--model resnet:width=4 --lr 0.01 --epochs 2 --batch-size 23 --validation 9"
     process = start_lra(
         *("train", path, *words.split(), "--device", "cpu", "--devices", 2, "--out", "two"),
         cwd=tmp_path,

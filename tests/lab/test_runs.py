@@ -29,7 +29,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_blobs(home / "blobs.npz")
     loop.train(tiny(path, epochs=6, lr=0.02), home / "run")
     loop.train(tiny(path, epochs=2, precision="64"), home / "double")
-    loop.train(TrainConfig("digits", hidden=(24,), epochs=2, device="cpu"), home / "digits")
+    loop.train(
+        TrainConfig("digits", model="mlp:hidden=24", epochs=2, device="cpu"), home / "digits"
+    )
     return home
 
 

@@ -22,7 +22,7 @@ from lra.lab.runs.state import State
 from lra.lab.training import loop
 from lra.lab.training.loop import train
 
-SIZES: dict[str, Any] = {"model": "gpt", "width": 8, "depth": 1, "context": 12}
+MODEL = "gpt:width=8,depth=1,context=12"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text and a finished run on it."""
     home = tmp_path_factory.mktemp("home")
     (home / "cats.txt").write_text("the cat sat on a mat; " * 40)
-    train(tiny(home / "cats.txt", **SIZES, lr=0.03, epochs=5), home / "run")
+    train(tiny(home / "cats.txt", model=MODEL, lr=0.03, epochs=5), home / "run")
     return home
 
 
@@ -81,7 +81,7 @@ def test_losses_are_per_character(home: Path) -> None:
 @pytest.mark.parametrize("n", [1, 3, 7])
 def test_measuring_in_chunks(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     """Chunks of n windows, the last one smaller for n = 3."""
-    config = tiny("x.txt", **SIZES)
+    config = tiny("x.txt", model=MODEL)
     network = build_network(config, (12,), 9)
     x, y = torch.randint(0, 9, (7, 12)), torch.randint(0, 9, (7, 12))
     monkeypatch.setattr("lra.lab.runs.measure.CHUNK_SIZE", n * 12)
@@ -100,7 +100,7 @@ def test_one_step_counts_every_character(tmp_path: Path, home: Path) -> None:
     settings = {"optimizer": "sgd", "lr": 0.5, "precision": "64", "validation": 0, "epochs": 1}
     arrays = data.load(str(home / "cats.txt"), context=12)
     n = len(arrays.x_train)
-    config = tiny(home / "cats.txt", **SIZES, **settings, batch_size=n, rule=lra.LRAE(0.3))
+    config = tiny(home / "cats.txt", model=MODEL, **settings, batch_size=n, rule=lra.LRAE(0.3))
     train(config, tmp_path / "run")
     torch.manual_seed(0)
     network = build_network(config, (12,), arrays.num_classes)
@@ -148,7 +148,7 @@ def test_evaluate_on_another_text(home: Path, tmp_path: Path) -> None:
 
 
 def test_printed_lines(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--model gpt --width 8 --depth 1 --context 12 --epochs 2 --batch-size 16 --device cpu"
+    words = f"--model {MODEL} --epochs 2 --batch-size 16 --device cpu"
     run = tmp_path / "run"
     main.main(["train", str(home / "cats.txt"), *words.split(), "--out", str(run)])
     lines = capsys.readouterr().out.splitlines()
@@ -192,9 +192,8 @@ def test_weights_without_a_rule_are_reported(
     monkeypatch.setattr(
         loop.lra, "convert", lambda model, rule, **kw: convert(model, rule, skip="3", **kw)
     )
-    main.main(
-        f"train digits --hidden 64 64 --epochs 1 --device cpu --out {tmp_path / 'run'}".split()
-    )
+    words = "train digits --model mlp:hidden=64-64 --epochs 1 --device cpu --out"
+    main.main([*words.split(), str(tmp_path / "run")])
     weights, skipped = 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10, 64 * 64 + 64
     first = capsys.readouterr().out.splitlines()[0]
     assert first == f"{100 * skipped / weights:.1f}% of the weights do not follow the rule: Linear"

@@ -570,7 +570,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lra-e, decay": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.1, "weight_decay": 0.1},
     "lra-e, rmsprop": {"optimizer": "rmsprop", "momentum": 0.5, "feedback_lr": 0.01},
     "lra-e, adam, 64": {"optimizer": "adam", "precision": "64", "validation": 0},
-    "lra-e, rrelu": {"activation": "rrelu", "patience": 2},
+    "lra-e, rrelu": {"model": "mlp:hidden=7-5,activation=rrelu", "patience": 2},
     "backprop, bf16": {"rule": lra.Backprop(), "precision": "bf16-mixed"},
     "feedback alignment": {"rule": lra.FeedbackAlignment(), "optimizer": "sgd", "lr": 0.1},
     "kolen-pollack": {"rule": lra.KolenPollack()},
@@ -580,7 +580,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "direct-lra": {"rule": lra.LRAE(wiring=lra.wiring.Direct())},
     "rec-lra": {"rule": lra.RecLRA()},
     "brSF": {"rule": lra.SignSymmetry(lra.feedback.Magnitude.BATCH)},
-    "frSF": {"rule": lra.SignSymmetry(lra.feedback.Magnitude.FIXED), "activation": "prelu"},
+    "frSF": {
+        "rule": lra.SignSymmetry(lra.feedback.Magnitude.FIXED),
+        "model": "mlp:hidden=7-5,activation=prelu",
+    },
 }
 
 
@@ -893,7 +896,9 @@ def test_nonfinite_weights_are_not_saved(
 def test_a_learning_rate_that_is_far_too_large(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = "train digits --optimizer sgd --lr 1e6 --weight-decay 0.01 --hidden 64 64 --out"
+    words = (
+        "train digits --optimizer sgd --lr 1e6 --weight-decay 0.01 --model mlp:hidden=64-64 --out"
+    )
     with pytest.raises(SystemExit) as stop:
         main.main([*words.split(), str(tmp_path / "run")])
     assert stop.value.code == 1
@@ -918,14 +923,13 @@ def long_run(tmp_path_factory: pytest.TempPathFactory, many: Path) -> tuple[Path
     """The folder of an uninterrupted run of 24 such epochs, and its duration."""
     folder = tmp_path_factory.mktemp("runs") / "long"
     began = time.monotonic()
-    train(tiny(many, epochs=24, batch_size=8, hidden=(40, 40)), folder)
+    train(tiny(many, epochs=24, batch_size=8, model="mlp:hidden=40-40"), folder)
     return folder, time.monotonic() - began
 
 
 LONG = [
-    "--hidden",
-    "40",
-    "40",
+    "--model",
+    "mlp:hidden=40-40",
     "--epochs",
     "24",
     "--batch-size",
@@ -1000,8 +1004,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     """The last batch has one sample, so the second process gets none."""
     path = write_blobs(tmp_path / "odd.npz", n=49 + 9)
     config = tiny(path, epochs=4, precision="64", validation=9, patience=4, lr=0.01)
-    words = "--hidden 7 5 --epochs 4 --batch-size 16 --precision 64 --validation 9 --patience 4"
-    words += " --lr 0.01 --device cpu --devices 2 --out two"
+    words = "--model mlp:hidden=7-5 --epochs 4 --batch-size 16 --precision 64 --validation 9"
+    words += " --patience 4 --lr 0.01 --device cpu --devices 2 --out two"
     process = start_lra("train", path, *words.split(), cwd=tmp_path)
     train(config, tmp_path / "one")
     out, err = process.communicate(timeout=PATIENCE)
@@ -1032,7 +1036,7 @@ def test_processes_of_a_run_exit_at_once(tmp_path: Path) -> None:
         "atexit.register(lambda: pathlib.Path(f'late-{os.getpid()}').touch())\n"
         "cli.main()\n"
     )
-    words = ["--hidden", "7", "--epochs", "1", "--device", "cpu", "--devices", "2"]
+    words = ["--model", "mlp:hidden=7", "--epochs", "1", "--device", "cpu", "--devices", "2"]
     command = [sys.executable, script, "train", path, *words, "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -1046,7 +1050,9 @@ def test_two_processes_stop_together_and_resume(tmp_path: Path) -> None:
     """A signal to one process ends both, with one message; then results equal one process's."""
     path = write_blobs(tmp_path / "many.npz", n=1600)
     train(tiny(path, epochs=9, precision="64", lr=0.01), tmp_path / "one")
-    words = "--hidden 7 5 --epochs 9 --batch-size 16 --precision 64 --lr 0.01 --device cpu"
+    words = (
+        "--model mlp:hidden=7-5 --epochs 9 --batch-size 16 --precision 64 --lr 0.01 --device cpu"
+    )
     process = start_lra("train", path, *words.split(), "--devices", 2, "--out", "two", cwd=tmp_path)
     ready = functools.partial(Path.exists, tmp_path / "two" / files.WEIGHTS)
     assert wait_for(ready, lambda: process.poll() is None), process.communicate()
@@ -1079,7 +1085,13 @@ def test_digits_are_learned_by_default(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("rule", lra.RULES)
 def test_every_rule_learns(tmp_path: Path, rule: str) -> None:
     config = TrainConfig(
-        "digits", lra.named(rule), hidden=(64, 64), epochs=8, lr=3e-3, validation=0, device="cpu"
+        "digits",
+        lra.named(rule),
+        model="mlp:hidden=64-64",
+        epochs=8,
+        lr=3e-3,
+        validation=0,
+        device="cpu",
     )
     floor = {"sign-symmetry": 90, "feedback-alignment": 80, "kolen-pollack": 85}.get(rule, 92)
     assert train(config, tmp_path / "run")["test_accuracy"] > floor
@@ -1088,15 +1100,25 @@ def test_every_rule_learns(tmp_path: Path, rule: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_adaptive_optimizers_learn_digits(tmp_path: Path, optimizer: str) -> None:
     """Their default weight decay is 0: decay divided by the gradient's size would stop learning."""
-    settings: dict[str, Any] = {"hidden": (64, 64), "epochs": 8, "lr": 3e-3, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "model": "mlp:hidden=64-64",
+        "epochs": 8,
+        "lr": 3e-3,
+        "device": "cpu",
+    }
     config = TrainConfig("digits", optimizer=optimizer, **settings)
     assert train(config, tmp_path / "run")["test_accuracy"] > 92
 
 
 def test_without_feedback_only_the_last_layer_learns(tmp_path: Path) -> None:
     """A baseline: hidden layers that receive almost no errors stay at their initial weights."""
-    settings: dict[str, Any] = {"hidden": (16, 16), "epochs": 8, "validation": 0, "device": "cpu"}
-    settings |= {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "bias": False}
+    settings: dict[str, Any] = {
+        "model": "mlp:hidden=16-16,bias=false",
+        "epochs": 8,
+        "validation": 0,
+        "device": "cpu",
+    }
+    settings |= {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0}
     accuracies = []
     for name, init, rate in (
         ("without", lra.inits.Normal(1e-9), 0.0),

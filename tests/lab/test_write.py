@@ -24,8 +24,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a repeating text, and beside it one of a network that does not read text."""
     home = tmp_path_factory.mktemp("home")
     (home / "abc.txt").write_text("abcde fgh\n" * 300)
-    sizes = {"width": 16, "depth": 1, "context": CONTEXT}
-    train(tiny(home / "abc.txt", model="gpt", lr=0.01, epochs=4, **sizes), home / "run")
+    model = f"gpt:width=16,depth=1,context={CONTEXT}"
+    train(tiny(home / "abc.txt", model=model, lr=0.01, epochs=4), home / "run")
     train(tiny(write_blobs(home / "blobs.npz"), epochs=1), home / "blobs")
     return home / "run"
 

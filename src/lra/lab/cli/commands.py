@@ -15,6 +15,7 @@ from lra.lab.runs import diagnose_plots, diagnoses, files, plots, trained_networ
 from lra.lab.runs.atomic import write_atomically
 from lra.lab.runs.verdict import verdict
 from lra.lab.runs.write import write
+from lra.lab.settings import code
 from lra.lab.settings.options import MaybeInt, MaybeName, optional
 
 MaybePath = Annotated[Path | None, optional("PATH")]
@@ -46,9 +47,12 @@ class Evaluate:
     """A dataset other than the one the run was trained on."""
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
+    code: Code = ()
+    """Files of your own rule and network, if they moved or were not used here before."""
 
     def execute(self, console: Console) -> None:
         """Print accuracy and loss, and the accuracy of each class."""
+        code.allow(self.code)
         result = trained_network.evaluate(self.run, self.dataset, self.data)
         text = result.predictions > result.samples
         characters = f" of {result.predictions:,} characters" * text
@@ -69,9 +73,12 @@ class Diagnose:
     """The run's folder."""
     step: MaybeInt = None
     """Print the diagnosis at this step instead of the last one."""
+    code: Code = ()
+    """Files of your own rule and network, if they moved or were not used here before."""
 
     def execute(self, console: Console) -> None:
         """Write two plots to the run's folder, and print the table and the verdict."""
+        code.allow(self.code)
         rule = files.read_config(self.run).built_rule  # first, so that only a run gets the plots
         rows = diagnoses.read_any(self.run)
         say(console, diagnoses.table(rows, self.step))
@@ -91,9 +98,12 @@ class Predict:
     """An .npy array of samples, or an .npz with an array x."""
     out: MaybePath = None
     """Write to this file instead of standard output."""
+    code: Code = ()
+    """Files of your own rule and network, if they moved or were not used here before."""
 
     def execute(self, console: Console) -> None:
         """Write the CSV."""
+        code.allow(self.code)
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("index", "class", "probability"))
@@ -119,9 +129,12 @@ class Write:
     """Divisor of the logits; 0 takes the likeliest character each time."""
     seed: int = 0
     """Seed of the draws."""
+    code: Code = ()
+    """Files of your own rule and network, if they moved or were not used here before."""
 
     def execute(self, console: Console) -> None:
         """Write the text, one character at a time."""
+        code.allow(self.code)
         text = write(self.run, self.prompt, self.characters, self.temperature, self.seed)
         for i, character in enumerate(text):
             sys.stdout.write(character if i else self.prompt + character)

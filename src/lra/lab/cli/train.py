@@ -1,5 +1,6 @@
 """The command `lra train`: options of a new run, with their defaults, and of a resumed one."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -47,6 +48,8 @@ class Train:
     """Replace an earlier run in that folder."""
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
+    code: Code = ()
+    """Files of your own rule and network, if they moved or were not used here before."""
 
     def execute(self, console: Console) -> None:
         """Train."""
@@ -68,7 +71,7 @@ class Resume:
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
     code: Code = ()
-    """Files of your own rule and network, if they moved."""
+    """Files of your own rule and network, if they moved or were not used here before."""
 
     def execute(self, console: Console) -> None:
         """Continue training."""
@@ -91,6 +94,7 @@ def train_command(words: list[str]) -> Callable[..., Command]:
     if name and path:
         raise OptionError("--recipe and --config both set the defaults; give one of them")
     if path:
+        code.allow(_values_of("--code", words))
         defaults = load_config(Path(path))
     elif name:
         defaults = TrainConfig(**recipe(name).settings)
@@ -112,7 +116,16 @@ def load_config(path: Path) -> TrainConfig:
         raise OptionError(f"--config {path} cannot be read ({one_line(error)})") from error
     if not isinstance(plain, dict) or "dataset" not in plain:
         raise OptionError(f"--config {path} must be a mapping of settings with a dataset")
-    return TrainConfig.from_config({"type": TrainConfig.__name__} | plain)
+    config = TrainConfig.from_config({"type": TrainConfig.__name__} | plain)
+    return dataclasses.replace(config, sources=())  # as they are now, if --code accepts a change
+
+
+def _values_of(option: str, words: list[str]) -> list[str]:
+    """Return the values of an option that takes several."""
+    if option not in words:
+        return []
+    after = words[words.index(option) + 1 :]
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), after))
 
 
 def _value_of(option: str, words: list[str]) -> str | None:

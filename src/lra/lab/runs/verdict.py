@@ -151,13 +151,15 @@ def _remedy(problem: _Problem, rule: Rule | Method) -> str:
     crossing, mirrors = rule.crossing, isinstance(getattr(rule.feedback, "init", None), Mirror)
     targets = crossing if isinstance(crossing, TargetDifference) else None
     if problem.too_small and targets and not targets.normalized:
-        return "keep errors at their scale with --normalized or --rule mirrored-lra"
+        return "keep errors at their scale with normalized=true in --rule, or --rule mirrored-lra"
     if rule.wiring != Chain():  # mirroring needs a weight between the two layers
         return "send errors layer by layer with --rule mirrored-lra"
     if not mirrors:
         return "mirror the weights with --rule mirrored-lra or lra.mirror(model)"
     if targets and problem.too_small:
-        return f"try a larger --beta than {targets.beta:g}, or another --init"
+        return f"try a larger beta than {targets.beta:g} in --rule, or another init in --model"
     if targets:
-        return f"try a smaller --beta than {targets.beta:g}, or call lra.mirror(model) again"
+        return (
+            f"try a smaller beta than {targets.beta:g} in --rule, or call lra.mirror(model) again"
+        )
     return "call lra.mirror(model) again, or try a smaller --lr"

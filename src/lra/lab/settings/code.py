@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lra.errors import LraError, OptionError, RunError
+from lra.errors import LraError, OptionError, RunError, one_line
 from lra.lab.data.sources import cache_folder
 
 _FILE = re.compile(r"(.+\.py):([^:=,]+)")
@@ -63,15 +63,41 @@ def load(reference: str, folder: str = "") -> Any:
             own = ", ".join(_public_names(module)) or "nothing"
             raise OptionError(f"{reference}: {where} has no {name}; it defines {own}")
         value = getattr(value, part)
+        if isinstance(value, ModuleType):  # a run that somebody else wrote could reach all of it
+            raise OptionError(
+                f"{reference}: {part} is a module that {where} imports; name it itself"
+            )
     return value
 
 
-def record(references: Iterable[str]) -> tuple[Source, ...]:
+def place(reference: str) -> str:
+    """Return the file or module of a reference."""
+    where, _, _ = split_reference(reference) or ("", "", "")
+    return where
+
+
+def parse_sources(sources: Any) -> dict[str, str]:
+    """Return the recorded digests by file or module, from the plain data of a configuration.
+
+    Raises:
+        OptionError: it is not a list of pairs of texts.
+    """
+    pairs = sources if isinstance(sources, (list, tuple)) else (None,)
+    if not all(
+        isinstance(pair, (list, tuple)) and [type(part) for part in pair] == [str, str]
+        for pair in pairs
+    ):
+        raise OptionError(
+            f"sources must be pairs of a file or module and its SHA-256; got {sources!r:.200}"
+        )
+    return dict(pairs)
+
+
+def record(references: Iterable[str], folder: str = "") -> tuple[Source, ...]:
     """Return the sources of references that the user has named, and remember that they may run."""
     sources = []
     for reference in references:
-        where, _, _ = split_reference(reference) or ("", "", "")
-        sources.append((where, _digest(reference, "")))
+        sources.append((place(reference), _digest(reference, folder)))
         with suppress(OSError):  # without a cache, the user names the code again with --code
             note = _note(reference, sources[-1][1])
             note.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +116,9 @@ def check(references: Iterable[str], sources: Any, folder: str) -> None:
     Raises:
         RunError: a file is missing or has changed, or the user has not named it on this machine.
     """
-    known = {str(where): str(digest) for where, digest in sources or ()}
+    known = parse_sources(sources)
     for reference in references:
-        where, _, _ = split_reference(reference) or ("", "", "")
+        where = place(reference)
         if _moved.get(where) or _moved.get(Path(where).name):
             continue
         remedy = f"name it with --code {where}"
@@ -146,11 +172,19 @@ def errors_of(reference: str) -> Iterator[None]:
     except LraError:
         raise
     except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        raise OptionError(
-            f"{reference}: {type(error).__name__}: {error} ({Path(line.filename).name}, line "
-            f"{line.lineno})"
-        ) from error
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise OptionError(f"{reference}: {what} ({_line(error, reference)})") from error
+
+
+def _line(error: Exception, reference: str) -> str:
+    """Return the last line of a user's file that an error passed; else the line that raised it."""
+    if isinstance(error, SyntaxError):
+        return f"{Path(error.filename or '').name}, line {error.lineno}"
+    where = (place(reference) or reference).removesuffix(".py").replace(".", "/")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).stem == Path(where).name]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def reference_to(value: Callable[..., Any]) -> str:

@@ -154,10 +154,14 @@ class TrainConfig(Axis):
     def _resolve_code(self) -> None:
         """Parse the rule and the network, and record the files of the user's own."""
         own = self.references
-        if own and not self.sources:
-            object.__setattr__(self, "sources", code.record(own))
-            object.__setattr__(self, "source_folder", str(Path.cwd()))
-        object.__setattr__(self, "sources", tuple((str(a), str(b)) for a, b in self.sources))
+        known = code.parse_sources(self.sources)
+        if not isinstance(self.source_folder, str):
+            raise OptionError(f"source_folder must be a path; got {self.source_folder!r:.200}")
+        places = list(dict.fromkeys(map(code.place, own)))
+        if not all(place in known for place in places):  # named just now, or beside a saved run's
+            known = dict(code.record(own, self.source_folder))
+            object.__setattr__(self, "source_folder", self.source_folder or str(Path.cwd()))
+        object.__setattr__(self, "sources", tuple((place, known[place]) for place in places))
         object.__setattr__(self, "model", str(parse_model(self.model, self.source_folder)))
         if isinstance(self.rule, str):
             spec = parse_rule(self.rule, folder=self.source_folder)
@@ -177,7 +181,7 @@ class TrainConfig(Axis):
         """
         if isinstance(config, dict):
             own = _references(config.get("model"), config.get("rule"))
-            code.check(own, config.get("sources"), str(config.get("source_folder", "")))
+            code.check(own, config.get("sources", ()), str(config.get("source_folder", "")))
         return super().from_config(config)
 
     @property

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ def prepare(
         samples: a few samples, as an example.
         text: whether the network predicts a character at each position.
         own: whether the network is the user's own, so that only an example shows all it does.
+            Its layers that cannot follow the rule stay on backprop, and a remark names them.
 
     Returns:
         Remarks for the user.
@@ -39,7 +40,14 @@ def prepare(
         rule.attach(network, torch.zeros_like(samples[:1]))
         return []
     example = samples if own or rule.wiring != lra.wiring.Chain() else None
-    lra.convert(network, rule, example=example, loss_terms="tokens" if text else "batch")
+    terms: Literal["tokens", "batch"] = "tokens" if text else "batch"
+    try:
+        lra.convert(network, rule, example=example, loss_terms=terms)
+    except ConversionError as error:
+        refused = [refusal.name for refusal in error.refused]
+        if not own or not all(refused):  # "" is the network itself
+            raise
+        lra.convert(network, rule, example=example, loss_terms=terms, skip=refused)
     coverage = lra.coverage(network)
     if not coverage.left:
         return []

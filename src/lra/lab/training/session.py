@@ -192,4 +192,4 @@ class Session:
         """Return advice for a diverged run: the last good checkpoint, and settings to try."""
         path = self.folder / checkpoint.NAME
         saved = f"The last good checkpoint is {path}. " if path.exists() else ""
-        return f"{saved}Try a smaller --lr, a smaller --beta, or another initialisation"
+        return f"{saved}Try a smaller --lr, a smaller beta in --rule, or another init in --model"
