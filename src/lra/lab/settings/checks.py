@@ -27,10 +27,9 @@ class Check:
 
 
 def whole(least: int) -> Check:
-    """Allow whole numbers from `least` to the largest of 64 bits."""
+    """Allow whole numbers from `least` on."""
     return Check(
-        f"a whole number, {least} or more and below 2^63",
-        lambda value: type(value) is int and least <= value < 2**63,
+        f"a whole number, {least} or more", lambda value: type(value) is int and value >= least
     )
 
 
@@ -50,14 +49,17 @@ flag = Check("true or false", lambda value: isinstance(value, bool))
 
 def one_of(names: Collection[str]) -> Check:
     """Allow the names in a table."""
-    return Check("", lambda value: isinstance(value, str) and value in names, names)
+    return Check(
+        f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names, names
+    )
 
 
 def some_of(names: Collection[str]) -> Check:
     """Allow tuples of the names in a table."""
     return Check(
-        f"a tuple of names of {', '.join(names)}",
+        "a tuple of names",
         lambda value: isinstance(value, tuple) and all(one in names for one in value),
+        names,
     )
 
 
@@ -81,8 +83,12 @@ def check_fields(owner: Any) -> None:
         value = getattr(owner, name)
         if value is None and getattr(type(owner), name, ...) is None:
             continue
+        if type(value) is int and value >= 2**63:
+            raise OptionError(f"{name} must be below 2^63; got {value}")
         for check in checks:
             if not check.good(value):
-                if check.known:
-                    raise unknown(name, value, check.known)
+                parts = value if isinstance(value, tuple) else (value,)
+                wrong = [one for one in parts if isinstance(one, str) and one not in check.known]
+                if check.known and wrong:
+                    raise unknown(name, wrong[0], check.known)
                 raise OptionError(f"{name} must be {check.expected}; got {value!r:.200}")
