@@ -64,7 +64,7 @@ def some_of(names: Collection[str]) -> Check:
 
 
 @functools.cache
-def _checks(cls: type[Any]) -> dict[str, tuple[Check, ...]]:
+def _checks(cls: Any) -> dict[str, tuple[Check, ...]]:
     hints = typing.get_type_hints(cls, include_extras=True)
     checks = {
         name: tuple(one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Check))

@@ -133,8 +133,9 @@ class TrainConfig(Axis):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.dataset, Path):
             object.__setattr__(self, "dataset", str(self.dataset))
-        if type(self.precision) is int:  # as YAML reads it
-            object.__setattr__(self, "precision", str(self.precision))
+        precision: object = self.precision
+        if isinstance(precision, int):  # as YAML reads it
+            object.__setattr__(self, "precision", str(precision))
         if not isinstance(self.dataset, str) and self.dataset is not tyro.MISSING:
             raise OptionError(f"dataset must be a name or a path; got {self.dataset!r}")
         self._resolve_code()
