@@ -79,7 +79,7 @@ def check_fields(owner: Any) -> None:
     Raises:
         OptionError: a value is not allowed.
     """
-    for name, checks in _checks(type(owner)).items():
+    for name, checks in _checks(owner.__class__).items():
         value = getattr(owner, name)
         if value is None and getattr(type(owner), name, ...) is None:
             continue
