@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from lra.errors import RunError, one_line
 from lra.lab import data
 from lra.lab.data import Dataset
-from lra.lab.data.npz import read_samples
+from lra.lab.data.dataset import Floats
+from lra.lab.data.samples import read_samples
 from lra.lab.networks.build import build_network
 from lra.lab.networks.table import NETWORKS
 from lra.lab.runs import files, fits
@@ -103,24 +105,29 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a run's best network on the test set of its dataset, or of another one.
 
+    Classes are matched by their names.
+
     Raises:
-        RunError: there is no test set, or the samples do not fit the network.
+        RunError: there is no test set, or its samples or classes do not fit the network.
     """
     trained = load(folder)
     config = trained.config
-    arrays = data.load(dataset or config.dataset, data_folder, **config.data_options)
+    name = dataset or config.dataset
+    if (entry := data.ENTRIES.get(name)) and entry.reads == _reads(trained) == "values":
+        _check_fit(trained, name, entry.sample_shape, entry.classes)  # before it is fetched
+    arrays = data.load(name, data_folder, **config.data_options)
     if arrays.reads != _reads(trained):
         raise RunError(f"{arrays.name} holds {arrays.reads}; the network reads {_reads(trained)}")
-    _check_shape(trained, arrays.sample_shape, arrays.name)
-    if arrays.reads == "text":
-        arrays = _translate(arrays, trained.classes)
     if arrays.x_test is None or arrays.y_test is None:
-        raise RunError(f"{arrays.name} has no test set (arrays x_test and y_test)")
-    if arrays.num_classes > len(trained.classes):
-        raise RunError(
-            f"{arrays.name} has {arrays.num_classes} classes; the network has "
-            f"{len(trained.classes)}"
-        )
+        raise RunError(f"{arrays.name} has no test set (docs/data.md tells how to add one)")
+    if arrays.reads == "text":
+        _check_shape(trained, arrays.sample_shape, arrays.name)
+        arrays = _translate(arrays, trained.classes)
+    else:
+        _check_fit(trained, arrays.name, arrays.sample_shape, arrays.classes)
+        order = np.array([trained.classes.index(c) for c in arrays.classes])
+        arrays = dataclasses.replace(arrays, y_test=order[arrays.y_test])
+    assert arrays.x_test is not None
     y = torch.from_numpy(arrays.y_test)
     samples = _samples(trained, arrays.x_test)
     metrics = measure(trained.predictor, samples, y)
@@ -128,6 +135,23 @@ def evaluate(
         *(arrays.name, len(y), y.numel(), metrics.accuracy, metrics.loss),
         _per_class(trained, samples, y) if arrays.reads == "values" else {},
     )
+
+
+def _check_fit(
+    trained: Trained, name: str, shape: tuple[int, ...], classes: tuple[str, ...]
+) -> None:
+    """Raise `RunError` unless the network has the shape and all classes of a dataset."""
+    _check_shape(trained, shape, name)
+    known = {*trained.classes}
+    if other := [c for c in classes if c not in known]:
+        raise RunError(
+            f"{name} has classes that the network was not trained on: {_join(other)}. Its own are "
+            f"{_join(trained.classes)}; give the classes the same names"
+        )
+
+
+def _join(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
 
 
 def _translate(arrays: Dataset, classes: tuple[str, ...]) -> Dataset:
@@ -148,34 +172,55 @@ def _per_class(trained: Trained, samples: Tensor, y: Tensor) -> dict[str, float]
     }
 
 
-def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
-    """Predict classes for a file of samples.
+class Prediction(NamedTuple):
+    """The prediction for one sample: its index or file, the most probable class, and its name."""
+
+    sample: str
+    name: str
+    probability: float
+
+
+def predict(folder: Path, *files: Path) -> list[Prediction]:
+    """Predict classes for samples in files.
 
     Args:
         folder: the run's folder.
-        file: an `.npy` array, or an `.npz` with an array x, of shape (n, ...) or one sample. uint8
-            is divided by 255, as in training.
-
-    Returns:
-        The name of the predicted class and its probability, for each sample.
+        files: PNG or JPEG files, folders of them, .npy, .npz or .csv files, as in
+            `lra.lab.data.samples.read_samples`. Of several files, a sample's name begins with the
+            file's.
 
     Raises:
-        DataError: the file cannot be read or holds no such array.
+        DataError: a file cannot be read or holds no samples.
         RunError: the samples do not fit the network.
     """
     trained = load(folder)
+    found: list[Prediction] = []
+    for file in files:
+        names, x = read_samples(file, trained.sample_shape, trained.config.dataset)
+        _check_shape(trained, x.shape[1:], str(file))
+        if len(files) > 1:
+            names = [n if n.startswith(str(file)) else f"{file}:{n}" for n in names]
+        pairs = classify(trained, x)
+        found += [Prediction(n, *pair) for n, pair in zip(names, pairs, strict=True)]
+    return found
+
+
+def classify(trained: Trained, x: Floats) -> list[tuple[str, float]]:
+    """Return the name and the probability of the most probable class of each sample.
+
+    Args:
+        trained: the network.
+        x: samples, float32, shape (n, ...), scaled as in training.
+
+    Raises:
+        RunError: the samples do not fit the network, or it reads text.
+    """
     if _reads(trained) == "text":
-        raise RunError(f"{folder}: its network reads text; use lra write to continue a text")
-    x = read_samples(file)
-    if x.shape == trained.sample_shape:
-        x = x[None]
-    _check_shape(trained, x.shape[1:], str(file))
-    probabilities = compute_logits(trained.predictor, _samples(trained, x)).softmax(1)
-    best = probabilities.max(1)
-    return [
-        (trained.classes[label], probability)
-        for label, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+        raise RunError("the network reads text; use lra write to continue a text")
+    _check_shape(trained, x.shape[1:], "x")
+    best = compute_logits(trained.predictor, _samples(trained, x)).softmax(1).max(1)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(trained.classes[label], probability) for label, probability in pairs]
 
 
 def _reads(trained: Trained) -> str:
