@@ -116,7 +116,7 @@ def test_files_that_are_not_npz(tmp_path: Path) -> None:
             data.load(str(path))
     path.unlink()
     os.mkfifo(path)  # opening it would wait for ever
-    with pytest.raises(DataError, match=r"cannot be read: it is not a file\. Remedy"):
+    with pytest.raises(DataError, match=r"bad\.NPZ: it is not a file\. Remedy"):
         data.load(str(path))
 
 

@@ -145,7 +145,7 @@ def test_the_shortest_valid_text(tmp_path: Path) -> None:
 
 
 def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"\.txt cannot be read: .*Remedy: check the path"):
+    with pytest.raises(DataError, match=r"\.txt: there is no such file; .*Remedy: check the path"):
         data.load(str(tmp_path / "none.txt"))
     monkeypatch.setattr(text, "MAX_BYTES", 1000)
     with pytest.raises(DataError, match=r"has more than 1,000 bytes\. Remedy"):

@@ -27,5 +27,5 @@ def open_file(path: Path, most: int = MAX_BYTES) -> BinaryIO:
         else:
             return path.open("rb")
     except OSError as error:
-        problem = error.strerror or str(error)
-    raise DataError(f"{path} cannot be read: {problem}. Remedy: check the path, and the file")
+        problem = f"cannot be read ({error.strerror})"
+    raise DataError(f"{path}: {problem}. Remedy: check the path and the file")

@@ -194,15 +194,17 @@ def predict(folder: Path, *files: Path) -> list[Prediction]:
         RunError: the samples do not fit the network.
     """
     trained = load(folder)
-    found: list[Prediction] = []
+    names: list[str] = []
+    parts = [np.empty((0, *trained.sample_shape), np.float32)]
     for file in files:
-        names, x = read_samples(file, trained.sample_shape, trained.config.dataset)
+        own, x = read_samples(file, trained.sample_shape, trained.config.dataset)
         _check_shape(trained, x.shape[1:], str(file))
         if len(files) > 1:
-            names = [n if n.startswith(str(file)) else f"{file}:{n}" for n in names]
-        pairs = classify(trained, x)
-        found += [Prediction(n, *pair) for n, pair in zip(names, pairs, strict=True)]
-    return found
+            own = [n if n.startswith(str(file)) else f"{file}:{n}" for n in own]
+        names += own
+        parts.append(x)
+    predicted = classify(trained, np.concatenate(parts))
+    return [Prediction(n, *pair) for n, pair in zip(names, predicted, strict=True)]
 
 
 def classify(trained: Trained, x: Floats) -> list[tuple[str, float]]:
