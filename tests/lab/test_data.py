@@ -152,6 +152,18 @@ def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert data.load(path).name == "own.npz"
 
 
+@pytest.mark.parametrize(
+    ("x", "remarks"),
+    [(X * 255, 1), (X - 300, 1), (X * 5 - 2, 0), ((X * 255).astype(np.uint8), 0)],
+)
+def test_large_values_are_remarked(tmp_path: Path, x: np.ndarray, remarks: int) -> None:
+    np.savez(tmp_path / "own.npz", x=x, y=np.arange(4))
+    messages: list[str] = []
+    data.load(tmp_path / "own.npz", on_event=messages.append)
+    assert len(messages) == remarks
+    assert all(text.startswith("own.npz: values from ") for text in messages)
+
+
 @pytest.mark.parametrize("call", [data.load, data.fetch])
 @pytest.mark.parametrize(
     ("name", "kind", "message"),

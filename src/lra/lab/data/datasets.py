@@ -44,6 +44,9 @@ FILES = (
 )
 """The kinds of files and folders that `load` reads."""
 
+LARGE = 20.0
+"""The largest value of a sample without a remark."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -136,7 +139,14 @@ def load(
     report = on_event or (lambda event: None)
     dataset = os.fspath(dataset)
     if dataset not in ENTRIES:
-        return _load_path(dataset, context, report)
+        own = _load_path(dataset, context, report)
+        low, high = own.x_train.min(), own.x_train.max()
+        if own.reads == "values" and max(-low, high) > LARGE:
+            report(
+                f"{own.name}: values from {low:g} to {high:g} are used unchanged; networks learn "
+                "best from values of about -1 to 1"
+            )
+        return own
     if dataset == "python":
         library = text.read_library(text.library_folder())
         return text.make_dataset(dataset, library, context, text.PYTHON_VOCABULARY)
