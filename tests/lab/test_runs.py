@@ -292,6 +292,8 @@ def test_predict_refuses_other_kinds(home: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_text("text")
         with pytest.raises(DataError, match=r"is of no known kind. Remedy: use .png"):
             predict(home / "run", tmp_path / name)
+    with pytest.raises(DataError, match="there is no such file"):
+        predict(home / "run", tmp_path / "nowhere")
 
 
 # images and tables

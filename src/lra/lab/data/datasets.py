@@ -219,7 +219,8 @@ def _load_path(dataset: str, context: int, report: EventHandler) -> Dataset:
     except OSError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} cannot be read ({error.strerror}). Remedy: check it") from error
+        where = error.filename or path
+        raise DataError(f"{where} cannot be read ({error.strerror}). Remedy: check it") from error
     if found:
         raise DataError(f"{path} is of no known kind. Remedy: use {FILES}")
     if len(path.parts) > 1 or path.suffix:
@@ -235,7 +236,7 @@ def _load_path(dataset: str, context: int, report: EventHandler) -> Dataset:
 
 
 def _load_folder(folder: Path, name: str, report: EventHandler) -> Dataset:
-    names = {path.name.lower() for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()}
     if names & {*hugging_face.MARKS}:
         return hugging_face.load_saved(folder, name, report)
     if "train.csv" in names:

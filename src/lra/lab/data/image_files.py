@@ -152,14 +152,9 @@ def fit_image(path: Path, pixels: Pixels, shape: Sequence[int]) -> Pixels:
 
 def _list(folder: Path) -> list[Path]:
     """List a folder without the files that systems hide in it."""
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be read ({error.strerror}). Remedy: check its permissions"
-        ) from error
     hidden = "thumbs.db", "desktop.ini"
-    return [p for p in paths if not p.name.startswith(".") and p.name.lower() not in hidden]
+    paths = (p for p in folder.iterdir() if p.name.lower() not in hidden)
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def _classes(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from lra.errors import DataError
 from lra.lab.data import image_files, tables
 from lra.lab.data.arrays import convert_samples
 from lra.lab.data.dataset import Floats
+from lra.lab.data.files import open_file
 from lra.lab.data.npz import read_npy, read_npz
 
 
@@ -45,6 +46,7 @@ def read_samples(path: Path, shape: Sequence[int], dataset: str) -> tuple[list[s
     elif suffix == ".npy":
         x = read_npy(path)
     else:
+        open_file(path).close()  # which raises a better error if there is no such file
         raise DataError(
             f"{path} is of no known kind. Remedy: use .png or .jpg files, a folder of them, .npy, "
             ".npz or .csv"

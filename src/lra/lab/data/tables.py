@@ -103,7 +103,7 @@ def read_table(
                 raise _error(path, f"line {line} has no class", "fill it in, or remove the line")
         try:
             numbers = [*map(float, cells)]
-            finite = all(map(math.isfinite, numbers))
+            finite = math.isfinite(sum(numbers)) or all(map(math.isfinite, numbers))
         except ValueError:
             finite = False
         if not finite:
