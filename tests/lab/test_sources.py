@@ -200,7 +200,7 @@ def test_damaged_gzip_in_named_folder(data_home: DataHome) -> None:
     for bad in (good[:-9], good[:-6] + b"\0" + good[-5:], good[:12]):
         folder = data_home.folder(data_home.content, f"mine{len(bad)}{bad[-6]}", gz=True)
         (folder / f"{TEST_Y}.gz").write_bytes(bad)
-        with pytest.raises(DataError, match=rf"{TEST_Y}\.gz does not unpack, it is"):
+        with pytest.raises(DataError, match=rf"{TEST_Y}\.gz is truncated or corrupt"):
             data.load("mnist", folder)
 
 
@@ -232,7 +232,7 @@ def test_missing_named_folder(data_home: DataHome) -> None:
 def test_unreadable_folder(data_home: DataHome, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = data_home.folder(data_home.content)
 
-    for method in ("read_bytes", "iterdir"):
+    for method in ("read_bytes", "is_file"):
         real = getattr(Path, method)
 
         def refuse(path: Path, real: Callable[[Path], object] = real) -> object:
@@ -311,13 +311,13 @@ def test_wrong_cifar_archive(data_home: DataHome) -> None:
     incomplete = cifar_archive({k: v for k, v in data_home.cifar.items() if k != CIFAR[2]})
     other = cifar_archive({**data_home.cifar, CIFAR[0]: data_home.cifar[CIFAR[1]]})
     for content, message in (
-        (good[: len(good) // 2], "its archive cannot be read"),
-        (b"", "its archive cannot be read"),
-        (incomplete, r"its archive lacks data_batch_3\.bin"),
+        (good[: len(good) // 2], "cannot be read"),
+        (b"", "cannot be read"),
+        (incomplete, r"lacks data_batch_3\.bin"),
         (other, r"is not data_batch_1\.bin .* this is data_batch_2\.bin of cifar-10"),
     ):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=rf"cifar-10-binary\.tar\.gz: {message}.*Remedy"):
+        with pytest.raises(DataError, match=rf"cifar-10-binary\.tar\.gz {message}.*Remedy"):
             data.load("cifar-10", folder)
         assert data.catalogue(folder)[3].where is None
 

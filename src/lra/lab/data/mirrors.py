@@ -48,7 +48,7 @@ class Source:
     read: Callable[[Sequence[str], EventHandler], Iterable[tuple[str, bytes]]]
 
 
-def unpack(content: bytes) -> bytes:
+def unpack(content: bytes, where: str) -> bytes:
     """Decompress gzip data, recognised by its first bytes. Return other data unchanged.
 
     Raises:
@@ -60,15 +60,16 @@ def unpack(content: bytes) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"does not unpack, it is truncated or corrupt ({error})") from error
+        raise SourceError(f"{where} is truncated or corrupt ({error})") from error
 
 
-def read_members(archive: BinaryIO, wanted: Mapping[str, str]) -> dict[str, bytes]:
+def read_members(archive: BinaryIO, wanted: Mapping[str, str], where: str) -> dict[str, bytes]:
     """Read regular files from a tar archive, compressed or not, without writing to disk.
 
     Args:
         archive: the open archive.
         wanted: maps member paths to file names.
+        where: its path or address, for messages.
 
     Raises:
         SourceError: the archive cannot be read or lacks a wanted file.
@@ -83,9 +84,9 @@ def read_members(archive: BinaryIO, wanted: Mapping[str, str]) -> dict[str, byte
                     assert stream is not None
                     contents[file] = stream.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"its archive cannot be read ({' '.join(str(error).split())})") from error
+        raise SourceError(f"{where} cannot be read ({' '.join(str(error).split())})") from error
     if missing := set(wanted.values()) - contents.keys():
-        raise SourceError(f"its archive lacks {', '.join(sorted(missing))}")
+        raise SourceError(f"{where} lacks {', '.join(sorted(missing))}")
     return contents
 
 
@@ -106,7 +107,8 @@ def archive(url: str, inside: str) -> Source:
     def read(files: Sequence[str], report: EventHandler) -> Iterable[tuple[str, bytes]]:
         _probe(url)
         content = io.BytesIO(_download(url, report))
-        return read_members(content, {f"{inside}/{file}": file for file in files}).items()
+        wanted = {f"{inside}/{file}": file for file in files}
+        return read_members(content, wanted, url).items()
 
     return Source(url, read)
 
@@ -153,7 +155,7 @@ def _read_package(
             raise SourceError(f"delivered {len(paths)} files {delivers} instead of one")
         tar = _run([*unpacker, str(paths[0])], folder) if unpacker else paths[0].read_bytes()
         wanted = {f"{inside}/{file}{end}": file for file in files for end in ("", ".gz")}
-        return read_members(io.BytesIO(tar), wanted).items()
+        return read_members(io.BytesIO(tar), wanted, paths[0].name).items()
 
 
 def _download(url: str, report: EventHandler) -> bytes:

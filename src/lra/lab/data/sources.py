@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import pooch  # type: ignore[import-untyped]
@@ -15,39 +16,19 @@ import pooch  # type: ignore[import-untyped]
 from lra.errors import DataError
 from lra.lab.data.mirrors import SOURCES, EventHandler, SourceError, read_members, unpack
 
-_IDX = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-_CIFAR = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 
-_MNIST_SUMS = (
-    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-)
-_FASHION_SUMS = (
-    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-)
-_CIFAR_SUMS = (  # as listed by torchvision for Ruby, for the archive that the dataset's page offers
-    "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
-    "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
-    "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
-    "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
-    "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
-    "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
-)
-CHECKSUMS = {
-    "mnist": dict(zip(_IDX, _MNIST_SUMS, strict=True)),
-    "fashion-mnist": dict(zip(_IDX, _FASHION_SUMS, strict=True)),
-    "cifar-10": dict(zip(_CIFAR, _CIFAR_SUMS, strict=True)),
-}
+def _read_registry() -> dict[str, dict[str, str]]:
+    text = resources.files("lra.lab.data").joinpath("registry.txt").read_text("utf-8")
+    table: dict[str, dict[str, str]] = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            path, checksum = line.split()
+            name, _, file = path.partition("/")
+            table.setdefault(name, {})[file] = checksum
+    return table
+
+
+CHECKSUMS = _read_registry()
 """SHA-256 of each file's unpacked bytes, by dataset and file; training files come first."""
 
 SUBFOLDERS = {
@@ -109,7 +90,7 @@ def obtain(name: str, folder: Path | None = None, on_event: EventHandler | None 
     for source in SOURCES[name]:
         try:
             for file, packed in source.read(_missing(store), report):
-                store.fetch(file, downloader=partial(_write, unpack(packed)))
+                store.fetch(file, downloader=partial(_write, unpack(packed, file)))
             return _read_folder(name, cache)
         except (SourceError, ValueError) as failure:  # a ValueError: not the expected checksum
             failures.append(f"{source.label}: {failure}")
@@ -165,64 +146,43 @@ def _read_folder(name: str, folder: Path) -> Files:
     Raises:
         SourceError: a file is missing or wrong.
     """
+    own, others, sums = folder / name, SUBFOLDERS[name], CHECKSUMS[name]
     try:
         if not folder.is_dir():
             raise SourceError("there is no such folder")
-        own, others = folder / name, SUBFOLDERS[name]
         for candidate in (own, folder / others, own / others, folder):
-            names = {path.name for path in candidate.iterdir()} if candidate.is_dir() else set()
-            paths = {
-                file: candidate / (file if file in names else f"{file}.gz")
-                for file in CHECKSUMS[name]
-                if names & {file, f"{file}.gz"}
-            }
-            archive = candidate / ARCHIVES.get(name, "")
-            if len(paths) < len(CHECKSUMS[name]) and archive.name in names:
-                return _read_archive(name, archive)
-            if paths:
+            options = {f: (candidate / f, candidate / f"{f}.gz") for f in sums}
+            paths = {f: p for f, both in options.items() for p in both[::-1] if p.is_file()}
+            archive = candidate / ARCHIVES.get(name, "no archive")
+            if paths or archive.is_file():
                 break
-        if missing := ", ".join(file for file in CHECKSUMS[name] if file not in paths):
+        missing = ", ".join(file for file in sums if file not in paths)
+        if missing and not archive.is_file():
             raise SourceError(f"lacks {missing}")
-        return {file: (path, _read(name, file, path)) for file, path in paths.items()}
+        packed = {file: (path, path.read_bytes()) for file, path in paths.items()}
+        if missing:
+            wanted = {f"{others}/{file}": file for file in sums}
+            with archive.open("rb") as stream:
+                members = read_members(stream, wanted, str(archive))
+            packed = {file: (archive, members[file]) for file in sums}
+        return {file: (path, _verify(name, file, path, c)) for file, (path, c) in packed.items()}
     except OSError as error:
         raise SourceError(f"{error.filename} cannot be read ({error.strerror})") from error
 
 
-def _read(name: str, file: str, path: Path) -> bytes:
-    try:
-        return _verify(name, file, path.read_bytes())
-    except SourceError as failure:
-        raise SourceError(f"{path} {failure}") from failure
-
-
-def _read_archive(name: str, path: Path) -> Files:
-    """Read and verify all files of a dataset from its archive."""
-    wanted = {f"{SUBFOLDERS[name]}/{file}": file for file in CHECKSUMS[name]}
-    try:
-        with path.open("rb") as stream:
-            contents = read_members(stream, wanted)
-        return {file: (path, _verify(name, file, contents[file])) for file in CHECKSUMS[name]}
-    except SourceError as failure:
-        raise SourceError(f"{path}: {failure}") from failure
-
-
-def _verify(name: str, file: str, packed: bytes) -> bytes:
+def _verify(name: str, file: str, path: Path, packed: bytes) -> bytes:
     """Return the unpacked bytes of a file.
 
     Raises:
         SourceError: they do not unpack, or do not have the expected SHA-256.
     """
     expected = CHECKSUMS[name][file]
-    content = unpack(packed)
+    content = unpack(packed, str(path))
     checksum = hashlib.sha256(content).hexdigest()
     if checksum == expected:
         return content
-    known = {
-        CHECKSUMS[owner][f]: f"; this is {f} of {owner}"
-        for owner in CHECKSUMS
-        for f in CHECKSUMS[owner]
-    }
+    known = {c: f"; this is {f} of {n}" for n, sums in CHECKSUMS.items() for f, c in sums.items()}
     raise SourceError(
-        f"is not {file} of {name}: expected unpacked SHA-256 {expected}, found {checksum} over "
-        f"{len(content):,} bytes{known.get(checksum, '')}"
+        f"{path} is not {file} of {name}: expected unpacked SHA-256 {expected}, found {checksum} "
+        f"over {len(content):,} bytes{known.get(checksum, '')}"
     )
