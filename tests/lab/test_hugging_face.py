@@ -100,6 +100,18 @@ def test_columns_that_are_no_dataset(tmp_path: Path, columns: dict[str, Any], me
     assert "Remedy" in str(caught.value)
 
 
+def test_a_test_set_with_other_classes_is_refused(tmp_path: Path) -> None:
+    parts = {}
+    for part, names in (("train", ["no", "yes"]), ("test", ["yes", "no"])):
+        kinds = {"a": datasets.Value("float32"), "label": datasets.ClassLabel(names=names)}
+        columns = {"a": [1.0, 2.0], "label": [0, 1]}
+        features = datasets.Features(kinds)
+        parts[part] = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "own"))
+    with pytest.raises(DataError, match="the columns of test differ from those of train"):
+        data.load(tmp_path / "own")
+
+
 def test_images_outside_the_folder_are_not_read(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "secret.png")
     folder = tmp_path / "own"

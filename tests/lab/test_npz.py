@@ -114,7 +114,11 @@ def test_files_that_are_not_npz(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"bad\.NPZ cannot be read as \.npz .*Remedy"):
             data.load(str(path))
-    path.unlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a system with named pipes")
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.NPZ"
     os.mkfifo(path)  # opening it would wait for ever
     with pytest.raises(DataError, match=r"bad\.NPZ: it is not a file\. Remedy"):
         data.load(str(path))

@@ -44,6 +44,8 @@ def load_saved(folder: Path, name: str, report: EventHandler) -> Dataset:
             raise ValueError(f"its splits are {', '.join(parts)}, and none of them is train")
         if unused := ", ".join(sorted(parts.keys() - {"train", "test"})):
             report(f"{folder}: not used: {unused}; only train and test are read")
+        if "test" in parts and parts["test"].features != parts["train"].features:
+            raise ValueError("the columns of test differ from those of train")
         label, samples = _choose_columns(parts["train"].features)
         if unused := ", ".join(sorted(parts["train"].features.keys() - {label, *samples})):
             report(f"{folder}: columns not used: {unused}")

@@ -173,7 +173,13 @@ def _per_class(trained: Trained, samples: Tensor, y: Tensor) -> dict[str, float]
 
 
 class Prediction(NamedTuple):
-    """The prediction for one sample: its index or file, the most probable class, and its name."""
+    """The prediction for one sample.
+
+    Attributes:
+        sample: the index of the sample, or the path of the image.
+        name: the name of the most probable class.
+        probability: its probability.
+    """
 
     sample: str
     name: str
@@ -186,8 +192,10 @@ def predict(folder: Path, *files: Path) -> list[Prediction]:
     Args:
         folder: the run's folder.
         files: PNG or JPEG files, folders of them, .npy, .npz or .csv files, as in
-            `lra.lab.data.samples.read_samples`. Of several files, a sample's name begins with the
-            file's.
+            `lra.lab.data.samples.read_samples`. Of several files, an index follows the file's path.
+
+    Returns:
+        A prediction for each sample.
 
     Raises:
         DataError: a file cannot be read or holds no samples.
@@ -196,7 +204,7 @@ def predict(folder: Path, *files: Path) -> list[Prediction]:
     trained = load(folder)
     names: list[str] = []
     parts = [np.empty((0, *trained.sample_shape), np.float32)]
-    for file in files:
+    for file in (file.expanduser() for file in files):
         own, x = read_samples(file, trained.sample_shape, trained.config.dataset)
         _check_shape(trained, x.shape[1:], str(file))
         if len(files) > 1:
