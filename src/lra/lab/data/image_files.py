@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from lra.errors import DataError, one_line
 from lra.lab.data.arrays import build_dataset
@@ -50,6 +49,8 @@ def decode(stream: BinaryIO, where: str) -> Pixels:
     Raises:
         DataError: it is no such image, or has transparent pixels.
     """
+    from PIL import Image
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -94,7 +94,7 @@ def mirror(base: str) -> Source:
     """Return the source for a web folder with the files, each as .gz."""
 
     def read(files: Sequence[str], report: EventHandler) -> Iterator[tuple[str, bytes]]:
-        _probe(f"{base}{files[0]}.gz")
+        _probe(base)
         for file in files:
             yield file, _download(f"{base}{file}.gz", report)
 
