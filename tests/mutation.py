@@ -41,6 +41,7 @@ PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
 COMPILED = "tests/torch/test_compile_step.py"
+DATA = "tests/lab/test_data.py"
 COMPILED_RUNS = "tests/lab/test_compiled_runs.py"
 CODE = "tests/lab/test_code.py"
 TARGETS = "tests/torch/test_target_propagation.py"
@@ -1158,6 +1159,69 @@ DEFECTS = (
         "and (bias is None or bias.shape == W.shape[1:])",
         "",
         FUNCTION,
+    ),
+    Defect(
+        "sort numbers as text",
+        "lab/data/arrays.py",
+        "sorted(names, key=int) if digits else names",
+        "names",
+        DATA,
+    ),
+    Defect(
+        "ignore transparent pixels",
+        "lab/data/image_files.py",
+        "pixels[:, :, 3].min() < 255",
+        "False",
+        "tests/lab/test_image_files.py",
+    ),
+    Defect(
+        "convert colours to grey by their red",
+        "lab/data/image_files.py",
+        "(pixels != pixels[:, :, :1]).any()",
+        "False",
+        "tests/lab/test_image_files.py",
+    ),
+    Defect(
+        "read infinite cells",
+        "lab/data/tables.py",
+        "all(map(math.isfinite, numbers))",
+        "True",
+        "tests/lab/test_tables.py",
+    ),
+    Defect(
+        "compare no columns of tables",
+        "lab/data/tables.py",
+        "like and header.columns != like[0].columns",
+        "False",
+        "tests/lab/test_tables.py",
+    ),
+    Defect(
+        "unpack any number of bytes",
+        "lab/data/npz.py",
+        "sum(member.file_size for member in chosen) > MAX_BYTES",
+        "False",
+        "tests/lab/test_npz.py",
+    ),
+    Defect(
+        "read images that a saved dataset only points to",
+        "lab/data/hugging_face.py",
+        'if not row[column] or row[column]["bytes"] is None:',
+        "if False:",
+        "tests/lab/test_hugging_face.py",
+    ),
+    Defect(
+        "match classes by their order",
+        "lab/runs/trained_network.py",
+        "order[arrays.y_test]",
+        "arrays.y_test",
+        "tests/lab/test_runs.py",
+    ),
+    Defect(
+        "fetch before shapes are checked",
+        "lab/runs/trained_network.py",
+        'entry.reads == _reads(trained) == "values"',
+        "False",
+        "tests/lab/test_runs.py",
     ),
     Defect(
         "compile a short run",

@@ -1,6 +1,7 @@
 """Attack the command with corrupt files, which it must use or refuse with one line."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -15,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from lra.lab.cli import main
 from lra.lab.runs import checkpoint, files
@@ -62,7 +64,11 @@ def _header(content: bytes, draw: random.Random, target: Path) -> bytes:
     return mutate.mutate_safetensors(content, draw)
 
 
-_FETCH = ("data", "fetch", "blobs.npz")
+def _fetch(name: str) -> tuple[str, ...]:
+    return "data", "fetch", name
+
+
+_FETCH = _fetch("blobs.npz")
 _PREDICT = ("predict", "run", "x.npy")
 _PREDICT_NPZ = ("predict", "run", "blobs.npz")
 _EVALUATE = ("evaluate", "run")
@@ -77,7 +83,16 @@ ATTACKS = {
     "npz, forged, predicted": Attack("blobs.npz", mutate.forge_zip, _PREDICT_NPZ),
     "npy, bytes": Attack("x.npy", _corrupt, _PREDICT),
     "npy, forged": Attack("x.npy", _npy, _PREDICT),
-    "text, bytes": Attack("words.txt", _corrupt, ("data", "fetch", "words.txt")),
+    "text, bytes": Attack("words.txt", _corrupt, _fetch("words.txt")),
+    "keras npz, bytes": Attack("keras.npz", _corrupt, _fetch("keras.npz")),
+    "keras npz, forged": Attack("keras.npz", mutate.forge_zip, _fetch("keras.npz")),
+    "csv, bytes": Attack("table.csv", _corrupt, _fetch("table.csv")),
+    "csv, forged": Attack("table.csv", mutate.forge_csv, _fetch("table.csv")),
+    "csv, forged, predicted": Attack("table.csv", mutate.forge_csv, (*_PREDICT[:2], "table.csv")),
+    "png, bytes": Attack("pets/a/0.png", _corrupt, _fetch("pets")),
+    "png, forged": Attack("pets/a/0.png", mutate.forge_png, _fetch("pets")),
+    "png, forged, predicted": Attack("pets/a/0.png", mutate.forge_png, (*_PREDICT[:2], "pets")),
+    "jpeg, bytes": Attack("pets/b/0.jpg", _corrupt, (*_PREDICT[:2], "pets")),
     "safetensors, bytes": Attack(f"run/{files.WEIGHTS}", _corrupt, _PREDICT),
     "safetensors, forged": Attack(f"run/{files.WEIGHTS}", _header, _PREDICT),
     "config, bytes": Attack(f"run/{files.CONFIG}", _corrupt, _EVALUATE),
@@ -91,6 +106,14 @@ ATTACKS = {
     "checkpoint, forged": Attack("run/checkpoint", _sealed, _RESUME),
 }
 """The attacks, by name."""
+
+if importlib.util.find_spec("datasets"):
+    _ARROW = "saved/data-00000-of-00001.arrow"
+    ATTACKS |= {
+        "saved dataset, bytes": Attack(_ARROW, _corrupt, _fetch("saved")),
+        "saved dataset, state": Attack("saved/state.json", _json, _fetch("saved")),
+        "saved dataset, columns": Attack("saved/dataset_info.json", _json, _fetch("saved")),
+    }
 
 
 def forked() -> multiprocessing.context.ForkServerContext:
@@ -107,6 +130,20 @@ def make_target(folder: Path) -> None:
     x = (rng.normal(size=(120, 2, 3)) + y[:, None, None]).astype(np.float32)
     np.savez(folder / "blobs.npz", x=x, y=y, x_test=x[:40], y_test=y[:40])
     np.save(folder / "x.npy", x[:5])
+    names = np.array([f"kind {i}" for i in y])
+    np.savez(folder / "keras.npz", x_train=x, y_train=names, x_test=x, y_test=names)
+    rows = ("a,b,c,d,e,f,label", *(f"{i}.5,{i},-1,0,1e-3,{i},kind {i % 3}" for i in range(9)))
+    (folder / "table.csv").write_text("\n".join(rows), "utf-8")
+    for name, suffix in (("a", "png"), ("b", "jpg")):
+        (folder / "pets" / name).mkdir(parents=True)
+        pixels = rng.integers(0, 256, (2, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "pets" / name / f"0.{suffix}")
+    if importlib.util.find_spec("datasets"):
+        import datasets
+
+        datasets.disable_progress_bars()
+        table = datasets.Dataset.from_dict({"x": x.tolist(), "label": names.tolist()})
+        table.save_to_disk(str(folder / "saved"))
     (folder / "words.txt").write_text("the quick brown fox\n" * 40, "utf-8")
     words = "--model mlp:hidden=7-5 --epochs 2 --batch-size 16 --device cpu --out run"
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):

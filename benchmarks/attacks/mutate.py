@@ -7,6 +7,7 @@ import pickle
 import random
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,74 @@ def forge_zip(content: bytes, draw: random.Random, target: Path) -> bytes:
         packed[at + first : at + first + 2] = value
         packed[first - 2 : first] = value
     return bytes(packed)
+
+
+ODD_CELLS = (
+    *("", " ", "nan", "-inf", "1e999", "1_0", "0x10", "1,5", "x", "é", "\u0661", "=1+1", "a;b"),
+    *('"', '""', '"a', 'a"b', '"a\nb"', "\x00", "\x1b[2J", "\r", "\ufeff", "\u2028", "9" * 5000),
+    *("x" * 200_000, '"' + "y\n" * 90_000),
+)
+
+
+def forge_csv(content: bytes, draw: random.Random, target: Path) -> bytes:
+    """Return a table with odd cells, rows of other lengths, other separators or encodings."""
+    rows = [line.split(",") for line in content.decode().splitlines()]
+    for _ in range(draw.choice((1, 1, 2, 5))):
+        row = draw.choice((rows[0], draw.choice(rows)))
+        at = draw.randrange(len(row) or 1)
+        match draw.randrange(6):
+            case 0:
+                del row[at:]
+            case 1:
+                row[at:at] = row[at : at + 1] * draw.choice((1, 2, 3000))
+            case 2:
+                rows.remove(row) if len(rows) > 1 else None
+            case _:
+                row[at : at + 1] = [draw.choice(ODD_CELLS)]
+    text = draw.choice(("\n", "\n", "\r\n", "\r", "\n\n")).join(
+        draw.choice((",", ",", ",", ";", "\t")).join(row) for row in rows
+    )
+    encoding = draw.choice(("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-7"))
+    return text.encode(encoding, "surrogatepass")
+
+
+def forge_png(content: bytes, draw: random.Random, target: Path) -> bytes:
+    """Return a PNG of valid CRCs with a false header, or with foreign or missing parts."""
+    parts: list[tuple[bytes, bytes]] = []
+    at = 8
+    while at < len(content):
+        size = int.from_bytes(content[at : at + 4], "big")
+        parts.append((content[at + 4 : at + 8], content[at + 8 : at + 8 + size]))
+        at += 12 + size
+    place = draw.randrange(len(parts))
+    match draw.randrange(5):
+        case 0 | 1:
+            width, height, *rest = struct.unpack(">IIBBBBB", parts[0][1])
+            sizes = 0, 1, width, height, 2**12 + 1, 2**16, 2**31 - 1, 2**32 - 1
+            rest = [draw.choice((n, n, draw.choice((0, 1, 2, 3, 4, 6, 8, 16, 255)))) for n in rest]
+            header = struct.pack(">IIBBBBB", draw.choice(sizes), draw.choice(sizes), *rest)
+            parts[0] = (b"IHDR", header)
+        case 2:
+            kinds = b"zTXt", b"iTXt", b"iCCP", b"tEXt", b"PLTE", b"tRNS", b"eXIf", b"acTL"
+            bomb = zlib.compress(bytes(2**24))
+            bodies = b"", b"a\0\0" + bomb, b"a\0\1\0\0\0" + bomb, b"\0" * 9, draw.randbytes(768)
+            part = draw.choice(kinds), draw.choice(bodies)
+            parts[place:place] = [part] * draw.choice((1, 1, 300))
+        case 3:
+            del parts[place]
+        case _:
+            kind, body = parts[place]
+            bodies = (
+                corrupt(body, draw),
+                body[::-1],
+                zlib.compress(bytes(draw.choice((0, 9, 2**24)))),
+            )
+            parts[place] = (kind, draw.choice(bodies))
+    forged = content[:8]
+    for kind, body in parts:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        forged += struct.pack(">I", len(body)) + kind + body + crc
+    return forged
 
 
 def mutate_plain(

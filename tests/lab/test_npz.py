@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import re
 import tracemalloc
@@ -15,6 +16,7 @@ import pytest
 
 from lra.errors import DataError
 from lra.lab import data
+from lra.lab.data import npz
 
 X = np.arange(24, dtype=np.float64).reshape(4, 6) - 9.5
 Y = np.array([0, 2, 1, 2])
@@ -62,7 +64,7 @@ def with_value(value: float) -> np.ndarray:
         ({"y": Y}, "has y; allowed"),
         ({}, "has no array; allowed"),
         ({"x": X, "y": Y, "z": Y, "w": Y}, "unexpected array w, z; allowed"),
-        ({"x": X, "y": Y, "x_test": X}, "has x, x_test, y; allowed"),
+        ({"x": X, "y": Y, "x_test": X}, "has x, y, x_test; allowed"),
         ({"x": X, "y": Y, "y_test": Y}, "has x, y, y_test; allowed"),
         ({"x": X.astype(np.int64), "y": Y}, "x has type int64"),
         ({"x": X > 0, "y": Y}, "x has type bool"),
@@ -75,7 +77,7 @@ def with_value(value: float) -> np.ndarray:
         ({"x": X, "y": Y.astype(float)}, "y has type float64"),
         ({"x": X, "y": Y > 0}, "y has type bool"),
         ({"x": X, "y": Y[:3]}, r"y has shape \(3,\), but x has 4 samples"),
-        ({"x": X, "y": Y[:, None]}, r"y has shape \(4, 1\)"),
+        ({"x": X, "y": np.eye(3)[Y].astype(int)}, r"y has shape \(4, 3\).*argmax"),
         ({"x": X, "y": Y - 1}, "labels from -1 to 1; allowed are 0 to"),
         ({"x": X, "y": Y * 10**9}, "labels from 0 to 2000000000; allowed are 0 to"),
         ({"x": with_value(np.nan), "y": Y}, "x has 1 values that are not finite"),
@@ -102,7 +104,7 @@ def test_invalid_npz_arrays(tmp_path: Path, arrays: dict[str, object], message: 
 def test_files_that_are_not_npz(tmp_path: Path) -> None:
     good = save(tmp_path, x=X, y=Y).read_bytes()
     path = tmp_path / "bad.NPZ"
-    with pytest.raises(DataError, match=r"no such file. Remedy"):
+    with pytest.raises(DataError, match=r"no such file; .*Remedy"):
         data.load(str(path))
     half, flipped = good[: len(good) // 2], bytearray(good)
     flipped[200] ^= 1
@@ -112,10 +114,41 @@ def test_files_that_are_not_npz(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"bad\.NPZ cannot be read as \.npz .*Remedy"):
             data.load(str(path))
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(DataError, match=r"cannot be read as \.npz .*Remedy"):
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a system with named pipes")
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.NPZ"
+    os.mkfifo(path)  # opening it would wait for ever
+    with pytest.raises(DataError, match=r"bad\.NPZ: it is not a file\. Remedy"):
         data.load(str(path))
+
+
+def test_a_file_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "MAX_BYTES", 10_000_000)
+    path = tmp_path / "own.npz"
+    np.savez_compressed(path, x=np.zeros((2_000_000, 3)), y=np.zeros(2_000_000, int))
+    assert path.stat().st_size < 10**6
+    assert "more than 10,000,000 bytes" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", ["", "_train"])
+@pytest.mark.parametrize("column", [False, True])
+def test_both_layouts_of_names_are_read(tmp_path: Path, suffix: str, column: bool) -> None:
+    y, y_test = (a[:, None] if column else a for a in (Y, Y[::-1]))
+    arrays = {f"x{suffix}": U[[0, 1, 0, 1]], f"y{suffix}": y, "x_test": U[[1, 1, 0, 0]]}
+    dataset = data.load(save(tmp_path, **arrays, y_test=y_test))
+    np.testing.assert_array_equal(dataset.x_train * 255, U[[0, 1, 0, 1]])
+    np.testing.assert_array_equal(dataset.y_train, Y)
+    np.testing.assert_array_equal(dataset.y_test, Y[::-1])
+    del arrays[f"y{suffix}"]
+    with pytest.raises(DataError, match=f"has x{suffix}, x_test, y_test; .*y{suffix}"):
+        data.load(save(tmp_path, **arrays, y_test=y_test))
+
+
+def test_both_layouts_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unexpected array x, y; allowed are"):
+        data.load(save(tmp_path, x=X, y=Y, x_train=X, y_train=Y))
 
 
 @pytest.mark.parametrize("axis", [1, 3])

@@ -1,7 +1,9 @@
 """Runs on disk: evaluation, prediction, and errors."""
 
+import dataclasses
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,17 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import nn
 from workbench import CLASSES, SHAPE, begin, interrupt_at, tiny, write_blobs
 
 import lra
 from lra.errors import DataError, OptionError, RunError
 from lra.lab import data
-from lra.lab.data import npz
+from lra.lab.data import sources
+from lra.lab.data.samples import read_samples
 from lra.lab.runs import files, trained_network
-from lra.lab.runs.trained_network import Evaluation, evaluate, predict
+from lra.lab.runs.trained_network import Evaluation, Prediction, evaluate, predict
 from lra.lab.settings.config import TrainConfig
 from lra.lab.training import loop
 
@@ -29,6 +33,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_blobs(home / "blobs.npz")
     loop.train(tiny(path, epochs=6, lr=0.02), home / "run")
     loop.train(tiny(path, epochs=2, precision="64"), home / "double")
+    x = np.random.default_rng(0).normal(size=(60, 2)).round(6)
+    names = ["large" if a > b else "small, or less" for a, b in x]
+    quoted = [f'"{name}"' for name in names]
+    write_table(home / "sizes" / "train.csv", "a,b,size", x, quoted)
+    write_table(home / "sizes" / "test.csv", "a,b,size", x, quoted)
+    loop.train(tiny(home / "sizes", epochs=6, lr=0.02), home / "table")
     loop.train(
         TrainConfig("digits", model="mlp:hidden=24", epochs=2, device="cpu"), home / "digits"
     )
@@ -95,14 +105,14 @@ def test_evaluate_by_the_existing_classes(home: Path, tmp_path: Path) -> None:
 
 def test_evaluate_without_a_test_set(home: Path, tmp_path: Path) -> None:
     path = write_blobs(tmp_path / "alone.npz", n_test=None)
-    with pytest.raises(RunError, match=r"alone.npz has no test set \(arrays x_test and y_test\)"):
+    with pytest.raises(RunError, match=r"alone.npz has no test set"):
         evaluate(home / "run", str(path))
 
 
 def test_evaluate_on_more_classes(home: Path, tmp_path: Path) -> None:
     x, y = np.zeros((4, *SHAPE), np.float32), np.array([0, 1, 2, 3])
     np.savez(tmp_path / "four.npz", x=x, y=y, x_test=x, y_test=y)
-    with pytest.raises(RunError, match=r"four.npz has 4 classes; the network has 3"):
+    with pytest.raises(RunError, match=r"four.npz has classes .*: 3\. Its own are 0, 1, 2"):
         evaluate(home / "run", str(tmp_path / "four.npz"))
 
 
@@ -128,9 +138,9 @@ def test_evaluate_on_missing_data(home: Path) -> None:
 # predict
 
 
-def assert_predicted(predictions: list[tuple[str, float]], p: np.ndarray) -> None:
-    assert [name for name, _ in predictions] == [str(label) for label in p.argmax(1)]
-    np.testing.assert_allclose([probability for _, probability in predictions], p.max(1), rtol=1e-5)
+def assert_predicted(predictions: list[Prediction], p: np.ndarray) -> None:
+    assert [found.name for found in predictions] == [str(label) for label in p.argmax(1)]
+    np.testing.assert_allclose([found.probability for found in predictions], p.max(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "float64", "float16"])
@@ -164,7 +174,8 @@ def test_predict_bytes_as_in_training(home: Path, tmp_path: Path) -> None:
     assert_predicted(predictions, probabilities(home / "run", (x / 255).astype(np.float32)))
     np.savez(tmp_path / "bytes.npz", x=x, y=np.arange(20) % 3)
     np.testing.assert_array_equal(
-        data.load(str(tmp_path / "bytes.npz")).x_train, npz.read_samples(tmp_path / "bytes.npy")
+        data.load(str(tmp_path / "bytes.npz")).x_train,
+        read_samples(tmp_path / "bytes.npy", SHAPE, "blobs.npz")[1],
     )
 
 
@@ -185,7 +196,7 @@ def test_predict_returns_class_names(home: Path, tmp_path: Path) -> None:
     digits = data.load("digits")
     assert digits.x_test is not None
     np.save(tmp_path / "digits.npy", digits.x_test)
-    names = [name for name, _ in predict(home / "digits", tmp_path / "digits.npy")]
+    names = [found.name for found in predict(home / "digits", tmp_path / "digits.npy")]
     accuracy = 100 * np.mean(np.array(names, int) == digits.y_test)
     assert accuracy == pytest.approx(evaluate(home / "digits").accuracy)
     trained = trained_network.load(home / "digits")
@@ -231,13 +242,11 @@ def write_altered(path: Path) -> None:
 BAD: dict[str, Callable[[Path], Any]] = {
     "missing": lambda path: None,
     "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("1,2,3\n"),
     "objects": write_objects,
-    "truncated npz": write_truncated,
-    "altered npz": write_altered,
-    "no array x": lambda path: path.write_bytes(npz_bytes(path, y=np.zeros(3))),
-    "objects in npz": lambda path: path.write_bytes(npz_bytes(path, x=np.array([{}], object))),
+    "a whole npz": lambda path: path.write_bytes(npz_bytes(path, x=np.zeros((3, *SHAPE)))),
     "integers": lambda path: np.save(path, np.zeros((3, *SHAPE), np.int64)),
     "booleans": lambda path: np.save(path, np.zeros((3, *SHAPE), bool)),
     "complex": lambda path: np.save(path, np.zeros((3, *SHAPE), np.complex64)),
@@ -258,10 +267,128 @@ def npz_bytes(path: Path, **arrays: np.ndarray) -> bytes:
 def test_predict_refuses_bad_files(home: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "samples.npy"
     BAD[kind](file)
-    with pytest.raises(DataError, match=r"samples\.npy: ") as error:
+    with pytest.raises(DataError, match=r"samples\.npy.* .*Remedy"):
         predict(home / "run", file)
     assert not (tmp_path / "ran").exists()
-    assert "expected" in str(error.value) or "finite" in str(error.value)
+
+
+BAD_NPZ: dict[str, Callable[[Path], Any]] = {
+    "truncated": write_truncated,
+    "altered": write_altered,
+    "no array x": lambda path: npz_bytes(path, y=np.zeros(3)),
+    "objects": lambda path: npz_bytes(path, x=np.array([Code(path.parent / "ran")], object)),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_NPZ)
+def test_predict_refuses_bad_npz(home: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "samples.npz"
+    BAD_NPZ[kind](file)
+    with pytest.raises(DataError, match=r"samples\.npz.* .*Remedy"):
+        predict(home / "run", file)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_predict_refuses_other_kinds(home: Path, tmp_path: Path) -> None:
+    for name in ("a.txt", "a", "a.tiff"):
+        (tmp_path / name).write_text("text")
+        with pytest.raises(DataError, match=r"is of no known kind. Remedy: use .png"):
+            predict(home / "run", tmp_path / name)
+    with pytest.raises(DataError, match="there is no such file"):
+        predict(home / "run", tmp_path / "nowhere")
+
+
+# images and tables
+
+
+def save_image(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_predict_images(home: Path, tmp_path: Path) -> None:
+    digits = (data.load("digits").x_train[:6] * 255).astype(np.uint8)
+    files = [save_image(tmp_path / "in" / f"{i}" / "a.png", x) for i, x in enumerate(digits)]
+    colours = np.repeat(digits[5][:, :, None], 3, 2)
+    save_image(files[5], colours)  # grey in all channels
+    np.save(tmp_path / "x.npy", digits)
+    expected = [found[1:] for found in predict(home / "digits", tmp_path / "x.npy")]
+    for given in (files, [tmp_path / "in"]):
+        found = predict(home / "digits", *given)
+        assert [one.sample for one in found] == [str(path) for path in files]
+        assert [one[1:] for one in found] == expected
+    both = predict(home / "digits", tmp_path / "x.npy", files[0])
+    samples = [f"{tmp_path / 'x.npy'}:{i}" for i in range(6)]
+    assert [one.sample for one in both] == [*samples, str(files[0])]
+    with pytest.raises(DataError, match=r"a\.png is an image; the network was trained on samples"):
+        predict(home / "table", files[0])
+
+
+def write_table(path: Path, header: str, columns: np.ndarray, names: Sequence[str] = ()) -> Path:
+    rows = [",".join(map(str, row)) for row in columns.tolist()]
+    rows = [f"{row},{name}" for row, name in zip(rows, names, strict=True)] if names else rows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join((header, *rows)))
+    return path
+
+
+def test_a_run_on_a_table(home: Path, tmp_path: Path) -> None:
+    """The fixture trains it; names are predicted, whether classes are given or not."""
+    x = np.random.default_rng(1).normal(size=(20, 2)).round(6)
+    np.save(tmp_path / "x.npy", x)
+    expected = predict(home / "table", tmp_path / "x.npy")
+    assert {one.name for one in expected} == {"small, or less", "large"}
+    with_names = write_table(tmp_path / "a.csv", "a,b,size", x, ["?"] * 20)
+    without = write_table(tmp_path / "b.csv", "a,b", x)
+    assert predict(home / "table", with_names) == predict(home / "table", without) == expected
+    turned = write_table(tmp_path / "c.csv", "b,a", x)
+    with pytest.raises(DataError, match=r"c\.csv has other columns than .*train\.csv"):
+        predict(home / "table", turned)
+
+
+def test_evaluate_matches_classes_by_name(home: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(30, 2)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    names = np.array([one.name for one in predict(home / "table", tmp_path / "x.npy")])
+    names[:6] = "large"
+    predicted = [one.name for one in predict(home / "table", tmp_path / "x.npy")]
+    expected = 100 * np.mean(np.array(predicted) == names)
+    for classes in (None, ["small, or less", "large"]):  # sorted, or the other way round
+        other = data.from_arrays(x, names, x, names, classes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data, "load", lambda *_, other=other, **__: other)
+            assert evaluate(home / "table", "other.npz").accuracy == pytest.approx(expected)
+    np.savez(
+        tmp_path / "huge.npz", x=x, y=np.full(30, "huge"), x_test=x, y_test=np.full(30, "huge")
+    )
+    with pytest.raises(
+        RunError, match=r"huge\.npz has classes .*: huge\. Its own are large, small"
+    ):
+        evaluate(home / "table", str(tmp_path / "huge.npz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnist", r"mnist: samples of shape \(28, 28\)"),
+        ("cifar-10", r"cifar-10: samples of shape \(3, 32, 32\)"),
+        ("fashion-mnist", "fashion-mnist has classes .*: T-shirt/top, Trouser"),
+    ],
+)
+def test_evaluate_checks_before_it_fetches(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    def fetched(*_: Any, **__: Any) -> Any:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr(sources, "obtain", fetched)
+    if name == "fashion-mnist":  # the same shape and number of classes
+        about = trained_network.load(home / "digits")
+        like = dataclasses.replace(about, sample_shape=(28, 28))
+        monkeypatch.setattr(trained_network, "load", lambda folder: like)
+    with pytest.raises(RunError, match=message):
+        evaluate(home / "digits", name)
 
 
 # incomplete runs

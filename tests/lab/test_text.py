@@ -145,10 +145,8 @@ def test_the_shortest_valid_text(tmp_path: Path) -> None:
 
 
 def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in (tmp_path / "none.txt", tmp_path / "folder.txt"):
-        with pytest.raises(DataError, match=r"\.txt cannot be read \(.*Remedy: check the path"):
-            data.load(str(path))
-        path.mkdir()
+    with pytest.raises(DataError, match=r"\.txt: there is no such file; .*Remedy: check the path"):
+        data.load(str(tmp_path / "none.txt"))
     monkeypatch.setattr(text, "MAX_BYTES", 1000)
     with pytest.raises(DataError, match=r"has more than 1,000 bytes\. Remedy"):
         data.load(write(tmp_path, PROSE))

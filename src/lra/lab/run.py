@@ -19,6 +19,8 @@ from lra.axis import unknown
 from lra.display import as_html, printable
 from lra.lab import data
 from lra.lab.data import Dataset
+from lra.lab.data.arrays import convert_samples
+from lra.lab.data.samples import read_samples
 from lra.lab.runs import diagnoses, files, trained_network
 from lra.lab.runs.display import ConsoleReporter, Reporter
 from lra.lab.runs.trained_network import Evaluation, Trained
@@ -225,9 +227,14 @@ class Run:
             DataError: the file cannot be read, or values are not finite.
             RunError: the samples do not fit the network.
         """
-        probabilities = trained_network.predict_probabilities(self._trained, x)
-        names = np.array(self.classes)[probabilities.argmax(1)]
-        return Predictions(names, probabilities)
+        if isinstance(x, (str, Path)):
+            _, samples = read_samples(Path(x), self._trained.sample_shape, self.config.dataset)
+        else:
+            samples = convert_samples("x", np.asarray(x))
+        if samples.shape == self._trained.sample_shape:
+            samples = samples[None]
+        probabilities = trained_network.compute_probabilities(self._trained, samples)
+        return Predictions(np.array(self.classes)[probabilities.argmax(1)], probabilities)
 
     def diagnose(self) -> "Diagnoses":
         """Return the diagnoses that the run has written, every `diagnose` steps.

@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 import tyro
 from rich.console import Console
 
+from lra.errors import OptionError
 from lra.lab import data
 from lra.lab.runs import diagnose_plots, diagnoses, files, plots, trained_network
 from lra.lab.runs.atomic import write_atomically
@@ -90,12 +91,12 @@ class Diagnose:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict the classes of samples and print CSV: index, class, probability."""
+    """Predict the classes of samples and print CSV: index or file, class, probability."""
 
     run: RunFolder
     """The run's folder."""
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """An .npy array of samples, or an .npz with an array x."""
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE ...")]
+    """PNG or JPEG files, folders of them, an .npy, an .npz with an array x or x_test, or a .csv."""
     out: MaybePath = None
     """Write to this file instead of standard output."""
     code: Code = ()
@@ -104,13 +105,16 @@ class Predict:
     def execute(self, console: Console) -> None:
         """Write the CSV."""
         code.allow(self.code)
+        if not self.files:
+            raise OptionError("lra predict needs a FILE with samples after RUN")
+        predictions = trained_network.predict(self.run, *self.files)
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("index", "class", "probability"))
-        predictions = trained_network.predict(self.run, self.file)
-        writer.writerows((i, name, f"{p:.4f}") for i, (name, p) in enumerate(predictions))
+        indices = all(prediction.sample.isdigit() for prediction in predictions)
+        writer.writerow(("index" if indices else "file", "class", "probability"))
+        writer.writerows((p.sample, p.name, f"{p.probability:.4f}") for p in predictions)
         if self.out:
-            write_atomically(self.out, text.getvalue().encode())
+            write_atomically(self.out, text.getvalue().encode("utf-8", "backslashreplace"))
         else:
             sys.stdout.write(text.getvalue())
 
@@ -167,7 +171,7 @@ class DataFetch:
     """Fetch a dataset into the cache and verify every file."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, cifar-10, python, or the path of an .npz or a .txt file."""
+    """digits, mnist, fashion-mnist, cifar-10, python, or a path: .npz, .csv, .txt, a folder."""
     data: MaybePath = None
     """Folder to read the files from."""
 
@@ -179,10 +183,10 @@ class DataFetch:
 
 @dataclass(frozen=True)
 class DataShow:
-    """Plot samples of a dataset."""
+    """Describe a dataset, and plot samples of it."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, cifar-10, or the path of an .npz file."""
+    """digits, mnist, fashion-mnist, cifar-10, or a path: .npz, .csv, a folder (docs/data.md)."""
     out: MaybePath = None
     """The file to write, a PNG, PDF or SVG; by default the dataset's name with .png, here."""
     count: int = 40
@@ -195,6 +199,8 @@ class DataShow:
     def execute(self, console: Console) -> None:
         """Write the plot and print its path."""
         arrays = data.load(self.dataset, self.data, lambda event: say(console, event))
+        for what, value in arrays.describe().items():
+            say(console, f"{what:<8} {value}")
         out = self.out or Path(f"{Path(arrays.name).stem}.png")
         plots.save(data.sample_figure(arrays, self.count, self.seed), out)
         say(console, str(out))

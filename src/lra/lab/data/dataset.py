@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Samples and their classes, in memory.
 
@@ -52,6 +53,28 @@ class Dataset:
         """The shape of one sample."""
         return self.x_train.shape[1:]
 
+    def describe(self) -> dict[str, str]:
+        """Return short descriptions of the samples, their values and the classes."""
+        tests = 0 if self.x_test is None else len(self.x_test)
+        names = self.classes if len(self.classes) <= 12 else (*self.classes[:10], "...")
+        return {
+            "samples": f"{len(self.x_train):,} for training, {tests:,} for testing",
+            "shape": f"{self.sample_shape}, {self.x_train.dtype}",
+            "values": f"{self.x_train.min():g} to {self.x_train.max():g}",
+            "classes": f"{self.num_classes}: {', '.join(map(_shorten, names))}",
+        }
+
+    def __repr__(self) -> str:
+        text = "; ".join(f"{name}: {value}" for name, value in self.describe().items())
+        return f"<Dataset {self.name!r}; {text}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self.describe().items()
+        )
+        return f"<table><caption>{html.escape(self.name)}</caption>{rows}</table>"
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the classes and all arrays, with their dtypes and shapes."""
         digest = hashlib.sha256(repr(self.classes).encode(errors="backslashreplace"))
@@ -60,6 +83,12 @@ class Dataset:
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+def _shorten(name: str) -> str:
+    """Return a class name in at most 20 printable characters."""
+    name = name if name.isprintable() and name.strip() else repr(name)
+    return name if len(name) <= 20 else f"{name[:19]}…"
 
 
 def split(dataset: Dataset, validation: int, seed: int) -> tuple[Ints, Ints]:

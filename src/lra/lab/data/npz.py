@@ -1,4 +1,4 @@
-"""User datasets in `.npz` files, read without trusting their content."""
+"""Arrays in `.npz` and `.npy` files, read without trusting their content."""
 
 from __future__ import annotations
 
@@ -6,68 +6,109 @@ import io
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Callable
-from importlib.resources.abc import Traversable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lra.errors import DataError, one_line
-from lra.lab.data.dataset import Dataset, Floats, Ints, scale_bytes
+from lra.lab.data.arrays import Array, build_dataset
+from lra.lab.data.dataset import Dataset
+from lra.lab.data.files import MAX_BYTES, open_file
 
-Array = npt.NDArray[Any]
-
-MAX_CLASSES = 100_000
-_NAMES = ("x", "y", "x_test", "y_test")
-_ALLOWED = "allowed are x, y and, both or neither, x_test, y_test"
+LAYOUTS = ("x", "y", "x_test", "y_test"), ("x_train", "y_train", "x_test", "y_test")
+"""The names of the arrays in a file: lra's own, and those of Keras's files."""
 
 
-def read_arrays(path: Path | Traversable, only: str | None = None) -> dict[str, Array]:
-    """Read those of the arrays x, y, x_test and y_test that an .npz file has.
+def load_npz(path: Path) -> Dataset:
+    """Load a dataset from an `.npz` file with the arrays of one of the `LAYOUTS`.
 
-    Pickled code is never run, and no array is created before its bytes are there.
+    Raises:
+        DataError: the file cannot be read, or an array is missing, unexpected or invalid.
+    """
+    arrays = read_npz(path)
+    own, keras = LAYOUTS
+    names = keras if {*keras[:2]} & {*arrays} else own
+    suffix = names[0].removeprefix("x")
+    if extra := ", ".join(sorted(arrays.keys() - {*names})):
+        raise DataError(
+            f"{path}: unexpected array {extra}; allowed are {', '.join(own)}, or "
+            f"{', '.join(keras)}. Remedy: save only these"
+        )
+    return build_dataset(str(path), path.name, [arrays.get(n) for n in names], suffix=suffix)
+
+
+def read_npz(path: Path, only: Sequence[str] | None = None) -> dict[str, Array]:
+    """Read the arrays of an .npz file.
+
+    Pickled code is never run, and no array is created before its bytes are there: `numpy.load`
+    would first create the array that a header declares.
 
     Args:
         path: the file.
-        only: read this array alone, and ignore all others.
+        only: read the first of these arrays that the file has, and ignore all others. By default,
+            all arrays that one of the `LAYOUTS` names, and the names of the others.
 
     Raises:
-        DataError: the file cannot be read, lacks that array, or has an unexpected array.
+        DataError: the file cannot be read, or has none of these arrays.
     """
-    try:
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-            names = Counter(member.removesuffix(".npy") for member in archive.namelist())
-            if only is not None:
-                if only not in names:
-                    raise ValueError(f"has {', '.join(names) or 'no array'}, but not {only}")
-                names = Counter({only: names[only]})
-            if extra := ", ".join(sorted(names.keys() - {*_NAMES})):
-                raise ValueError(f"unexpected array {extra}; {_ALLOWED}")
-            if names.total() > len(names):
-                raise ValueError("two arrays have the same name")
-            # zipfile allocates the declared size of a member before it reads any of it.
-            if max((m.compress_size for m in archive.infolist()), default=0) > stream.seek(0, 2):
-                raise ValueError("an array declares more bytes than the file has")
-            return {
-                name: _parse_npy(archive.read(member))
-                for member in archive.namelist()
-                if (name := member.removesuffix(".npy")) in names
-            }
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: there is no such file. Remedy: check the path; it is relative to {Path.cwd()}"
-        ) from error
-    except Exception as error:  # a damaged file makes the readers raise many types
-        raise DataError(
-            f"{path} cannot be read as .npz ({one_line(error)}). Only plain arrays are allowed, no "
-            "pickled objects. Remedy: write it with np.savez_compressed(path, x=x, y=y)"
-        ) from error
+    with open_file(path) as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                return _read_members(archive, stream.seek(0, 2), only)
+        except Exception as error:  # a damaged file makes the readers raise many types
+            raise DataError(
+                f"{path} cannot be read as .npz ({one_line(error)}). Only plain arrays are "
+                "allowed, no pickled objects. Remedy: write it with "
+                "np.savez_compressed(path, x=x, y=y)"
+            ) from error
 
 
-def _parse_npy(content: bytes) -> Array:
-    """Parse an .npy file, and check the size that its header declares."""
+def _read_members(
+    archive: zipfile.ZipFile, size: int, only: Iterable[str] | None
+) -> dict[str, Array]:
+    members = archive.infolist()
+    names = Counter(member.filename.removesuffix(".npy") for member in members)
+    wanted = {name for layout in LAYOUTS for name in layout}
+    if only is not None:
+        wanted = {next((name for name in only if name in names), "")}
+        if not wanted & names.keys():
+            raise ValueError(f"has {', '.join(names) or 'no array'}, but not {' or '.join(only)}")
+    elif extra := ", ".join(sorted(names.keys() - wanted)):
+        raise ValueError(f"unexpected array {extra}; allowed are {', '.join(sorted(wanted))}")
+    chosen = [m for m in members if m.filename.removesuffix(".npy") in wanted]
+    if any(names[name] > 1 for name in wanted):
+        raise ValueError("two arrays have the same name")
+    # zipfile allocates the declared size of a member before it reads any of it.
+    if max((member.compress_size for member in chosen), default=0) > size:
+        raise ValueError("an array declares more bytes than the file has")
+    if sum(member.file_size for member in chosen) > MAX_BYTES:
+        raise ValueError(f"its arrays have more than {MAX_BYTES:,} bytes")
+    return {m.filename.removesuffix(".npy"): parse_npy(archive.read(m)) for m in chosen}
+
+
+def read_npy(path: Path) -> Array:
+    """Read an `.npy` file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with open_file(path) as stream:
+        try:
+            return parse_npy(stream.read())
+        except Exception as error:  # as in `read_npz`
+            raise DataError(
+                f"{path} cannot be read as .npy ({one_line(error)}). Remedy: write it with "
+                "np.save(path, x)"
+            ) from error
+
+
+def parse_npy(content: bytes) -> Array:
+    """Parse the content of an .npy file, and check the size that its header declares.
+
+    Raises:
+        Exception: of many types, if the content is damaged.
+    """
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     readers = {
@@ -86,110 +127,3 @@ def _parse_npy(content: bytes) -> Array:
             f"{len(content) - start:,}"
         )
     return np.ndarray(shape, dtype, content, start, order="F" if fortran_order else "C")
-
-
-def read_samples(path: Path) -> Floats:
-    """Read an .npy file, or array x of an .npz file, as float32; uint8 is divided by 255.
-
-    Raises:
-        DataError: the file cannot be read, or values are neither floating-point nor uint8, or not
-            finite.
-    """
-    try:
-        with path.open("rb") as stream:
-            is_zip = stream.read(2) == b"PK"
-        x = read_arrays(path, "x")["x"] if is_zip else _parse_npy(path.read_bytes())
-    except Exception as error:  # as in `read_arrays`
-        raise DataError(
-            f"{path}: expected an .npy array, or an .npz with an array x ({one_line(error)})"
-        ) from error
-    if x.dtype == np.uint8:
-        return scale_bytes(x)
-    if x.dtype.kind != "f":
-        raise DataError(f"{path}: expected uint8 or floating-point values, got {x.dtype}")
-    with np.errstate(over="ignore"):
-        samples = x.astype(np.float32)
-    if not np.isfinite(samples).all():
-        raise DataError(f"{path}: some values are not finite in float32")
-    return samples
-
-
-def load_npz(path: Path) -> Dataset:
-    """Load and check a user's dataset.
-
-    Raises:
-        DataError: the file cannot be read, or an array is invalid.
-    """
-    arrays = read_arrays(path)
-
-    def require(good: bool, problem: str, remedy: str) -> None:
-        if not good:
-            raise DataError(f"{path}: {problem}. Remedy: {remedy}")
-
-    has = ", ".join(sorted(arrays)) or "no array"
-    require({"x", "y"} <= set(arrays), f"has {has}; {_ALLOWED}", "save both x and y")
-    test = "x_test" in arrays
-    require(test == ("y_test" in arrays), f"has {has}; {_ALLOWED}", "add the other or leave it out")
-    x, y = _checked_pair(arrays, "", require)
-    x_test, y_test = _checked_pair(arrays, "_test", require) if test else (None, None)
-    if x_test is not None:
-        kinds = arrays["x"].dtype, arrays["x_test"].dtype
-        require(
-            (kinds[0] == np.uint8) == (kinds[1] == np.uint8),
-            f"x is {kinds[0]} and x_test {kinds[1]}, so only one would be divided by 255",
-            "save both as uint8 or both as floating-point",
-        )
-        require(
-            x.shape[1:] == x_test.shape[1:],
-            f"samples of x have shape {x.shape[1:]}, those of x_test {x_test.shape[1:]}",
-            "give both the same sample shape",
-        )
-    top = max(int(y.max()), int(y_test.max()) if y_test is not None else 0)
-    return Dataset(path.name, x, y, x_test, y_test, tuple(str(i) for i in range(top + 1)))
-
-
-def _checked_pair(
-    arrays: dict[str, Array], suffix: str, require: Callable[[bool, str, str], None]
-) -> tuple[Floats, Ints]:
-    """Check samples and labels, and convert them to float32 and int64."""
-    x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
-    xs, ys = f"x{suffix}", f"y{suffix}"
-    require(
-        x.dtype == np.uint8 or x.dtype.kind == "f",
-        f"{xs} has type {x.dtype}; allowed are floating-point numbers (used unchanged) and "
-        "uint8 (divided by 255)",
-        f"save {xs}.astype(np.float32)",
-    )
-    require(
-        x.ndim >= 2,
-        f"{xs} has shape {x.shape}; it needs a first axis of samples and at least one more",
-        f"reshape it, for example {xs}[:, None]",
-    )
-    require(x.size > 0, f"{xs} has shape {x.shape}, so it is empty", "save at least one sample")
-    require(
-        y.dtype.kind in "iu",
-        f"{ys} has type {y.dtype}; allowed are integers, the class indices",
-        f"save {ys}.astype(np.int64)",
-    )
-    require(
-        y.shape == x.shape[:1],
-        f"{ys} has shape {y.shape}, but {xs} has {len(x)} samples; allowed is shape ({len(x)},)",
-        "save one class index per sample",
-    )
-    low, high = int(y.min()), int(y.max())
-    require(
-        low >= 0 and high < MAX_CLASSES,
-        f"{ys} holds labels from {low} to {high}; allowed are 0 to {MAX_CLASSES - 1}",
-        f"number the classes from 0, for example np.unique({ys}, return_inverse=True)[1]",
-    )
-    if x.dtype == np.uint8:
-        return scale_bytes(x), y.astype(np.int64)
-    with np.errstate(over="ignore"):
-        floats = x.astype(np.float32)
-    bad = int(np.count_nonzero(~np.isfinite(floats)))
-    require(
-        bad == 0,
-        f"{xs} has {bad} values that are not finite in float32",
-        "repair or remove those samples",
-    )
-    return floats, y.astype(np.int64)

@@ -14,6 +14,7 @@ import numpy as np
 
 from lra.errors import DataError, OptionError
 from lra.lab.data.dataset import Dataset, Ints
+from lra.lab.data.files import open_file
 
 CONTEXT = 128
 """The default number of characters in a window."""
@@ -133,16 +134,8 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: the file cannot be read, is too large, or is not in UTF-8.
     """
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}). Remedy: check the path; it is relative to "
-            f"{Path.cwd()}"
-        ) from error
-    if len(content) > MAX_BYTES:
-        raise DataError(f"{path} has more than {MAX_BYTES:,} bytes. Remedy: shorten it")
+    with open_file(path, MAX_BYTES) as stream:
+        content = stream.read()
     try:
         return _normalize_newlines(content.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except UnicodeDecodeError as error:

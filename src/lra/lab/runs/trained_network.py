@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from lra.errors import RunError, one_line
 from lra.lab import data
 from lra.lab.data import Dataset
-from lra.lab.data.npz import read_samples
+from lra.lab.data.dataset import Floats
+from lra.lab.data.samples import read_samples
 from lra.lab.networks.build import build_network
 from lra.lab.runs import files, fits
 from lra.lab.runs.measure import Predictor, compute_logits, measure
@@ -104,28 +106,36 @@ class Evaluation:
 
 
 def evaluate(
-    folder: Path, dataset: str | None = None, data_folder: Path | None = None
+    folder: Path, dataset: str | Dataset | None = None, data_folder: Path | None = None
 ) -> Evaluation:
     """Evaluate a run's best network on the test set of its dataset, or of another one.
 
+    Classes are matched by their names.
+
     Raises:
-        RunError: there is no test set, or the samples do not fit the network.
+        RunError: there is no test set, or its samples or classes do not fit the network.
     """
     trained = load(folder)
     config = trained.config
-    arrays = data.load(dataset or config.dataset, data_folder, **config.data_options)
+    if isinstance(dataset, Dataset):
+        arrays = dataset
+    else:
+        name = dataset or config.dataset
+        if (entry := data.ENTRIES.get(name)) and entry.reads == trained.reads == "values":
+            _check_fit(trained, name, entry.sample_shape, entry.classes)  # before it is fetched
+        arrays = data.load(name, data_folder, **config.data_options)
     if arrays.reads != trained.reads:
         raise RunError(f"{arrays.name} holds {arrays.reads}; the network reads {trained.reads}")
-    _check_shape(trained, arrays.sample_shape, arrays.name)
-    if arrays.reads == "text":
-        arrays = _translate(arrays, trained.classes)
     if arrays.x_test is None or arrays.y_test is None:
-        raise RunError(f"{arrays.name} has no test set (arrays x_test and y_test)")
-    if arrays.num_classes > len(trained.classes):
-        raise RunError(
-            f"{arrays.name} has {arrays.num_classes} classes; the network has "
-            f"{len(trained.classes)}"
-        )
+        raise RunError(f"{arrays.name} has no test set (docs/data.md shows how to add one)")
+    if arrays.reads == "text":
+        _check_shape(trained, arrays.sample_shape, arrays.name)
+        arrays = _translate(arrays, trained.classes)
+    else:
+        _check_fit(trained, arrays.name, arrays.sample_shape, arrays.classes)
+        order = np.array([trained.classes.index(c) for c in arrays.classes])
+        arrays = dataclasses.replace(arrays, y_test=order[arrays.y_test])
+    assert arrays.x_test is not None
     y = torch.from_numpy(arrays.y_test)
     samples = _samples(trained, arrays.x_test)
     metrics = measure(trained.predictor, samples, y)
@@ -133,6 +143,23 @@ def evaluate(
         *(arrays.name, len(y), y.numel(), metrics.accuracy, metrics.loss),
         _per_class(trained, samples, y) if arrays.reads == "values" else {},
     )
+
+
+def _check_fit(
+    trained: Trained, name: str, shape: tuple[int, ...], classes: tuple[str, ...]
+) -> None:
+    """Raise `RunError` unless the network has the shape and all classes of a dataset."""
+    _check_shape(trained, shape, name)
+    known = {*trained.classes}
+    if other := [c for c in classes if c not in known]:
+        raise RunError(
+            f"{name} has classes that the network was not trained on: {_join(other)}. Its own are "
+            f"{_join(trained.classes)}; give the classes the same names"
+        )
+
+
+def _join(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
 
 
 def _translate(arrays: Dataset, classes: tuple[str, ...]) -> Dataset:
@@ -153,34 +180,67 @@ def _per_class(trained: Trained, samples: Tensor, y: Tensor) -> dict[str, float]
     }
 
 
-def predict(folder: Path, file: Path) -> list[tuple[str, float]]:
-    """Predict classes for a file of samples.
+class Prediction(NamedTuple):
+    """The prediction for one sample.
+
+    Attributes:
+        sample: the index of the sample, or the path of the image.
+        name: the name of the most probable class.
+        probability: its probability.
+    """
+
+    sample: str
+    name: str
+    probability: float
+
+
+def predict(folder: Path, *files: Path) -> list[Prediction]:
+    """Predict classes for samples in files.
 
     Args:
         folder: the run's folder.
-        file: an `.npy` array, or an `.npz` with an array x, of shape (n, ...) or one sample. uint8
-            is divided by 255, as in training.
+        files: PNG or JPEG files, folders of them, .npy, .npz or .csv files, as in
+            `lra.lab.data.samples.read_samples`. Of several files, an index follows the file's path.
 
     Returns:
-        The name of the predicted class and its probability, for each sample.
+        A prediction for each sample.
 
     Raises:
-        DataError: the file cannot be read or holds no such array.
+        DataError: a file cannot be read or holds no samples.
         RunError: the samples do not fit the network.
     """
     trained = load(folder)
+    names: list[str] = []
+    parts = [np.empty((0, *trained.sample_shape), np.float32)]
+    for file in (file.expanduser() for file in files):
+        own, x = read_samples(file, trained.sample_shape, trained.config.dataset)
+        _check_shape(trained, x.shape[1:], str(file))
+        if len(files) > 1:
+            own = [n if n.startswith(str(file)) else f"{file}:{n}" for n in own]
+        names += own
+        parts.append(x)
+    probabilities = compute_probabilities(trained, np.concatenate(parts))
+    best = zip(names, probabilities.argmax(1), probabilities.max(1, initial=0), strict=True)
+    return [Prediction(name, trained.classes[i], float(p)) for name, i, p in best]
+
+
+def compute_probabilities(trained: Trained, x: Floats) -> Floats:
+    """Compute the probability of each class, (n, classes), for samples.
+
+    Args:
+        trained: the network.
+        x: samples, float32, shape (n, ...), scaled as in training.
+
+    Raises:
+        RunError: the samples do not fit the network, or it reads text.
+    """
     if trained.reads == "text":
-        raise RunError(f"{folder}: its network reads text; use lra write to continue a text")
-    x = read_samples(file)
-    if x.shape == trained.sample_shape:
-        x = x[None]
-    _check_shape(trained, x.shape[1:], str(file))
-    probabilities = compute_logits(trained.predictor, _samples(trained, x)).softmax(1)
-    best = probabilities.max(1)
-    return [
-        (trained.classes[label], probability)
-        for label, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+        raise RunError("the network reads text; use lra write to continue a text")
+    _check_shape(trained, x.shape[1:], "x")
+    probabilities: Floats = (
+        compute_logits(trained.predictor, _samples(trained, x)).softmax(1).numpy()
+    )
+    return probabilities
 
 
 def _samples(trained: Trained, x: np.ndarray[Any, Any]) -> Tensor:
