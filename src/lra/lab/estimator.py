@@ -28,7 +28,6 @@ from lra.lab.training.loop import _Run
 from lra.lab.training.stop import Stop
 from lra.methods import Method
 from lra.rules import Rule
-from lra.torch.random_states import RandomStates
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -36,14 +35,17 @@ try:
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ModuleNotFoundError as error:
-    if error.name != "sklearn":
+    if not str(error.name).startswith("sklearn"):
         raise
     raise ImportError(
         "lra.lab.LraClassifier needs scikit-learn: pip install 'lra-e[sklearn]'"
     ) from error
 
-_NAMED = ("epochs", "lr", "optimizer", "weight_decay", "schedule", "patience", "device")
-"""The parameters of `LraClassifier` that are fields of `TrainConfig`, unchanged."""
+_NAMED = (
+    *("rule", "model", "epochs", "batch_size", "lr", "optimizer", "weight_decay", "schedule"),
+    *("patience", "device"),
+)
+"""The parameters of `LraClassifier` that are fields of `TrainConfig`."""
 
 _OTHERS = (
     *("augment", "betas", "compile", "feedback_lr", "momentum", "precision", "share_feedback"),
@@ -145,12 +147,12 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
         """
         x, labels = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=2)
         check_classification_targets(labels)
-        self.classes_, indices = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
+        classes, indices = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
             raise OptionError(
-                f"LraClassifier needs samples of at least 2 classes; y has only {self.classes_[0]}"
+                f"LraClassifier needs samples of at least 2 classes; y has only {classes.tolist()}"
             )
-        names = tuple(map(str, self.classes_))
+        names = tuple(map(str, classes))
         x = self._reshape(x)
         dataset = Dataset("X", x, indices.astype(np.int64), None, None, names)
         owned = {
@@ -158,13 +160,13 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
             for name, value in (("rule", self.rule), ("model", self.model))
             if callable(value) and not isinstance(value, (Rule, Method))
         }
-        seed = self._seed()  # outside, where a draw from NumPy's random state counts
+        seed = self._seed()
         with _exclusive(owned, self.device):
             config = self._configure(len(x), owned, seed)
             state = State()
             _MemoryRun(config, dataset).train(state)
         self._fitted = _Fitted(config, owned, dataset.sample_shape, len(names), state.best_weights)
-        self.n_iter_ = state.epoch
+        self.classes_, self.n_iter_ = classes, state.epoch
         self.loss_curve_ = [row["loss"] for row in state.rows]
         scores = [row["validation_accuracy"] for row in state.rows]
         self.validation_scores_ = None if None in scores else [s / 100 for s in scores]
@@ -173,7 +175,7 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the probability of each class, (n, classes), for samples (n, features)."""
-        check_is_fitted(self)
+        check_is_fitted(self, "_fitted")
         x = validate_data(self, X, dtype=np.float32, reset=False)
         samples = torch.from_numpy(x.reshape(len(x), *self._fitted.sample_shape))
         logits = compute_logits(self._fitted.predictor, samples.to(self._fitted.dtype))
@@ -193,26 +195,29 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
 
     def _reshape(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return samples in the shape that the network reads."""
-        shape = x.shape[1:] if self.sample_shape is None else tuple(self.sample_shape)
-        if math.prod(shape) != x.shape[1]:
+        shape = x.shape[1:] if self.sample_shape is None else self.sample_shape
+        if not isinstance(shape, (tuple, list)) or math.prod(shape) != x.shape[1]:
             raise OptionError(
-                f"sample_shape {shape} has {math.prod(shape)} values, and X has {x.shape[1]} "
-                "features"
+                f"sample_shape must be a tuple of sizes with the product {x.shape[1]}, the number "
+                f"of features of X; got {shape!r}"
             )
         return x.reshape(len(x), *shape)
 
     def _configure(self, samples: int, owned: Mapping[str, Any], seed: int) -> TrainConfig:
         """Return the configuration of a fit."""
-        others = dict(self.settings or {})
+        others = {} if self.settings is None else self.settings
+        if not isinstance(others, Mapping):
+            raise OptionError(f"settings must be a dict; got {others!r}")
         for name in others:
             if name not in _OTHERS:
                 raise unknown("setting", name, _OTHERS)
-        chosen = {name: getattr(self, name) for name in (*_NAMED, "rule", "model", "batch_size")}
+        chosen = {name: getattr(self, name) for name in _NAMED}
         chosen |= {name: f"{__name__}:given.{name}" for name in owned}
-        chosen |= others | {"validation": self._count_validation(samples), "seed": seed}
         config = TrainConfig(
             "X",
-            **{name: _plain(value) for name, value in chosen.items()},
+            **{name: _plain(value) for name, value in {**chosen, **others}.items()},
+            validation=self._count_validation(samples),
+            seed=seed,
             test=False,
             sources=((__name__, ""),),  # nothing is read from disk, so no source is recorded
             source_folder=str(Path.cwd()),
@@ -254,7 +259,7 @@ class _Fitted:
         classes: int,
         weights: Mapping[str, Tensor],
     ) -> None:
-        self._parts = config, owned, sample_shape, classes, weights
+        self._builds = config, owned, sample_shape, classes
         self.sample_shape = sample_shape
         self.dtype = torch.float64 if config.precision == "64" else torch.float32
         with _exclusive(owned, "cpu"):
@@ -263,7 +268,7 @@ class _Fitted:
             self.predictor = make_predictor(config.built_rule, self.network)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Fitted, self._parts
+        return _Fitted, (*self._builds, self.network.state_dict())
 
 
 class _MemoryRun(_Run):
@@ -295,9 +300,11 @@ class _Unstopped(Stop):
 def _exclusive(owned: Mapping[str, Any], device: str) -> Iterator[None]:
     """Wait for the fits in other threads, set `given`, and restore torch's random state."""
     global given
-    accelerator = torch.accelerator.current_accelerator() if device != "cpu" else None
-    on = torch.empty(0, device=accelerator or "cpu")
-    with _turn, RandomStates(on).preserved():
+    # Torch seeds all devices at once, and asking for a device's state would start it.
+    started = device != "cpu" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.accelerator.device_count()) if started else ()
+    kind = str(torch.accelerator.current_accelerator() or "cuda")
+    with _turn, torch.random.fork_rng(devices, device_type=kind):
         before, given = given, SimpleNamespace(**owned)
         try:
             yield
