@@ -8,10 +8,12 @@ import importlib
 import itertools
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import cloudpickle
 import joblib
@@ -400,6 +402,13 @@ def test_a_script_without_a_guard_searches_in_two_processes(tmp_path):
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.split()) == 4
+
+
+def test_the_example_of_the_docs_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(from sklearn.*?)```", page, re.DOTALL)
+    exec(example, {})
+    assert float(capsys.readouterr().out.split()[-1]) > 0.9
 
 
 # no traces
