@@ -143,6 +143,7 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             OptionError: a setting is unknown, invalid, or does not fit the data; or all labels are
                 equal.
+            ValueError: X or y is not what scikit-learn accepts: missing, infinite or ragged values.
             Diverged: the loss or a weight is no longer finite.
         """
         x, labels = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=2)
