@@ -1534,7 +1534,7 @@ DEFECTS = (
     Defect(
         "note the code of a fit in the cache",
         "lab/estimator.py",
-        '((__name__, ""),),',
+        'tuple((name, "") for name in code_files),',
         "(),",
         ESTIMATOR,
     ),

@@ -22,6 +22,7 @@ from lra.lab.networks.build import build_network
 from lra.lab.runs.display import Reporter
 from lra.lab.runs.measure import compute_logits
 from lra.lab.runs.state import State
+from lra.lab.settings.code import split_reference
 from lra.lab.settings.config import TrainConfig
 from lra.lab.training.learning import make_predictor
 from lra.lab.training.loop import _Run
@@ -214,13 +215,15 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
                 raise unknown("setting", name, _OTHERS)
         chosen = {name: getattr(self, name) for name in _NAMED}
         chosen |= {name: f"{__name__}:given.{name}" for name in owned}
+        texts = (text for text in (chosen["rule"], chosen["model"]) if isinstance(text, str))
+        code_files = [found[0] for found in map(split_reference, texts) if found]
         config = TrainConfig(
             "X",
             **{name: _plain(value) for name, value in {**chosen, **others}.items()},
             validation=self._count_validation(samples),
             seed=seed,
             test=False,
-            sources=((__name__, ""),),  # nothing is read from disk, so no source is recorded
+            sources=tuple((name, "") for name in code_files),  # no run on disk needs their hashes
             source_folder=str(Path.cwd()),
         )
         most = samples - (config.validation or 0)
