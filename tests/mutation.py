@@ -62,6 +62,8 @@ DIVERGENCE = "tests/torch/test_method_divergence.py"
 SURROUNDINGS = "tests/torch/test_surroundings.py"
 FOLDERS = "tests/lab/test_training.py::test_no_command_replaces_files_that_are_not_a_runs"
 
+ESTIMATOR = "tests/lab/test_estimator.py"
+
 
 @dataclass(frozen=True)
 class Defect:
@@ -1649,6 +1651,55 @@ DEFECTS = (
         'plain.get("type") == TrainConfig.__name__',
         "True",
         FOLDERS,
+    ),
+    Defect(
+        "let fits in threads mix",
+        "lab/estimator.py",
+        "with _turn, torch",
+        "with torch",
+        ESTIMATOR,
+    ),
+    Defect(
+        "leave torch's random state changed",
+        "lab/estimator.py",
+        "fork_rng(devices,",
+        "fork_rng(devices, enabled=False,",
+        ESTIMATOR,
+    ),
+    Defect(
+        "catch Ctrl-C in a fit",
+        "lab/estimator.py",
+        "self.stop = _Unstopped()",
+        "pass",
+        ESTIMATOR,
+    ),
+    Defect(
+        "count held-out samples in a batch",
+        "lab/estimator.py",
+        "samples - (config.validation or 0)",
+        "samples",
+        ESTIMATOR,
+    ),
+    Defect(
+        "note the code of a fit in the cache",
+        "lab/estimator.py",
+        'tuple((name, "") for name in code_files),',
+        "(),",
+        ESTIMATOR,
+    ),
+    Defect(
+        "pickle the first weights",
+        "lab/estimator.py",
+        "(*self._builds, self.network.state_dict())",
+        "(*self._builds, {k: v * 0 for k, v in self.network.state_dict().items()})",
+        ESTIMATOR,
+    ),
+    Defect(
+        "keep the labels of a failed fit",
+        "lab/estimator.py",
+        "classes, indices = np.unique(",
+        "classes, indices = self.classes_, _ = np.unique(",
+        ESTIMATOR,
     ),
 )
 
