@@ -51,17 +51,16 @@ def work_alone(grid: Grid, out: Path) -> Schedule:
     schedule, end = Schedule(grid, out), time.monotonic() + PATIENCE
     while not schedule.finished():
         assert time.monotonic() < end
-        next_job = schedule.next((), ())
-        if next_job is None:  # the trial of a killed process does not count as dead yet
+        next_job = schedule.next(())
+        if next_job is None:  # another process has it
             time.sleep(0.1)
         else:
-            execute(grid, out, next_job)
-        schedule.retry_now()
+            schedule.ended(next_job, execute(grid, out, next_job))
     return schedule
 
 
 def table_of(schedule: Schedule, path: Path) -> list[dict[str, str]]:
-    """Return the rows of a comparison's files.csv without measured times."""
+    """Return the rows of a comparison's runs.csv without measured times."""
     write_runs(tables(schedule), path)
     with path.open(newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
