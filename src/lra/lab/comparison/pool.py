@@ -191,10 +191,12 @@ def _process(grid: Grid, out: Path, job: Job, connection: Connection) -> None:
         _thread.interrupt_main()
 
     warnings.showwarning = lambda message, *_, **__: send("warning", str(message))
-    threading.Thread(target=listen, daemon=True).start()
     try:
+        threading.Thread(target=listen, daemon=True).start()
         send("outcome", execute(grid, out, job, lambda share: send("progress", share)))
     except (Interrupted, KeyboardInterrupt):
         pass
     except LraError as error:
         send("fatal error", str(error))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -32,7 +32,7 @@ class Display:
             disable=console is None or not console.is_terminal,
             refresh_per_second=2,
         )
-        self.all = self.bars.add_task("")
+        self.all = self.bars.add_task("starting", total=None)
         self.tasks: dict[Job, tuple[TaskID, float]] = {}
         self.seconds: dict[object, list[float]] = defaultdict(list)
 
