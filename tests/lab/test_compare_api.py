@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from lra.lab.comparison.api import Comparison, compare, tune
 from lra.lab.comparison.grid import Grid
 from lra.lab.comparison.job import Job, execute
 from lra.lab.runs import plots
+from lra.lab.training import loop
 
 TINY: dict[str, Any] = {
     **{"models": "mlp:width=5,depth=3", "epochs": 2, "batch_size": 16, "device": "cpu"},
@@ -198,7 +198,7 @@ def test_tune_states_its_own_defaults(capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(SystemExit):
             main.parse([command, "--help"])
         text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
-        shown[command] = re.search(r"--trials INT, --tune INT .*?\(default: (\d+)\)", text)
+        shown[command] = re.search(r"--tune INT, --trials INT .*?\(default: (\d+)\)", text)
     assert shown["compare"]
     assert shown["tune"]
     assert (shown["compare"][1], shown["tune"][1]) == ("0", "8")
@@ -315,14 +315,13 @@ def test_a_comparison_in_a_thread_leaves_main_as_it_is(blobs: Path) -> None:
 
 
 def _warn(grid: Grid, out: Path, task: Job, connection: Any) -> None:
-    actual, train = execute, lra.lab.training.loop.train  # type: ignore[attr-defined]
+    train = loop.train
 
     def warning(*args: Any, **more: Any) -> Any:
         warnings.warn("seen by the worker", lra.errors.LraWarning, stacklevel=2)
         return train(*args, **more)
 
-    lra.lab.training.loop.train = warning  # type: ignore[attr-defined]
-    assert actual is pool.execute
+    loop.train = warning
     _PROCESS(grid, out, task, connection)
 
 
@@ -338,4 +337,3 @@ def test_warnings_of_workers_reach_the_caller(
         compare(blobs, "backprop", seeds=1, **TINY)
     compare(blobs, "backprop", seeds=2, progress=True, **TINY)
     assert "backprop: seen by the worker" in capsys.readouterr().out
-    assert os.getpid()

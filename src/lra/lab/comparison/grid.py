@@ -93,7 +93,7 @@ class Grid(Axis):
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     trials: Annotated[int, tyro.conf.arg(aliases=["--tune"])] = 0
-    """Trials of each rule on each network to choose its settings; 0 uses the given settings."""
+    """Trials of each rule on each network, which choose its settings."""
     options: Annotated[Search, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Search)
 
     def __post_init__(self) -> None:

@@ -75,7 +75,7 @@ class Display:
             for group in _groups(schedule.grid, job.experiment, trial):
                 self.seconds[group].append(seconds)
         counts = list(schedule.counts())
-        done, total = (sum(column) for column in list(zip(*counts, strict=True))[2:])
+        done, total = sum(count[2] for count in counts), sum(count[3] for count in counts)
         left = self._time_left(schedule.grid, counts, jobs)
         text = f"{done} of {total}{left}"
         self.bars.update(self.all, total=total, completed=done, description=text)

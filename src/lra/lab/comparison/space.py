@@ -1,5 +1,6 @@
 """The dimensions of a search: named ranges of numbers and lists of values."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -101,8 +102,8 @@ def edges(
 ) -> tuple[str, ...]:
     """Return the ranges whose best value is the lowest or highest one tried, as "the lowest lr".
 
-    A range counts if the trials on that side of the middle value score better than the others, by
-    their medians, so that chance in a setting without effect counts half as often.
+    A range counts if trials on that side of the middle value score better than those on the other
+    in more pairs than worse, so that chance in a setting without effect counts half as often.
 
     Args:
         dimensions: the dimensions of the search.
@@ -118,8 +119,9 @@ def edges(
         sides: dict[bool, list[float]] = {True: [], False: []}
         for value, (_, score) in zip(values, trials, strict=True):
             if value != middle:
-                same = (value < middle) == (best[name] < middle)
-                sides[same].append(-math.inf if score is None else score)
-        if sides[False] and statistics.median(sides[True]) > statistics.median(sides[False]):
+                same_side = (value < middle) == (best[name] < middle)
+                sides[same_side].append(-math.inf if score is None else score)
+        pairs = list(itertools.product(sides[True], sides[False]))
+        if sum(a > b for a, b in pairs) > sum(a < b for a, b in pairs):
             found.append(f"the {'lowest' if best[name] < middle else 'highest'} {name}")
     return tuple(found)
