@@ -16,7 +16,7 @@ from .kills import PATIENCE, Child, Fault, content
 
 WORDS = (
     "--rules backprop lra-e:beta=0.2 --models mlp:width=16,depth=3 --epochs 4 --batch-size 4 "
-    "--seeds 2 --trials 2 --search lr=1e-3..1e-2:log --device cpu --jobs 2"
+    "--seeds 1 --trials 2 --search lr=1e-3..1e-2:log --device cpu --jobs 2"
 )
 MAIN_SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 WORKER_SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -73,10 +73,10 @@ def _attack(home: Path, draw: random.Random, seconds: float, name: str) -> list[
         i = draw.randrange(mains)
         child = children[i]
         assert child is not None
-        code = child.wait(PATIENCE if last else draw.uniform(0, seconds))
+        code = child.wait(PATIENCE if last else draw.uniform(0, seconds / 2))
         allowed = {0}
         if code is None and not last:
-            workers = _workers(child) if of_workers < WORKER_KILLS and draw.random() < 0.5 else []
+            workers = _workers(child) if of_workers < WORKER_KILLS and draw.random() < 0.6 else []
             if workers:
                 number = draw.choice(WORKER_SIGNALS)
                 _kill(draw.choice(workers), number)

@@ -43,8 +43,8 @@ def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run jobs in this process, without pictures, where the processes are not what is tested."""
 
-    def run_once(self: pool.Pool, job: Job) -> tuple[bool, Any, None]:
-        return True, execute(self.grid, self.out, job), None
+    def run_once(self: pool.Pool, job: Job) -> tuple[str, Any]:
+        return "outcome", execute(self.grid, self.out, job)
 
     monkeypatch.setattr(pool.Pool, "_run_once", run_once)
     monkeypatch.setattr(plots, "curves", lambda *args, **more: None)
@@ -74,7 +74,7 @@ def test_a_comparison_has_its_runs_tables_folder_and_report(
     with (found.folder / "runs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
     assert repr(found) == (
-        "Comparison('runs/compare-blobs': 2 rules, 1 networks, 2 seeds; 4 of 4 runs done)"
+        "Comparison('runs/compare-blobs', rules: 2, networks: 1, 4 of 4 runs done)"
     )
     again = Comparison.open(found.folder)
     assert (again.grid, again.rows) == (found.grid, found.rows)
@@ -272,6 +272,24 @@ def test_a_comparison_without_any_result_exits_with_1_and_the_first_reason(
     found = Comparison.open("out")
     assert found.failure.startswith("no run completed")
     assert "0 of 4 runs done" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"models": "gpt"}, "lra-e: refused: gpt reads text"),
+        ({"models": "mlp:activation=relu", "search": "lr=1e30..1e35"}, "every trial diverged"),
+    ],
+)
+def test_a_search_without_any_result_exits_with_1_and_the_first_reason(
+    blobs: Path, in_process: None, changes: dict[str, str], reason: str
+) -> None:
+    words = {"rules": "lra-e"} | changes
+    flags = [word for name, text in words.items() for word in (f"--{name}", text)]
+    with pytest.raises(RunError, match=f"no trial completed; the first, blobs, .*{reason}"):
+        main.parse(["tune", str(blobs), *flags, "--trials", "2", "--epochs", "5"]).execute(
+            Console()
+        )
 
 
 # processes

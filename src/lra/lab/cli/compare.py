@@ -85,6 +85,8 @@ class Tune:
         for row in tuning.summary:
             rows.add_row(*row)
         console.print(rows)
+        if tuning.failure:
+            raise RunError(tuning.failure)
         say(console, f"to train with these settings: {tuning.command}")
 
 

@@ -17,7 +17,7 @@ from lra.lab.comparison.grid import Grid, Search
 from lra.lab.comparison.machine import cores
 from lra.lab.comparison.pool import Pool
 from lra.lab.comparison.progress import Display
-from lra.lab.comparison.results import FIGURES, Table, tables
+from lra.lab.comparison.results import FIGURES, Entry, Table, tables
 from lra.lab.comparison.schedule import Schedule
 from lra.lab.comparison.sentences import cells, headings, settings_text, verdict, warnings
 from lra.lab.comparison.store import Store
@@ -34,7 +34,17 @@ Names = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class _Results:
+    grid: Grid
+    folder: Path
+    tables: Sequence[Table]
+
+    @property
+    def _entries(self) -> list[Entry]:
+        return [entry for table in self.tables for entry in table.entries]
+
+
+class Comparison(_Results):
     """The results of a comparison.
 
     Attributes:
@@ -42,10 +52,6 @@ class Comparison:
         folder: the folder with the runs and the report.
         tables: the results, one table for each network.
     """
-
-    grid: Grid
-    folder: Path
-    tables: Sequence[Table]
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -74,8 +80,7 @@ class Comparison:
                 **{name: (run.outcome.result or {}).get(name) for name in FIGURES},
                 "folder": self.folder / "runs" / run.name,
             }
-            for table in self.tables
-            for entry in table.entries
+            for entry in self._entries
             for run in entry.runs
         ]
 
@@ -87,10 +92,9 @@ class Comparison:
     @property
     def failure(self) -> str:
         """Why no run completed, with the first reason; "" if one did."""
-        entries = [entry for table in self.tables for entry in table.entries]
-        if any(entry.done for entry in entries):
+        if any(entry.done for entry in self._entries):
             return ""
-        for entry in entries:
+        for entry in self._entries:
             reasons = [f"{run.outcome.state}: {run.outcome.reason}" for run in entry.runs]
             if reason := entry.refusal or next(iter(reasons), ""):
                 return f"no run completed; the first, {entry.experiment}: {reason}"
@@ -115,13 +119,10 @@ class Comparison:
         return paths + ([Path(page)] if page else [])
 
     def __repr__(self) -> str:
-        entries = [entry for table in self.tables for entry in table.entries]
-        done = sum(len(entry.done) for entry in entries)
-        return (
-            f"Comparison({str(self.folder)!r}: {len(self.grid.rules)} rules, {len(self.tables)} "
-            f"networks, {self.grid.seeds} seeds; {done} of {len(entries) * self.grid.seeds} runs "
-            "done)"
-        )
+        done = sum(len(entry.done) for entry in self._entries)
+        runs = len(self._entries) * self.grid.seeds
+        size = f"rules: {len(self.grid.rules)}, networks: {len(self.tables)}"
+        return f"Comparison({str(self.folder)!r}, {size}, {done} of {runs} runs done)"
 
     def _repr_html_(self) -> str:
         parts = [f"<p>{html.escape(text)}</p>" for text in self.warnings]
@@ -132,8 +133,7 @@ class Comparison:
         return "".join(parts)
 
 
-@dataclass(frozen=True, repr=False)
-class Tuning:
+class Tuning(_Results):
     """The results of a search.
 
     Attributes:
@@ -142,24 +142,19 @@ class Tuning:
         tables: the chosen settings and the trials, one table for each network.
     """
 
-    grid: Grid
-    folder: Path
-    tables: Sequence[Table]
-
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The network, the rule, the chosen settings, the trials and, if it is refused, why."""
+        """The network, rule, chosen settings, trials, settings at the edge, and if refused, why."""
         return [
             {
-                "network": str(table.problem),
+                "network": str(entry.experiment.problem),
                 "rule": entry.label,
                 "settings": entry.settings,
                 "trials": entry.trials,
                 "edges": entry.edges,
                 "refusal": entry.refusal,
             }
-            for table in self.tables
-            for entry in table.entries
+            for entry in self._entries
         ]
 
     @property
@@ -168,23 +163,37 @@ class Tuning:
         return command(self.grid, self.folder)
 
     @property
+    def failure(self) -> str:
+        """Why no trial completed, with the first reason; "" if one did, or none is needed."""
+        reasons = [_trial_failure(entry) for entry in self._entries]
+        if not all(reasons):
+            return ""
+        return f"no trial completed; the first, {self._entries[0].experiment}: {reasons[0]}"
+
+    @property
     def summary(self) -> list[list[str]]:
-        """The network, the rule, the chosen settings and the number of trials, as texts."""
+        """The network, rule, chosen settings, number of trials and edges, as texts."""
         return [
             [
-                *(row["network"], row["rule"]),
-                row["refusal"] or settings_text(row["settings"]) or "nothing to search",
-                str(len(row["trials"])),
-                ", ".join(row["edges"]),
+                *(str(entry.experiment.problem), entry.label),
+                _trial_failure(entry) or settings_text(entry.settings) or "nothing to search",
+                *(str(len(entry.trials)), ", ".join(entry.edges)),
             ]
-            for row in self.rows
+            for entry in self._entries
         ]
 
     def __repr__(self) -> str:
-        return f"Tuning({str(self.folder)!r}: {len(self.rows)} searches)"
+        return f"Tuning({str(self.folder)!r}, searches: {len(self._entries)})"
 
     def _repr_html_(self) -> str:
         return _html_table("Chosen settings", SUMMARY, self.summary)
+
+
+def _trial_failure(entry: Entry) -> str:
+    """Return why a rule has no complete trial on a network; "" if it has, or needs none."""
+    if entry.trials and all(score is None for _, score in entry.trials):
+        return "every trial diverged"
+    return entry.refusal or ""
 
 
 SUMMARY = ("network", "rule", "chosen", "trials", "at the edge")

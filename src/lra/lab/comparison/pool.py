@@ -78,7 +78,8 @@ class Pool:
             RunError: if a job meets an error that ends the whole comparison.
         """
         self.schedule.store.forget_refusals()
-        stop, running = Stop(), dict[Future[Outcome | None], Job]()
+        stop = Stop()
+        running: dict[Future[Outcome | None], Job] = {}
         with stop.listening(), self.display, ThreadPoolExecutor(self.jobs) as threads:
             try:
                 while not stop.signal:
@@ -114,34 +115,35 @@ class Pool:
         """Run a job, again if its process dies, and return its outcome if there is one."""
         self.display.started(self.grid, job)
         for _ in range(MAX_DEATHS):
-            ended, outcome, code = self._run_once(job)
-            if ended or self.stopping:
-                return outcome
-        outcome = Outcome(
-            "failed", f"its process died {MAX_DEATHS} times, the last time with exit code {code}"
-        )
+            kind, what = self._run_once(job)
+            if kind == "fatal error":
+                raise RunError(what)
+            if kind == "outcome" or self.stopping:
+                return what if kind == "outcome" else None
+        reason = f"its process died {MAX_DEATHS} times, the last time with exit code {what}"
         store, name = self.schedule.store, job.name(self.grid)
         with store.claim(name) as claimed:
-            if claimed:
-                store.record(name, outcome)
-        return outcome if claimed else None
+            if not claimed:
+                return None
+            store.record(name, Outcome("failed", reason))
+        return store.outcome(name)
 
-    def _run_once(self, job: Job) -> tuple[bool, Outcome | None, int | None]:
+    def _run_once(self, job: Job) -> tuple[str, Any]:
         """Run a job in a new process.
 
         Returns:
-            Whether the process ended as it should, the job's outcome, and the exit code.
+            "outcome" with the outcome, "fatal error" with a message, or "died" with the exit code.
         """
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=_process, args=(self.grid, self.out, job, theirs))
+        result: tuple[str, Any] | None = None
         with contextlib.closing(ours):
             with _START, _without_main():
                 if self.stopping:
-                    return False, None, None
+                    return "died", None
                 process.start()
                 self.connections.add(ours)
             theirs.close()
-            kind, what = "", None
             try:
                 while True:
                     kind, what = ours.recv()
@@ -149,13 +151,13 @@ class Pool:
                         self.display.progress(job, what)
                     elif kind == "warning":
                         self.display.warn(f"{self.grid.experiments[job.experiment]}: {what}")
+                    else:
+                        result = kind, what
             except (EOFError, OSError):  # the process has ended
                 with _START:
                     process.join()
                     self.connections.remove(ours)
-        if kind == "fatal error":
-            raise RunError(what)
-        return kind == "outcome", what if kind == "outcome" else None, process.exitcode
+        return result or ("died", process.exitcode)
 
 
 @contextlib.contextmanager

@@ -90,7 +90,8 @@ class Schedule:
         if experiment not in self.search_results:
             outcomes = [self.outcome(trial) for trial in self.trials(experiment)]
             ended = [outcome for outcome in outcomes if outcome]
-            if len(ended) < self._num_trials(experiment):
+            refused = any(outcome.state in ("refused", "failed") for outcome in ended)
+            if refused or len(ended) < self._num_trials(experiment):
                 return None
             self.search_results[experiment] = self.studies[experiment].result(ended)
         return self.search_results[experiment].settings
