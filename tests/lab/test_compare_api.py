@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from html.parser import HTMLParser
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,16 @@ found = compare({data!r}, "backprop", "mlp:width=5,depth=3", out={out!r}, seeds=
                 batch_size=16, device="cpu", jobs=2)
 print(found)
 """
+
+
+def test_a_new_process_is_told_of_no_main_module() -> None:
+    def told() -> list[str]:
+        return [name for name in spawn.get_preparation_data("worker") if "main" in name]
+
+    assert told()
+    with pool._without_main():
+        assert not told()
+    assert told()
 
 
 @pytest.mark.slow
