@@ -30,17 +30,20 @@ def _start(name: str, home: Path, number: int, new_python: bool) -> Child:
 
 
 def _workers(child: Child) -> list[int]:
-    """Return the workers that a main process may have started: they lead a process group."""
+    """Return the workers of a main process: those below it that lead a process group."""
     listed = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True
     ).stdout
     rows = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    # A forked child shares the server that it was forked from; a new Python starts its own.
-    own = isinstance(child.process, subprocess.Popen)
-    family = {child.process.pid if own else dict(row[:2] for row in rows)[child.process.pid]}
-    for _ in range(3):
+    family = {child.process.pid}
+    for _ in range(2):  # a server, from which the workers are forked
         family |= {pid for pid, parent, _ in rows if parent in family}
     return [pid for pid, _, group in rows if pid in family and pid == group]
+
+
+def _wait_for_workers(child: Child) -> None:
+    while child.wait(0.2) is None and not _workers(child):
+        pass
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
@@ -73,6 +76,8 @@ def _attack(home: Path, draw: random.Random, seconds: float, name: str) -> list[
         i = draw.randrange(mains)
         child = children[i]
         assert child is not None
+        if not last and draw.random() < 0.8:  # the others come while it starts
+            _wait_for_workers(child)
         code = child.wait(PATIENCE if last else draw.uniform(0, seconds / 2))
         allowed = {0}
         if code is None and not last:
@@ -111,8 +116,9 @@ def run(count: int, seed: int) -> bool:
         builder = forked().Process(target=make_target, args=(home,))
         builder.start()
         builder.join()
-        began = time.monotonic()
         whole = _start("whole", home, 0, new_python=False)
+        _wait_for_workers(whole)
+        began = time.monotonic()
         if whole.wait(PATIENCE) != 0:
             raise RuntimeError(whole.output.read_text())
         seconds = time.monotonic() - began

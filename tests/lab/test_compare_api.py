@@ -167,6 +167,7 @@ def test_wrong_arguments_are_refused(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("compare digts", "unknown dataset 'digts'; .* Did you mean 'digits'"),
         ("compare digits --seeds 0", "seeds must be 1 or more; got 0"),
         ("compare digits --rules", "rules has no values"),
         ("compare digits --rules --seeds 3", "rules has no values"),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from rich.console import Console
 
@@ -38,10 +38,23 @@ class _Results:
     grid: Grid
     folder: Path
     tables: Sequence[Table]
+    _what: ClassVar[str]
+
+    def _reason(self, entry: Entry) -> str:
+        """Return why a rule has no result on a network, or ""."""
+        raise NotImplementedError
 
     @property
     def _entries(self) -> list[Entry]:
         return [entry for table in self.tables for entry in table.entries]
+
+    @property
+    def failure(self) -> str:
+        """Why no run or trial completed, with the first reason; "" if one did."""
+        reasons = [self._reason(entry) for entry in self._entries]
+        if not all(reasons):
+            return ""
+        return f"no {self._what} completed; the first, {self._entries[0].experiment}: {reasons[0]}"
 
 
 class Comparison(_Results):
@@ -52,6 +65,8 @@ class Comparison(_Results):
         folder: the folder with the runs and the report.
         tables: the results, one table for each network.
     """
+
+    _what = "run"
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -89,16 +104,9 @@ class Comparison(_Results):
         """What a reader must know before trusting the results, such as too few seeds."""
         return warnings(self.tables)
 
-    @property
-    def failure(self) -> str:
-        """Why no run completed, with the first reason; "" if one did."""
-        if any(entry.done for entry in self._entries):
-            return ""
-        for entry in self._entries:
-            reasons = [f"{run.outcome.state}: {run.outcome.reason}" for run in entry.runs]
-            if reason := entry.refusal or next(iter(reasons), ""):
-                return f"no run completed; the first, {entry.experiment}: {reason}"
-        return "no run has ended yet"
+    def _reason(self, entry: Entry) -> str:
+        reasons = [f"{run.outcome.state}: {run.outcome.reason}" for run in entry.runs]
+        return "" if entry.done else entry.refusal or next(iter(reasons), "it has not ended yet")
 
     def report(self, page: Path | str | None = None) -> list[Path]:
         """Write the report to the folder, and return the paths of its files.
@@ -142,9 +150,15 @@ class Tuning(_Results):
         tables: the chosen settings and the trials, one table for each network.
     """
 
+    _what = "trial"
+
+    def _reason(self, entry: Entry) -> str:
+        diverged = entry.trials and all(score is None for _, score in entry.trials)
+        return "every trial diverged" if diverged else entry.refusal or ""
+
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The network, rule, chosen settings, trials, settings at the edge, and if refused, why."""
+        """For each rule on each network: the chosen settings, the trials, or why there are none."""
         return [
             {
                 "network": str(entry.experiment.problem),
@@ -152,7 +166,7 @@ class Tuning(_Results):
                 "settings": entry.settings,
                 "trials": entry.trials,
                 "edges": entry.edges,
-                "refusal": entry.refusal,
+                "failure": self._reason(entry),
             }
             for entry in self._entries
         ]
@@ -163,23 +177,15 @@ class Tuning(_Results):
         return command(self.grid, self.folder)
 
     @property
-    def failure(self) -> str:
-        """Why no trial completed, with the first reason; "" if one did, or none is needed."""
-        reasons = [_trial_failure(entry) for entry in self._entries]
-        if not all(reasons):
-            return ""
-        return f"no trial completed; the first, {self._entries[0].experiment}: {reasons[0]}"
-
-    @property
     def summary(self) -> list[list[str]]:
-        """The network, rule, chosen settings, number of trials and edges, as texts."""
+        """The rows as texts, with the columns `SUMMARY`."""
         return [
             [
-                *(str(entry.experiment.problem), entry.label),
-                _trial_failure(entry) or settings_text(entry.settings) or "nothing to search",
-                *(str(len(entry.trials)), ", ".join(entry.edges)),
+                *(row["network"], row["rule"]),
+                row["failure"] or settings_text(row["settings"]) or "nothing to search",
+                *(str(len(row["trials"])), ", ".join(row["edges"])),
             ]
-            for entry in self._entries
+            for row in self.rows
         ]
 
     def __repr__(self) -> str:
@@ -187,13 +193,6 @@ class Tuning(_Results):
 
     def _repr_html_(self) -> str:
         return _html_table("Chosen settings", SUMMARY, self.summary)
-
-
-def _trial_failure(entry: Entry) -> str:
-    """Return why a rule has no complete trial on a network; "" if it has, or needs none."""
-    if entry.trials and all(score is None for _, score in entry.trials):
-        return "every trial diverged"
-    return entry.refusal or ""
 
 
 SUMMARY = ("network", "rule", "chosen", "trials", "at the edge")
@@ -287,7 +286,7 @@ def run_grid(grid: Grid, out: Path | str | None, jobs: int | None, display: Disp
     if grid.seeds < 1:
         raise OptionError(f"seeds must be 1 or more; got {grid.seeds}")
     folder = Path(out) if out else default_folder(grid)
-    _check(grid, jobs)
+    _prepare(grid, jobs, display)
     _remember(grid, folder, display)
     return Comparison(grid, folder, tables(_work(grid, folder, jobs, display)))
 
@@ -297,7 +296,7 @@ def search_grid(grid: Grid, out: Path | str | None, jobs: int | None, display: D
     if grid.trials < 1:
         raise OptionError(f"trials must be 1 or more; got {grid.trials}")
     folder = Path(out) if out else default_folder(grid)
-    _check(grid, jobs)
+    _prepare(grid, jobs, display)
     only_trials = dataclasses.replace(grid, seeds=0)
     return Tuning(grid, folder, tables(_work(only_trials, folder, jobs, display)))
 
@@ -323,11 +322,14 @@ def read_grids(folder: Path) -> list[Grid]:
         raise RunError(f"{path}: {one_line(error)}") from error
 
 
-def _check(grid: Grid, jobs: int | None) -> None:
+def _prepare(grid: Grid, jobs: int | None, display: Display) -> None:
+    """Check what a grid alone may lack, and fetch the data before the workers start."""
     if not grid.datasets:
         raise OptionError("no dataset is given; name one, such as digits")
     if jobs is not None and jobs < 1:
         raise OptionError(f"jobs must be 1 or more; got {jobs}")
+    for dataset in grid.datasets:
+        data.fetch(dataset, on_event=display.say)
 
 
 def _remember(grid: Grid, folder: Path, display: Display) -> None:
@@ -346,8 +348,6 @@ def _remember(grid: Grid, folder: Path, display: Display) -> None:
 
 
 def _work(grid: Grid, folder: Path, jobs: int | None, display: Display) -> Schedule:
-    for dataset in grid.datasets:  # download once, before the workers start
-        data.fetch(dataset, on_event=display.say)
     pool = Pool(grid, folder, jobs or cores(), display)
     count = f"rules: {len(grid.rules)}, networks: {len(grid.problems)}, seeds: {grid.seeds}"
     trials = f", trials per rule: {grid.trials}" if grid.trials else ""
