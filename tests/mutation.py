@@ -60,6 +60,9 @@ DISCOVERY = "tests/torch/test_discovery.py"
 RECURRENT = "tests/torch/test_recurrent.py"
 DIVERGENCE = "tests/torch/test_method_divergence.py"
 SURROUNDINGS = "tests/torch/test_surroundings.py"
+SEARCH = "tests/lab/test_compare_search.py"
+GRID = "tests/lab/test_compare_grid.py"
+COMPARE = "tests/lab/test_compare_api.py"
 FOLDERS = "tests/lab/test_training.py::test_no_command_replaces_files_that_are_not_a_runs"
 
 ESTIMATOR = "tests/lab/test_estimator.py"
@@ -1700,6 +1703,104 @@ DEFECTS = (
         "classes, indices = np.unique(",
         "classes, indices = self.classes_, _ = np.unique(",
         ESTIMATOR,
+    ),
+    Defect(
+        "draw the points of a search by the dataset's path",
+        "lab/comparison/search.py",
+        "np.random.default_rng(number)",
+        'np.random.default_rng([number, *self.name.encode("utf-8")])',
+        SEARCH,
+    ),
+    Defect(
+        "score a diverged trial like any other",
+        "lab/comparison/search.py",
+        "            return WORST",
+        "            return 0.0, 0.0",
+        SEARCH,
+    ),
+    Defect(
+        "stop trials below the largest score",
+        "lab/comparison/search.py",
+        "max(scores) < statistics.median(best)",
+        "max(scores) < max(best)",
+        SEARCH,
+    ),
+    Defect(
+        "draw more settings than trials",
+        "lab/comparison/search.py",
+        "if len(known) < self.experiment.trials:",
+        "if True:",
+        SEARCH,
+    ),
+    Defect(
+        "stop no trial early",
+        "lab/comparison/job.py",
+        "if self.stop and self.done < self.total",
+        "if not self.stop and self.done < self.total",
+        SEARCH,
+    ),
+    Defect(
+        "report every best trial at an end as one at the edge",
+        "lab/comparison/space.py",
+        "if sum(a > b for a, b in pairs) > sum(a < b for a, b in pairs):",
+        "if pairs:",
+        SEARCH,
+    ),
+    Defect(
+        "accept depths that no network uses",
+        "lab/comparison/grid.py",
+        "if self.depths and all(",
+        "if False and all(",
+        GRID,
+    ),
+    Defect(
+        "accept a learning rate that no rule uses",
+        "lab/comparison/grid.py",
+        "for name in changed(self).keys() & set(STEP):",
+        "for name in set[str]():",
+        GRID,
+    ),
+    Defect(
+        "accept options of a search without trials",
+        "lab/comparison/grid.py",
+        "idle = dict.fromkeys(changed(self.options),",
+        "idle = dict.fromkeys((),",
+        GRID,
+    ),
+    Defect(
+        "choose settings although a trial was refused",
+        "lab/comparison/schedule.py",
+        "if refused or len(ended)",
+        "if len(ended)",
+        COMPARE,
+    ),
+    Defect(
+        "report another grid than the folder's",
+        "lab/cli/compare.py",
+        "        if given:",
+        "        if False:",
+        COMPARE,
+    ),
+    Defect(
+        "succeed although every run failed",
+        "lab/cli/compare.py",
+        "if comparison.failure:",
+        "if False:",
+        COMPARE,
+    ),
+    Defect(
+        "forget the earlier comparisons of a folder",
+        "lab/comparison/api.py",
+        "for one in grids if one != grid]",
+        "for one in ()]",
+        COMPARE,
+    ),
+    Defect(
+        "let new processes import the caller's main module",
+        "lab/comparison/pool.py",
+        'sys.modules["__main__"] = types.ModuleType("__main__")',
+        'assert types.ModuleType("__main__")',
+        COMPARE,
     ),
 )
 

@@ -35,8 +35,10 @@ class Fault(Exception):  # noqa: N818 - a result of the attack
 class Child:
     """A command in a child process: forked from a server that has torch, or a new Python."""
 
-    def __init__(self, words: list[str], home: Path, new_python: bool) -> None:
-        self.output = home / "output.txt"
+    def __init__(
+        self, words: list[str], home: Path, new_python: bool, output: str = "output.txt"
+    ) -> None:
+        self.output = home / output
         self.process: Any
         if new_python:
             with self.output.open("w") as file:

@@ -16,8 +16,9 @@ ATTACK = Path(__file__).parents[2] / "benchmarks" / "attack.py"
     [
         ("files --count 140 --seed 7", "140 files, 0 faults (seed 7)"),
         ("kills --count 5 --seed 12", " runs, 0 faults (seed 12)"),
+        ("compare --count 3 --seed 2", " each, 0 faults (seed 2)"),
     ],
-    ids=["files", "kills"],
+    ids=["files", "kills", "compare"],
 )
 def test_an_attack_finds_nothing(words: str, expected: str) -> None:
     command = [sys.executable, str(ATTACK), *words.split()]

@@ -45,6 +45,17 @@ def bits(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
+def run_trials(grid: Grid, out: Path) -> Schedule:
+    """Run the trials of all rules, one after the other."""
+    schedule = Schedule(grid, out)
+    while job := schedule.next(()):
+        outcome = execute(grid, out, job)
+        assert outcome is not None
+        schedule.ended(job, outcome)
+    assert schedule.finished()
+    return schedule
+
+
 class InputRecorder:
     """Records hashes of a run's initial weights, batches and splits."""
 
@@ -119,11 +130,7 @@ def test_configurations_differ_only_in_the_rule_and_its_settings(blobs: Path) ->
 
 def test_each_rule_has_the_same_trials(blobs: Path, tmp_path: Path) -> None:
     grid = small(blobs, rules=("backprop", "lra-e"), trials=3, seeds=0)
-    for i in range(2):
-        for _ in range(5):  # two more than the trials
-            execute(grid, tmp_path, Job(i))
-    schedule = Schedule(grid, tmp_path)
-    assert schedule.finished()
+    schedule = run_trials(grid, tmp_path)
     points = [[settings for settings, _ in schedule.search_results[i].trials] for i in range(2)]
     assert points[0] == points[1]
     assert len(points[0]) == 3
@@ -144,14 +151,14 @@ def test_trials_never_use_the_test_split_and_runs_use_it_once(
         return measure(network, x, y)
 
     monkeypatch.setattr(loop, "measure", recorded)
-    for i in (0, 0, 1, 1):
-        outcome = execute(grid, tmp_path, Job(i))
+    schedule = run_trials(dataclasses.replace(grid, seeds=0), tmp_path)
+    for trial in (*schedule.trials(0), *schedule.trials(1)):
+        outcome = schedule.outcome(trial)
         assert outcome is not None
         assert outcome.result is not None
         assert outcome.result["test_accuracy"] is None
     assert measured == [False] * 8  # two rules, two trials, two epochs
     measured.clear()
-    schedule = Schedule(grid, tmp_path)
     settings = schedule.settings(0)
     assert settings is not None
     outcome = execute(grid, tmp_path, Job(0, 0, tuple(settings.items())))
@@ -173,9 +180,7 @@ def test_settings_are_chosen_by_validation_and_independent_of_test_labels(
         path.parent.mkdir()
         np.savez(path, **(content | {"y_test": labels}))
         grid = small(path, rules=("lra-e",), trials=3, seeds=0)
-        for _ in range(3):
-            execute(grid, tmp_path / name, Job(0))
-        schedule = Schedule(grid, tmp_path / name)
+        schedule = run_trials(grid, tmp_path / name)
         assert schedule.settings(0)
         results.append(schedule.search_results[0])
     result = results[0]
@@ -196,9 +201,7 @@ def test_a_smaller_loss_breaks_ties_of_accuracy(
 
     monkeypatch.setattr(store.Store, "train", train)
     grid = small(blobs, rules=("backprop",), trials=3, seeds=0)
-    for _ in range(3):
-        execute(grid, tmp_path, Job(0))
-    schedule = Schedule(grid, tmp_path)
+    schedule = run_trials(grid, tmp_path)
     assert schedule.settings(0) == schedule.search_results[0].trials[1][0]
 
 
@@ -207,11 +210,7 @@ def test_tpe_and_pruning_give_each_rule_the_same_number_of_trials(
 ) -> None:
     options = Search(("lr=1e-4..1e-1:log", "beta=0.1..1"), sampler="tpe", prune=True)
     grid = small(blobs, rules=("backprop", "lra-e"), trials=6, seeds=0, epochs=4, options=options)
-    for i in range(2):
-        for _ in range(7):
-            execute(grid, tmp_path, Job(i))
-    schedule = Schedule(grid, tmp_path)
-    assert schedule.finished()
+    schedule = run_trials(grid, tmp_path)
     for i in range(2):
         assert len(schedule.search_results[i].trials) == 6
         assert len({tuple(s.items()) for s, _ in schedule.search_results[i].trials}) == 6

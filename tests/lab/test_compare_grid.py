@@ -108,6 +108,10 @@ def test_invalid_rules_are_refused(text: str, message: str) -> None:
             "unknown option of network 'mlp' 'hiden'.*Did you mean 'hidden'",
         ),
         ({"models": ("lenet:width=3",)}, "unknown option of network 'lenet' 'width'"),
+        ({"rules": ()}, "rules has no values; name at least one"),
+        ({"models": ()}, "models has no values"),
+        ({"depths": ()}, "depths has no values"),
+        ({"trials": 2, "options": Search(())}, "search has no settings"),
         ({"seeds": -1}, "seeds must be 0 or more"),
         ({"epochs": 0}, "epochs must be a whole number, 1 or more"),
         ({"trials": 2, "validation": 0}, "trials need validation samples"),
@@ -119,6 +123,35 @@ def test_invalid_rules_are_refused(text: str, message: str) -> None:
 def test_invalid_grids_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(lra.errors.OptionError, match=message):
         grid(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": Search(("beta=0.1..1",))}, "search has no effect without trials; add"),
+        ({"options": Search(sampler="tpe")}, "sampler has no effect without trials"),
+        ({"options": Search(prune=True)}, "prune has no effect without trials"),
+        ({"options": Search(trial_epochs=2)}, "trial_epochs has no effect without trials"),
+        ({"depths": (3, 5), "models": ("lenet", "mlp:depth=4")}, "depths has no effect since"),
+        ({"rules": ("backprop:lr=0.1",), "trials": 4}, "search has no effect on lr, since every"),
+        ({"rules": ("backprop:lr=0.1",), "lr": 0.2}, "lr has no effect since every rule sets"),
+        ({"trials": 4, "lr": 0.2}, "lr has no effect since every rule sets or searches it"),
+        ({"rules": ("backprop:optimizer=sgd",), "optimizer": "adam"}, "optimizer has no effect"),
+        (
+            {"rules": ("lra-e:weight_decay=0.1",), "weight_decay": 0.2},
+            "weight_decay has no effect since every rule",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(changes: dict[str, object], message: str) -> None:
+    settings = {"rules": ("backprop", "lra-e")} | changes
+    with pytest.raises(lra.errors.OptionError, match=message):
+        grid(**settings)
+
+
+def test_an_option_that_one_rule_uses_is_accepted() -> None:
+    assert grid(rules=("backprop:lr=0.1", "lra-e"), lr=0.2).experiments[1].config(0, {}).lr == 0.2
+    assert grid(models=("lenet", "mlp"), depths=(3,)).problems[1].depth == 3
 
 
 def test_depths_apply_to_networks_that_have_a_depth_and_do_not_set_it() -> None:
@@ -136,7 +169,7 @@ def test_a_grid_survives_its_command_line_and_its_configuration() -> None:
     made = grid(
         *("digits", "mnist"), rules=("backprop", "lra-e:beta=0.2"), models=("mlp:width=32",),
         depths=(3, 5), seeds=2, epochs=4, lr=0.01, weight_decay=0.0, trials=6,
-        options=Search(("lr=1e-4..1e-1:log", "beta=0.1,1"), 2, "tpe", True, "sqlite:///x.db"),
+        options=Search(("momentum=0..0.9", "gamma=0,1"), 2, "tpe", True),
     )  # fmt: skip
     words = shlex.split(command(made))
     assert main.parse(words[1:]).grid == made  # type: ignore[attr-defined]

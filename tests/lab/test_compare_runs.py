@@ -20,7 +20,7 @@ from test_compare_fair import small
 from workbench import PATIENCE, fork_lra, wait_for, write_blobs
 
 import lra
-from lra.lab.comparison import job, pool, search
+from lra.lab.comparison import job, pool
 from lra.lab.comparison.grid import Grid, Search
 from lra.lab.comparison.job import Job, execute
 from lra.lab.comparison.pool import Pool
@@ -51,17 +51,16 @@ def work_alone(grid: Grid, out: Path) -> Schedule:
     schedule, end = Schedule(grid, out), time.monotonic() + PATIENCE
     while not schedule.finished():
         assert time.monotonic() < end
-        next_job = schedule.next((), ())
-        if next_job is None:  # the trial of a killed process does not count as dead yet
+        next_job = schedule.next(())
+        if next_job is None:  # another process has it
             time.sleep(0.1)
         else:
-            execute(grid, out, next_job)
-        schedule.retry_now()
+            schedule.ended(next_job, execute(grid, out, next_job))
     return schedule
 
 
 def table_of(schedule: Schedule, path: Path) -> list[dict[str, str]]:
-    """Return the rows of a comparison's files.csv without measured times."""
+    """Return the rows of a comparison's runs.csv without measured times."""
     write_runs(tables(schedule), path)
     with path.open(newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
@@ -164,13 +163,18 @@ def test_a_job_whose_process_keeps_dying_fails(
     grid = small(blobs, rules=("backprop",), seeds=2)
     monkeypatch.setattr(pool, "_process", _die_at_seed_0)
     schedule = Pool(grid, tmp_path, 1, display()).work()
-    states = {seed: outcome.state for (_, seed), outcome in schedule.runs.items()}
-    assert states == {0: "failed", 1: "done"}
-    assert "its process died 3 times" in schedule.runs[0, 0].reason
+    first, second = (schedule.run(0, seed) for seed in range(2))
+    assert first is not None
+    assert second is not None
+    assert (first.state, second.state) == ("failed", "done")
+    assert first.reason == "its process died 3 times, the last time with exit code -9"
+    assert (tmp_path / "deaths").read_text() == "..."
 
 
 def _die_at_seed_0(grid: Grid, out: Path, task: Job, connection: Any) -> None:
     if task.seed == 0:
+        with (out / "deaths").open("a") as file:
+            file.write(".")
         os.kill(os.getpid(), signal.SIGKILL)
     _PROCESS(grid, out, task, connection)
 
@@ -200,13 +204,12 @@ def _work(grid: Grid, out: Path, seed: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     plots.save = lambda *args, **more: None  # type: ignore[assignment]
-    search.HEARTBEAT, search.GRACE = 1, 2
     work_alone(grid, out)
 
 
 def start(target: Callable[..., None], *args: Any) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli.main", "lra.lab.comparison.search"])
+    context.set_forkserver_preload(["lra.lab.cli.main"])
     process = context.Process(target=target, args=args)
     process.start()
     return process
@@ -300,75 +303,77 @@ def _pool(grid: Grid, out: Path) -> None:
 # several workers
 
 
-def test_a_run_claimed_by_another_process_is_skipped(blobs: Path, tmp_path: Path) -> None:
+def test_a_run_claimed_by_another_process_is_skipped(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grid = small(blobs, rules=("backprop",), seeds=2)
     schedule = Schedule(grid, tmp_path)
     with schedule.store.claim(schedule.name(0, 0)) as claimed:
         assert claimed
         assert execute(grid, tmp_path, Job(0, 0)) is None
-        assert schedule.next((), ()) == Job(0, 1)
-    schedule.retry_now()
-    assert schedule.next((), ()) == Job(0, 0)
+        assert schedule.next(()) == Job(0, 1)
+    assert schedule.next((Job(0, 1),)) is None  # not checked again at once
+    monkeypatch.setattr("lra.lab.comparison.schedule.RETRY_SECONDS", 0.0)
+    assert schedule.next(()) == Job(0, 0)
 
 
 def _share(grid: Grid, out: Path, done: Path) -> None:
-    """Run waiting trials, and write one line to `done` for each."""
+    """Run all open jobs, and write a line to `done` for each that this process has run."""
     torch.set_num_threads(1)
     plots.save = lambda *args, **more: None  # type: ignore[assignment]
-    schedule = Schedule(grid, out)
-    while not schedule.finished():
-        task = schedule.next((), ())
-        if task is not None and execute(grid, out, task) is not None:
-            with done.open("a") as file:
-                file.write(f"{task.experiment}\n")
-        schedule.retry_now()
+    train = job.Store.train
+
+    def counted(self: job.Store, name: str, *args: Any) -> Any:
+        with done.open("a") as file:
+            file.write(f"{name}\n")
+        return train(self, name, *args)
+
+    job.Store.train = counted  # type: ignore[method-assign]
+    work_alone(grid, out)
 
 
 @pytest.mark.slow
-def test_two_workers_on_one_database_share_the_trials(blobs: Path, tmp_path: Path) -> None:
-    options = Search(storage=f"sqlite:///{tmp_path / 'shared.db'}")
-    grid = long(blobs, rules=RULES[:2], trials=5, seeds=0, options=options)
-    lists = [tmp_path / "a.txt", tmp_path / "b.txt"]
-    workers = [start(_share, grid, tmp_path / path.stem, path) for path in lists]
+@pytest.mark.parametrize("sampler", ["even", "tpe"])
+def test_four_workers_on_one_folder_share_the_jobs(
+    blobs: Path, tmp_path: Path, sampler: str
+) -> None:
+    grid = long(blobs, rules=RULES[:2], trials=5, seeds=2, options=Search(sampler=sampler))
+    out, lists = tmp_path / "shared", [tmp_path / f"{i}.txt" for i in range(4)]
+    workers = [start(_share, grid, out, path) for path in lists]
     for worker in workers:
         worker.join(PATIENCE)
         assert worker.exitcode == 0
-    done = [path.read_text().split() for path in lists]
-    assert sorted(done[0] + done[1]) == ["0"] * 5 + ["1"] * 5  # each trial once
-    assert done[0]
-    assert done[1]
-    folders = [list((tmp_path / path.stem / "runs").iterdir()) for path in lists]
-    assert [len(found) for found in folders] == [len(found) for found in done]
-    found = [Schedule(grid, tmp_path / path.stem) for path in lists]
-    assert all(schedule.finished() for schedule in found)
-    assert found[0].search_results == found[1].search_results
+    done = [path.read_text().split() for path in lists if path.exists()]
+    names = [name for part in done for name in part]
+    assert len(names) == len(set(names)) == 2 * (5 + 2)  # each once
+    assert len(done) > 1
+    schedule = Schedule(grid, out)
+    assert schedule.finished()
+    assert [len(schedule.search_results[i].trials) for i in range(2)] == [5, 5]
+    if sampler == "even":  # which adapts to nothing
+        alone = table_of(work_alone(grid, tmp_path / "alone"), tmp_path / "alone.csv")
+        assert table_of(schedule, tmp_path / "found.csv") == alone
 
 
-def test_a_killed_trial_is_resumed(
-    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search, "GRACE", 3)
+def test_a_killed_trial_is_resumed(blobs: Path, tmp_path: Path) -> None:
     grid = long(blobs, rules=("backprop",), trials=1, seeds=0, epochs=50)
     process = start(_work, grid, tmp_path, 0)
-    (name,) = [grid.experiments[0].name_of(grid.experiments[0].trial_config({"lr": 0.00173}))]
-    folder = tmp_path / "runs" / name
-    store = job.Store(tmp_path)
-    assert wait_for(lambda: bool(store.curve(name)), process.is_alive)
+    schedule = Schedule(grid, tmp_path)
+    (trial,) = schedule.trials(0)
+    name = schedule.job_name(trial)
+    assert wait_for(lambda: bool(schedule.store.curve(name)), process.is_alive)
+    assert schedule.next(()) is None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    saved = files.read_config(folder)
-    steps: list[float] = []
+    saved = files.read_config(tmp_path / "runs" / name)
     schedule = Schedule(grid, tmp_path)
-    end = time.monotonic() + PATIENCE
-    while (task := schedule.next((), ())) is None:
-        assert time.monotonic() < end
-        schedule.retry_now()
-        time.sleep(0.2)
-    outcome = execute(grid, tmp_path, task, steps.append)
+    assert schedule.next(()) == trial  # at once
+    steps: list[float] = []
+    outcome = execute(grid, tmp_path, trial, steps.append)
     assert outcome is not None
     assert outcome.state == "done"
-    assert files.read_config(folder) == saved
+    assert files.read_config(tmp_path / "runs" / name) == saved
     assert steps[0] > 1 / 50  # resumed, not restarted
     assert len(list((tmp_path / "runs").iterdir())) == 1
-    assert len(job.Store(tmp_path).curve(name)) == 50
-    assert schedule.finished() or Schedule(grid, tmp_path).finished()
+    assert len(schedule.store.curve(name)) == 50
+    assert Schedule(grid, tmp_path).finished()

@@ -2,28 +2,21 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lra.errors import OptionError
-from lra.lab import data
+from lra.errors import OptionError, RunError
 from lra.lab.cli.commands import MaybePath, say
+from lra.lab.comparison import api
 from lra.lab.comparison.grid import Grid
-from lra.lab.comparison.machine import cores
-from lra.lab.comparison.pool import Pool
 from lra.lab.comparison.progress import Display
-from lra.lab.comparison.results import Table, tables, write_runs
-from lra.lab.comparison.schedule import Schedule
-from lra.lab.comparison.sentences import cells, headings, settings_text, verdict
-from lra.lab.comparison.words import command
+from lra.lab.comparison.results import Table
+from lra.lab.comparison.sentences import cells, headings, verdict
+from lra.lab.comparison.words import flags
 from lra.lab.settings.options import MaybeInt
-
-TRIALS = 8
-"""Default number of trials of a search."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +35,32 @@ class Compare:
     page: MaybePath = None
     """Markdown file to also write the report to, with its plots in a folder beside it."""
     report: bool = False
-    """Train nothing; write the report of the existing runs."""
+    """Train nothing; write the report of the comparison in the folder given by --out."""
 
     def execute(self, console: Console) -> None:
         """Run the comparison and write its report."""
-        from lra.lab.comparison.page import write_html, write_markdown  # load matplotlib
-        from lra.lab.comparison.report import make_report
-
-        out = self.out or _folder(self.grid)
-        schedule = _schedule(self.grid, out, self.jobs, console, read_only=self.report)
-        results = tables(schedule)
-        report = make_report(self.grid, results, out)
-        write_runs(results, out / "runs.csv")
-        write_markdown(report, out / "report.md")
-        write_html(report, out / "report.html")
-        if self.page:
-            write_markdown(report, self.page)
-        for table in results:
+        if self.report:
+            comparison = self._open()
+        else:
+            comparison = api.run_grid(self.grid, self.out, self.jobs, Display(console))
+        paths = comparison.report(self.page)
+        for table in comparison.tables:
             _print_table(table, console)
-        say(console, f"report: {out / 'report.html'}, {out / 'report.md'}")
+        for warning in comparison.warnings:
+            say(console, warning)
+        say(console, f"report: {', '.join(str(p) for p in paths if p.stem == 'report')}")
+        if comparison.failure:
+            raise RunError(comparison.failure)
+
+    def _open(self) -> api.Comparison:
+        given = [*flags(self.grid), *flags(self.grid.options), *(["--jobs"] if self.jobs else [])]
+        if given:
+            raise OptionError(
+                f"--report reports the comparison in the folder as it was run; leave out {given[0]}"
+            )
+        if self.out is None and not self.grid.datasets:
+            raise OptionError("--report needs the folder of a comparison; name it by --out")
+        return api.Comparison.open(self.out or api.default_folder(self.grid))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class Tune:
     Run lra compare with the same options and folder to train with the settings found.
     """
 
-    grid: Annotated[Grid, tyro.conf.arg(name="")]
+    grid: Annotated[Grid, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: Grid(trials=api.TRIALS)
+    )
     out: MaybePath = None
     """Folder of the trials (default: runs/compare-DATASETS)."""
     jobs: MaybeInt = None
@@ -78,38 +80,14 @@ class Tune:
 
     def execute(self, console: Console) -> None:
         """Run the trials and print the chosen settings."""
-        out = self.out or _folder(self.grid)
-        grid = dataclasses.replace(self.grid, trials=self.grid.trials or TRIALS)
-        schedule = _schedule(dataclasses.replace(grid, seeds=0), out, self.jobs, console)
-        rows = RichTable("network", "rule", "chosen", "trials")
-        for table in tables(schedule):
-            for entry in table.entries:
-                chosen = entry.refusal or settings_text(entry.settings) or "nothing to search"
-                rows.add_row(str(table.problem), entry.label, chosen, str(len(entry.trials)))
+        tuning = api.search_grid(self.grid, self.out, self.jobs, Display(console))
+        rows = RichTable(*api.SUMMARY)
+        for row in tuning.summary:
+            rows.add_row(*row)
         console.print(rows)
-        say(console, f"to train with these settings: {command(grid, out)}")
-
-
-def _folder(grid: Grid) -> Path:
-    names = "-".join(dict.fromkeys(Path(dataset).stem for dataset in grid.datasets))
-    return Path("runs") / f"compare-{names}"
-
-
-def _schedule(
-    grid: Grid, out: Path, jobs: int | None, console: Console, read_only: bool = False
-) -> Schedule:
-    """Run all open jobs, or only read the existing results."""
-    if jobs is not None and jobs < 1:
-        raise OptionError(f"jobs must be 1 or more; got {jobs}")
-    if read_only:
-        return Schedule(grid, out)
-    for dataset in grid.datasets:  # download once, before the workers start
-        data.fetch(dataset, on_event=lambda event: say(console, event))
-    pool = Pool(grid, out, jobs or cores(), Display(console))
-    count = f"rules: {len(grid.rule_specs)}, networks: {len(grid.problems)}, seeds: {grid.seeds}"
-    trials = f", trials per rule: {grid.trials}" if grid.trials else ""
-    say(console, f"{count}{trials}; {pool.jobs} jobs in parallel; folder {out}")
-    return pool.work()
+        if tuning.failure:
+            raise RunError(tuning.failure)
+        say(console, f"to train with these settings: {tuning.command}")
 
 
 def _print_table(table: Table, console: Console) -> None:

@@ -18,7 +18,7 @@ from lra.lab.comparison.space import Dimension, read_dimension
 from lra.lab.data.datasets import is_text
 from lra.lab.networks.model import model_option_types, parse_model
 from lra.lab.settings.config import TrainConfig
-from lra.lab.settings.options import MaybeFloat, MaybeInt, MaybeName, optional
+from lra.lab.settings.options import MaybeFloat, MaybeInt, optional
 from lra.lab.settings.spec import (
     STEP,
     Spec,
@@ -43,6 +43,12 @@ SAMPLERS = ("even", "random", "tpe")
 Specs = Annotated[tuple[str, ...], optional("NAME[:OPTION=VALUE,...] ...")]
 
 
+def changed(options: Axis) -> dict[str, Any]:
+    """Return the fields of a grid or a search that differ from their defaults."""
+    values = {f: getattr(options, f.name) for f in dataclasses.fields(options)}
+    return {f.name: v for f, v in values.items() if f.name != "options" and v != f.default}
+
+
 @dataclass(frozen=True)
 class Search(Axis):
     """Options of the search for each rule's settings on the validation split."""
@@ -57,8 +63,6 @@ class Search(Axis):
     """even (points that cover the space, the same for each rule), random, or tpe (adaptive)."""
     prune: bool = False
     """Stop trials whose validation curve is below the median; makes the choice order-dependent."""
-    storage: Annotated[MaybeName, optional("URL")] = None
-    """Database of the trials, for several machines (default: an SQLite file in the folder)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "search", tuple(self.search))  # JSON gives a list
@@ -68,13 +72,15 @@ class Search(Axis):
 class Grid(Axis):
     """Rules that train the same networks from the same weights on the same batches."""
 
-    datasets: Annotated[tyro.conf.Positional[tuple[str, ...]], optional("DATASET [DATASET ...]")]
+    datasets: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], optional("DATASET [DATASET ...]")
+    ] = ()
     """digits, mnist, fashion-mnist, cifar-10, python (text), or paths of .npz or .txt files."""
-    rules: Specs = ()
-    """Rules, such as lra-e:beta=0.1; the first is the baseline (default: all single-pass rules)."""
+    rules: Specs = tuple(RULES)
+    """Rules, such as lra-e:beta=0.1; the first is the baseline."""
     models: Specs = ("mlp",)
     """Networks, such as mlp:width=128,activation=relu."""
-    depths: Annotated[tuple[int, ...], optional("[INT ...]")] = ()
+    depths: Annotated[tuple[int, ...] | None, optional("INT ...")] = None
     """Depths of the networks that have a depth and do not set it."""
     seeds: int = 3
     """Number of runs of each rule on each network, with seeds 0, 1, 2, ..."""
@@ -95,45 +101,64 @@ class Grid(Axis):
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     trials: Annotated[int, tyro.conf.arg(aliases=["--tune"])] = 0
-    """Trials of each rule on each network to choose its settings; 0 uses the given settings."""
+    """Trials of each rule on each network, which choose its settings."""
     options: Annotated[Search, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Search)
 
     def __post_init__(self) -> None:
         for name in ("datasets", "rules", "models", "depths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, tuple(values))
+            if values is not None and not values and name != "datasets":
+                raise OptionError(f"{name} has no values; name at least one, or leave it out")
         for name in ("seeds", "trials"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{name} must be 0 or more; got {getattr(self, name)}")
-        if not self.datasets:
-            raise OptionError("no dataset is given; name one, such as digits")
         if self.options.sampler not in SAMPLERS:
             raise unknown("sampler", self.options.sampler, SAMPLERS)
         for what in ("datasets", "rules", "models"):
             check_distinct(what, getattr(self, what))
         self._check_search()
+        self._check_effects()
         for problem in self.problems:  # raise invalid settings before anything is trained
             self._config(problem, {}, {}, seed=0)
 
     def _check_search(self) -> None:
-        options = self.options
         check_distinct("search", (one.name for one in self.space))
         for one in self.space:
             owners = [e.text for e in self.rule_specs if one.name in rule_option_types(e.name)]
             if one.name not in STEP and not owners:
                 known = {*STEP, *(o for e in self.rule_specs for o in rule_option_types(e.name))}
                 raise unknown("setting to search", one.name, known)
-        if self.trials and not options.search:
-            raise OptionError(
-                f"trials is {self.trials}, but search is empty; name the settings to search"
-            )
+        if not self.space:
+            raise OptionError("search has no settings; name at least one, or leave it out")
         if self.trials and self.validation == 0:
             raise OptionError("trials need validation samples, but validation is 0")
+
+    def _check_effects(self) -> None:
+        """Raise `OptionError` for options that have no effect together with the others."""
+        idle: dict[str, str] = {}
+        searched = [{one.name for one in e.space} if self.trials else () for e in self.experiments]
+        if not self.trials:
+            idle = dict.fromkeys(changed(self.options), "without trials; add --trials 8")
+        elif unused := [
+            d.name for d in self.space if all(d.name not in names for names in searched)
+        ]:
+            idle["search"] = f"on {unused[0]}, since every rule that has it sets it"
+        if self.depths and all(problem.depth is None for problem in self.problems):
+            idle["depths"] = "since every model sets its depth or has none"
+        for name in changed(self).keys() & set(STEP):
+            pairs = zip(self.experiments, searched, strict=True)
+            if all(name in e.rule.options or name in names for e, names in pairs):
+                idle[name] = "since every rule sets or searches it"
+        for name, reason in idle.items() if self.datasets else ():
+            raise OptionError(f"{name} has no effect {reason}")
 
     @cached_property
     def rule_specs(self) -> tuple[Spec, ...]:
         """The rules; the first is the baseline."""
         settings = {name: _CONFIG_TYPES[name] for name in STEP}
-        return tuple(parse_rule(text, settings) for text in self.rules or tuple(RULES))
+        return tuple(parse_rule(text, settings) for text in self.rules)
 
     @cached_property
     def space(self) -> tuple[Dimension, ...]:
@@ -211,7 +236,7 @@ class Problem:
 
     @property
     def text(self) -> bool:
-        """Whether the dataset is text."""
+        """Whether the data are text, which is judged by the loss."""
         return is_text(self.dataset)
 
     def __str__(self) -> str:
@@ -279,11 +304,6 @@ class Experiment:
     def name_of(self, config: TrainConfig) -> str:
         """Return the name of a run, derived from its configuration."""
         return f"{slug(str(self))[-100:]}-{digest(config)}"
-
-    @property
-    def key(self) -> str:
-        """The name of the record that says that the rule cannot train the network."""
-        return self.name_of(self.trial_config({}))
 
     def __str__(self) -> str:
         return f"{self.problem}: {self.rule.text}"

@@ -1,53 +1,58 @@
 """The work of one process: a trial of a search, or a run."""
 
-import contextlib
-import time
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lra.errors import LraError
-from lra.lab.comparison.grid import Experiment, Grid
-from lra.lab.comparison.store import Outcome, Store
+from lra.lab.comparison.grid import Grid
+from lra.lab.comparison.search import Study
+from lra.lab.comparison.store import Outcome, Pruned, Store
 from lra.lab.runs.display import Reporter
+from lra.lab.settings.config import TrainConfig
 
 OnProgress = Callable[[float], None]
 """Receives the share of its steps that a run has completed."""
-OnEpoch = Callable[[int, float], None]
-"""Receives an epoch's number and its validation score."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial of an experiment (`seed` is None), or a run with a seed and the chosen settings."""
+    """A trial of an experiment (`seed` is None), or a run with a seed, both with their settings."""
 
     experiment: int
-    seed: int | None = None
+    seed: int | None
     settings: tuple[tuple[str, Any], ...] = ()
 
+    def config(self, grid: Grid) -> TrainConfig:
+        """Return the configuration of the trial or run."""
+        experiment, found = grid.experiments[self.experiment], dict(self.settings)
+        if self.seed is None:
+            return experiment.trial_config(found)
+        return experiment.config(self.seed, found)
 
-class TrialFailed(LraError):  # noqa: N818 - ends a trial
-    """Ends a trial whose rule cannot train the network; the outcome has the reason."""
+    def name(self, grid: Grid) -> str:
+        """Return the name of the trial or run."""
+        return grid.experiments[self.experiment].name_of(self.config(grid))
 
 
 class EpochReporter(Reporter):
-    """Reports a run's progress and the validation score of each epoch.
+    """Reports a run's progress, and ends a trial early.
 
     Args:
         on_progress: receives the share of the run that is done.
-        on_epoch: receives each epoch's number and score.
         epochs: the number of epochs completed before.
+        stop: returns after an epoch whether a trial ends there; None for a run.
     """
 
     def __init__(
-        self, on_progress: OnProgress, on_epoch: OnEpoch | None = None, epochs: int = 0
+        self, on_progress: OnProgress, epochs: int = 0, stop: Callable[[], bool] | None = None
     ) -> None:
-        self.on_progress, self.on_epoch, self.before = on_progress, on_epoch, epochs
+        self.on_progress, self.before, self.stop = on_progress, epochs, stop
 
     def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
         """Record the length of the run."""
-        self.steps, self.total, self.text = steps, epochs * steps, text
+        self.steps, self.total = steps, epochs * steps
         self.done = self.before * steps
 
     def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
@@ -55,18 +60,10 @@ class EpochReporter(Reporter):
         self.on_progress((self.done + step) / self.total)
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Report the epoch's validation score."""
+        """Count the epoch, and raise `Pruned` if the trial ends here."""
         self.done = row["epoch"] * self.steps
-        if self.on_epoch:
-            self.on_epoch(row["epoch"], validation_score(row, self.text))
-
-
-def validation_score(figures: Mapping[str, Any], text: bool) -> float:
-    """Return the score by which settings are chosen, higher is better.
-
-    It is the validation accuracy; on text, minus the validation loss.
-    """
-    return float(-figures["validation_loss"] if text else figures["validation_accuracy"])
+        if self.stop and self.done < self.total and self.stop():
+            raise Pruned(f"below the median of the other trials after epoch {row['epoch']}")
 
 
 def execute(
@@ -77,51 +74,11 @@ def execute(
     Raises:
         LraError: if the whole comparison cannot continue, or after a signal.
     """
-    store, experiment = Store(out), grid.experiments[job.experiment]
-    if job.seed is None:
-        return _try_settings(store, experiment, on_progress)
-    config = experiment.config(job.seed, dict(job.settings))
-    name = experiment.name_of(config)
+    store, name, stop = Store(out), job.name(grid), None
+    if job.seed is None and grid.options.prune:
+        stop = functools.partial(Study(grid.experiments[job.experiment], store).is_behind, name)
     with store.claim(name) as claimed:
         if not claimed:
             return None
-        return store.train(name, config, EpochReporter(on_progress, None, len(store.curve(name))))
-
-
-def _try_settings(store: Store, experiment: Experiment, on_progress: OnProgress) -> Outcome | None:
-    from lra.lab.comparison.search import Score, Study, open_storage
-
-    text = experiment.problem.text
-    outcomes: list[Outcome] = []
-
-    def train(settings: dict[str, Any], on_epoch: OnEpoch) -> Score:
-        config = experiment.trial_config(settings)
-        name = experiment.name_of(config)
-        with _claim_when_free(store, name):
-            before = store.curve(name)  # of an interrupted trial
-            for row in before:
-                on_epoch(int(row["epoch"]), validation_score(row, text))
-            outcome = store.train(name, config, EpochReporter(on_progress, on_epoch, len(before)))
-        outcomes.append(outcome)
-        if outcome.state in ("refused", "failed"):
-            store.record(experiment.key, outcome)
-            raise TrialFailed(outcome.reason)
-        if outcome.result is None:  # diverged: worse than any other trial
-            return Score(-1e9 if text else 0.0, 1e9)
-        return Score(validation_score(outcome.result, text), outcome.result["validation_loss"])
-
-    study = Study(experiment, open_storage(store.storage(experiment.grid.options.storage)))
-    with contextlib.suppress(TrialFailed):
-        study.run_one(train)
-    return outcomes[0] if outcomes else None
-
-
-@contextlib.contextmanager
-def _claim_when_free(store: Store, name: str) -> Any:
-    """Claim a run, waiting while a process that has lost its trial still trains it."""
-    while True:
-        with store.claim(name) as claimed:
-            if claimed:
-                yield
-                return
-        time.sleep(0.5)
+        reporter = EpochReporter(on_progress, len(store.curve(name)), stop)
+        return store.train(name, job.config(grid), reporter)

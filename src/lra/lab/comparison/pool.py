@@ -1,15 +1,20 @@
-"""A pool of worker processes that run a comparison's jobs, one thread each."""
+"""A pool of threads, each of which runs one job of a comparison at a time, in a new process."""
 
 import _thread
+import concurrent.futures
 import contextlib
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import types
 import warnings
-from multiprocessing.connection import Connection, wait
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +24,16 @@ from lra.lab.comparison.job import Job, execute
 from lra.lab.comparison.progress import Display
 from lra.lab.comparison.schedule import Schedule
 from lra.lab.comparison.store import Outcome
-from lra.lab.comparison.worker import Worker
 from lra.lab.training.loop import Interrupted
 from lra.lab.training.stop import Stop
 
-MAX_CRASHES = 3
+MAX_DEATHS = 3
 """Number of times that a job's process may die before the job counts as failed."""
 POLL_SECONDS = 0.2
 """Interval at which signals and the jobs of other machines are checked."""
+
+_START = threading.Lock()
+"""Held while a process starts or is joined, neither of which two threads may do at once."""
 
 
 class Stopped(Interrupted):
@@ -40,6 +47,9 @@ class Stopped(Interrupted):
 class Pool:
     """The worker processes of this machine.
 
+    Each job has its own process, so that its peak memory is its own and its crash affects no other
+    job. The processes do not import the caller's `__main__`, and end if this process ends.
+
     Args:
         grid: the grid of the comparison.
         out: the comparison's folder.
@@ -50,15 +60,12 @@ class Pool:
     def __init__(self, grid: Grid, out: Path, jobs: int, display: Display) -> None:
         self.grid, self.out, self.jobs, self.display = grid, out, jobs, display
         self.schedule = Schedule(grid, out)
-        self.workers: list[Worker] = []
-        self.crashes: dict[Job, int] = {}
+        self.connections: set[Connection] = set()
+        self.stopping = False
+        # Forked from a server that has loaded torch, a process starts at once.
         method = "forkserver" if os.name == "posix" else "spawn"
-        self.context = multiprocessing.get_context(method)
-        if os.name == "posix":
-            preload = ["lra.lab.comparison.job"]
-            if self.schedule.studies:
-                preload.append("lra.lab.comparison.search")
-            self.context.set_forkserver_preload(preload)
+        self.context: Any = multiprocessing.get_context(method)
+        self.context.set_forkserver_preload([execute.__module__])
 
     def work(self) -> Schedule:
         """Run all jobs, together with other machines that share the folder.
@@ -72,89 +79,96 @@ class Pool:
         """
         self.schedule.store.forget_refusals()
         stop = Stop()
-        with stop.listening(), contextlib.closing(self.display):
+        running: dict[Future[Outcome | None], Job] = {}
+        with stop.listening(), self.display, ThreadPoolExecutor(self.jobs) as threads:
             try:
                 while not stop.signal:
-                    self._start()
-                    if not self.workers and self.schedule.finished():
-                        return self.schedule
-                    self._receive(POLL_SECONDS)
-                    self.display.show(self.schedule, self.workers, self.jobs)
+                    while len(running) < self.jobs and (
+                        job := self.schedule.next(running.values())
+                    ):
+                        running[threads.submit(self._run, job)] = job
+                    if not running:
+                        if self.schedule.finished():
+                            return self.schedule
+                        time.sleep(POLL_SECONDS)
+                    done, _ = concurrent.futures.wait(
+                        running, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
+                    )
+                    for future in done:
+                        job, outcome = running.pop(future), future.result()
+                        self.schedule.ended(job, outcome)
+                        self.display.ended(self.schedule, job, outcome, self.jobs)
             finally:
-                self._end()
+                self._stop()
         assert stop.signal is not None
         raise Stopped(stop.signal)
 
-    def _start(self) -> None:
-        """Start free jobs until all worker slots are taken."""
-        while len(self.workers) < self.jobs:
-            beginning = [w.job for w in self.workers if w.job.seed is None and w.share is None]
-            job = self.schedule.next([w.job for w in self.workers], beginning)
-            if job is None:
-                return
-            ours, theirs = self.context.Pipe()
-            process = self.context.Process(  # type: ignore[attr-defined]
-                target=_process, args=(self.grid, self.out, job, theirs)
-            )
-            process.start()
+    def _stop(self) -> None:
+        """Tell the running processes to save their runs and end."""
+        with _START:
+            self.stopping = True
+            for connection in self.connections:
+                with contextlib.suppress(OSError):
+                    connection.send("stop")
+
+    def _run(self, job: Job) -> Outcome | None:
+        """Run a job, again if its process dies, and return its outcome if there is one."""
+        self.display.started(self.grid, job)
+        for _ in range(MAX_DEATHS):
+            kind, what = self._run_once(job)
+            if kind == "fatal error":
+                raise RunError(what)
+            if kind == "outcome" or self.stopping:
+                return what if kind == "outcome" else None
+        reason = f"its process died {MAX_DEATHS} times, the last time with exit code {what}"
+        store, name = self.schedule.store, job.name(self.grid)
+        with store.claim(name) as claimed:
+            if not claimed:
+                return None
+            store.record(name, Outcome("failed", reason))
+        return store.outcome(name)
+
+    def _run_once(self, job: Job) -> tuple[str, Any]:
+        """Run a job in a new process.
+
+        Returns:
+            "outcome" with the outcome, "fatal error" with a message, or "died" with the exit code.
+        """
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=_process, args=(self.grid, self.out, job, theirs))
+        result: tuple[str, Any] | None = None
+        with contextlib.closing(ours):
+            with _START, _without_main():
+                if self.stopping:
+                    return "died", None
+                process.start()
+                self.connections.add(ours)
             theirs.close()
-            self.workers.append(Worker(job, process, ours))
-
-    def _receive(self, seconds: float) -> None:
-        """Wait for messages from workers, and reap those that have ended."""
-        if not self.workers:
-            time.sleep(seconds)
-        ready = wait([w.connection for w in self.workers], seconds)
-        for worker in [w for w in self.workers if w.connection in ready]:
             try:
-                while worker.connection.poll():
-                    self._handle(worker, *worker.connection.recv())
-            except (EOFError, OSError):
-                self._reap(worker)
+                while True:
+                    kind, what = ours.recv()
+                    if kind == "progress":
+                        self.display.progress(job, what)
+                    elif kind == "warning":
+                        self.display.warn(f"{self.grid.experiments[job.experiment]}: {what}")
+                    else:
+                        result = kind, what
+            except (EOFError, OSError):  # the process has ended
+                with _START:
+                    process.join()
+                    self.connections.remove(ours)
+        return result or ("died", process.exitcode)
 
-    def _handle(self, worker: Worker, kind: str, what: Any) -> None:
-        match kind:
-            case "progress":
-                worker.share = what
-            case "warning":
-                self.display.say(f"{self.grid.experiments[worker.job.experiment]}: {what}")
-            case "outcome":
-                worker.outcome, worker.finished = what, True
-            case "fatal error":
-                worker.fatal_error = what
 
-    def _reap(self, worker: Worker) -> None:
-        """Remove a worker that has ended; record its job as failed after `MAX_CRASHES` deaths."""
-        worker.process.join()
-        worker.connection.close()
-        self.workers.remove(worker)
-        self.schedule.retry_now()
-        if worker.fatal_error is not None:
-            raise RunError(worker.fatal_error)
-        if worker.finished:
-            if worker.outcome is not None:
-                self.display.ended(self.schedule, worker, self.jobs)
-            return
-        job = worker.job
-        self.crashes[job] = self.crashes.get(job, 0) + 1
-        if self.crashes[job] == MAX_CRASHES:
-            code = worker.process.exitcode
-            reason = f"its process died {MAX_CRASHES} times, the last time with exit code {code}"
-            experiment = self.grid.experiments[job.experiment]
-            name = (
-                experiment.key if job.seed is None else self.schedule.name(job.experiment, job.seed)
-            )
-            self.schedule.store.record(name, Outcome("failed", reason))
-
-    def _end(self) -> None:
-        """Stop the workers, and wait until they have saved their runs."""
-        for worker in self.workers:
-            with contextlib.suppress(OSError):
-                worker.connection.send("stop")
-        for worker in self.workers:
-            worker.process.join()
-            worker.connection.close()
-        self.workers.clear()
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the module `__main__`, which a new process would import, and so run a script again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _process(grid: Grid, out: Path, job: Job, connection: Connection) -> None:
@@ -179,10 +193,12 @@ def _process(grid: Grid, out: Path, job: Job, connection: Connection) -> None:
         _thread.interrupt_main()
 
     warnings.showwarning = lambda message, *_, **__: send("warning", str(message))
-    threading.Thread(target=listen, daemon=True).start()
     try:
+        threading.Thread(target=listen, daemon=True).start()
         send("outcome", execute(grid, out, job, lambda share: send("progress", share)))
     except (Interrupted, KeyboardInterrupt):
         pass
     except LraError as error:
         send("fatal error", str(error))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,112 +1,111 @@
-"""The progress of a comparison: a live display on a terminal, plain lines elsewhere."""
+"""The progress of a comparison: bars on a terminal, plain lines elsewhere, or silence."""
 
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lra.lab.comparison.schedule import Schedule
-from lra.lab.comparison.worker import Worker
-
-REFRESH_SECONDS = 0.5
-"""Interval at which the live display is refreshed."""
+from lra.errors import LraWarning
+from lra.lab.comparison.grid import Grid
+from lra.lab.comparison.job import Job
+from lra.lab.comparison.schedule import Count, Schedule
+from lra.lab.comparison.store import Outcome
 
 
 class Display:
     """Shows the number of finished jobs, the running jobs and the estimated time left.
 
     Args:
-        console: the console to print on.
+        console: the console to print on; without one, the display is silent.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.live: Live | None = None
-        self.refreshed = 0.0
-        self.seconds: dict[tuple[object, bool], list[float]] = defaultdict(list)
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(quiet=True)
+        self.bars = Progress(
+            *(BarColumn(30), TextColumn("{task.description}", markup=False)),
+            console=self.console,
+            transient=True,
+            disable=console is None or not console.is_terminal,
+            refresh_per_second=2,
+        )
+        self.all = self.bars.add_task("starting", total=None)
+        self.tasks: dict[Job, tuple[TaskID, float]] = {}
+        self.seconds: dict[object, list[float]] = defaultdict(list)
+
+    def __enter__(self) -> Self:
+        """Start the display."""
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the bars from the terminal."""
+        self.bars.stop()
 
     def say(self, text: str) -> None:
         """Print a line."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def ended(self, schedule: Schedule, worker: Worker, jobs: int) -> None:
-        """Record and print the outcome of a job that has ended."""
-        assert worker.outcome is not None
-        experiment = schedule.grid.experiments[worker.job.experiment]
-        seconds = time.monotonic() - worker.began
-        state = worker.outcome.state
-        if state in ("done", "diverged"):
-            for group in (worker.job.experiment, str(experiment.problem)):
-                self.seconds[group, worker.job.seed is None].append(seconds)
-        if self.console.is_terminal and state == "done":
+    def warn(self, text: str) -> None:
+        """Print a warning of a run, or issue it if the display is silent."""
+        if self.console.quiet:
+            warnings.warn(text, LraWarning, stacklevel=2)
+        self.say(text)
+
+    def started(self, grid: Grid, job: Job) -> None:
+        """Show a job that has started."""
+        task = self.bars.add_task(_title(grid, job), total=1.0)
+        self.tasks[job] = task, time.monotonic()
+
+    def progress(self, job: Job, share: float) -> None:
+        """Show the share of a job that is done, from 0 to 1."""
+        self.bars.update(self.tasks[job][0], completed=share)
+
+    def ended(self, schedule: Schedule, job: Job, outcome: Outcome | None, jobs: int) -> None:
+        """Show that a job has ended, here or, without an outcome, elsewhere."""
+        task, began = self.tasks.pop(job)
+        self.bars.remove_task(task)
+        if outcome is None:
             return
-        what = "a trial" if worker.job.seed is None else f"seed {worker.job.seed}"
-        done, total = self._count(schedule)
-        self.say(
-            f"{done}/{total}  {experiment}, {what}: {_outcome_text(worker)}, {_duration(seconds)}"
-            f"{self._time_left(schedule, [], jobs)}"
-        )
+        seconds, trial = time.monotonic() - began, job.seed is None
+        if outcome.state in ("done", "diverged"):
+            for group in _groups(schedule.grid, job.experiment, trial):
+                self.seconds[group].append(seconds)
+        counts = list(schedule.counts())
+        done, total = sum(count[2] for count in counts), sum(count[3] for count in counts)
+        left = self._time_left(schedule.grid, counts, jobs)
+        text = f"{done} of {total}{left}"
+        self.bars.update(self.all, total=total, completed=done, description=text)
+        if not self.console.is_terminal or outcome.state != "done":
+            self.say(
+                f"{done}/{total}  {_title(schedule.grid, job)}: {_outcome_text(outcome)}, "
+                f"{_duration(seconds)}{left}"
+            )
 
-    def show(self, schedule: Schedule, workers: Sequence[Worker], jobs: int) -> None:
-        """Refresh the live display, if the console is a terminal."""
-        if not self.console.is_terminal or time.monotonic() - self.refreshed < REFRESH_SECONDS:
-            return
-        self.refreshed = time.monotonic()
-        if self.live is None:
-            self.live = Live(console=self.console, transient=True, auto_refresh=False)
-            self.live.start()
-        done, total = self._count(schedule)
-        rows = Table.grid(padding=(0, 1))
-        left = self._time_left(schedule, workers, jobs)
-        rows.add_row(ProgressBar(total, done, width=30), Text(f"{done} of {total}{left}"))
-        for worker in workers:
-            experiment = schedule.grid.experiments[worker.job.experiment]
-            what = "trial" if worker.job.seed is None else f"seed {worker.job.seed}"
-            bar = ProgressBar(1.0, worker.share or 0.0, width=30)
-            rows.add_row(bar, Text(f"{experiment}, {what}"))
-        self.live.update(Group(rows), refresh=True)
-
-    def close(self) -> None:
-        """Remove the live display from the terminal."""
-        if self.live:
-            self.live.stop()
-            self.live = None
-
-    def _count(self, schedule: Schedule) -> tuple[int, int]:
-        """Return the numbers of finished jobs and of all jobs, without those of refused rules."""
-        total = sum(
-            experiment.trials + schedule.grid.seeds
-            for i, experiment in enumerate(schedule.grid.experiments)
-            if schedule.refusal(i) is None
-        )
-        return total - sum(count for *_, count in schedule.remaining()), total
-
-    def _time_left(self, schedule: Schedule, workers: Sequence[Worker], jobs: int) -> str:
+    def _time_left(self, grid: Grid, counts: Iterable[Count], jobs: int) -> str:
         """Estimate the time left from finished jobs of the same rule or the same network."""
-        known = [s for seconds in self.seconds.values() for s in seconds]
-        if not known:  # extrapolate the running jobs
-            now = time.monotonic()
-            known = [(now - w.began) / w.share for w in workers if w.share and w.share > 0.02]
-        if not known:
-            return ""
-        total = 0.0
-        for i, of_trials, count in schedule.remaining():
-            groups = (i, str(schedule.grid.experiments[i].problem))
-            similar = (self.seconds.get((group, of_trials)) for group in groups)
-            durations = next((seconds for seconds in similar if seconds), known)
-            total += count * sum(durations) / len(durations)
-        total -= sum(time.monotonic() - worker.began for worker in workers)
-        return f"; about {_duration(max(total, 0.0) / jobs)} left"
+        left = 0.0
+        for i, trials, done, total in counts:
+            known = (self.seconds.get(group) for group in _groups(grid, i, trials))
+            seconds = next(filter(None, known), [0.0])
+            left += (total - done) * sum(seconds) / len(seconds)
+        return f"; about {_duration(left / jobs)} left" if left else ""
 
 
-def _outcome_text(worker: Worker) -> str:
-    outcome = worker.outcome
-    assert outcome is not None
+def _groups(grid: Grid, experiment: int, trial: bool) -> tuple[object, ...]:
+    """Return the groups of jobs that take about as long, from the most to the least similar."""
+    return (experiment, trial), (str(grid.experiments[experiment].problem), trial), None
+
+
+def _title(grid: Grid, job: Job) -> str:
+    what = "a trial" if job.seed is None else f"seed {job.seed}"
+    return f"{grid.experiments[job.experiment]}, {what}"
+
+
+def _outcome_text(outcome: Outcome) -> str:
     if outcome.result is None:
         return f"{outcome.state} ({outcome.reason})" if outcome.state != "diverged" else "diverged"
     accuracy, loss = (outcome.result[f"validation_{what}"] for what in ("accuracy", "loss"))

@@ -68,7 +68,7 @@ def _row_command(grid: Grid, entry: Entry) -> str:
     text = with_options(entry.label, chosen)
     problem = entry.experiment.problem
     one = dataclasses.replace(
-        grid, datasets=(problem.dataset,), rules=(text,), models=(problem.model_text,), depths=(),
+        grid, datasets=(problem.dataset,), rules=(text,), models=(problem.model_text,), depths=None,
         trials=0, options=type(grid.options)(),
     )  # fmt: skip
     return command(one)

@@ -40,6 +40,7 @@ class Entry:
         trials: each trial's settings and score (None: stopped early).
         runs: the runs that have ended, by seed.
         refusal: why the rule cannot train the network, or None.
+        edges: the searched settings whose best trial lies at the edge of their range.
     """
 
     experiment: Experiment
@@ -47,6 +48,7 @@ class Entry:
     trials: tuple[tuple[dict[str, Any], float | None], ...]
     runs: tuple[Run, ...]
     refusal: str | None
+    edges: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -152,6 +154,7 @@ def _entry(schedule: Schedule, index: int) -> Entry:
         found.trials if found else (),
         tuple(runs),
         f"{refusal.state}: {refusal.reason}" if refusal else None,
+        found.edges if found else (),
     )
 
 

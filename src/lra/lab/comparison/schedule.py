@@ -1,19 +1,20 @@
-"""The schedule of a comparison's jobs, read from a folder and a database that machines share."""
+"""The schedule of a comparison's jobs, read from a folder that machines can share."""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lra.lab.comparison.grid import Experiment, Grid
+from lra.lab.comparison.grid import Grid
 from lra.lab.comparison.job import Job
+from lra.lab.comparison.search import SearchResult, Study
 from lra.lab.comparison.store import Outcome, Store
 
-if TYPE_CHECKING:  # loaded only for a search, since importing Optuna takes a second
-    from lra.lab.comparison.search import SearchResult, Study
-
 RETRY_SECONDS = 2.0
-"""Seconds until a job held by another process is checked again."""
+"""Seconds until the files and the lock of a job are checked again."""
+
+Count = tuple[int, bool, int, int]
+"""Jobs of an experiment: its number, whether they are trials, the number of ended ones, and all."""
 
 
 class Schedule:
@@ -21,125 +22,131 @@ class Schedule:
 
     def __init__(self, grid: Grid, out: Path) -> None:
         self.grid, self.store = grid, Store(out)
-        self.runs: dict[tuple[int, int], Outcome] = {}
         self.search_results: dict[int, SearchResult] = {}
-        self.studies: dict[int, Study] = {}
-        self._names: dict[tuple[int, int], str] = {}
-        self._retry_at: dict[object, float] = {}
-        self._refusals: dict[int, Outcome] = {}
-        if any(experiment.trials for experiment in grid.experiments):
-            from lra.lab.comparison import search
+        self.studies = {
+            i: Study(experiment, self.store)
+            for i, experiment in enumerate(grid.experiments)
+            if experiment.trials
+        }
+        self._trials: dict[int, list[Job]] = {}
+        self._outcomes: dict[Job, Outcome] = {}
+        self._names: dict[Job, str] = {}
+        self._checked: dict[object, float] = {}
 
-            storage = search.open_storage(self.store.storage(grid.options.storage))
-            self.studies = {
-                i: search.Study(experiment, storage)
-                for i, experiment in enumerate(grid.experiments)
-                if experiment.trials
-            }
-
-    def next(self, running: Collection[Job], beginning: Collection[Job]) -> Job | None:
+    def next(self, running: Collection[Job]) -> Job | None:
         """Return the next free job in the grid's order, or None.
 
         Args:
             running: the jobs that this process has started.
-            beginning: those of them that have not claimed their trial yet.
         """
-        for i, _ in self._active():
-            settings = self.settings(i)
-            if settings is None:
-                if self._is_deferred(i):
-                    continue
-                if self.studies[i].num_waiting() > sum(job.experiment == i for job in beginning):
-                    return Job(i)
-                self._defer(i)
-                continue
-            for seed in range(self.grid.seeds):
-                job = Job(i, seed, tuple(settings.items()))
-                if job in running or self.run(i, seed) or self._is_deferred((i, seed)):
-                    continue
-                if self.store.free(self.name(i, seed)):
-                    return job
-                self._defer((i, seed))
+        for i in self._active():
+            searching = self.settings(i) is None
+            job = self._first_free(self.trials(i) if searching else self.runs(i), running)
+            if job is None and searching and len(self.trials(i)) < self._num_trials(i):
+                self.studies[i].draw()
+                del self._trials[i]
+                job = self._first_free(self.trials(i), running)
+            if job is not None:
+                return job
+        return None
+
+    def _first_free(self, jobs: Sequence[Job], running: Collection[Job]) -> Job | None:
+        for job in jobs:
+            open_here = job not in running and self.outcome(job) is None
+            if open_here and self._is_due((job, "lock")) and self.store.free(self.job_name(job)):
+                return job
         return None
 
     def finished(self) -> bool:
         """Return whether all jobs are done, here or on other machines."""
-        return all(
-            self.settings(i) is not None
-            and all(self.run(i, seed) for seed in range(self.grid.seeds))
-            for i, _ in self._active()
-        )
+        return all(ended == total for *_, ended, total in self.counts())
 
-    def retry_now(self) -> None:
-        """Check all jobs again without waiting for `RETRY_SECONDS`."""
-        self._retry_at.clear()
+    def ended(self, job: Job, outcome: Outcome | None) -> None:
+        """Record the outcome of a job that this process has run, if it has one."""
+        if outcome is not None:
+            self._outcomes[job] = outcome
+
+    def trials(self, experiment: int) -> Sequence[Job]:
+        """Return the trials of an experiment whose settings are known."""
+        if experiment not in self.studies:
+            return ()
+        drawing = len(self._trials.get(experiment, ())) < self._num_trials(experiment)
+        if experiment not in self._trials or (drawing and self._is_due((experiment, "drawn"))):
+            known = self.studies[experiment].settings()
+            self._trials[experiment] = [Job(experiment, None, tuple(s.items())) for s in known]
+        return self._trials[experiment]
+
+    def runs(self, experiment: int) -> list[Job]:
+        """Return the runs of an experiment; none while its trials are running."""
+        settings = self.settings(experiment)
+        if settings is None:
+            return []
+        return [Job(experiment, seed, tuple(settings.items())) for seed in range(self.grid.seeds)]
 
     def settings(self, experiment: int) -> dict[str, Any] | None:
         """Return the settings chosen for an experiment, or None while its trials are running."""
-        if not self.grid.experiments[experiment].trials:
+        if experiment not in self.studies:
             return {}
-        search = ("search", experiment)
-        if experiment not in self.search_results and not self._is_deferred(search):
-            result = self.studies[experiment].result()
-            if result is None:
-                self._defer(search)
-            else:
-                self.search_results[experiment] = result
-        known = self.search_results.get(experiment)
-        return None if known is None else known.settings
+        if experiment not in self.search_results:
+            outcomes = [self.outcome(trial) for trial in self.trials(experiment)]
+            ended = [outcome for outcome in outcomes if outcome]
+            refused = any(outcome.state in ("refused", "failed") for outcome in ended)
+            if refused or len(ended) < self._num_trials(experiment):
+                return None
+            self.search_results[experiment] = self.studies[experiment].result(ended)
+        return self.search_results[experiment].settings
+
+    def outcome(self, job: Job) -> Outcome | None:
+        """Return the outcome of a job, or None if it has not ended."""
+        if job not in self._outcomes and self._is_due(job):
+            found = self.store.outcome(self.job_name(job))
+            if found is not None:
+                self._outcomes[job] = found
+        return self._outcomes.get(job)
+
+    def job_name(self, job: Job) -> str:
+        """Return the name of a trial or run."""
+        if job not in self._names:
+            self._names[job] = job.name(self.grid)
+        return self._names[job]
 
     def name(self, experiment: int, seed: int) -> str:
         """Return the name of a run; its settings must be known."""
-        if (experiment, seed) not in self._names:
-            settings = self.settings(experiment)
-            assert settings is not None
-            owner = self.grid.experiments[experiment]
-            self._names[experiment, seed] = owner.name_of(owner.config(seed, settings))
-        return self._names[experiment, seed]
+        return self.job_name(self.runs(experiment)[seed])
 
     def run(self, experiment: int, seed: int) -> Outcome | None:
         """Return the outcome of a run, or None if it has not ended."""
-        if (experiment, seed) not in self.runs:
-            outcome = self.store.outcome(self.name(experiment, seed))
-            if outcome is None:
-                return None
-            self.runs[experiment, seed] = outcome
-        return self.runs[experiment, seed]
+        return self.outcome(self.runs(experiment)[seed])
 
     def refusal(self, experiment: int) -> Outcome | None:
         """Return the outcome that says why a rule cannot train a network, or None."""
-        if experiment not in self._refusals:
-            seeds = range(self.grid.seeds) if self.settings(experiment) is not None else ()
-            known = [self.run(experiment, seed) for seed in seeds]
-            found = next((o for o in known if o and o.state == "refused"), None)
-            if found is None and experiment in self.studies:
-                record = self.store.outcome(self.grid.experiments[experiment].key)
-                found = record if record and record.state in ("refused", "failed") else None
-            if found is None:
-                return None
-            self._refusals[experiment] = found
-        return self._refusals[experiment]
+        for job in (*self.trials(experiment), *self.runs(experiment)):
+            found = self.outcome(job)
+            states = ("refused", "failed") if job.seed is None else ("refused",)
+            if found and found.state in states:
+                return found
+        return None
 
-    def remaining(self) -> Iterator[tuple[int, bool, int]]:
-        """Yield the open jobs as (experiment, whether they are trials, number of jobs)."""
-        for i, experiment in self._active():
-            settings = self.settings(i)
-            if settings is None:
-                yield i, True, experiment.trials - self.studies[i].num_finished()
-            done = (
-                0
-                if settings is None
-                else sum(self.run(i, seed) is not None for seed in range(self.grid.seeds))
-            )
-            yield i, False, self.grid.seeds - done
+    def counts(self) -> Iterator[Count]:
+        """Count the trials and the runs of each experiment, except those of refused rules."""
+        for i in self._active():
+            for jobs, trials, total in (
+                (self.trials(i), True, self._num_trials(i)),
+                (self.runs(i), False, self.grid.seeds),
+            ):
+                yield i, trials, sum(self.outcome(job) is not None for job in jobs), total
 
-    def _active(self) -> Iterator[tuple[int, Experiment]]:
-        for i, experiment in enumerate(self.grid.experiments):
-            if self.refusal(i) is None:
-                yield i, experiment
+    def _active(self) -> Iterator[int]:
+        """Yield the experiments whose rule can train their network, as far as is known."""
+        return (i for i in range(len(self.grid.experiments)) if self.refusal(i) is None)
 
-    def _is_deferred(self, what: object) -> bool:
-        return time.monotonic() < self._retry_at.get(what, 0.0)
+    def _num_trials(self, experiment: int) -> int:
+        return self.grid.experiments[experiment].trials
 
-    def _defer(self, what: object) -> None:
-        self._retry_at[what] = time.monotonic() + RETRY_SECONDS
+    def _is_due(self, what: object) -> bool:
+        """Return whether to check files again, at most once in `RETRY_SECONDS`."""
+        now = time.monotonic()
+        if now < self._checked.get(what, -RETRY_SECONDS) + RETRY_SECONDS:
+            return False
+        self._checked[what] = now
+        return True

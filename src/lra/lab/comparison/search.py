@@ -1,268 +1,157 @@
-"""Trials of settings on the validation split, in an Optuna database that machines can share.
+"""Trials of settings on the validation split: their points, their scores, and the best one.
 
-A rule on a network has one study, with a slot for each of its trials. If the process of a trial
-dies, its slot gets a new trial with the same settings, which resumes the run.
+A trial is a run of `lra train` without the test split, and is claimed, resumed and stored like one.
+Its settings follow from its number, except with the adaptive sampler, which writes them down:
+
+    OUT/trials/NAME.json   the settings drawn so far for a rule on a network
 """
 
-import datetime
 import hashlib
-import time
+import math
+import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optuna
-import sqlalchemy.event
-import sqlalchemy.exc
-import sqlalchemy.pool
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lra.errors import LraError, OptionError
 from lra.lab.comparison.grid import Experiment
-from lra.lab.comparison.space import Range, even_point
+from lra.lab.comparison.space import Range, edges, even_point
+from lra.lab.comparison.store import Outcome, Store
 
-HEARTBEAT, GRACE = 5, 30
-"""Seconds between heartbeats of a trial, and without one until the trial counts as dead."""
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 Settings = dict[str, Any]
 
+WORST = (-math.inf, -math.inf)
+"""The score of a trial that diverged or was stopped early."""
 
-@dataclass(frozen=True)
-class Score:
-    """The score of a trial: a larger `value` is better, and of equal ones the smaller `loss`."""
-
-    value: float
-    loss: float
+MEDIAN_OF = 3
+"""The least number of complete trials whose median stops another one."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """The result of a search: the best settings, and each trial's settings and value.
 
-    The value is None for a trial that was stopped early.
+    The value is None for a trial that diverged or was stopped early. `edges` names the settings
+    whose best value is the lowest or highest one tried.
     """
 
     settings: Settings
     trials: tuple[tuple[Settings, float | None], ...]
+    edges: tuple[str, ...]
 
 
-Training = Callable[[Settings, Callable[[int, float], None]], Score]
-"""Trains with settings, and passes each epoch's number and value to its second argument."""
+def validation_score(figures: Mapping[str, Any], text: bool) -> float:
+    """Return the score by which settings are chosen, higher is better.
 
-
-class Pruned(LraError):  # noqa: N818 - not an error
-    """Raised to stop a trial early."""
-
-
-class _DuplicateTrial(Exception):  # noqa: N818 - not an error
-    """Raised to end a trial whose slot has been given to another trial."""
-
-
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Open a database, and create its tables if needed.
-
-    Raises:
-        OptionError: if the database cannot be opened.
+    It is the validation accuracy; on text, minus the validation loss.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
-    for attempt in range(6):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                storage = optuna.storages.RDBStorage(
-                    url, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE
-                )
-            if storage.engine.dialect.name == "sqlite":
-                _lock_while_reading(storage.engine, url)
-            return storage
-        except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.ArgumentError, ImportError) as error:
-            # Creating the tables fails while another process creates them.
-            if attempt == 5 or not isinstance(error, sqlalchemy.exc.DBAPIError):
-                raise OptionError(
-                    f"storage {url!r}: the database cannot be opened ({error})"
-                ) from error
-            time.sleep(0.2 * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-def _lock_while_reading(engine: sqlalchemy.Engine, url: str) -> None:
-    """Make SQLite lock the database from the first read of a transaction.
-
-    Optuna claims a waiting trial with SELECT ... FOR UPDATE, which SQLite does not support. Without
-    this lock two processes can claim the same trial.
-
-    Raises:
-        OptionError: if the database is in memory.
-    """
-    if not isinstance(engine.pool, sqlalchemy.pool.QueuePool):  # SQLAlchemy's pool for files
-        raise OptionError(
-            f"storage {url!r} is a database in memory, so each process would have its own; "
-            "name a file (sqlite:///trials.db) or the database of a server"
-        )
-
-    @sqlalchemy.event.listens_for(engine, "connect")
-    def disable_implicit_transactions(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-
-    @sqlalchemy.event.listens_for(engine, "begin")
-    def begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    engine.dispose()  # close connections opened without the lock
+    return float(-figures["validation_loss"] if text else figures["validation_accuracy"])
 
 
 class Study:
-    """The trials of a rule on a network."""
+    """The trials of a rule on a network.
 
-    def __init__(self, experiment: Experiment, storage: optuna.storages.RDBStorage) -> None:
-        self.experiment = experiment
-        options = experiment.grid.options
-        how = repr((experiment.space, options.sampler, options.prune))
-        self.name = f"{experiment.key}-{hashlib.sha256(how.encode()).hexdigest()[:8]}"
-        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-        if options.prune:
-            pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
-        self.study = optuna.create_study(
-            storage=storage, study_name=self.name, direction="maximize", pruner=pruner,
-            load_if_exists=True,
-        )  # fmt: skip
+    Args:
+        experiment: the rule and the network.
+        store: the comparison's folder.
+    """
 
-    def num_waiting(self) -> int:
-        """Return the number of trials that no process has claimed."""
-        self._fill_slots()
-        return sum(trial.state == TrialState.WAITING for trial in self._slots().values())
+    def __init__(self, experiment: Experiment, store: Store) -> None:
+        self.experiment, self.store = experiment, store
+        self.adaptive = experiment.grid.options.sampler == "tpe"
+        space = hashlib.sha256(repr(experiment.space).encode()).hexdigest()[:8]
+        self.name = f"{experiment.name_of(experiment.trial_config({}))}-{space}"
 
-    def num_finished(self) -> int:
-        """Return the number of trials that have ended."""
-        return sum(trial.state in FINISHED for trial in self._slots().values())
+    def settings(self) -> list[Settings]:
+        """Return the settings of the trials, in order; of those drawn so far if they adapt."""
+        if self.adaptive:
+            return self.store.drawn(self.name)[: self.experiment.trials]
+        return [self._point(number) for number in range(self.experiment.trials)]
 
-    def result(self) -> SearchResult | None:
-        """Return the result, or None before all trials have ended."""
-        slots = self._slots()
-        trials = [slots[i] for i in range(self.experiment.trials) if i in slots]
-        if len(trials) < self.experiment.trials or any(t.state not in FINISHED for t in trials):
-            return None
-        complete = [t for t in trials if t.state == TrialState.COMPLETE]
-        best = max(complete, key=lambda t: (t.value, -t.user_attrs["loss"], -t.user_attrs["slot"]))
-        values = tuple((t.params, t.value if t in complete else None) for t in trials)
-        return SearchResult(best.params, values)
+    def draw(self) -> None:
+        """Draw the settings of one more trial from the scores so far, and store them."""
+        with self.store.lock(self.name):
+            known = self.store.drawn(self.name)
+            if len(known) < self.experiment.trials:
+                self.store.write_drawn(self.name, [*known, self._suggest(known)])
 
-    def run_one(self, train: Training) -> None:
-        """Run a waiting trial, if there is one.
+    def result(self, outcomes: Sequence[Outcome]) -> SearchResult:
+        """Return the result of all trials, given their outcomes; the first of equal ones wins."""
+        scores, trials = [self._score(outcome) for outcome in outcomes], self.settings()
+        best = trials[max(range(len(trials)), key=scores.__getitem__)]
+        values = [None if score == WORST else score[0] for score in scores]
+        pairs = tuple(zip(trials, values, strict=True))
+        return SearchResult(best, pairs, edges(self.experiment.space, best, pairs))
 
-        If this process was suspended for so long that others gave its trial away, the trial ends
-        here silently.
+    def is_behind(self, name: str) -> bool:
+        """Return whether a trial's best score is below the median of the complete trials' then.
 
         Args:
-            train: trains; its second argument raises `Pruned` to stop the trial early.
+            name: the name of the trial's run, some of whose epochs are done.
         """
-        failures: list[Exception] = []
+        scores = self._scores(name)
+        others = {self._run_name(settings) for settings in self.settings()}
+        outcomes = {other: self.store.outcome(other) for other in others}
+        done = [other for other, found in outcomes.items() if found and found.state == "done"]
+        best = [max(self._scores(other)[: len(scores)]) for other in done]
+        return len(best) >= MEDIAN_OF and max(scores) < statistics.median(best)
 
-        def objective(trial: Trial) -> float:
-            try:
-                return self._train(trial, train)
-            except UpdateFinishedTrialError as error:
-                raise _DuplicateTrial from error
-            except Exception as error:
-                failures.append(error)
-                raise
+    def _scores(self, name: str) -> list[float]:
+        """Return the validation score of a run after each of its epochs so far."""
+        text = self.experiment.problem.text
+        return [validation_score(row, text) for row in self.store.curve(name)]
 
-        if not self.num_waiting():
-            return
-        try:
-            self.study.optimize(objective, n_trials=1, catch=(_DuplicateTrial,))
-        except ValueError as error:  # Optuna raises it for a trial that others have ended
-            if error in failures:
-                raise
+    def _run_name(self, settings: Settings) -> str:
+        return self.experiment.name_of(self.experiment.trial_config(settings))
 
-    def _train(self, trial: Trial, train: Training) -> float:
-        """Train with a trial's settings, if the trial still holds its slot."""
-        trial.set_user_attr("begun", True)
-        slot = trial.user_attrs.get("slot", -1)
-        holder = self._slots().get(slot)
-        if holder is None or holder.number != trial.number:
-            raise _DuplicateTrial
-        self.study.sampler = self._sampler(slot)
-        settings = {
-            one.name: trial.suggest_float(one.name, one.low, one.high, log=one.log)
+    def _score(self, outcome: Outcome | None) -> tuple[float, float]:
+        """Return a score, and for equal ones minus the loss."""
+        if outcome is None or outcome.result is None:
+            return WORST
+        loss = outcome.result["validation_loss"]
+        return validation_score(outcome.result, self.experiment.problem.text), -loss
+
+    def _point(self, number: int) -> Settings:
+        """Return the settings of a trial, the same for every rule with this space."""
+        if self.experiment.grid.options.sampler == "random":
+            draw = np.random.default_rng(number)
+            return {one.name: one.at(draw.random()) for one in self.experiment.space}
+        return dict(even_point(self.experiment.space, number))
+
+    def _suggest(self, known: Sequence[Settings]) -> Settings:
+        """Return settings from Optuna's TPE sampler, whose seed is the number of the trial."""
+        import optuna  # takes a second
+
+        distributions: dict[str, optuna.distributions.BaseDistribution] = {
+            one.name: optuna.distributions.FloatDistribution(one.low, one.high, log=one.log)
             if isinstance(one, Range)
-            else trial.suggest_categorical(one.name, one.values)
+            else optuna.distributions.CategoricalDistribution(one.values)
             for one in self.experiment.space
         }
-
-        def report(epoch: int, value: float) -> None:
-            trial.report(value, epoch)
-            if trial.should_prune():
-                raise Pruned(f"trial {trial.number} stops after epoch {epoch}")
-
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
-            score = train(settings, report)
-        except Pruned as stop:
-            raise optuna.TrialPruned(str(stop)) from stop
-        trial.set_user_attr("loss", score.loss)
-        return score.value
-
-    def _slots(self) -> dict[int, FrozenTrial]:
-        """Return the trial of each slot that has a live or finished one, the first of several."""
-        slots: dict[int, FrozenTrial] = {}
-        for trial in self.study.get_trials(deepcopy=False):
-            if "slot" in trial.user_attrs and trial.state != TrialState.FAIL:
-                slots.setdefault(trial.user_attrs["slot"], trial)
-        return slots
-
-    def _fill_slots(self) -> None:
-        """Enqueue a trial for each empty slot, with the settings of its dead trial if any."""
-        self._fail_stale()
-        slots = self._slots()
-        if all(slot in slots for slot in range(self.experiment.trials)):
-            return
-        dead = {
-            trial.user_attrs["slot"]: trial.params
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.state == TrialState.FAIL and "slot" in trial.user_attrs and trial.params
-        }
-        for slot in range(self.experiment.trials):
-            if slot not in slots:
-                settings = dead.get(slot) or self._point(slot)
-                self.study.enqueue_trial(settings, user_attrs={"slot": slot})
-
-    def _fail_stale(self) -> None:
-        """Mark trials without a recent heartbeat as failed."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self.study)
-        late = datetime.datetime.now() - datetime.timedelta(seconds=2 * GRACE)
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # Optuna does not notice a process killed between a trial's start and first heartbeat.
-            started = trial.datetime_start
-            if "begun" not in trial.user_attrs and started is not None and started < late:
-                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-
-    def _point(self, slot: int) -> Settings:
-        """Return the settings of a slot, or none of them if the sampler chooses."""
-        match self.experiment.grid.options.sampler:
-            case "tpe":
-                return {}
-            case "random":
-                draw = np.random.default_rng(self._seed(slot))
-                return {one.name: one.at(draw.random()) for one in self.experiment.space}
-            case _:
-                return dict(even_point(self.experiment.space, slot))
-
-    def _sampler(self, slot: int) -> optuna.samplers.BaseSampler:
-        """Return the sampler of a slot, with the slot's own seed."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                seed=self._seed(slot),
-                constant_liar=True,
-                n_startup_trials=max(2, self.experiment.trials // 3),
-            )
-
-    def _seed(self, number: int) -> int:
-        return int(hashlib.sha256(f"{self.name}/{number}".encode()).hexdigest()[:8], 16)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                sampler = optuna.samplers.TPESampler(
+                    seed=len(known),
+                    constant_liar=True,  # keep away from trials that are still running
+                    n_startup_trials=max(2, self.experiment.trials // 3),
+                )
+            study = optuna.create_study(direction="maximize", sampler=sampler)
+            for settings in known:
+                outcome = self.store.outcome(self._run_name(settings))
+                state = optuna.trial.TrialState.COMPLETE if outcome else None
+                study.add_trial(
+                    optuna.trial.create_trial(
+                        state=state or optuna.trial.TrialState.RUNNING,
+                        value=self._score(outcome)[0] if outcome else None,
+                        params=settings,
+                        distributions=distributions,
+                    )
+                )
+            return dict(study.ask(distributions).params)
+        finally:
+            optuna.logging.set_verbosity(verbosity)

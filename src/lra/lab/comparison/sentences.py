@@ -1,6 +1,6 @@
 """The results on a network as sentences and as table rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lra.lab.comparison.results import Entry, Table
@@ -10,6 +10,9 @@ HEADINGS = (
     *("rule", "{figure}", "minus {base}, paired (95 %)", "seeds", "settings"),
     *("weights", "feedback", "ms per step", "peak MB"),
 )
+
+ENOUGH_SEEDS = 5
+"""Number of seeds from which a comparison has no warning."""
 
 
 def verdict(table: Table) -> list[str]:
@@ -44,6 +47,25 @@ def verdict(table: Table) -> list[str]:
 
 def _list(labels: Iterable[str]) -> str:
     return ", ".join(labels)
+
+
+def warnings(tables: Sequence[Table]) -> list[str]:
+    """Return what a reader must know before trusting the results."""
+    grid = tables[0].base.experiment.grid
+    found = []
+    if grid.seeds < ENOUGH_SEEDS:
+        found.append(
+            f"Few seeds: with {grid.seeds}, intervals are wide and a failed run can be missed. "
+            f"Use --seeds {ENOUGH_SEEDS} or more; finished runs are kept."
+        )
+    places = [(str(table.problem), entry) for table in tables for entry in table.entries]
+    edges = [f"{', '.join(e.edges)} of {e.label} on {place}" for place, e in places if e.edges]
+    if edges:
+        found.append(
+            "Best trial at the edge of the searched range, so better settings may lie outside: "
+            f"{'; '.join(edges)}. Widen the range by --search."
+        )
+    return found
 
 
 def headings(table: Table) -> list[str]:

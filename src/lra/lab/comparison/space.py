@@ -1,8 +1,11 @@
 """The dimensions of a search: named ranges of numbers and lists of values."""
 
+import itertools
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lra.errors import OptionError
 
@@ -90,3 +93,35 @@ def even_point(dimensions: Sequence[Dimension], index: int) -> dict[str, float |
     return {
         one.name: one.at((0.5 + index * root ** -(j + 1)) % 1) for j, one in enumerate(dimensions)
     }
+
+
+def edges(
+    dimensions: Sequence[Dimension],
+    best: Mapping[str, Any],
+    trials: Sequence[tuple[Mapping[str, Any], float | None]],
+) -> tuple[str, ...]:
+    """Return the ranges whose best value is the lowest or highest one tried, as "the lowest lr".
+
+    A range counts if trials on that side of the middle value score better than those on the other
+    in more pairs than worse, so that chance in a setting without effect counts half as often.
+
+    Args:
+        dimensions: the dimensions of the search.
+        best: the settings of the best trial.
+        trials: the settings and the score of each trial (None: diverged or stopped early).
+    """
+    found = []
+    for name in (one.name for one in dimensions if isinstance(one, Range)):
+        values = [settings[name] for settings, _ in trials]
+        if not values or min(values) < best[name] < max(values):
+            continue
+        middle = statistics.median(values)
+        sides: dict[bool, list[float]] = {True: [], False: []}
+        for value, (_, score) in zip(values, trials, strict=True):
+            if value != middle:
+                same_side = (value < middle) == (best[name] < middle)
+                sides[same_side].append(-math.inf if score is None else score)
+        pairs = list(itertools.product(sides[True], sides[False]))
+        if sum(a > b for a, b in pairs) > sum(a < b for a, b in pairs):
+            found.append(f"the {'lowest' if best[name] < middle else 'highest'} {name}")
+    return tuple(found)

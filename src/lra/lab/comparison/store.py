@@ -1,7 +1,8 @@
 """The folder of a comparison: its runs, their outcomes, and their locks.
 
+    OUT/grid.json          the grids of the comparisons in this folder, the newest last
     OUT/runs/NAME/         an ordinary run of `lra train`, named by its configuration
-    OUT/records/NAME.json  the outcome: refused, diverged or failed; machine and peak memory
+    OUT/records/NAME.json  the outcome: refused, diverged, failed, ...; machine and peak memory
     OUT/locks/NAME.lock    held by the process that trains; the system releases it when that ends
 
 Several machines can share the folder if its file system supports file locks.
@@ -27,10 +28,14 @@ from lra.lab.training import loop
 
 _PARTS = ("runs", "records", "locks")
 
-_WRITTEN = ("report", "report.html", "report.md", "runs.csv", "trials.db")
+_WRITTEN = ("report", "report.html", "report.md", "report.tex", "runs.csv", "grid.json", "trials")
 """What a comparison writes to its folder beside these."""
 
-State = Literal["done", "diverged", "refused", "failed"]
+State = Literal["done", "diverged", "refused", "failed", "pruned"]
+
+
+class Pruned(LraError):  # noqa: N818 - the outcome of a trial
+    """Raised to stop a trial early."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class Outcome:
     """The outcome of a run.
 
     Attributes:
-        state: "done"; "diverged"; "refused" if the rule cannot train the network; or "failed"
-            after an unexpected error.
+        state: "done"; "diverged"; "refused" if the rule cannot train the network; "failed" after
+            an unexpected error; or "pruned" for a trial that was stopped early.
         reason: why the run is not done.
         memory: the peak memory of the process in bytes, or None if it cannot be measured.
         machine: the machine on which the run ended.
@@ -78,10 +83,6 @@ class Store:
         except OSError as error:
             raise RunError(f"cannot make the folder {out}: {error.strerror}") from error
 
-    def storage(self, url: str | None) -> str:
-        """Return the URL of the trials' database: the given one, or a file in the folder."""
-        return url or f"sqlite:///{self.out.resolve() / 'trials.db'}"
-
     def folder(self, name: str) -> Path:
         """Return the folder of a run."""
         return self.out / "runs" / name
@@ -117,10 +118,14 @@ class Store:
         with self.claim(name) as claimed:
             return claimed
 
+    def lock(self, name: str) -> filelock.BaseFileLock:
+        """Return a lock. The system releases it when its process ends, however that ends."""
+        return filelock.FileLock(self.out / "locks" / f"{name}.lock")
+
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Claim a run for this process; yield False if another process holds it."""
-        lock = filelock.FileLock(self.out / "locks" / f"{name}.lock")
+        lock = self.lock(name)
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
@@ -135,6 +140,17 @@ class Store:
         """Write the record of a run, without the result, which is in the run's folder."""
         content = {k: v for k, v in asdict(outcome).items() if k != "result"}
         files.write_json(self._record(name), content)
+
+    def drawn(self, name: str) -> list[dict[str, Any]]:
+        """Return the settings drawn so far for the trials of a study."""
+        content = _read_json(self.out / "trials" / f"{name}.json") or {"settings": []}
+        drawn: list[dict[str, Any]] = content["settings"]
+        return drawn
+
+    def write_drawn(self, name: str, settings: list[dict[str, Any]]) -> None:
+        """Write the settings drawn so far for the trials of a study."""
+        (self.out / "trials").mkdir(exist_ok=True)
+        files.write_json(self.out / "trials" / f"{name}.json", {"settings": settings})
 
     def _record(self, name: str) -> Path:
         return self.out / "records" / f"{name}.json"
@@ -157,6 +173,8 @@ class Store:
             outcome = Outcome("done", memory=peak(), machine=machine(), result=result)
         except Diverged as error:
             outcome = Outcome("diverged", str(error))
+        except Pruned as stop:
+            outcome = Outcome("pruned", str(stop))
         except (ConversionError, MethodError, OptionError) as error:
             outcome = Outcome("refused", str(error))
         except LraError:
