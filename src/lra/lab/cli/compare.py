@@ -16,7 +16,7 @@ from lra.lab.comparison.grid import Grid
 from lra.lab.comparison.machine import cores
 from lra.lab.comparison.pool import Pool
 from lra.lab.comparison.progress import Display
-from lra.lab.comparison.results import Table, tables, write_runs
+from lra.lab.comparison.results import Table, tables
 from lra.lab.comparison.schedule import Schedule
 from lra.lab.comparison.sentences import cells, headings, settings_text, verdict
 from lra.lab.comparison.words import command
@@ -46,21 +46,15 @@ class Compare:
 
     def execute(self, console: Console) -> None:
         """Run the comparison and write its report."""
-        from lra.lab.comparison.page import write_html, write_markdown  # load matplotlib
-        from lra.lab.comparison.report import make_report
+        from lra.lab.comparison.report import write  # loads matplotlib
 
         out = self.out or _folder(self.grid)
         schedule = _schedule(self.grid, out, self.jobs, console, read_only=self.report)
         results = tables(schedule)
-        report = make_report(self.grid, results, out)
-        write_runs(results, out / "runs.csv")
-        write_markdown(report, out / "report.md")
-        write_html(report, out / "report.html")
-        if self.page:
-            write_markdown(report, self.page)
+        write(self.grid, results, out, self.page)
         for table in results:
             _print_table(table, console)
-        say(console, f"report: {out / 'report.html'}, {out / 'report.md'}")
+        say(console, f"report: {out / 'report.html'}, {out / 'report.tex'}")
 
 
 @dataclass(frozen=True)
@@ -114,10 +108,10 @@ def _schedule(
 
 def _print_table(table: Table, console: Console) -> None:
     """Print the results on one network."""
-    names = headings(table)[:5]
+    names = headings(table)[:6]
     rows = RichTable(*names, title=str(table.problem), title_justify="left")
     for entry in table.entries:
-        rows.add_row(*cells(table, entry)[:5])
+        rows.add_row(*cells(table, entry)[:6])
     console.print(rows)
     for sentence in verdict(table):
         say(console, sentence)

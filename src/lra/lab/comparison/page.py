@@ -1,60 +1,77 @@
-"""Reports as files: Markdown with plots beside it, and one self-contained HTML page."""
+"""Templates of reports, in which every inserted text is escaped for its format."""
 
-from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Callable
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from lra.errors import RunError
-from lra.lab.comparison.report import Report
-from lra.lab.runs.atomic import write_atomically
-
-
-def write_markdown(report: Report, path: Path) -> None:
-    """Write a report's Markdown, and its plots into a folder of the same name beside it.
-
-    Raises:
-        RunError: if a file or folder cannot be written.
-    """
-    folder = path.with_suffix("")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder {folder}: {error.strerror}") from error
-    text = report.markdown
-    for name, svg in report.pictures.items():
-        write_atomically(folder / f"{name}.svg", f"{svg}\n".encode())
-        text = text.replace(f"]({name}.svg)", f"]({folder.name}/{name}.svg)")
-    write_atomically(path, text.encode())
+_TEX = {
+    **{c: f"\\{c}" for c in "#$%&_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"`": r"\textasciigrave{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+    **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
+}
 
 
-def write_html(report: Report, path: Path) -> None:
-    """Write a report as one self-contained HTML page.
-
-    Raises:
-        RunError: if the file cannot be written.
-    """
-    write_atomically(path, html(report).encode())
+def visible(text: object) -> str:
+    """Return a text on one line, with characters that cannot be printed as escapes."""
+    line = re.sub(r"\s+", " ", str(text))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def html(report: Report) -> str:
-    """Return a report as one self-contained HTML page."""
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+def _tex(text: str) -> str:
+    """Escape a text for LaTeX; characters that its standard fonts lack become code points."""
 
-    def image(renderer: Any, tokens: Sequence[Token], i: int, *_: Any) -> str:
-        name = str(tokens[i].attrGet("src")).removesuffix(".svg")
-        return f'<span class="picture">{report.pictures[name]}</span>'
+    def escaped(c: str) -> str:
+        known = c.isascii() or ("À" <= c <= "ÿ" and c not in "ÐÞðþ")
+        return _TEX.get(c, c if known else f"U+{ord(c):04X}")
 
-    markdown.add_render_rule("image", image)
-    for kind, mark in (("table_open", "<div><table>"), ("table_close", "</table></div>")):
-        markdown.add_render_rule(kind, lambda *_, mark=mark: mark)
-    style = (resources.files(__package__) / "page.css").read_text("utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{report.title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"{markdown.render(report.markdown)}</main>\n</body>\n</html>\n"
+    return re.sub(r"([-'])(?=\1)", r"\1{}", "".join(map(escaped, text)))  # no ligatures
+
+
+def _markdown(text: str) -> str:
+    """Escape the characters that Markdown interprets within a line."""
+    return re.sub(r"([\\`*_{}\[\]<>|~&$#@]|(?<=\w):(?=//))", r"\\\1", text)
+
+
+def _environment(escaped: Callable[[str], str], **syntax: str) -> Environment:
+    """Return an environment that escapes every value except `Markup`."""
+
+    def finalize(value: object) -> object:
+        return value if isinstance(value, Markup) else Markup(escaped(visible(value)))
+
+    environment = Environment(
+        loader=PackageLoader(__package__ or ""),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **syntax,  # type: ignore[arg-type]
     )
+    environment.filters["code"] = lambda text: Markup(visible(text))
+    return environment
+
+
+_FORMATS = {
+    "html": _environment(escape),
+    "md": _environment(_markdown),
+    "txt": _environment(str),
+    "tex": _environment(
+        _tex,
+        **{"block_start_string": "<%", "block_end_string": "%>"},
+        **{"variable_start_string": "<<", "variable_end_string": ">>"},
+        **{"comment_start_string": "<#", "comment_end_string": "#>"},
+    ),
+}
+
+
+def render(name: str, **values: object) -> str:
+    """Return a template with values inserted; its suffix is the format."""
+    return _FORMATS[name.rpartition(".")[2]].get_template(name).render(**values)
+
+
+def paragraphs(name: str, **values: object) -> list[str]:
+    """Return the paragraphs of a template, each on one line."""
+    return [visible(text).strip() for text in render(name, **values).split("\n\n") if text.strip()]

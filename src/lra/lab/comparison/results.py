@@ -2,18 +2,23 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from lra.lab.comparison.grid import Experiment, Problem
 from lra.lab.comparison.schedule import Schedule
-from lra.lab.comparison.statistics import Gap, Spread, paired, spread
+from lra.lab.comparison.statistics import Gap, Ranking, Spread, paired, rank, spread
 from lra.lab.comparison.store import Outcome
 from lra.lab.networks.table import NETWORKS
 from lra.lab.runs.atomic import write_atomically
+
+MARGINS = {False: 0.5, True: 0.02}
+"""Default margins of equivalence: percentage points of accuracy, and on text nats of loss."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Entry:
         trials: each trial's settings and score (None: stopped early).
         runs: the runs that have ended, by seed.
         refusal: why the rule cannot train the network, or None.
+        edges: the searched settings whose best trial lies at the edge of their range.
     """
 
     experiment: Experiment
@@ -48,6 +54,7 @@ class Entry:
     trials: tuple[tuple[dict[str, Any], float | None], ...]
     runs: tuple[Run, ...]
     refusal: str | None
+    edges: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -81,7 +88,7 @@ class Entry:
         return max(known, default=None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """The results on a network; the first entry is the baseline."""
 
@@ -92,6 +99,30 @@ class Table:
     def text(self) -> bool:
         """Whether the data are text: then the figure is the loss, and lower is better."""
         return NETWORKS[self.problem.model.name].text
+
+    @property
+    def digits(self) -> int:
+        """The number of printed decimals of the compared figure."""
+        return 3 if self.text else 2
+
+    @property
+    def samples(self) -> int | None:
+        """The number of test samples (on text, of predicted characters), or None if unknown."""
+        sizes = {run.figure("test_samples") for e in self.entries for run in e.done} - {None}
+        known = self.figure.startswith("test") and len(sizes) == 1
+        return round(sizes.pop() or 0) if known else None
+
+    @property
+    def sampling_error(self) -> float:
+        """The binomial standard error of the baseline's accuracy on the test set, in percent."""
+        share = self.means[self.base.label] / 100
+        return 100 * math.sqrt(share * (1 - share) / (self.samples or math.nan))
+
+    @property
+    def margin(self) -> float:
+        """The largest difference that counts as equal, in percentage points or nats."""
+        given = self.base.experiment.grid.margin
+        return MARGINS[self.text] if given is None else given
 
     @cached_property
     def figure(self) -> str:
@@ -116,24 +147,83 @@ class Table:
         values = list(self.values(entry).values())
         return spread(values) if values else None
 
-    def gap(self, entry: Entry) -> Gap | None:
-        """Return the difference to the baseline, paired by seed.
+    @cached_property
+    def gaps(self) -> dict[str, Gap]:
+        """The differences of the rules to the baseline, paired by seed, by label.
 
-        It is None for the baseline itself, and where the two have results for different seeds.
+        Rules whose results are for other seeds than the baseline's are left out.
         """
-        ours, theirs = self.values(entry), self.values(self.base)
-        if entry is self.base or not ours or ours.keys() != theirs.keys():
+        base = self.values(self.base)
+        others = {entry.label: self.values(entry) for entry in self.entries[1:]}
+        others = {k: v for k, v in others.items() if v and v.keys() == base.keys()}
+        theirs = list(base.values())
+        return {
+            label: paired([ours[seed] for seed in base], theirs, self.margin, len(others))
+            for label, ours in others.items()
+        }
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """The means of the baseline and of the rules that are compared with it, by label."""
+        found = {
+            e.label: self.spread(e) for e in self.entries if e is self.base or e.label in self.gaps
+        }
+        return {label: values.mean for label, values in found.items() if values}
+
+    @property
+    def best(self) -> set[str]:
+        """The labels of the rules with the best of `means`, to the printed digits."""
+        means = {label: round(mean, self.digits) for label, mean in self.means.items()}
+        best = (min if self.text else max)(means.values(), default=None)
+        return {label for label, mean in means.items() if mean == best}
+
+    def _summary(self) -> list[tuple[str, str]]:
+        rows = [(str(self.problem), self.figure.replace("_", " "))]
+        known = ((entry, self.spread(entry)) for entry in self.entries)
+        return rows + [(e.label, v.text(self.digits) if v else "no result") for e, v in known]
+
+    def __repr__(self) -> str:
+        rows = self._summary()
+        width = max(len(label) for label, _ in rows)
+        return "\n".join(f"{label:{width}}  {text}" for label, text in rows)
+
+    def _repr_html_(self) -> str:
+        rows = (f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in self._summary())
+        return f"<table>{''.join(rows)}</table>"
+
+
+class Tables(tuple[Table, ...]):
+    """The results of a comparison, one table for each network."""
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """The labels of the rules that are compared on every network."""
+        return [label for label in self[0].means if all(label in table.means for table in self)]
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """The ranks of `ranked` over the networks; None with fewer than two of either."""
+        signs = [-1 if table.text else 1 for table in self]
+        if len(self) < 2 or len(self.ranked) < 2:
             return None
-        return paired([ours[s] for s in sorted(ours)], [theirs[s] for s in sorted(ours)])
+        return rank(
+            [[s * t.means[k] for k in self.ranked] for s, t in zip(signs, self, strict=True)]
+        )
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(repr, self))
+
+    def _repr_html_(self) -> str:
+        return "".join(table._repr_html_() for table in self)
 
 
-def tables(schedule: Schedule) -> list[Table]:
-    """Return the results so far, one table for each network."""
+def tables(schedule: Schedule) -> Tables:
+    """Return the results so far."""
     entries = [_entry(schedule, i) for i in range(len(schedule.grid.experiments))]
-    return [
+    return Tables(
         Table(problem, tuple(e for e in entries if e.experiment.problem == problem))
         for problem in schedule.grid.problems
-    ]
+    )
 
 
 def _entry(schedule: Schedule, index: int) -> Entry:
@@ -158,7 +248,7 @@ def _entry(schedule: Schedule, index: int) -> Entry:
 
 FIGURES = (
     *("validation_accuracy", "validation_loss", "test_accuracy", "test_loss"),
-    *("best_epoch", "epochs", "steps", "seconds", "weights", "feedback_weights"),
+    *("test_samples", "best_epoch", "epochs", "steps", "seconds", "weights", "feedback_weights"),
 )
 """The figures of a run's result that are written to runs.csv."""
 
@@ -179,4 +269,4 @@ def write_runs(found: Sequence[Table], path: Path) -> None:
             figures = [(run.outcome.result or {}).get(name) for name in FIGURES]
             known = (problem.dataset, problem.model_text, entry.label, settings, run.seed)
             writer.writerow((*known, run.outcome.state, *figures, run.name))
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="backslashreplace"))
