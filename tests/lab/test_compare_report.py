@@ -100,7 +100,7 @@ def test_the_verdict_states_which_differences_are_significant(tables: Tables) ->
         f"backprop: 97.00 ± 1.00, on 400 test samples (binomial standard error {error:.2f}).",
         "Better than backprop: mirrored-lra.",
         "Worse than backprop: kolen-pollack.",
-        "Neither different from backprop nor equivalent with these 3 seeds: lra-e.",
+        "Undecided with these 3 seeds, neither different from backprop nor equivalent: lra-e.",
         "Not compared, since results are missing: sign-symmetry, feedback-alignment.",
     ]
 
@@ -111,7 +111,8 @@ def test_the_verdict_states_which_rules_are_equivalent() -> None:
     assert verdict(table)[1:] == [
         "Better than backprop: mirrored-lra.",
         "Equivalent to backprop within ±0.5 points: lra-e, mirrored-lra.",
-        "Neither different from backprop nor equivalent with these 5 seeds: kolen-pollack.",
+        "Undecided with these 5 seeds, neither different from backprop nor equivalent: "
+        "kolen-pollack.",
     ]
     (narrow,) = make_tables(dataclasses.replace(grid, margin=0.05), CLOSE)
     assert not any("Equivalent" in sentence for sentence in verdict(narrow))
@@ -180,20 +181,21 @@ def test_best_trials_at_the_edge_of_a_range_are_warned_of() -> None:
     mlp, lenet = make_tables(grid, CLOSE, edges=("lr", "beta"))
     plain = dataclasses.replace(lenet, entries=make_tables(grid, CLOSE)[1].entries)
     (found,) = warnings(Tables([mlp, plain]))
-    assert "lr and beta of lra-e on digits, mlp; lr and beta of mirrored-lra on" in found
+    assert found.startswith("The best trial lies at the edge of the searched range")
+    assert "digits, mlp: backprop (lr, beta), lra-e (lr, beta), mirrored-lra (lr, beta)" in found
     assert "lenet" not in found
     assert cells(mlp, mlp.entries[1])[5] == "lr=0.00316 (edge)"
 
 
 def test_missing_results_are_warned_of(tables: Tables) -> None:
     assert warnings(tables)[1] == (
-        "Results are missing: sign-symmetry on digits, mlp (1 diverged); "
-        "feedback-alignment on digits, mlp (refused)."
+        "Results are missing. "
+        "digits, mlp: sign-symmetry (1 diverged), feedback-alignment (refused)."
     )
     (table,) = tables
     begun = dataclasses.replace(table.entries[1], runs=table.entries[1].runs[:1])
     (table,) = (dataclasses.replace(table, entries=(table.base, begun)),)
-    assert warnings([table])[1] == "Results are missing: lra-e on digits, mlp (2 not finished)."
+    assert warnings([table])[1] == "Results are missing. digits, mlp: lra-e (2 not finished)."
 
 
 def test_rules_are_ranked_over_networks(tmp_path: Path) -> None:
@@ -361,7 +363,9 @@ def test_tables_print_briefly(tables: Tables) -> None:
     hostile = make_tables(Grid((DATASET,), rules=("backprop",)), ACCURACIES)
     parser = PageParser()
     parser.feed(hostile._repr_html_())
-    assert parser.tags == {"table", "tr", "td"}
+    assert parser.tags == {"table", "thead", "tbody", "tr", "th", "td"}
+    assert "x onerror" in repr(hostile)
+    assert "\x1b" not in repr(make_tables(Grid(("\x1b[31m.npz",), rules=("lra-e",)), ACCURACIES))
     assert f"{Path(DATASET).stem}, mlp" in parser.text
 
 
@@ -480,7 +484,7 @@ TEX_CHARACTERS = {
 TEX_COMMANDS = {
     *("documentclass", "usepackage", "newcommand", "fit", "resizebox", "ifdim", "width", "else"),
     *("linewidth", "fi", "begin", "end", "centering", "caption", "label", "toprule", "midrule"),
-    *("bottomrule", "textbf", "includegraphics", "\\"),
+    *("bottomrule", "textbf", "setlength", "belowcaptionskip", "includegraphics", "\\"),
 }
 
 

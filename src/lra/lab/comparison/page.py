@@ -2,16 +2,27 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-_TEX = {
-    **{c: f"\\{c}" for c in "#$%&_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"`": r"\textasciigrave{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
-    **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
-}
+_TEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "#$%&_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+        **{"`": r"\textasciigrave{}", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
+    }
+)
+_TEX_UNKNOWN = re.compile(r"[^\x00-\x7fÀ-ÏÑ-Ýß-ïñ-ýÿ±↑↓]")
+"""Characters that LaTeX's standard fonts lack."""
+
+
+class Best(str):
+    """The best value of a column, which templates print in bold."""
+
+    __slots__ = ()
 
 
 def visible(text: object) -> str:
@@ -22,12 +33,8 @@ def visible(text: object) -> str:
 
 def _tex(text: str) -> str:
     """Escape a text for LaTeX; characters that its standard fonts lack become code points."""
-
-    def escaped(c: str) -> str:
-        known = c.isascii() or ("À" <= c <= "ÿ" and c not in "ÐÞðþ")
-        return _TEX.get(c, c if known else f"U+{ord(c):04X}")
-
-    return re.sub(r"([-'])(?=\1)", r"\1{}", "".join(map(escaped, text)))  # no ligatures
+    text = _TEX_UNKNOWN.sub(lambda match: f"U+{ord(match[0]):04X}", text)
+    return re.sub(r"([-'])(?=\1)", r"\1{}", text.translate(_TEX))  # no ligatures
 
 
 def _markdown(text: str) -> str:
@@ -35,35 +42,31 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|~&$#@]|(?<=\w):(?=//))", r"\\\1", text)
 
 
-def _environment(escaped: Callable[[str], str], **syntax: str) -> Environment:
-    """Return an environment that escapes every value except `Markup`."""
+def _environment(escaped: Callable[[str], str], bold: str, **syntax: Any) -> Environment:
+    """Return an environment that escapes every value except `Markup`, and marks `Best`."""
 
     def finalize(value: object) -> object:
-        return value if isinstance(value, Markup) else Markup(escaped(visible(value)))
+        if isinstance(value, Markup):
+            return value
+        text = escaped(visible(value))
+        return Markup(bold.replace("TEXT", text) if isinstance(value, Best) else text)
 
-    environment = Environment(
-        loader=PackageLoader(__package__ or ""),
-        autoescape=True,
-        finalize=finalize,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        **syntax,  # type: ignore[arg-type]
-    )
+    loader = PackageLoader(__package__ or "")
+    syntax |= {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=loader, autoescape=True, finalize=finalize, **syntax)
     environment.filters["code"] = lambda text: Markup(visible(text))
     return environment
 
 
+_TEX_SYNTAX = {
+    **{"block_start_string": "<%", "block_end_string": "%>", "comment_start_string": "<#"},
+    **{"comment_end_string": "#>", "variable_start_string": "<<", "variable_end_string": ">>"},
+}
 _FORMATS = {
-    "html": _environment(escape),
-    "md": _environment(_markdown),
-    "txt": _environment(str),
-    "tex": _environment(
-        _tex,
-        **{"block_start_string": "<%", "block_end_string": "%>"},
-        **{"variable_start_string": "<<", "variable_end_string": ">>"},
-        **{"comment_start_string": "<#", "comment_end_string": "#>"},
-    ),
+    "html": _environment(escape, "<strong>TEXT</strong>"),
+    "md": _environment(_markdown, "**TEXT**"),
+    "txt": _environment(str, "TEXT"),
+    "tex": _environment(_tex, r"\textbf{TEXT}", **_TEX_SYNTAX),
 }
 
 

@@ -8,17 +8,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lra.lab.comparison.page import visible
 from lra.lab.comparison.results import Entry, Table
 
-FORMATS: dict[str, dict[str, Any]] = {
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None},
-    "png": {},
-}
-"""The formats of the plots, with metadata that makes the files reproducible."""
+FORMATS = ("svg", "pdf", "png")
 
 _LINES = ("-", "--", ":", "-.")
 _COLOURS = ("#d1495b", "#2e86de", "#2a9d5c", "#e08e0b", "#8e5cc7", "#0fa3a3", "#c2559d", "#8a8d3a")
@@ -28,12 +23,9 @@ _DARK: dict[Any, Any] = dict.fromkeys(_BACKGROUND, "#15181c") | dict.fromkeys(
     _FOREGROUND, "#dfe3e8"
 )
 """The colours of page.css on dark screens."""
-_FILES: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lra",
-    "pdf.fonttype": 42,
-    "savefig.dpi": 200,
-}
+_FILES: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lra", "pdf.fonttype": 42}
+_UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Metadata that make the files reproducible."""
 
 _as_given = mpl.rc_context({"text.parse_math": False})
 """Names may contain dollar signs."""
@@ -68,8 +60,7 @@ def curves(table: Table) -> Figure | None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_ylim()
     steps = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
-    ticks = [m * 10.0**e for e in range(-4, 3) for m in steps]
-    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     place: Any = "outside lower center"
     figure.legend(handles, labels, loc=place, ncols=2, frameon=False, fontsize=8)
@@ -92,7 +83,7 @@ def gaps(table: Table) -> Figure | None:
     for y, (entry, gap) in enumerate(shown):
         colour = _colour(table.entries.index(entry))
         each = [value - base[seed] for seed, value in table.values(entry).items()]
-        axes.plot(each, [y] * len(each), "o", color=colour, ms=3, alpha=0.5)
+        axes.plot(each, [y + 0.2] * len(each), "o", color=colour, ms=3, alpha=0.5)
         axes.errorbar([gap.mean], [y], xerr=gap.half_width, fmt="|", color=colour, ms=9, capsize=3)
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -108,24 +99,18 @@ def pictures(table: Table) -> dict[str, dict[str, bytes]]:
 
     The format dark is SVG for dark screens.
     """
-    found = {}
+    found: dict[str, dict[str, bytes]] = {}
     for name, draw in (("gaps", gaps), ("curves", curves)):
-        figure = draw(table)
-        if figure is not None:
-            found[name] = {kind: _save(figure, kind) for kind in FORMATS}
-            with mpl.rc_context(_DARK):
-                dark = draw(table)
-                assert dark is not None
-                found[name]["dark"] = _save(dark, "svg")
+        for kind in (*FORMATS, "dark"):
+            file, form = io.BytesIO(), "svg" if kind == "dark" else kind
+            style = _FILES | (_DARK if kind == "dark" else {})
+            with mpl.rc_context(style), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name of the user's
+                figure = draw(table)
+                if figure is not None:
+                    figure.savefig(file, format=form, dpi=200, metadata=_UNDATED.get(form))
+                    found.setdefault(name, {})[kind] = file.getvalue()
     return found
-
-
-def _save(figure: Figure, kind: str) -> bytes:
-    file = io.BytesIO()
-    with mpl.rc_context(_FILES), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name of the user's
-        figure.savefig(file, format=kind, metadata=FORMATS[kind])
-    return file.getvalue()
 
 
 def _label(entry: Entry) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from lra.errors import OptionError, RunError
 from lra.lab.comparison.grid import TRIAL_SEED, Grid
 from lra.lab.comparison.machine import machine, versions
-from lra.lab.comparison.page import paragraphs, render
+from lra.lab.comparison.page import Best, paragraphs, render
 from lra.lab.comparison.pictures import FORMATS, pictures
 from lra.lab.comparison.results import Entry, Table, Tables, write_runs
 from lra.lab.comparison.sentences import (
@@ -21,7 +21,6 @@ from lra.lab.comparison.sentences import (
     headings,
     margin,
     settings_text,
-    state,
     verdict,
     warnings,
 )
@@ -75,26 +74,22 @@ def _data_url(svg: bytes) -> str:
 
 @dataclass(frozen=True)
 class Rows:
-    """A table of texts.
-
-    Attributes:
-        header: the headings of the columns.
-        rows: the cells of each row.
-        best: the (row, column) of each best value.
-    """
+    """A table of texts with the headings of its columns."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    best: frozenset[tuple[int, int]] = frozenset()
+
+    def part(self, *columns: int) -> "Rows":
+        """Return the given columns that are not empty in every row; by default of all."""
+        chosen = columns or range(len(self.header))
+        kept = [j for j in chosen if any(row[j] for row in self.rows)]
+        return Rows([self.header[j] for j in kept], [[row[j] for j in kept] for row in self.rows])
 
     @property
-    def columns(self) -> list[int]:
-        """The columns that are not empty in every row."""
-        return [j for j in range(len(self.header)) if any(row[j] for row in self.rows)]
-
-    def numeric(self, column: int) -> bool:
-        """Return whether a column has numbers."""
-        return any(re.match(r"[-+]?\d", row[column]) for row in self.rows)
+    def numeric(self) -> list[bool]:
+        """Whether each column has numbers."""
+        number = re.compile(r"[-+]?\d")
+        return [any(map(number.match, column)) for column in zip(*self.rows, strict=True)]
 
 
 def _content(grid: Grid, tables: Tables, out: Path) -> dict[str, Any]:
@@ -109,16 +104,12 @@ def _content(grid: Grid, tables: Tables, out: Path) -> dict[str, Any]:
         "hours": sum(run.figure("seconds") or 0.0 for run in done) / 3600,
         "date": datetime.date.today().isoformat(),
         "trial_seed": TRIAL_SEED,
-        "diverged": any(entry.count("diverged") for entry in entries),
         "machines": sorted({run.outcome.machine for run in done} - {""}) or [machine()],
         "versions": versions(),
     }
-    return {
+    parts = ("opening", "ranking", "reading", "method")
+    return {name: paragraphs(f"{name}.txt", **values) for name in parts} | {
         "title": f"{len(grid.rule_specs)} learning rules compared: {names}",
-        **{
-            name: paragraphs(f"{name}.txt", **values)
-            for name in ("opening", "ranking", "reading", "method")
-        },
         "command": command(grid, out),
         "warnings": warnings(tables),
         "glance": _glance(tables) if len(tables) > 1 else None,
@@ -129,56 +120,38 @@ def _content(grid: Grid, tables: Tables, out: Path) -> dict[str, Any]:
 
 def _glance(tables: Tables) -> Rows:
     """Return a table of means with a row for each rule and a column for each network."""
-    rows, best = [], set()
+    header = [f"{table.problem} {headings(table)[1][-1]}" for table in tables]
     ranks = dict(zip(tables.ranked, tables.ranking.ranks, strict=True)) if tables.ranking else {}
-    for i, entries in enumerate(zip(*(table.entries for table in tables), strict=True)):
-        row = [entries[0].label]
-        for j, (table, entry) in enumerate(zip(tables, entries, strict=True), 1):
-            spread = table.spread(entry)
-            row.append(spread.text(table.digits) if spread else state(entry))
-            best |= {(i, j)} if entry.label in table.best else set()
-        rank = ranks.get(row[0])
-        best |= {(i, len(row))} if rank and rank == min(ranks.values()) else set()
-        rows.append([*row, f"{rank:.2f}" if rank else ""])
-    header = ["rule", *(f"{table.problem} {headings(table)[1][-1]}" for table in tables)]
-    return Rows([*header, "mean rank ↓"], rows, frozenset(best))
+    rows = []
+    for entries in zip(*(table.entries for table in tables), strict=True):
+        label = entries[0].label
+        means = [cells(table, entry)[1] for table, entry in zip(tables, entries, strict=True)]
+        best = Best if label in ranks and ranks[label] == min(ranks.values()) else str
+        rows.append([label, *means, best(f"{ranks[label]:.2f}" if label in ranks else "")])
+    return Rows(["rule", *header, "mean rank ↓"], rows).part()
 
 
 def _network(table: Table) -> dict[str, Any]:
     """Return what the templates insert for one network."""
-    rows = [cells(table, entry) for entry in table.entries]
-    best = frozenset((i, 1) for i, entry in enumerate(table.entries) if entry.label in table.best)
     trials = [
-        [
-            entry.label,
-            settings_text(entry.settings),
-            "; ".join(_trial(*trial) for trial in entry.trials),
-        ]
+        [entry.label, settings_text(entry.settings), "; ".join(_trial(*t) for t in entry.trials)]
         for entry in table.entries
         if entry.trials
     ]
     failures = []
     for entry in table.entries:
-        if entry.refusal:
-            failures.append([entry.label, entry.refusal])
-            continue
-        failures += [
-            [f"{entry.label}, seed {run.seed}", f"{run.outcome.state}: {run.outcome.reason}"]
-            for run in entry.runs
-            if run.outcome.state in ("failed", "diverged")
-        ]
+        ended = [(f"{entry.label}, seed {run.seed}", run.outcome) for run in entry.runs]
+        lost = [[name, f"{o.state}: {o.reason}"] for name, o in ended if o.state != "done"]
+        failures += [[entry.label, entry.refusal]] if entry.refusal else lost
+    texts = {"table": table, "margin": margin(table)}
     return {
-        "table": table,
         "name": str(table.problem),
         "verdict": verdict(table),
-        "rows": Rows(headings(table), rows, best),
+        "rows": Rows(headings(table), [cells(table, entry) for entry in table.entries]),
         "trials": Rows(("rule", "chosen", "trials"), trials),
         "failures": Rows(("rule", "reason"), failures),
         "score": "minus the validation loss" if table.text else "validation accuracy (%)",
-        "captions": {
-            name: paragraphs(f"{name}.txt", table=table, margin=margin(table))[0]
-            for name in ("gaps", "curves")
-        },
+        "captions": {n: paragraphs(f"{n}.txt", **texts)[0] for n in ("gaps", "curves")},
     }
 
 

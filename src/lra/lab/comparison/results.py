@@ -1,16 +1,16 @@
 """The results of a comparison: the figures of each rule on each network, and their differences."""
 
 import csv
+import functools
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from lra.lab.comparison.grid import Experiment, Problem
+from lra.lab.comparison.page import render, visible
 from lra.lab.comparison.schedule import Schedule
 from lra.lab.comparison.statistics import Gap, Ranking, Spread, paired, rank, spread
 from lra.lab.comparison.store import Outcome
@@ -76,12 +76,6 @@ class Entry:
         return spread(values).mean if values else None
 
     @property
-    def step_seconds(self) -> float | None:
-        """Seconds per step, including validation at the end of each epoch."""
-        seconds, steps = self.mean("seconds"), self.mean("steps")
-        return seconds / steps if seconds and steps else None
-
-    @property
     def memory(self) -> int | None:
         """The largest peak memory of a run, in bytes."""
         known = [run.outcome.memory for run in self.done if run.outcome.memory is not None]
@@ -111,12 +105,6 @@ class Table:
         sizes = {run.figure("test_samples") for e in self.entries for run in e.done} - {None}
         known = self.figure.startswith("test") and len(sizes) == 1
         return round(sizes.pop() or 0) if known else None
-
-    @property
-    def sampling_error(self) -> float:
-        """The binomial standard error of the baseline's accuracy on the test set, in percent."""
-        share = self.means[self.base.label] / 100
-        return 100 * math.sqrt(share * (1 - share) / (self.samples or math.nan))
 
     @property
     def margin(self) -> float:
@@ -165,10 +153,9 @@ class Table:
     @cached_property
     def means(self) -> dict[str, float]:
         """The means of the baseline and of the rules that are compared with it, by label."""
-        found = {
-            e.label: self.spread(e) for e in self.entries if e is self.base or e.label in self.gaps
-        }
-        return {label: values.mean for label, values in found.items() if values}
+        found = {entry.label: self.spread(entry) for entry in self.entries}
+        names = {self.base.label, *self.gaps}
+        return {label: v.mean for label, v in found.items() if v and label in names}
 
     @property
     def best(self) -> set[str]:
@@ -177,19 +164,15 @@ class Table:
         best = (min if self.text else max)(means.values(), default=None)
         return {label for label, mean in means.items() if mean == best}
 
-    def _summary(self) -> list[tuple[str, str]]:
-        rows = [(str(self.problem), self.figure.replace("_", " "))]
-        known = ((entry, self.spread(entry)) for entry in self.entries)
-        return rows + [(e.label, v.text(self.digits) if v else "no result") for e, v in known]
-
     def __repr__(self) -> str:
-        rows = self._summary()
-        width = max(len(label) for label, _ in rows)
-        return "\n".join(f"{label:{width}}  {text}" for label, text in rows)
+        found = ((entry.label, self.spread(entry)) for entry in self.entries)
+        rows = [(str(self.problem), self.figure.replace("_", " "))]
+        rows += [(label, v.text(self.digits) if v else "no result") for label, v in found]
+        width = max(len(visible(label)) for label, _ in rows)
+        return "\n".join(f"{visible(label):{width}}  {text}" for label, text in rows)
 
     def _repr_html_(self) -> str:
-        rows = (f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in self._summary())
-        return f"<table>{''.join(rows)}</table>"
+        return render("summary.html", tables=[self])
 
 
 class Tables(tuple[Table, ...]):
@@ -214,7 +197,7 @@ class Tables(tuple[Table, ...]):
         return "\n\n".join(map(repr, self))
 
     def _repr_html_(self) -> str:
-        return "".join(table._repr_html_() for table in self)
+        return render("summary.html", tables=self)
 
 
 def tables(schedule: Schedule) -> Tables:
@@ -230,12 +213,12 @@ def _entry(schedule: Schedule, index: int) -> Entry:
     experiment = schedule.grid.experiments[index]
     refusal = schedule.refusal(index)
     settings = None if refusal else schedule.settings(index)
-    runs = []
-    for seed in range(schedule.grid.seeds) if settings is not None else ():
-        outcome = schedule.run(index, seed)
-        if outcome is not None:
-            name = schedule.name(index, seed)
-            runs.append(Run(name, seed, outcome, schedule.store.curve(name)))
+    name = functools.partial(schedule.name, index)
+    runs = [
+        Run(name(seed), seed, outcome, schedule.store.curve(name(seed)))
+        for seed in range(schedule.grid.seeds)
+        if settings is not None and (outcome := schedule.run(index, seed))
+    ]
     found = schedule.search_results.get(index)
     return Entry(
         experiment,

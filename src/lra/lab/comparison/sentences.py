@@ -1,47 +1,41 @@
 """The results on a network as sentences and as table rows, for the report and the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from lra.lab.comparison.page import paragraphs
+from lra.lab.comparison.grid import Problem
+from lra.lab.comparison.page import Best, paragraphs
 from lra.lab.comparison.results import Entry, Table
 from lra.lab.comparison.statistics import Gap
-
-ENOUGH_SEEDS = 5
-"""The number of seeds below which a report warns."""
 
 
 def verdict(table: Table) -> list[str]:
     """Return sentences on which rules differ from the baseline, and which are equivalent to it."""
-    known = {k: gap for k, gap in table.gaps.items() if gap.half_width is not None}
-    different = {
-        sign: [k for k, gap in known.items() if gap.significant and sign * gap.mean > 0]
-        for sign in (1, -1)
+    sign = -1 if table.text else 1
+    known = [(label, gap) for label, gap in table.gaps.items() if gap.half_width is not None]
+    groups = {
+        "better": [k for k, gap in known if gap.significant and sign * gap.mean > 0],
+        "worse": [k for k, gap in known if gap.significant and sign * gap.mean < 0],
+        "equivalent": [k for k, gap in known if gap.equivalent],
+        "undecided": [k for k, gap in known if not (gap.significant or gap.equivalent)],
+        "missing": [e.label for e in table.entries[1:] if e.label not in table.gaps],
     }
-    equivalent = [label for label, gap in known.items() if gap.equivalent]
-    decided = {*different[1], *different[-1], *equivalent}
-    return paragraphs(
-        "verdict.txt",
-        table=table,
-        base=table.spread(table.base),
-        margin=margin(table),
-        better=different[-1 if table.text else 1],
-        worse=different[1 if table.text else -1],
-        equivalent=equivalent,
-        undecided=[label for label in known if label not in decided],
-        missing=[entry.label for entry in table.entries[1:] if entry.label not in table.gaps],
-    )
+    base = table.spread(table.base)
+    return paragraphs("verdict.txt", table=table, base=base, margin=margin(table), **groups)
 
 
 def warnings(tables: Sequence[Table]) -> list[str]:
     """Return what a reader must know before trusting the results."""
-    entries = [entry for table in tables for entry in table.entries]
+
+    def places(what: Callable[[Entry], str]) -> list[tuple[Problem, list[tuple[str, str]]]]:
+        found = ((t.problem, [(e.label, what(e)) for e in t.entries if what(e)]) for t in tables)
+        return [(problem, rules) for problem, rules in found if rules]
+
     return paragraphs(
         "warnings.txt",
-        seeds=entries[0].experiment.grid.seeds,
-        enough=ENOUGH_SEEDS,
-        edges=[entry for entry in entries if entry.edges],
-        missing=[(entry, lack) for entry in entries if (lack := state(entry))],
+        seeds=tables[0].base.experiment.grid.seeds,
+        edges=places(lambda entry: ", ".join(entry.edges)),
+        missing=places(state),
     )
 
 
@@ -62,19 +56,19 @@ def cells(table: Table, entry: Entry) -> list[str]:
     if values is None:
         return [entry.label, state(entry), *[""] * (len(headings(table)) - 2)]
     weights, feedback = entry.mean("weights"), entry.mean("feedback_weights")
-    gap, seconds, memory = table.gaps.get(entry.label), entry.step_seconds, entry.memory
-    missing = state(entry)
+    seconds, steps, memory = entry.mean("seconds"), entry.mean("steps"), entry.memory
+    gap, missing = table.gaps.get(entry.label), state(entry)
     settings = settings_text(entry.settings) or "as given"
     return [
         entry.label,
-        values.text(table.digits),
+        (Best if entry.label in table.best else str)(values.text(table.digits)),
         gap.text(table.digits) if gap else ("" if entry is table.base else "not compared"),
         _equivalence(gap) if gap else "",
         f"{values.count}, {missing}" if missing else str(values.count),
         f"{settings} (edge)" if entry.edges else settings,
         f"{weights:,.0f}" if weights is not None else "",
         f"{feedback:,.0f}" if feedback is not None else "",
-        f"{1000 * seconds:.2f}" if seconds is not None else "",
+        f"{1000 * seconds / steps:.2f}" if seconds and steps else "",
         f"{memory / 2**20:,.0f}" if memory is not None else "",
     ]
 
