@@ -11,6 +11,7 @@ _TEX = str.maketrans(
     {
         **{c: f"\\{c}" for c in "#$%&_{}"},
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{c: f"{{{c}}}" for c in "[]*"},  # no optional arguments of a line break
         **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
         **{"`": r"\textasciigrave{}", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
     }
@@ -42,8 +43,17 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|~&$#@]|(?<=\w):(?=//))", r"\\\1", text)
 
 
-def _environment(escaped: Callable[[str], str], bold: str, **syntax: Any) -> Environment:
-    """Return an environment that escapes every value except `Markup`, and marks `Best`."""
+def _environment(
+    escaped: Callable[[str], str], bold: str, comma: str = ",", **syntax: Any
+) -> Environment:
+    """Return an environment that escapes every value except `Markup`.
+
+    Args:
+        escaped: escapes a text.
+        bold: how to print the text TEXT of a `Best`.
+        comma: a comma that allows a line break, for the filter breakable.
+        syntax: options of the environment.
+    """
 
     def finalize(value: object) -> object:
         if isinstance(value, Markup):
@@ -55,6 +65,9 @@ def _environment(escaped: Callable[[str], str], bold: str, **syntax: Any) -> Env
     syntax |= {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=loader, autoescape=True, finalize=finalize, **syntax)
     environment.filters["code"] = lambda text: Markup(visible(text))
+    environment.filters["breakable"] = lambda text: Markup(
+        str(escaped(visible(text))).replace(",", comma)
+    )
     return environment
 
 
@@ -63,10 +76,10 @@ _TEX_SYNTAX = {
     **{"comment_end_string": "#>", "variable_start_string": "<<", "variable_end_string": ">>"},
 }
 _FORMATS = {
-    "html": _environment(escape, "<strong>TEXT</strong>"),
+    "html": _environment(escape, "<strong>TEXT</strong>", ",<wbr>"),
     "md": _environment(_markdown, "**TEXT**"),
     "txt": _environment(str, "TEXT"),
-    "tex": _environment(_tex, r"\textbf{TEXT}", **_TEX_SYNTAX),
+    "tex": _environment(_tex, r"\textbf{TEXT}", r",\\{}", **_TEX_SYNTAX),
 }
 
 
