@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lra.lab.comparison.grid import Problem
-from lra.lab.comparison.page import Best, paragraphs
+from lra.lab.comparison.page import Best, paragraphs, visible
 from lra.lab.comparison.results import Entry, Table
 from lra.lab.comparison.statistics import Gap
 
@@ -45,7 +45,7 @@ def headings(table: Table) -> list[str]:
     arrow, unit = ("↓", "nats") if table.text else ("↑", "%")
     return [
         *("rule", f"{where} {what} ({unit}) {arrow}"),
-        *(f"minus {table.base.label} (95 %) {arrow}", f"equal within ±{margin(table)}"),
+        *(f"minus {visible(table.base.label)} (95 %) {arrow}", f"equal within ±{margin(table)}"),
         *("seeds", "settings", "weights", "feedback", "ms per step ↓", "peak MB ↓"),
     ]
 
@@ -54,13 +54,13 @@ def cells(table: Table, entry: Entry) -> list[str]:
     """Return a rule's row of the table."""
     values = table.spread(entry)
     if values is None:
-        return [entry.label, state(entry), *[""] * (len(headings(table)) - 2)]
+        return [visible(entry.label), state(entry), *[""] * (len(headings(table)) - 2)]
     weights, feedback = entry.mean("weights"), entry.mean("feedback_weights")
     seconds, steps, memory = entry.mean("seconds"), entry.mean("steps"), entry.memory
     gap, missing = table.gaps.get(entry.label), state(entry)
     settings = settings_text(entry.settings) or "as given"
     return [
-        entry.label,
+        visible(entry.label),
         (Best if entry.label in table.best else str)(values.text(table.digits)),
         gap.text(table.digits) if gap else ("" if entry is table.base else "not compared"),
         _equivalence(gap) if gap else "",
