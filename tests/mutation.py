@@ -42,6 +42,9 @@ CODING = "tests/torch/test_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
 COMPILED = "tests/torch/test_compile_step.py"
 DATA = "tests/lab/test_data.py"
+STATISTICS = "tests/lab/test_compare_statistics.py"
+REPORT = "tests/lab/test_compare_report.py"
+TEXT_RUNS = "tests/lab/test_text_runs.py"
 COMPILED_RUNS = "tests/lab/test_compiled_runs.py"
 CODE = "tests/lab/test_code.py"
 TARGETS = "tests/torch/test_target_propagation.py"
@@ -80,6 +83,90 @@ class Defect:
 
 
 DEFECTS = (
+    Defect(
+        "report intervals of single differences",
+        "lab/comparison/statistics.py",
+        "stats.t.isf(LEVEL / 2 / tests, degrees)",
+        "stats.t.isf(LEVEL / 2, degrees)",
+        STATISTICS,
+    ),
+    Defect(
+        "test only one end of the margin",
+        "lab/comparison/statistics.py",
+        "(margin - abs(mean)) / error",
+        "(margin - mean) / error",
+        STATISTICS,
+    ),
+    Defect(
+        "do not correct tests for equivalence",
+        "lab/comparison/statistics.py",
+        "min(1.0, p * tests)",
+        "min(1.0, p)",
+        STATISTICS,
+    ),
+    Defect(
+        "rank the worst rule first",
+        "lab/comparison/statistics.py",
+        "stats.rankdata(-np.asarray(scores), axis=1)",
+        "stats.rankdata(np.asarray(scores), axis=1)",
+        STATISTICS,
+    ),
+    Defect(
+        "correct for one comparison",
+        "lab/comparison/results.py",
+        "theirs, self.margin, len(others))",
+        "theirs, self.margin, 1)",
+        REPORT,
+    ),
+    Defect(
+        "mark the largest loss as the best",
+        "lab/comparison/results.py",
+        "best = (min if self.text else max)(",
+        "best = max(",
+        REPORT,
+    ),
+    Defect(
+        "insert names without escapes",
+        "lab/comparison/page.py",
+        "        text = escaped(visible(value))",
+        "        text = visible(value)",
+        REPORT,
+    ),
+    Defect(
+        "print terminal escapes",
+        "lab/comparison/page.py",
+        "c if c.isprintable() else",
+        "c if c else",
+        REPORT,
+    ),
+    Defect(
+        "read formulas in names",
+        "lab/comparison/pictures.py",
+        '{"text.parse_math": False}',
+        '{"text.parse_math": True}',
+        REPORT,
+    ),
+    Defect(
+        "warn of no missing results",
+        "lab/comparison/sentences.py",
+        "missing=places(state),",
+        "missing=[],",
+        REPORT,
+    ),
+    Defect(
+        "write a page into its own folder",
+        "lab/comparison/report.py",
+        "if page is not None and not page.suffix:",
+        "if False:",
+        REPORT,
+    ),
+    Defect(
+        "count windows of text as test samples",
+        "lab/training/loop.py",
+        "self.test_set[1].numel()",
+        "len(self.test_set[1])",
+        TEXT_RUNS,
+    ),
     Defect(
         "take a layer's output on positions for a weight",
         "torch/layers/base.py",
@@ -1224,7 +1311,7 @@ DEFECTS = (
     Defect(
         "fetch before shapes are checked",
         "lab/runs/trained_network.py",
-        'entry.reads == _reads(trained) == "values"',
+        'entry.reads == trained.reads == "values"',
         "False",
         "tests/lab/test_runs.py",
     ),

@@ -12,8 +12,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from lra.lab.comparison.statistics import student
+from scipy import stats
 
 Row = dict[str, Any]
 
@@ -112,7 +111,7 @@ def paired(rows: Sequence[Row], base: Sequence[Row]) -> str:
     mean = statistics.mean(gaps)
     if len(gaps) == 1:
         return f"{mean:+.{digits}f}"
-    reach = student(len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
+    reach = float(stats.t.ppf(0.975, len(gaps) - 1)) * statistics.stdev(gaps) / len(gaps) ** 0.5
     return f"{mean:+.{digits}f} ± {reach:.{digits}f}"
 
 

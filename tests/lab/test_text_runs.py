@@ -61,6 +61,7 @@ def test_losses_are_per_character(home: Path) -> None:
     result = json.loads((home / "run" / files.RESULT).read_text())
     loss, accuracy = by_hand(network, arrays.x_test, arrays.y_test)
     assert result["test_loss"] == pytest.approx(loss, rel=1e-5)
+    assert result["test_samples"] == arrays.y_test.size
     assert result["test_accuracy"] == pytest.approx(accuracy)
     count = len(arrays.x_train) // 10
     _, chosen = data.split(arrays, count, 0)

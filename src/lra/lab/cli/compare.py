@@ -92,10 +92,10 @@ class Tune:
 
 def _print_table(table: Table, console: Console) -> None:
     """Print the results on one network."""
-    names = headings(table)[:5]
+    names = headings(table)[:6]
     rows = RichTable(*names, title=str(table.problem), title_justify="left")
     for entry in table.entries:
-        rows.add_row(*cells(table, entry)[:5])
+        rows.add_row(*cells(table, entry)[:6])
     console.print(rows)
     for sentence in verdict(table):
         say(console, sentence)

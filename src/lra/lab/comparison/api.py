@@ -11,15 +11,16 @@ from typing import Any, ClassVar, Self
 from rich.console import Console
 
 from lra.axis import unknown
+from lra.display import as_html
 from lra.errors import OptionError, RunError, one_line
 from lra.lab import data
 from lra.lab.comparison.grid import Grid, Search
 from lra.lab.comparison.machine import cores
 from lra.lab.comparison.pool import Pool
 from lra.lab.comparison.progress import Display
-from lra.lab.comparison.results import FIGURES, Entry, Table, tables
+from lra.lab.comparison.results import FIGURES, Entry, Tables, tables
 from lra.lab.comparison.schedule import Schedule
-from lra.lab.comparison.sentences import cells, headings, settings_text, verdict, warnings
+from lra.lab.comparison.sentences import settings_text, warnings
 from lra.lab.comparison.store import Store
 from lra.lab.comparison.words import command
 from lra.lab.runs import files
@@ -37,7 +38,7 @@ Names = str | Path | Sequence[str | Path]
 class _Results:
     grid: Grid
     folder: Path
-    tables: Sequence[Table]
+    tables: Tables
     _what: ClassVar[str]
 
     def _reason(self, entry: Entry) -> str:
@@ -114,17 +115,9 @@ class Comparison(_Results):
         Args:
             page: a Markdown file to also write, with its plots in a folder beside it.
         """
-        from lra.lab.comparison.page import write_html, write_markdown  # loads matplotlib
-        from lra.lab.comparison.report import make_report
-        from lra.lab.comparison.results import write_runs
+        from lra.lab.comparison.report import write  # loads matplotlib
 
-        report = make_report(self.grid, self.tables, self.folder)
-        paths = [self.folder / name for name in ("runs.csv", "report.md", "report.html")]
-        write_runs(self.tables, paths[0])
-        write_html(report, paths[2])
-        for path in (paths[1], *((Path(page),) if page else ())):
-            write_markdown(report, path)
-        return paths + ([Path(page)] if page else [])
+        return write(self.grid, self.tables, self.folder, Path(page) if page else None)
 
     def __repr__(self) -> str:
         done = sum(len(entry.done) for entry in self._entries)
@@ -133,12 +126,9 @@ class Comparison(_Results):
         return f"Comparison({str(self.folder)!r}, {size}, {done} of {runs} runs done)"
 
     def _repr_html_(self) -> str:
-        parts = [f"<p>{html.escape(text)}</p>" for text in self.warnings]
-        for table in self.tables:
-            rows = [cells(table, entry) for entry in table.entries]
-            below = f"<p>{html.escape(' '.join(verdict(table)))}</p>"
-            parts.append(_html_table(str(table.problem), headings(table), rows) + below)
-        return "".join(parts)
+        return "".join(f"<p>{html.escape(text)}</p>" for text in self.warnings) + (
+            self.tables._repr_html_()
+        )
 
 
 class Tuning(_Results):
@@ -192,7 +182,7 @@ class Tuning(_Results):
         return f"Tuning({str(self.folder)!r}, searches: {len(self._entries)})"
 
     def _repr_html_(self) -> str:
-        return _html_table("Chosen settings", SUMMARY, self.summary)
+        return as_html("Chosen settings", SUMMARY, self.summary, left=len(SUMMARY))
 
 
 SUMMARY = ("network", "rule", "chosen", "trials", "at the edge")
@@ -353,10 +343,3 @@ def _work(grid: Grid, folder: Path, jobs: int | None, display: Display) -> Sched
     trials = f", trials per rule: {grid.trials}" if grid.trials else ""
     display.say(f"{count}{trials}; {pool.jobs} jobs in parallel; folder {folder}")
     return pool.work()
-
-
-def _html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"<caption>{html.escape(title)}</caption>"]
-    for tag, row in (("th", head), *(("td", row) for row in rows)):
-        lines.append(f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>")
-    return f"<table>{''.join(lines)}</table>"

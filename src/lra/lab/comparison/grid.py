@@ -1,6 +1,7 @@
 """The grid of a comparison: every rule trains every network with every seed."""
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -100,6 +101,8 @@ class Grid(Axis):
     """Training samples held out for validation (default: 2,000, or a tenth if that is less)."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    margin: MaybeFloat = None
+    """Largest difference that counts as equal (default: 0.5 points; for text, 0.02 nats)."""
     trials: Annotated[int, tyro.conf.arg(aliases=["--tune"])] = 0
     """Trials of each rule on each network, which choose its settings."""
     options: Annotated[Search, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Search)
@@ -114,6 +117,8 @@ class Grid(Axis):
         for name in ("seeds", "trials"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{name} must be 0 or more; got {getattr(self, name)}")
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise OptionError(f"margin must be above 0 and finite; got {self.margin:g}")
         if self.options.sampler not in SAMPLERS:
             raise unknown("sampler", self.options.sampler, SAMPLERS)
         for what in ("datasets", "rules", "models"):

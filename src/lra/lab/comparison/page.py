@@ -1,60 +1,93 @@
-"""Reports as files: Markdown with plots beside it, and one self-contained HTML page."""
+"""Templates of reports, in which every inserted text is escaped for its format."""
 
-from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
+import re
+from collections.abc import Callable
 from typing import Any
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from lra.errors import RunError
-from lra.lab.comparison.report import Report
-from lra.lab.runs.atomic import write_atomically
+_TEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "#$%&_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{c: f"{{{c}}}" for c in "[]*"},  # no optional arguments of a line break
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+        **{"`": r"\textasciigrave{}", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
+    }
+)
+_TEX_UNKNOWN = re.compile(r"[^\x00-\x7fÀ-ÏÑ-Ýß-ïñ-ýÿ±↑↓]")
+"""Characters that LaTeX's standard fonts lack."""
 
 
-def write_markdown(report: Report, path: Path) -> None:
-    """Write a report's Markdown, and its plots into a folder of the same name beside it.
+class Best(str):
+    """The best value of a column, which templates print in bold."""
 
-    Raises:
-        RunError: if a file or folder cannot be written.
+    __slots__ = ()
+
+
+def visible(text: object) -> str:
+    """Return a text on one line, with characters that cannot be printed as escapes."""
+    line = re.sub(r"\s+", " ", str(text))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _tex(text: str) -> str:
+    """Escape a text for LaTeX; characters that its standard fonts lack become code points."""
+    text = _TEX_UNKNOWN.sub(lambda match: f"U+{ord(match[0]):04X}", text)
+    return re.sub(r"([-'])(?=\1)", r"\1{}", text.translate(_TEX))  # no ligatures
+
+
+def _markdown(text: str) -> str:
+    """Escape the characters that Markdown interprets within a line."""
+    return re.sub(r"([\\`*_{}\[\]<>|~&$#@]|(?<=\w):(?=//))", r"\\\1", text)
+
+
+def _environment(
+    escaped: Callable[[str], str], bold: str, comma: str = ",", **syntax: Any
+) -> Environment:
+    """Return an environment that escapes every value except `Markup`.
+
+    Args:
+        escaped: escapes a text.
+        bold: how to print the text TEXT of a `Best`.
+        comma: a comma that allows a line break, for the filter breakable.
+        syntax: options of the environment.
     """
-    folder = path.with_suffix("")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder {folder}: {error.strerror}") from error
-    text = report.markdown
-    for name, svg in report.pictures.items():
-        write_atomically(folder / f"{name}.svg", f"{svg}\n".encode())
-        text = text.replace(f"]({name}.svg)", f"]({folder.name}/{name}.svg)")
-    write_atomically(path, text.encode())
 
+    def finalize(value: object) -> object:
+        if isinstance(value, Markup):
+            return value
+        text = escaped(visible(value))
+        return Markup(bold.replace("TEXT", text) if isinstance(value, Best) else text)
 
-def write_html(report: Report, path: Path) -> None:
-    """Write a report as one self-contained HTML page.
-
-    Raises:
-        RunError: if the file cannot be written.
-    """
-    write_atomically(path, html(report).encode())
-
-
-def html(report: Report) -> str:
-    """Return a report as one self-contained HTML page."""
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-
-    def image(renderer: Any, tokens: Sequence[Token], i: int, *_: Any) -> str:
-        name = str(tokens[i].attrGet("src")).removesuffix(".svg")
-        return f'<span class="picture">{report.pictures[name]}</span>'
-
-    markdown.add_render_rule("image", image)
-    for kind, mark in (("table_open", "<div><table>"), ("table_close", "</table></div>")):
-        markdown.add_render_rule(kind, lambda *_, mark=mark: mark)
-    style = (resources.files(__package__) / "page.css").read_text("utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{report.title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"{markdown.render(report.markdown)}</main>\n</body>\n</html>\n"
+    loader = PackageLoader(__package__ or "")
+    syntax |= {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=loader, autoescape=True, finalize=finalize, **syntax)
+    environment.filters["code"] = lambda text: Markup(visible(text))
+    environment.filters["breakable"] = lambda text: Markup(
+        str(escaped(visible(text))).replace(",", comma)
     )
+    return environment
+
+
+_TEX_SYNTAX = {
+    **{"block_start_string": "<%", "block_end_string": "%>", "comment_start_string": "<#"},
+    **{"comment_end_string": "#>", "variable_start_string": "<<", "variable_end_string": ">>"},
+}
+_FORMATS = {
+    "html": _environment(escape, "<strong>TEXT</strong>", ",<wbr>"),
+    "md": _environment(_markdown, "**TEXT**"),
+    "txt": _environment(str, "TEXT"),
+    "tex": _environment(_tex, r"\textbf{TEXT}", r",\\{}", **_TEX_SYNTAX),
+}
+
+
+def render(name: str, **values: object) -> str:
+    """Return a template with values inserted; its suffix is the format."""
+    return _FORMATS[name.rpartition(".")[2]].get_template(name).render(**values)
+
+
+def paragraphs(name: str, **values: object) -> list[str]:
+    """Return the paragraphs of a template, each on one line."""
+    return [visible(text).strip() for text in render(name, **values).split("\n\n") if text.strip()]

@@ -1,100 +1,130 @@
-"""The plots of a comparison, as SVG in the colours of the page that shows them."""
+"""The plots of a comparison, as matplotlib figures and as files."""
 
 import io
-import re
-import statistics
+import textwrap
+import warnings
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
+import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from lra.lab.comparison.results import Table
+from lra.lab.comparison.page import visible
+from lra.lab.comparison.results import Entry, Table
 
-_STYLES = ("-", "--", ":", "-.")
+FORMATS = ("svg", "pdf", "png")
+
+_LINES = ("-", "--", ":", "-.")
 _COLOURS = ("#d1495b", "#2e86de", "#2a9d5c", "#e08e0b", "#8e5cc7", "#0fa3a3", "#c2559d", "#8a8d3a")
-_TEXT_COLOUR = "#000000"
-"""Black is replaced by the text colour of the page."""
+_BACKGROUND = ("figure.facecolor", "axes.facecolor")
+_FOREGROUND = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_DARK: dict[Any, Any] = dict.fromkeys(_BACKGROUND, "#15181c") | dict.fromkeys(
+    _FOREGROUND, "#dfe3e8"
+)
+"""The colours of page.css on dark screens."""
+_FILES: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lra", "pdf.fonttype": 42}
+_UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Metadata that make the files reproducible."""
 
-_DARK = "<style>@media (prefers-color-scheme: dark) { svg { color: #ddd } }</style>"
+_as_given = mpl.rc_context({"text.parse_math": False})
+"""Names may contain dollar signs."""
 
 
-def curves(table: Table) -> str | None:
+@_as_given
+def curves(table: Table) -> Figure | None:
     """Plot each rule's validation curve as mean and range over seeds; None without curves."""
     column = "validation_loss" if table.text else "validation_accuracy"
-    figure, axes = _axes(4.6, 3.4)
-    drawn = 0
+    figure, axes = _axes(4.6, 3.6)
+    handles, labels = [], []
     for i, entry in enumerate(table.entries):
-        lines = [_line(run.curve, column) for run in entry.done]
-        lines = [line for line in lines if line]
-        if not lines:
+        lines = [[row[column] for row in run.curve if column in row] for run in entry.done]
+        length = min(map(len, lines), default=0)
+        if not length:
             continue
-        epochs = range(1, min(map(len, lines)) + 1)
-        columns = list(zip(*(line[: len(epochs)] for line in lines), strict=True))
-        means = [statistics.fmean(c) for c in columns]
-        style = _style(i)
-        axes.plot(epochs, means, label=entry.label, marker="o" * (len(epochs) < 8), ms=3, **style)
-        if len(lines) > 1:
-            low, high = [min(c) for c in columns], [max(c) for c in columns]
-            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.12, linewidth=0)
-        drawn += 1
-    if not drawn:
+        values = np.array([line[:length] for line in lines])
+        if not table.text:
+            values = np.maximum(100 - values, 1e-2)  # a log axis cannot show 0
+        epochs, marker = range(1, length + 1), "o" * (length < 8)
+        line = _LINES[max(i - 1, 0) // len(_COLOURS) % len(_LINES)]
+        handles += axes.plot(epochs, values.mean(0), line, marker=marker, ms=3, color=_colour(i))
+        labels.append(_label(entry))
+        axes.fill_between(
+            epochs, values.min(0), values.max(0), color=_colour(i), alpha=0.12, linewidth=0
+        )
+    if not handles:
         return None
     label = "validation loss (nats)" if table.text else "validation error (%)"
-    axes.set(xlabel="epoch", ylabel=label, yscale="log", title=str(table.problem))
-    axes.title.set_fontsize(9)
+    axes.set(xlabel="epoch", ylabel=f"← better · {label}", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_ylim()
     steps = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
-    ticks = [m * 10.0**e for e in range(-4, 3) for m in steps]
-    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return _svg(figure, f"curves {table.problem}")
+    place: Any = "outside lower center"
+    figure.legend(handles, labels, loc=place, ncols=2, frameon=False, fontsize=8)
+    return figure
 
 
-def gaps(table: Table) -> str | None:
+@_as_given
+def gaps(table: Table) -> Figure | None:
     """Plot each rule's difference to the baseline: every seed, the mean and its 95 % interval."""
-    shown = [(entry, gap) for entry in table.entries if (gap := table.gap(entry))]
+    shown = [
+        (entry, table.gaps[entry.label]) for entry in table.entries if entry.label in table.gaps
+    ]
     if not shown:
         return None
-    figure, axes = _axes(4.6, 1.2 + 0.28 * len(shown))
-    axes.axvline(0, color=_TEXT_COLOUR, linewidth=1)
+    labels = [_label(entry) for entry, _ in shown]
+    figure, axes = _axes(4.6, 1.2 + 0.14 * sum(2 + label.count("\n") for label in labels))
+    axes.axvspan(-table.margin, table.margin, color="grey", alpha=0.15, linewidth=0)
+    axes.axvline(0, color=_colour(0), linewidth=1)
     base = table.values(table.base)
     for y, (entry, gap) in enumerate(shown):
-        colour = _style(table.entries.index(entry))["color"]
+        colour = _colour(table.entries.index(entry))
         each = [value - base[seed] for seed, value in table.values(entry).items()]
-        axes.plot(each, [y] * len(each), "o", color=colour, ms=3, alpha=0.5)
+        axes.plot(each, [y + 0.2] * len(each), "o", color=colour, ms=3, alpha=0.5)
         axes.errorbar([gap.mean], [y], xerr=gap.half_width, fmt="|", color=colour, ms=9, capsize=3)
-    axes.set_yticks(range(len(shown)), [entry.label for entry, _ in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), labels, fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     unit = "loss (nats)" if table.text else "accuracy (percentage points)"
     where = table.figure.partition("_")[0]
-    axes.set_xlabel(f"{where} {unit},\nminus {table.base.label}")
-    axes.set_title(str(table.problem), fontsize=9)
-    return _svg(figure, f"gaps {table.problem}")
+    name = f"{where} {unit},\nminus {_label(table.base)}"
+    axes.set_xlabel(f"← better · {name}" if table.text else f"{name} · better →")
+    return figure
 
 
-def _line(curve: Any, column: str) -> list[float]:
-    values = [row[column] for row in curve if column in row]
-    if column == "validation_loss":
-        return values
-    return [max(100 - value, 1e-2) for value in values]  # a log axis cannot show 0
+def pictures(table: Table) -> dict[str, dict[str, bytes]]:
+    """Return the files of all plots that have data, by name and format.
+
+    The format dark is SVG for dark screens.
+    """
+    found: dict[str, dict[str, bytes]] = {}
+    for name, draw in (("gaps", gaps), ("curves", curves)):
+        for kind in (*FORMATS, "dark"):
+            file, form = io.BytesIO(), "svg" if kind == "dark" else kind
+            style = _FILES | (_DARK if kind == "dark" else {})
+            with mpl.rc_context(style), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name of the user's
+                figure = draw(table)
+                if figure is not None:
+                    figure.savefig(file, format=form, dpi=200, metadata=_UNDATED.get(form))
+                    found.setdefault(name, {})[kind] = file.getvalue()
+    return found
 
 
-def _style(index: int) -> dict[str, Any]:
-    """Return the colour and line style of a rule; the baseline has the page's text colour."""
-    if index == 0:
-        return {"color": _TEXT_COLOUR, "linestyle": "-"}
-    colour = _COLOURS[(index - 1) % len(_COLOURS)]
-    return {"color": colour, "linestyle": _STYLES[(index - 1) // len(_COLOURS) % len(_STYLES)]}
+def _label(entry: Entry) -> str:
+    return textwrap.fill(visible(entry.label), 28, break_on_hyphens=False)
+
+
+def _colour(index: int) -> str:
+    """Return the colour of a rule; the baseline has the colour of text."""
+    colours: str = mpl.rcParams["text.color"]
+    return _COLOURS[(index - 1) % len(_COLOURS)] if index else colours
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
     axes = figure.subplots()
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -102,26 +132,3 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
     return figure, axes
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """Return a figure as reproducible SVG whose ids are unique within a page."""
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    mark = "".join(c if c.isalnum() else "-" for c in name)
-    svg = re.sub(r'\bid="', f'id="{mark}-', svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\1{mark}-", svg)
-    svg = svg.replace(_TEXT_COLOUR, "currentColor")
-    head, _, body = svg.partition(">")
-    return f'{head} role="img" fill="currentColor">{_DARK}<title>{name}</title>{body}'
-
-
-def all_pictures(table: Table) -> dict[str, str]:
-    """Return all plots of a network's results that have data, by name."""
-    drawn = {"gaps": gaps(table), "curves": curves(table)}
-    return {name: svg for name, svg in drawn.items() if svg is not None}

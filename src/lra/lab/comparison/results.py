@@ -1,6 +1,7 @@
 """The results of a comparison: the figures of each rule on each network, and their differences."""
 
 import csv
+import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lra.lab.comparison.grid import Experiment, Problem
+from lra.lab.comparison.page import render, visible
 from lra.lab.comparison.schedule import Schedule
-from lra.lab.comparison.statistics import Gap, Spread, paired, spread
+from lra.lab.comparison.statistics import Gap, Ranking, Spread, paired, rank, spread
 from lra.lab.comparison.store import Outcome
 from lra.lab.runs.atomic import write_atomically
+
+MARGINS = {False: 0.5, True: 0.02}
+"""Default margins of equivalence: percentage points of accuracy, and on text nats of loss."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +75,13 @@ class Entry:
         return spread(values).mean if values else None
 
     @property
-    def step_seconds(self) -> float | None:
-        """Seconds per step, including validation at the end of each epoch."""
-        seconds, steps = self.mean("seconds"), self.mean("steps")
-        return seconds / steps if seconds and steps else None
-
-    @property
     def memory(self) -> int | None:
         """The largest peak memory of a run, in bytes."""
         known = [run.outcome.memory for run in self.done if run.outcome.memory is not None]
         return max(known, default=None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """The results on a network; the first entry is the baseline."""
 
@@ -93,6 +92,24 @@ class Table:
     def text(self) -> bool:
         """Whether the data are text: then the figure is the loss, and lower is better."""
         return self.problem.text
+
+    @property
+    def digits(self) -> int:
+        """The number of printed decimals of the compared figure."""
+        return 3 if self.text else 2
+
+    @property
+    def samples(self) -> int | None:
+        """The number of test samples (on text, of predicted characters), or None if unknown."""
+        sizes = {run.figure("test_samples") for e in self.entries for run in e.done} - {None}
+        known = self.figure.startswith("test") and len(sizes) == 1
+        return round(sizes.pop() or 0) if known else None
+
+    @property
+    def margin(self) -> float:
+        """The largest difference that counts as equal, in percentage points or nats."""
+        given = self.base.experiment.grid.margin
+        return MARGINS[self.text] if given is None else given
 
     @cached_property
     def figure(self) -> str:
@@ -117,36 +134,90 @@ class Table:
         values = list(self.values(entry).values())
         return spread(values) if values else None
 
-    def gap(self, entry: Entry) -> Gap | None:
-        """Return the difference to the baseline, paired by seed.
+    @cached_property
+    def gaps(self) -> dict[str, Gap]:
+        """The differences of the rules to the baseline, paired by seed, by label.
 
-        It is None for the baseline itself, and where the two have results for different seeds.
+        Rules whose results are for other seeds than the baseline's are left out.
         """
-        ours, theirs = self.values(entry), self.values(self.base)
-        if entry is self.base or not ours or ours.keys() != theirs.keys():
+        base = self.values(self.base)
+        others = {entry.label: self.values(entry) for entry in self.entries[1:]}
+        others = {k: v for k, v in others.items() if v and v.keys() == base.keys()}
+        theirs = list(base.values())
+        return {
+            label: paired([ours[seed] for seed in base], theirs, self.margin, len(others))
+            for label, ours in others.items()
+        }
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """The means of the baseline and of the rules that are compared with it, by label."""
+        found = {entry.label: self.spread(entry) for entry in self.entries}
+        names = {self.base.label, *self.gaps}
+        return {label: v.mean for label, v in found.items() if v and label in names}
+
+    @property
+    def best(self) -> set[str]:
+        """The labels of the rules with the best of `means`, to the printed digits."""
+        means = {label: round(mean, self.digits) for label, mean in self.means.items()}
+        best = (min if self.text else max)(means.values(), default=None)
+        return {label for label, mean in means.items() if mean == best}
+
+    def __repr__(self) -> str:
+        found = ((entry.label, self.spread(entry)) for entry in self.entries)
+        rows = [(str(self.problem), self.figure.replace("_", " "))]
+        rows += [(label, v.text(self.digits) if v else "no result") for label, v in found]
+        width = max(len(visible(label)) for label, _ in rows)
+        return "\n".join(f"{visible(label):{width}}  {text}" for label, text in rows)
+
+    def _repr_html_(self) -> str:
+        return render("summary.html", tables=[self])
+
+
+class Tables(tuple[Table, ...]):
+    """The results of a comparison, one table for each network."""
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """The labels of the rules that are compared on every network."""
+        return [label for label in self[0].means if all(label in table.means for table in self)]
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """The ranks of `ranked` over the networks; None with fewer than two of either."""
+        signs = [-1 if table.text else 1 for table in self]
+        if len(self) < 2 or len(self.ranked) < 2:
             return None
-        return paired([ours[s] for s in sorted(ours)], [theirs[s] for s in sorted(ours)])
+        return rank(
+            [[s * t.means[k] for k in self.ranked] for s, t in zip(signs, self, strict=True)]
+        )
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(repr, self))
+
+    def _repr_html_(self) -> str:
+        return render("summary.html", tables=self)
 
 
-def tables(schedule: Schedule) -> list[Table]:
-    """Return the results so far, one table for each network."""
+def tables(schedule: Schedule) -> Tables:
+    """Return the results so far."""
     entries = [_entry(schedule, i) for i in range(len(schedule.grid.experiments))]
-    return [
+    return Tables(
         Table(problem, tuple(e for e in entries if e.experiment.problem == problem))
         for problem in schedule.grid.problems
-    ]
+    )
 
 
 def _entry(schedule: Schedule, index: int) -> Entry:
     experiment = schedule.grid.experiments[index]
     refusal = schedule.refusal(index)
     settings = None if refusal else schedule.settings(index)
-    runs = []
-    for seed in range(schedule.grid.seeds) if settings is not None else ():
-        outcome = schedule.run(index, seed)
-        if outcome is not None:
-            name = schedule.name(index, seed)
-            runs.append(Run(name, seed, outcome, schedule.store.curve(name)))
+    name = functools.partial(schedule.name, index)
+    runs = [
+        Run(name(seed), seed, outcome, schedule.store.curve(name(seed)))
+        for seed in range(schedule.grid.seeds)
+        if settings is not None and (outcome := schedule.run(index, seed))
+    ]
     found = schedule.search_results.get(index)
     return Entry(
         experiment,
@@ -160,7 +231,7 @@ def _entry(schedule: Schedule, index: int) -> Entry:
 
 FIGURES = (
     *("validation_accuracy", "validation_loss", "test_accuracy", "test_loss"),
-    *("best_epoch", "epochs", "steps", "seconds", "weights", "feedback_weights"),
+    *("test_samples", "best_epoch", "epochs", "steps", "seconds", "weights", "feedback_weights"),
 )
 """The figures of a run's result that are written to runs.csv."""
 
@@ -181,4 +252,4 @@ def write_runs(found: Sequence[Table], path: Path) -> None:
             figures = [(run.outcome.result or {}).get(name) for name in FIGURES]
             known = (problem.dataset, problem.model_text, entry.label, settings, run.seed)
             writer.writerow((*known, run.outcome.state, *figures, run.name))
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="backslashreplace"))

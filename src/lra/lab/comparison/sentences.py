@@ -1,116 +1,97 @@
-"""The results on a network as sentences and as table rows."""
+"""The results on a network as sentences and as table rows, for the report and the terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from lra.lab.comparison.grid import Problem
+from lra.lab.comparison.page import Best, paragraphs, visible
 from lra.lab.comparison.results import Entry, Table
-from lra.lab.comparison.statistics import Gap, Spread
-
-HEADINGS = (
-    *("rule", "{figure}", "minus {base}, paired (95 %)", "seeds", "settings"),
-    *("weights", "feedback", "ms per step", "peak MB"),
-)
-
-ENOUGH_SEEDS = 5
-"""Number of seeds from which a comparison has no warning."""
+from lra.lab.comparison.statistics import Gap
 
 
 def verdict(table: Table) -> list[str]:
-    """Return sentences on which rules differ significantly from the baseline."""
+    """Return sentences on which rules differ from the baseline, and which are equivalent to it."""
+    sign = -1 if table.text else 1
+    known = [(label, gap) for label, gap in table.gaps.items() if gap.half_width is not None]
+    groups = {
+        "better": [k for k, gap in known if gap.significant and sign * gap.mean > 0],
+        "worse": [k for k, gap in known if gap.significant and sign * gap.mean < 0],
+        "equivalent": [k for k, gap in known if gap.equivalent],
+        "undecided": [k for k, gap in known if not (gap.significant or gap.equivalent)],
+        "missing": [e.label for e in table.entries[1:] if e.label not in table.gaps],
+    }
     base = table.spread(table.base)
-    name = table.base.label
-    if base is None:
-        return [f"{name} has no result here, so no rule is compared with it."]
-    gaps = {entry.label: table.gap(entry) for entry in table.entries[1:]}
-    known = {label: gap for label, gap in gaps.items() if gap}
-    sentences = [f"{name}: {spread_text(base, table)}."]
-    if any(gap.half_width is None for gap in known.values()):
-        return [
-            *sentences,
-            "With one seed for each rule, no difference can be distinguished from chance.",
-        ]
-    similar = [label for label, gap in known.items() if not gap.significant]
-    up = [label for label, gap in known.items() if gap.significant and gap.mean > 0]
-    down = [label for label, gap in known.items() if gap.significant and gap.mean < 0]
-    better, worse = (down, up) if table.text else (up, down)
-    if similar:
-        seeds = f"these {base.count} seeds"
-        sentences.append(f"No significant difference from {name} with {seeds}: {_list(similar)}.")
-    for labels, what in ((better, "Better"), (worse, "Worse")):
-        if labels:
-            sentences.append(f"{what} than {name}: {_list(labels)}.")
-    others = [label for label, gap in gaps.items() if gap is None]
-    if others:
-        sentences.append(f"Not compared, since results are missing: {_list(others)}.")
-    return sentences
-
-
-def _list(labels: Iterable[str]) -> str:
-    return ", ".join(labels)
+    return paragraphs("verdict.txt", table=table, base=base, margin=margin(table), **groups)
 
 
 def warnings(tables: Sequence[Table]) -> list[str]:
     """Return what a reader must know before trusting the results."""
-    grid = tables[0].base.experiment.grid
-    found = []
-    if grid.seeds < ENOUGH_SEEDS:
-        found.append(
-            f"Few seeds: with {grid.seeds}, intervals are wide and a failed run can be missed. "
-            f"Use --seeds {ENOUGH_SEEDS} or more; finished runs are kept."
-        )
-    places = [(str(table.problem), entry) for table in tables for entry in table.entries]
-    edges = [f"{', '.join(e.edges)} of {e.label} on {place}" for place, e in places if e.edges]
-    if edges:
-        found.append(
-            "Best trial at the edge of the searched range, so better settings may lie outside: "
-            f"{'; '.join(edges)}. Widen the range by --search."
-        )
-    return found
+
+    def places(what: Callable[[Entry], str]) -> list[tuple[Problem, list[tuple[str, str]]]]:
+        found = ((t.problem, [(e.label, what(e)) for e in t.entries if what(e)]) for t in tables)
+        return [(problem, rules) for problem, rules in found if rules]
+
+    return paragraphs(
+        "warnings.txt",
+        seeds=tables[0].base.experiment.grid.seeds,
+        edges=places(lambda entry: ", ".join(entry.edges)),
+        missing=places(state),
+    )
 
 
 def headings(table: Table) -> list[str]:
-    """Return the column headings."""
+    """Return the column headings; an arrow points to the better values."""
     where, _, what = table.figure.partition("_")
-    unit = "nats" if table.text else "%"
-    named = {"figure": f"{where} {what} ({unit})", "base": table.base.label}
-    return [heading.format(**named) for heading in HEADINGS]
+    arrow, unit = ("↓", "nats") if table.text else ("↑", "%")
+    return [
+        *("rule", f"{where} {what} ({unit}) {arrow}"),
+        *(f"minus {visible(table.base.label)} (95 %) {arrow}", f"equal within ±{margin(table)}"),
+        *("seeds", "settings", "weights", "feedback", "ms per step ↓", "peak MB ↓"),
+    ]
 
 
 def cells(table: Table, entry: Entry) -> list[str]:
     """Return a rule's row of the table."""
     values = table.spread(entry)
     if values is None:
-        return [entry.label, state(entry), *[""] * (len(HEADINGS) - 2)]
+        return [visible(entry.label), state(entry), *[""] * (len(headings(table)) - 2)]
     weights, feedback = entry.mean("weights"), entry.mean("feedback_weights")
-    gap, seconds, memory = table.gap(entry), entry.step_seconds, entry.memory
-    failures = "".join(
-        f", {entry.count(what)} {what}" for what in ("diverged", "failed") if entry.count(what)
-    )
+    seconds, steps, memory = entry.mean("seconds"), entry.mean("steps"), entry.memory
+    gap, missing = table.gaps.get(entry.label), state(entry)
+    settings = settings_text(entry.settings) or "as given"
     return [
-        entry.label,
-        spread_text(values, table),
-        gap_text(gap, table) if gap else ("" if entry is table.base else "not compared"),
-        f"{values.count}{failures}",
-        settings_text(entry.settings) or "as given",
+        visible(entry.label),
+        (Best if entry.label in table.best else str)(values.text(table.digits)),
+        gap.text(table.digits) if gap else ("" if entry is table.base else "not compared"),
+        _equivalence(gap) if gap else "",
+        f"{values.count}, {missing}" if missing else str(values.count),
+        f"{settings} (edge)" if entry.edges else settings,
         f"{weights:,.0f}" if weights is not None else "",
         f"{feedback:,.0f}" if feedback is not None else "",
-        f"{1000 * seconds:.2f}" if seconds is not None else "",
+        f"{1000 * seconds / steps:.2f}" if seconds and steps else "",
         f"{memory / 2**20:,.0f}" if memory is not None else "",
     ]
 
 
 def state(entry: Entry) -> str:
-    """Return the state of a rule without a result, in a few words."""
+    """Return what a rule's results lack, in a few words; nothing if they are complete."""
     if entry.refusal:
         return entry.refusal.partition(":")[0]
-    return (
-        ", ".join(
-            f"{entry.count(what)} {what}"
-            for what in ("diverged", "refused", "failed")
-            if entry.count(what)
-        )
-        or "not yet"
-    )
+    counts = {what: entry.count(what) for what in ("diverged", "refused", "failed")}
+    counts["not finished"] = entry.experiment.grid.seeds - len(entry.runs)
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _equivalence(gap: Gap) -> str:
+    if gap.p_equivalent is None:
+        return ""
+    p = "p < 0.001" if gap.p_equivalent < 0.001 else f"p = {gap.p_equivalent:.3f}"
+    return f"yes, {p}" if gap.equivalent else f"not shown, {p}"
+
+
+def margin(table: Table) -> str:
+    """Return the margin of equivalence with its unit."""
+    return f"{table.margin:g} {'nats' if table.text else 'points'}"
 
 
 def settings_text(settings: dict[str, Any]) -> str:
@@ -119,23 +100,3 @@ def settings_text(settings: dict[str, Any]) -> str:
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in settings.items()
     )
-
-
-def spread_text(values: Spread, table: Table) -> str:
-    """Format a mean and a deviation."""
-    digits = _digits(table)
-    deviation = f" ± {values.deviation:.{digits}f}" if values.deviation is not None else ""
-    return f"{values.mean:.{digits}f}{deviation}"
-
-
-def gap_text(gap: Gap, table: Table) -> str:
-    """Format a difference with its interval."""
-    digits = _digits(table)
-    if gap.half_width is None:
-        return f"{gap.mean:+.{digits}f}"
-    ends = (f"{gap.mean + sign * gap.half_width:+.{digits}f}" for sign in (-1, 1))
-    return f"{gap.mean:+.{digits}f} ({' to '.join(ends)})"
-
-
-def _digits(table: Table) -> int:
-    return 3 if table.text else 2

@@ -307,6 +307,7 @@ class _Run(Session):
             "test_accuracy_last": last and last.accuracy,
             "test_loss": test and test.loss,
             "test_loss_last": last and last.loss,
+            "test_samples": self.test_set and self.test_set[1].numel(),
             "seconds": round(state.seconds, 3),
             "weights": weights,
             "feedback_weights": learned,
