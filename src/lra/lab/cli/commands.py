@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from lra.lab import data
+from lra.lab.cli.terminal import say
 from lra.lab.runs import diagnose_plots, diagnoses, files, trained_network
 from lra.lab.runs.atomic import write_atomically
 from lra.lab.runs.verdict import verdict
@@ -27,11 +28,6 @@ class Command(Protocol):
 
     def execute(self, console: Console) -> None:
         """Run the subcommand and print its results."""
-
-
-def say(console: Console, text: str) -> None:
-    """Print text without markup, highlighting or wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

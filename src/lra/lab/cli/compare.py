@@ -11,7 +11,8 @@ from rich.table import Table as RichTable
 
 from lra.errors import OptionError
 from lra.lab import data
-from lra.lab.cli.commands import MaybePath, say
+from lra.lab.cli.commands import MaybePath
+from lra.lab.cli.terminal import say
 from lra.lab.comparison.grid import Grid
 from lra.lab.comparison.machine import cores
 from lra.lab.comparison.pool import Pool

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from lra.__main__ import exit_on_interrupt
 from lra.errors import OptionError
 from lra.lab.cli.commands import Command, MaybePath
 from lra.lab.runs.display import ConsoleReporter
 from lra.lab.settings.config import TrainConfig
-from lra.lab.settings.options import optional
+from lra.lab.settings.options import MaybeInt, optional
 from lra.lab.settings.recipes import RECIPES, Recipe, recipe
 from lra.lab.settings.rule_options import RuleOptions
-from lra.lab.training import loop
 
 
 def _recipe_option() -> Any:
@@ -45,6 +45,9 @@ class Train:
     """Replace an earlier run in that folder."""
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
+    log: str = "tensorboard"
+    """Tracker that receives the metrics: tensorboard (a log in the run's folder, which every run
+    has), or also wandb or mlflow."""
 
     @property
     def base(self) -> Recipe | None:
@@ -63,12 +66,15 @@ class Train:
     def execute(self, console: Console) -> None:
         """Train."""
         config = self.full_config
+        with exit_on_interrupt():
+            from lra.lab.training import loop
         loop.train(
             config,
             self.out or _new_folder(config),
             overwrite=self.overwrite,
             data_folder=self.data,
             reporter=ConsoleReporter(console),
+            log=self.log,
         )
 
 
@@ -78,13 +84,17 @@ class Resume:
 
     resume: Path
     """The run's folder."""
+    epochs: MaybeInt = None
+    """Another number of epochs in all, for a run whose learning rate is constant."""
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
 
     def execute(self, console: Console) -> None:
         """Continue training."""
+        with exit_on_interrupt():
+            from lra.lab.training import loop
         reporter = ConsoleReporter(console)
-        loop.resume(self.resume, data_folder=self.data, reporter=reporter)
+        loop.resume(self.resume, epochs=self.epochs, data_folder=self.data, reporter=reporter)
 
 
 def train_command(words: list[str]) -> Callable[..., Command]:

@@ -105,6 +105,9 @@ class TrainConfig(Axis):
     auto compiles if that is possible and the run has at least 100,000 steps.
     Compiling takes seconds before the first step, and saves time in each.
     A smaller last batch of an epoch is not compiled."""
+    threads: MaybeInt = None
+    """Number of CPU threads; by default one for a small network, else those of this machine.
+    The last bits of the results depend on it."""
     diagnose: MaybeInt = None
     """Number of steps between diagnoses of the rule, layer by layer; results do not change."""
 
@@ -192,7 +195,7 @@ class TrainConfig(Axis):
                 f"compile is always, but {self.compile_obstacle}; leave --compile out"
             )
         self._check_integer("seed", 0)
-        counts = ("epochs", 1), ("patience", 1), ("validation", 0), ("diagnose", 1)
+        counts = ("epochs", 1), ("patience", 1), ("validation", 0), ("diagnose", 1), ("threads", 1)
         for name, least in counts:
             if getattr(self, name) is not None:
                 self._check_integer(name, least)

@@ -1,6 +1,7 @@
 """The state of a running process: data, network, optimizer, folder and checkpoints."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from lra.lab.training.batches import Batches, place
 from lra.lab.training.fabric import start_fabric
 from lra.lab.training.finite import find_nonfinite_weight
 from lra.lab.training.learning import compile_step, feedback_parameters, prepare, share_feedback
+from lra.lab.training.lengthen import comparable
+from lra.lab.training.threads import choose_threads
 
 
 class Session:
@@ -46,8 +49,15 @@ class Session:
         self.text = self.data.reads == "text"
         train_set, self.validation_set, self.test_set = place(self.data, config, self.device)
         self.batches = Batches(train_set, config, self.world, self.fabric.global_rank)
+        available = torch.get_num_threads()
+        torch.set_num_threads(config.threads or 1)  # the bits of the first weights depend on it
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.data.sample_shape, self.data.num_classes)
+        if config.threads is None:
+            few = train_set[0][:2].cpu()
+            threads = choose_threads(config, self.network, few, self.device, available)
+            self.config = config = dataclasses.replace(config, threads=threads)
+            torch.set_num_threads(threads)
         self.plain_names = tuple(self.network.state_dict())
         for note in prepare(config.rule, self.network, train_set[0][:2].cpu(), self.text):
             self.reporter.note(note)
@@ -96,7 +106,8 @@ class Session:
         loaded: list[dict[str, Any]] = []
 
         def read() -> None:
-            saved, problems = checkpoint.latest(self.folder, self.config.to_config(), self._check)
+            plain = comparable(self.config)
+            saved, problems = checkpoint.latest(self.folder, plain, self._check)
             loaded.append(saved)
             for problem in problems:
                 self.reporter.note(f"skipped: {problem}")
