@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from lra.lab import data
-from lra.lab.cli.terminal import say
+from lra.lab.cli.terminal import say, show
 from lra.lab.runs import diagnose_plots, diagnoses, files, trained_network
 from lra.lab.runs.atomic import write_atomically
 from lra.lab.runs.verdict import verdict
@@ -95,7 +95,7 @@ class Predict:
         if self.out:
             write_atomically(self.out, text.getvalue().encode())
         else:
-            sys.stdout.write(text.getvalue())
+            show(text.getvalue())
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ class Write:
         """Write the text, one character at a time."""
         text = write(self.run, self.prompt, self.characters, self.temperature, self.seed)
         for i, character in enumerate(text):
-            sys.stdout.write(character if i else self.prompt + character)
+            show(character if i else self.prompt + character)
             sys.stdout.flush()
-        sys.stdout.write("\n")
+        show("\n")
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,12 @@
 """Output on a terminal: text of names and errors is shown, and never controls the terminal."""
 
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-
-def visible(text: str) -> str:
-    """Return a text with escape sequences for characters that cannot be printed."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
-    )
+from lra.lab.visible import visible
 
 
 class Terminal(Console):
@@ -24,3 +20,8 @@ class Terminal(Console):
 def say(console: Console, text: str) -> None:
     """Print text without markup, highlighting or wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(text: str) -> None:
+    """Write text to standard output: unchanged to a file, with visible characters to a terminal."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)

@@ -109,7 +109,8 @@ class TrackerReporter(Reporter):
             if self.name == "wandb":
                 self.logger = logger(project=PROJECT, name=name, id=self.run, resume="allow")
             else:
-                self.logger = logger(PROJECT, run_name=name, run_id=self.run)
+                uri = importlib.import_module("mlflow").get_tracking_uri()
+                self.logger = logger(PROJECT, run_name=name, tracking_uri=uri, run_id=self.run)
             _ = self.logger.experiment  # begins the run, which gives it a name
             if self.run is None:
                 self.logger.log_hyperparams(self.config.to_config())

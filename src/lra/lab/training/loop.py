@@ -24,12 +24,13 @@ from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.schedule import factor
 from lra.lab.training.batches import Batch, Pair
 from lra.lab.training.finite import locate_nonfinite
-from lra.lab.training.lengthen import check_epochs, with_epochs
 from lra.lab.training.learning import make_predictor, method_step
+from lra.lab.training.lengthen import check_epochs, with_epochs
 from lra.lab.training.session import Session
 from lra.lab.training.stop import Interrupted as Interrupted
 from lra.lab.training.stop import Stop
 from lra.lab.training.threads import preserve_threads
+from lra.lab.visible import visible
 from lra.methods import Method
 
 CHECK_EVERY = 20
@@ -155,7 +156,7 @@ class _Run(Session):
         about = {"sample_shape": shape, "classes": classes}
         rule = self.config.rule.name
         title = f"{self.data.name}, {self.config.model}, {rule}, seed {self.config.seed}"
-        reporters: list[Reporter] = [FilesReporter(self.folder, state, about, title)]
+        reporters: list[Reporter] = [FilesReporter(self.folder, state, about, visible(title))]
         if self.config.diagnose:
             done = state.epoch * self.batches.steps + state.step
             self.diagnoses = DiagnosesReporter(self.folder, done)

@@ -12,7 +12,7 @@ from types import FrameType
 from lra.errors import LraError
 
 
-class Interrupted(LraError):
+class Interrupted(LraError):  # noqa: N818 - a state of a run, like Diverged
     """A run that was ended by a signal and can be resumed.
 
     Attributes:
