@@ -20,7 +20,7 @@ import lra
 from lra.inits import FanIn, Normal
 from lra.lab.cli import commands, main
 from lra.lab.cli.compare import Compare, Tune
-from lra.lab.cli.train import Resume, Train
+from lra.lab.cli.train import Train
 from lra.lab.comparison.grid import Grid, Search
 from lra.lab.data import sources
 from lra.lab.runs import files, trained_network

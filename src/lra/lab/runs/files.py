@@ -33,23 +33,31 @@ def make_folder(folder: Path, overwrite: bool) -> None:
     """
     try:
         if folder.exists() and (not folder.is_dir() or _has_content(folder)):
-            foreign = _find_foreign(folder)
             if not overwrite:
-                if not foreign:
+                if not _find_foreign(folder):
                     with lock.hold(folder):  # a run in use cannot be resumed or replaced
                         pass
                 raise RunError(
                     f"{folder} exists already; choose another --out, resume it with "
                     f"lra train --resume {folder}, or replace it with --overwrite"
                 )
-            if foreign:
-                raise RunError(
-                    f"{folder} is not a run's folder; --overwrite replaces only earlier runs, and "
-                    f"its {foreign} is not one of a run. Choose another --out, or move it away"
-                )
+            check_files(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot create the folder {folder}: {error.strerror}") from error
+
+
+def check_files(folder: Path) -> None:
+    """Check that all files that a new run would replace in a folder are those of a run.
+
+    Raises:
+        RunError: one is not.
+    """
+    if foreign := _find_foreign(folder):
+        raise RunError(
+            f"{folder} is not a run's folder; --overwrite replaces only earlier runs, and its "
+            f"{foreign} is not one of a run. Choose another --out, or move it away"
+        )
 
 
 def _find_foreign(folder: Path) -> str | None:

@@ -102,6 +102,7 @@ class Session:
     def load_checkpoint(self) -> State:
         """Restore the newest valid checkpoint, and return its state; a new one if there is none."""
         if not checkpoint.exists(self.folder) and not (self.folder / files.WEIGHTS).exists():
+            files.check_files(self.folder)
             return State()  # the run ended before its first checkpoint
         loaded: list[dict[str, Any]] = []
 
