@@ -163,6 +163,7 @@ def test_damaged_records_are_refused(tmp_path: Path, blobs: Path, content: str) 
         loop.resume(tmp_path / "run")
 
 
+@pytest.mark.filterwarnings("ignore")  # those of the libraries that it stands on
 def test_mlflow(tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library itself, with its database in a file."""
     mlflow = pytest.importorskip("mlflow", exc_type=ImportError)
