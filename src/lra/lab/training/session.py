@@ -126,7 +126,8 @@ class Session:
 
     def _check(self, saved: dict[str, Any]) -> None:
         """Raise an error for a checkpoint that this run would not have saved."""
-        fits.check_names(saved, self._checkpoint_content(State()), "checkpoint")
+        parts = dict.fromkeys(self._checkpoint_content(State()), fits.ANY)
+        fits.check_structure(saved, parts | {"data": self.fingerprint}, "checkpoint")
         if saved["data"] != self.fingerprint:
             raise DataError(
                 f"{self.folder}: {self.data.name} differs from the data that the run was trained "
@@ -134,12 +135,16 @@ class Session:
                 "... --out FOLDER"
             )
         network = self.network.state_dict()
-        fits.check_structure(saved["model"], network, "weights")
-        fits.check_optimizer(saved["optimizer"], self.optimizer)
-        fits.check_state(
-            saved["state"], self.batches.steps, {name: network[name] for name in self.plain_names}
-        )
-        fits.check_random(saved["rng"], saved["cuda_rng"])
+        plain = {name: network[name] for name in self.plain_names}
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        expected = parts | {
+            "state": fits.expect_state(saved["state"], self.batches.steps, plain),
+            "model": network,
+            "optimizer": fits.expect_optimizer(saved["optimizer"], self.optimizer),
+            "rng": fits.expect_random(),
+            "cuda_rng": cuda if cuda and saved["cuda_rng"] else fits.LIST,
+        }
+        fits.check_structure(saved, expected, "checkpoint")
 
     def _checkpoint_content(self, state: State) -> dict[str, Any]:
         """Return the content of a checkpoint."""
