@@ -209,7 +209,7 @@ def _work(grid: Grid, out: Path, seed: int) -> None:
 
 def start(target: Callable[..., None], *args: Any) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli.main"])
+    context.set_forkserver_preload(["lra.lab.cli.compare", "lra.lab.comparison.search"])
     process = context.Process(target=target, args=args)
     process.start()
     return process

@@ -39,64 +39,79 @@ def first(state: State) -> Any:
 FORGERIES: dict[str, tuple[Callable[[State], Any], str]] = {
     "moments too small": (
         lambda s: adam(s)[0].update(exp_avg=torch.zeros(1)),
-        r"state of weight 0, exp_avg: expected a tensor of torch.float32 and shape \(7, 6\)",
+        r"state, 0, exp_avg: expected a tensor of torch.float32 and shape \(7, 6\)",
     ),
     "moments that overlap": (
         lambda s: adam(s)[0].update(exp_avg=torch.zeros(1).expand(7, 6)),
-        "weight 0, exp_avg: expected",
+        "state, 0, exp_avg: expected",
     ),
     "moments of another type": (
         lambda s: adam(s)[0].update(exp_avg_sq=torch.zeros(7, 6, dtype=torch.float64)),
-        "weight 0, exp_avg_sq: expected a tensor of torch.float32",
+        "state, 0, exp_avg_sq: expected a tensor of torch.float32",
     ),
     "moments that are sparse": (
         lambda s: adam(s)[0].update(exp_avg=torch.zeros(7, 6).to_sparse()),
-        "weight 0, exp_avg: expected",
+        "state, 0, exp_avg: expected",
     ),
     "moments that are a number": (lambda s: adam(s)[0].update(exp_avg=0), "exp_avg: expected"),
     "a moment of decay": (
         lambda s: adam(s)[0].update(offset_momentum=torch.zeros(7, 6)),
-        "weight 0, offset_momentum: expected",
+        "state, 0, offset_momentum: expected",
     ),
-    "missing moments": (lambda s: adam(s)[0].pop("exp_avg"), "weight 0: names.*exp_avg"),
+    "missing moments": (lambda s: adam(s)[0].pop("exp_avg"), "state, 0: names.*exp_avg"),
     "a step of the wrong shape": (
         lambda s: adam(s)[0].update(step=torch.ones(4)),
-        r"weight 0, step: expected a tensor of torch.float32 and shape \(\)",
+        r"state, 0, step: expected a tensor of torch.float32 and shape \(\)",
     ),
     "state of a missing weight": (
         lambda s: adam(s).update({99: {}}),
-        "a weight's number, found 99",
+        "optimizer, state: names .*99",
     ),
     "state that is a list": (
         lambda s: s["optimizer"].update(state=[]),
         "state: expected a mapping",
     ),
-    "groups": (lambda s: s["optimizer"].update(param_groups=[]), "optimizer, group: expected a li"),
+    "groups": (
+        lambda s: s["optimizer"].update(param_groups=[]),
+        "optimizer, param_groups: expected a li",
+    ),
     "group of other weights": (
         lambda s: s["optimizer"]["param_groups"][0].update(
             params=s["optimizer"]["param_groups"][0]["params"][::-1]
         ),
-        "group 0, params: expected",
+        "param_groups, 0, params: expected",
     ),
     "betas": (
         lambda s: s["optimizer"]["param_groups"][0].update(betas=(2.0, 0.5)),
-        r"group 0, betas: expected \(0.9, 0.999\), found a tuple",
+        r"param_groups, 0, betas: expected \(0.9, 0.999\), found a tuple",
     ),
+    "betas that are tensors": (
+        lambda s: s["optimizer"]["param_groups"][0].update(betas=(torch.ones(3), torch.ones(3))),
+        "param_groups, 0, betas: expected",
+    ),
+    "a setting that is a tensor": (
+        lambda s: s["optimizer"]["param_groups"][0].update(eps=torch.ones(3)),
+        "param_groups, 0, eps: expected",
+    ),
+    "data that are a tensor": (lambda s: s.update(data=torch.ones(3)), "data: expected '"),
     "step size": (
         lambda s: s["optimizer"]["param_groups"][0].update(lr=float("nan")),
-        "group 0, lr",
+        "param_groups, 0, lr",
     ),
     "weights": (
         lambda s: s["model"].update({first(s["model"]): torch.zeros(2)}),
-        r"weights, 1.weight: expected a tensor of torch.float32 and shape \(7, 6\)",
+        r"model, 1.weight: expected a tensor of torch.float32 and shape \(7, 6\)",
     ),
-    "unexpected weights": (lambda s: s["model"].update(more=torch.zeros(1)), "weights: .*'more'"),
-    "no weights": (lambda s: s.update(model=None), "weights: expected a mapping, found NoneType"),
-    "random state": (lambda s: s.update(rng=torch.zeros(3, dtype=torch.uint8)), "random state: ex"),
-    "random state of CUDA": (lambda s: s.update(cuda_rng=None), "random state of CUDA: expected"),
+    "unexpected weights": (lambda s: s["model"].update(more=torch.zeros(1)), "model: .*'more'"),
+    "no weights": (lambda s: s.update(model=None), "model: expected a mapping, found NoneType"),
+    "random state": (
+        lambda s: s.update(rng=torch.zeros(3, dtype=torch.uint8)),
+        "rng: expected a state of torch",
+    ),
+    "random state of CUDA": (lambda s: s.update(cuda_rng=None), "cuda_rng: expected a list"),
     "best weights": (
         lambda s: s["state"]["best_weights"].pop("1.weight"),
-        "state, best weights: names .*'1.weight'",
+        "state, best_weights: names .*'1.weight'",
     ),
     "epoch": (lambda s: s["state"].update(epoch=2), "state, epoch: expected a whole number from 3"),
     "step": (
@@ -106,9 +121,12 @@ FORGERIES: dict[str, tuple[Callable[[State], Any], str]] = {
     "a step that is not a number": (lambda s: s["state"].update(step="1"), "state, step: expected"),
     "best epoch": (lambda s: s["state"].update(best_epoch=0), "state, best_epoch: expected"),
     "seconds": (lambda s: s["state"].update(seconds=None), "state, seconds: expected a finite"),
-    "rows": (lambda s: s["state"].update(rows={}), "state, rows: expected a list, found dict"),
-    "a row": (lambda s: s["state"]["rows"][1].pop("loss"), "state, epoch 2: names .*'loss'"),
-    "a figure": (lambda s: s["state"]["rows"][1].update(loss="x"), "epoch 2, loss: expected"),
+    "rows": (
+        lambda s: s["state"].update(rows={}),
+        "state, rows: expected a list of length 0, found dict",
+    ),
+    "a row": (lambda s: s["state"]["rows"][1].pop("loss"), "state, rows, 1: names .*'loss'"),
+    "a figure": (lambda s: s["state"]["rows"][1].update(loss="x"), "rows, 1, loss: expected"),
     "a missing part": (lambda s: s.pop("optimizer"), "checkpoint: names .*'optimizer'"),
     "an unexpected part": (lambda s: s.update(hook=1), "checkpoint: names .*'hook'"),
     "names that are not strings": (lambda s: s["config"].update({3: 4}), "another configuration"),

@@ -1,7 +1,9 @@
 """Training: resumed runs are bit-identical, and the reported results are correct."""
 
+import contextlib
 import errno
 import functools
+import io
 import json
 import math
 import os
@@ -12,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 from torch import nn
@@ -47,13 +51,14 @@ from lra.lab import data
 from lra.lab.cli import main
 from lra.lab.comparison.store import Store
 from lra.lab.networks.build import build_network
-from lra.lab.runs import checkpoint, files, lock, trained_network
+from lra.lab.runs import checkpoint, display, files, lock, trained_network
 from lra.lab.runs.display import Reporter
 from lra.lab.settings.config import TrainConfig
 from lra.lab.training import loop, session
 from lra.lab.training.batches import draw_order
 from lra.lab.training.finite import locate_nonfinite
 from lra.lab.training.loop import Interrupted, resume, train
+from lra.lab.training.threads import work_per_matrix
 
 
 @pytest.fixture(scope="module")
@@ -452,10 +457,34 @@ def test_overwriting_refuses_other_folders(tmp_path: Path, blobs: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+CONFIG_JSON = json.dumps(tiny("digits").to_config())
+
 FOREIGN = {
     "a model of another library": {
         "config.json": '{"model_type": "gpt2"}',
         "model.safetensors": "weights",
+    },
+    "a configuration of the same type": {
+        "config.json": '{"type": "TrainConfig", "dataset": "digits", "lr": 0.1}',
+        "model.safetensors": "weights",
+    },
+    **{
+        f"{name} of something else beside a run's configuration": {
+            "config.json": CONFIG_JSON,
+            name: text,
+        }
+        for name, text in {
+            "model.safetensors": "weights",
+            "checkpoint": "mine",
+            "checkpoint.previous": "mine",
+            "metrics.csv": "day,rain",
+            "diagnose.csv": "patient,diagnosis",
+            "result.json": '{"score": 3}',
+            "tracker.json": "[]",
+            "curves.png": "drawn",
+            "diagnose.png": "drawn",
+            "events.out.tfevents.1.host": "mine",
+        }.items()
     },
     "no configuration": {"metrics.csv": "mine", "checkpoint": "mine"},
     "no JSON": {"config.json": "{", "result.json": "mine"},
@@ -478,13 +507,14 @@ def test_no_command_replaces_files_that_are_not_a_runs(
         lambda: train(tiny(blobs), folder),
         lambda: train(tiny(blobs), folder, overwrite=True),
         lambda: resume(folder),
-        lambda: comparison.train("run", tiny(blobs), Reporter()),
     ):
         with pytest.raises(RunError):
             command()
+    with contextlib.suppress(RunError):  # a comparison takes a result as it is
+        comparison.train("run", tiny(blobs), Reporter())
     for each in (folder, comparison.folder("run")):
         left = {str(p.relative_to(each)): p.read_text() for p in each.rglob("*") if p.is_file()}
-        assert left == content
+        assert {name: text for name, text in left.items() if name != lock.NAME} == content
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.html", "runs.csv"])
@@ -624,6 +654,171 @@ def test_saving_within_an_epoch(
     assert (state["epoch"], state["step"]) == (1, 5)  # the sixth step was not saved yet
     resume(tmp_path / "run")
     assert_same_run(uninterrupted, tmp_path / "run")
+
+
+# runs of another length
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd", "lr": 0.1}, {"patience": 9}])
+@pytest.mark.parametrize("after", [None, 5, 24])
+def test_a_longer_run_equals_one_from_the_start(
+    tmp_path: Path, blobs: Path, settings: dict[str, Any], after: int | None
+) -> None:
+    """Lengthened when it had ended, when it was interrupted, and twice."""
+    train(tiny(blobs, epochs=6, **settings), tmp_path / "whole")
+    reporter = Watcher() if after is None else interrupt_at(after)
+    with contextlib.suppress(Interrupted), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "CHECK_EVERY", 1)
+        train(tiny(blobs, epochs=3, **settings), tmp_path / "run", reporter=reporter)
+    resume(tmp_path / "run", epochs=4)
+    assert resume(tmp_path / "run", epochs=6)["epochs"] == 6
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert files.read_config(tmp_path / "run") == files.read_config(tmp_path / "whole")
+    assert_events_are_the_metrics(tmp_path / "run")
+
+
+def test_a_shorter_run_equals_one_from_the_start(tmp_path: Path, blobs: Path) -> None:
+    train(tiny(blobs, epochs=2), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(tiny(blobs, epochs=5), tmp_path / "run", reporter=interrupt_at(2))
+    resume(tmp_path / "run", epochs=2)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_lengthening_loses_nothing_when_killed(tmp_path: Path, blobs: Path) -> None:
+    """The configuration is written first, then the checkpoint of the next epoch."""
+    train(tiny(blobs, epochs=5), tmp_path / "whole")
+    train(tiny(blobs, epochs=2), tmp_path / "run")
+
+    class Killed(BaseException):
+        pass
+
+    class Killing(Reporter):
+        def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        resume(tmp_path / "run", epochs=5, reporter=Killing())
+    assert not (tmp_path / "run" / files.RESULT).exists()
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "cosine"}, "its learning rate follows the schedule cosine over all epochs"),
+        ({"schedule": "one-cycle"}, "its learning rate follows the schedule one-cycle"),
+        ({"warmup": 0.1}, "its learning rate rises over a share of all epochs"),
+        ({"compile": "auto"}, "compile is auto"),
+    ],
+)
+def test_runs_that_depend_on_their_length_are_not_lengthened(
+    tmp_path: Path, blobs: Path, settings: dict[str, Any], message: str
+) -> None:
+    train(tiny(blobs, epochs=1, **settings), tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(OptionError, match=rf"epochs cannot be changed .*{message}.*start a new"):
+        resume(tmp_path / "run", epochs=3)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+    config = (tmp_path / "run" / files.CONFIG).read_text()
+    (tmp_path / "run" / files.CONFIG).write_text(config.replace('"epochs": 1', '"epochs": 3'))
+    with pytest.raises(RunError, match=r"another configuration \(epochs: 1 there, 3 here\)"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_cannot_be_shorter_than_it_is(tmp_path: Path, blobs: Path) -> None:
+    train(tiny(blobs, epochs=3), tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(OptionError, match="epochs must be 3 or more, since the run is in epoch 3"):
+        resume(tmp_path / "run", epochs=2)
+    with pytest.raises(OptionError, match="epochs must be a whole number, 1 or more; got 0"):
+        resume(tmp_path / "run", epochs=0)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+# threads
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Threads(Reporter):
+    """Records torch's number of threads in each epoch."""
+
+    def __init__(self) -> None:
+        self.used: set[int] = set()
+
+    def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
+        self.used.add(torch.get_num_threads())
+
+
+@pytest.mark.parametrize(
+    ("settings", "threads"),
+    [
+        ({}, 1),
+        ({"hidden": (2000, 2000), "batch_size": 100}, 2),
+        ({"threads": 3}, 3),
+        ({"hidden": (2000, 2000), "batch_size": 100, "threads": 1}, 1),
+    ],
+)
+def test_threads(
+    tmp_path: Path, blobs: Path, two_threads: None, settings: dict[str, Any], threads: int
+) -> None:
+    """One for a small network, else torch's number, unless it is set. It is restored."""
+    watcher = Threads()
+    config = tiny(blobs, epochs=2, **{"threads": None} | settings)
+    result = train(config, tmp_path / "run", reporter=watcher)
+    assert watcher.used == {threads}
+    assert result["threads"] == files.read_config(tmp_path / "run").threads == threads
+    assert json.loads((tmp_path / "run" / files.RESULT).read_text())["threads"] == threads
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("recorded", [1, 3])
+def test_a_resumed_run_has_its_own_threads(
+    tmp_path: Path, blobs: Path, two_threads: None, recorded: int
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny(blobs, threads=recorded), tmp_path / "run", reporter=interrupt_at(2))
+    assert torch.get_num_threads() == 2
+    watcher = Threads()
+    resume(tmp_path / "run", reporter=watcher)
+    assert watcher.used == {recorded}
+    assert torch.get_num_threads() == 2
+
+
+def test_work_is_counted_by_hand() -> None:
+    """Two operations per weight and position, for each kind of layer."""
+    few = torch.zeros(2, 1, 6, 6)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(36, 7), nn.Tanh(), nn.Linear(7, 3))
+    assert work_per_matrix(linear, few, 50) == 50 * 2 * (36 * 7 + 7 * 3) / 2
+    convolution = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU())
+    before = {name: value.clone() for name, value in convolution.state_dict().items()}
+    assert work_per_matrix(convolution, few, 8) == 8 * 2 * 16 * 9 * 5
+    assert all(torch.equal(v, before[name]) for name, v in convolution.state_dict().items())
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    counted = 2 * 6 * (3 * 8 * 8 + 8 * 8 + 2 * 8 * 16)
+    assert work_per_matrix(block, torch.zeros(2, 6, 8), 10) == 10 * counted / 4
+
+
+def test_a_line_of_progress_where_there_is_no_terminal(
+    tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "REPORT_EVERY", -1.0)
+    monkeypatch.setattr(display, "LINE_EVERY", 0.0)
+    output = io.StringIO()
+    reporter = display.ConsoleReporter(Console(file=output))
+    train(tiny(blobs, epochs=2), tmp_path / "run", reporter=reporter)
+    lines = re.findall(
+        r"^  (\d)/2 +\d\.\d{4}   step (\d) of 8, 0:00:\d\d$", output.getvalue(), re.M
+    )
+    assert lines == [(str(epoch), str(step)) for epoch in (1, 2) for step in range(1, 9)]
 
 
 def test_the_signal_handlers_are_restored(tmp_path: Path, blobs: Path) -> None:

@@ -56,7 +56,7 @@ def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0
 
 def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
     """Return the configuration of 3 epochs of 8 steps, with a smaller last batch."""
-    settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "device": "cpu"}
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "device": "cpu", "threads": 1}
     changes.setdefault("model", "mlp:hidden=7-5")
     return TrainConfig(str(dataset), **(settings | changes))
 
@@ -224,7 +224,7 @@ def fork_lra(
     """Start the command in a forked child, with its output sent to a file or a terminal."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli.main"])
+    context.set_forkserver_preload(["lra.lab.cli.train", "lra.lab.training.loop"])
     child = context.Process(target=_command, args=([*map(str, words)], str(output), file_limit))
     child.start()
     return child

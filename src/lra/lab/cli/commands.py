@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lra.errors import OptionError
 from lra.lab import data
+from lra.lab.cli.terminal import say, show
 from lra.lab.runs import diagnose_plots, diagnoses, files, plots, trained_network
 from lra.lab.runs.atomic import write_atomically
 from lra.lab.runs.verdict import verdict
@@ -31,11 +32,6 @@ class Command(Protocol):
 
     def execute(self, console: Console) -> None:
         """Run the subcommand and print its results."""
-
-
-def say(console: Console, text: str) -> None:
-    """Print text without markup, highlighting or wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ class Predict:
         if self.out:
             write_atomically(self.out, text.getvalue().encode("utf-8", "backslashreplace"))
         else:
-            sys.stdout.write(text.getvalue())
+            show(text.getvalue())
 
 
 @dataclass(frozen=True)
@@ -141,9 +137,9 @@ class Write:
         code.allow(self.code)
         text = write(self.run, self.prompt, self.characters, self.temperature, self.seed)
         for i, character in enumerate(text):
-            sys.stdout.write(character if i else self.prompt + character)
+            show(character if i else self.prompt + character)
             sys.stdout.flush()
-        sys.stdout.write("\n")
+        show("\n")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from lra.errors import OptionError, RunError
-from lra.lab.cli.commands import MaybePath, say
+from lra.lab.cli.commands import MaybePath
+from lra.lab.cli.terminal import say
 from lra.lab.comparison import api
 from lra.lab.comparison.grid import Grid
 from lra.lab.comparison.progress import Display

@@ -1,84 +1,123 @@
-"""The command `lra`: the table of its subcommands, parsing, and exit codes."""
+"""The command `lra`: the table of its subcommands, and exit codes. Loads only the chosen one."""
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
-
-import torch.distributed as dist
-from rich.console import Console
-from tyro.extras import SubcommandApp
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import lra
+from lra.__main__ import exit_on_interrupt
 from lra.axis import unknown
-from lra.errors import LraError
-from lra.lab.cli.commands import (
-    Command,
-    DataFetch,
-    DataList,
-    DataShow,
-    Diagnose,
-    Evaluate,
-    Predict,
-    Write,
-    say,
-)
-from lra.lab.cli.compare import Compare, Tune
-from lra.lab.cli.train import Train, train_command
-from lra.lab.training import loop
-from lra.lab.training.stop import exit_with_parent
+from lra.errors import LraError, OptionError
+from lra.lab.cli.terminal import Terminal, say
+from lra.lab.training.stop import Interrupted, exit_with_parent
 
-COMMANDS: dict[str, Callable[..., Command]] = {
-    "train": Train,
-    "evaluate": Evaluate,
-    "diagnose": Diagnose,
-    "predict": Predict,
-    "write": Write,
-    "compare": Compare,
-    "tune": Tune,
-    "data list": DataList,
-    "data fetch": DataFetch,
-    "data show": DataShow,
+if TYPE_CHECKING:
+    from lra.lab.cli.commands import Command
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": (
+        "train:train_command",
+        "Train a network, by default with LRA-E, and save the run to a folder.",
+    ),
+    "evaluate": ("commands:Evaluate", "Evaluate the best weights of a run on its test set."),
+    "diagnose": (
+        "commands:Diagnose",
+        "Plot the diagnoses of a run, and print the last one with a verdict.",
+    ),
+    "predict": (
+        "commands:Predict",
+        "Predict the classes of samples and print CSV: index, class, probability.",
+    ),
+    "write": ("commands:Write", "Continue a text with the network of a run."),
+    "compare": (
+        "compare:Compare",
+        "Compare rules on the same networks, data, weights and batches, and write a report.",
+    ),
+    "tune": (
+        "compare:Tune",
+        "Search each rule's settings on the validation split, with the same number of trials each.",
+    ),
+    "data list": (
+        "commands:DataList",
+        "List the datasets and show which are on this machine.",
+    ),
+    "data fetch": (
+        "commands:DataFetch",
+        "Fetch a dataset into the cache and verify every file.",
+    ),
+    "data show": ("commands:DataShow", "Plot samples of a dataset."),
 }
-"""The subcommands by name: dataclasses with an `execute` method. A name may start with a group."""
+"""By name, the class of each subcommand below `lra.lab.cli`, and the first line of its help.
+
+A class is a dataclass with an `execute` method. A function returns one for the words of a command.
+A name may start with a group."""
 
 GROUPS = {"data": "List, fetch and plot datasets."}
 """The groups of subcommands."""
 
 
-def parse(words: list[str]) -> Command:
-    """Parse a command and its options.
+def parse(words: Sequence[str]) -> "Command":
+    """Load a command and parse its options.
 
     Raises:
-        OptionError: the command is unknown, or options contradict each other.
-        SystemExit: with code 0 after help, with 2 for words that cannot be parsed.
+        OptionError: the command or an option is unknown, a value is missing or wrong, or options
+            contradict each other.
+        SystemExit: with code 0 after help.
     """
-    if words[:1] not in ([], ["-h"], ["--help"]):
-        _check_command(words)
-    app = SubcommandApp()
-    groups = {name: SubcommandApp() for name in GROUPS}
-    for name, default in COMMANDS.items():
-        group, _, last = name.rpartition(" ")
-        factory = train_command(words[1:]) if words[:1] == [name] == ["train"] else default
-        (groups[group] if group else app).command(name=last)(factory)
-    for name, group_app in groups.items():
-        app.command(group_app, name=name, help=GROUPS[name])
-    description = (
-        f"lra {lra.__version__}: networks trained without backpropagation. "
-        "lra COMMAND --help shows the options of a command."
-    )
-    command: Command = app.cli(prog="lra", description=description, args=words or ["--help"])
+    name, rest = _split(words)
+    if name not in COMMANDS:
+        sys.stdout.write(_help(name))
+        raise SystemExit(0)
+    from lra.lab.cli.parsing import parse_options
+
+    command: Command = parse_options(_load(name, rest), f"lra {name}", rest)
     return command
 
 
-def _check_command(words: list[str]) -> None:
-    """Raise `OptionError` unless the words start with a command."""
-    grouped = words[0] in GROUPS
-    name = " ".join(words[: 1 + grouped])
-    if name not in COMMANDS and not (grouped and words[1:2] in (["-h"], ["--help"])):
-        raise unknown("command", name, COMMANDS)
+def _load(name: str, rest: list[str]) -> Any:
+    """Load the class of a command, or the function that builds it for its options."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    loaded = getattr(importlib.import_module(f"lra.lab.cli.{module}"), attribute)
+    return loaded if isinstance(loaded, type) else loaded(rest)
+
+
+def _split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command and its options. Help is asked of a group, or of "" for all commands.
+
+    Raises:
+        OptionError: the command is unknown.
+    """
+    first, rest = (words[0] if words else "--help"), list(words[1:])
+    if first in ("-h", "--help"):
+        return "", []
+    if first in GROUPS:
+        second = rest[0] if rest else "--help"
+        if second in ("-h", "--help"):
+            return first, []
+        first, rest = f"{first} {second}", rest[1:]
+    if first not in COMMANDS:
+        raise unknown("command", first, COMMANDS)
+    return first, rest
+
+
+def _help(group: str) -> str:
+    """Return the help of a group of commands, or with "" that of all."""
+    about = GROUPS.get(group) or f"lra {lra.__version__}: networks trained without backpropagation."
+    names = [name for name in COMMANDS if name.startswith(f"{group} " if group else "")]
+    width = max(map(len, names)) + 2
+    lines = [f"  {name:<{width}}{COMMANDS[name][1]}" for name in names]
+    prog = f"lra {group}".rstrip()
+    return "\n".join(
+        (
+            *(f"usage: {prog} [-h] COMMAND ...", "", about, "", "commands:", *lines, ""),
+            "lra COMMAND --help shows the options of a command.\n",
+        )
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):  # file names may be undecodable
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    console, errors = Console(), Console(stderr=True)
+    console, errors = Terminal(), Terminal(stderr=True)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: say(errors, f"lra: {message}")
     if rank != "0":
@@ -102,14 +141,16 @@ def main(arguments: list[str] | None = None) -> None:
             if words[:1] == ["--version"]:
                 say(console, lra.__version__)
             else:
-                parse(words).execute(console)
+                with exit_on_interrupt():
+                    command = parse(words)
+                command.execute(console)
         finally:
             sys.stdout.flush()
         _exit_if_distributed(0)
     except (LraError, OSError, KeyboardInterrupt) as error:
         if rank == "0" and not isinstance(error, BrokenPipeError):  # all processes end here
             with contextlib.suppress(OSError):
-                say(errors, f"lra: {str(error) or 'stopped'}")
+                say(errors, f"lra: {_message(error, words)}")
         _discard_output()
         _exit_if_distributed(_exit_code(error))
         sys.exit(_exit_code(error))
@@ -121,12 +162,27 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
+def _message(error: BaseException, words: Sequence[str]) -> str:
+    """Return an error's message. For an option, it points to the command's help."""
+    text, name = str(error) or "stopped", ""
+    if not isinstance(error, OptionError):
+        return text
+    with contextlib.suppress(OptionError):
+        name, rest = _split(words)
+        from lra.lab.cli.parsing import flags_of, name_option
+
+        text = name_option(text, flags_of(_load(name, rest)))
+    end = "" if text.endswith(("?", ".")) else "."
+    return f"{text}{end} See {f'lra {name}'.rstrip()} --help"
+
+
 def _exit_if_distributed(code: int) -> None:
     """Exit at once if this is one of several processes of a run.
 
     torch's cleanup in such a process can abort it with a C++ error, or deadlock.
     """
-    if dist.is_available() and dist.is_initialized():
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
@@ -135,11 +191,11 @@ def _exit_if_distributed(code: int) -> None:
 
 def _exit_code(error: BaseException) -> int:
     match error:
-        case loop.Interrupted():
+        case Interrupted():
             return 128 + error.signal
         case KeyboardInterrupt():
             return 130
-        case lra.errors.OptionError():
+        case OptionError():
             return 2
         case _:
             return 1

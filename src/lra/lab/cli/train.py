@@ -13,15 +13,15 @@ import tyro
 import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 
+from lra.__main__ import exit_on_interrupt
 from lra.errors import OptionError, one_line
 from lra.lab.cli.commands import Code, Command, MaybePath
 from lra.lab.run import new_folder
 from lra.lab.runs.display import ConsoleReporter
 from lra.lab.settings import code
 from lra.lab.settings.config import TrainConfig
-from lra.lab.settings.options import optional
+from lra.lab.settings.options import MaybeInt, optional
 from lra.lab.settings.recipes import RECIPES, recipe
-from lra.lab.training import loop
 
 
 def _recipe_option() -> Any:
@@ -48,17 +48,23 @@ class Train:
     """Replace an earlier run in that folder."""
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
+    log: str = "tensorboard"
+    """Tracker that receives the metrics: tensorboard (a log in the run's folder, which every run
+    has), or also wandb or mlflow."""
     code: Code = ()
     """Files of your own rule and network, if they moved or were not used here before."""
 
     def execute(self, console: Console) -> None:
         """Train."""
+        with exit_on_interrupt():
+            from lra.lab.training import loop
         loop.train(
             self.settings,
             self.out or new_folder(self.settings),
             overwrite=self.overwrite,
             data_folder=self.data,
             reporter=ConsoleReporter(console),
+            log=self.log,
         )
 
 
@@ -68,6 +74,8 @@ class Resume:
 
     resume: Path
     """The run's folder."""
+    epochs: MaybeInt = None
+    """Another number of epochs in all, for a run whose learning rate is constant."""
     data: MaybePath = None
     """Folder with the dataset's files; by default they are fetched."""
     code: Code = ()
@@ -76,7 +84,10 @@ class Resume:
     def execute(self, console: Console) -> None:
         """Continue training."""
         code.allow(self.code)
-        loop.resume(self.resume, data_folder=self.data, reporter=ConsoleReporter(console))
+        with exit_on_interrupt():
+            from lra.lab.training import loop
+        reporter = ConsoleReporter(console)
+        loop.resume(self.resume, epochs=self.epochs, data_folder=self.data, reporter=reporter)
 
 
 def train_command(words: list[str]) -> Callable[..., Command]:

@@ -64,7 +64,7 @@ def load(path: Path, config: dict[str, Any], check: Check = _accept) -> dict[str
 
     Args:
         path: the file.
-        config: the configuration, as plain data.
+        config: the configuration, as plain data; without epochs if any number of them is right.
         check: a function that raises `RunError` if the content does not fit the run.
 
     Raises:
@@ -92,7 +92,8 @@ def load(path: Path, config: dict[str, Any], check: Check = _accept) -> dict[str
     saved = state.get("config") if isinstance(state, dict) else None
     if not isinstance(saved, dict):
         raise RunError(f"{path}: not a checkpoint of this program")
-    other = [k for k in {**saved, **config} if repr(saved.get(k)) != repr(config.get(k))]
+    names = {**saved, **config}.keys() - ({"epochs"} - config.keys())
+    other = [k for k in names if repr(saved.get(k)) != repr(config.get(k))]
     if other:
         differences = "; ".join(
             f"{k}: {_short(saved.get(k))} there, {_short(config.get(k))} here"

@@ -1,5 +1,6 @@
 """Progress of a run: the silent `Reporter`, and one with a progress bar or plain lines."""
 
+import datetime
 import time
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,14 @@ class Reporter:
         """Release resources. Called once, whether the run finished or not."""
 
 
+LINE_EVERY = 20.0
+"""Seconds after which a line of progress is printed where there is no terminal for a bar."""
+
+
 class ConsoleReporter(Reporter):
     """Prints a line per epoch, and shows a progress bar on a terminal.
+
+    Without a terminal, it prints a line of progress in long epochs.
 
     Args:
         console: the output.
@@ -62,12 +69,13 @@ class ConsoleReporter(Reporter):
 
     def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
         """Print the description and the column titles, and start the bar."""
-        self.steps, self.text = steps, text
+        self.epochs, self.steps, self.text = epochs, steps, text
         self.rate_unit = "characters/s" if text else "samples/s"
         self._print(description)
         validation = "validation loss" if text else "validation %"
         self._print(f"epoch      loss   train %   {validation}   {self.rate_unit}")
         self.mark, self.seen_at_mark, self.rate, self.done = time.monotonic(), 0, 0.0, 0
+        self.began = self.last_line = self.mark
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
@@ -96,6 +104,12 @@ class ConsoleReporter(Reporter):
                 self.task,
                 completed=self.done * self.steps + step,
                 figures=f"{figures}  {self.rate:,.0f} {self.rate_unit}",
+            )
+        elif seen and now - self.last_line >= LINE_EVERY:
+            elapsed = datetime.timedelta(seconds=int(now - self.began))
+            self._print(
+                f"{self.done + 1:>3}/{self.epochs:<3}  {loss_sum / seen:7.4f}   "
+                f"step {step:,} of {self.steps:,}, {elapsed}"
             )
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
@@ -144,4 +158,5 @@ class ConsoleReporter(Reporter):
             self.bar = None
 
     def _print(self, text: str) -> None:
+        self.last_line = time.monotonic()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

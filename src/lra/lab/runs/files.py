@@ -1,6 +1,7 @@
 """The files of a run's folder: their names, creating and replacing them."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from lra.errors import RunError, one_line
-from lra.lab.runs import atomic, checkpoint, lock
+from lra.lab.runs import atomic, checkpoint, lock, trackers
 from lra.lab.runs.atomic import write_atomically
 from lra.lab.runs.state import COLUMNS
 from lra.lab.settings.config import TrainConfig
@@ -32,31 +33,75 @@ def make_folder(folder: Path, overwrite: bool) -> None:
     """
     try:
         if folder.exists() and (not folder.is_dir() or _has_content(folder)):
-            found = is_run(folder)
             if not overwrite:
-                if found:
+                if not _find_foreign(folder):
                     with lock.hold(folder):  # a run in use cannot be resumed or replaced
                         pass
                 raise RunError(
                     f"{folder} exists already; choose another --out, resume it with "
                     f"lra train --resume {folder}, or replace it with --overwrite"
                 )
-            if not found:
-                raise RunError(
-                    f"{folder} is not a run's folder; --overwrite replaces only earlier runs"
-                )
+            check_files(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot create the folder {folder}: {error.strerror}") from error
 
 
-def is_run(folder: Path) -> bool:
-    """Return whether a folder has the configuration of a run, of any version of lra."""
+def check_files(folder: Path) -> None:
+    """Check that all files that a new run would replace in a folder are those of a run.
+
+    Raises:
+        RunError: one is not.
+    """
+    if foreign := _find_foreign(folder):
+        raise RunError(
+            f"{folder} is not a run's folder; --overwrite replaces only earlier runs, and its "
+            f"{foreign} is not one of a run. Choose another --out, or move it away"
+        )
+
+
+def _find_foreign(folder: Path) -> str | None:
+    """Return the name of a file that is not a run's but would be replaced; None if there is none.
+
+    A file is a run's if its name and its content are.
+    """
+    paths = [folder / CONFIG, *(path for path in _files(folder) if path.name != CONFIG)]
+    return next((path.name for path in paths if not _is_of_run(path)), None)
+
+
+def _is_of_run(path: Path) -> bool:
     try:
-        plain = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        if path.name.endswith(".refused"):  # what a checkpoint was refused for
+            return path.is_file()
+        with path.open("rb") as file:
+            head = file.read(200)
+        if path.name in _JSON_KEYS:
+            plain = json.loads(path.read_text("utf-8"))
+            return isinstance(plain, dict) and plain.keys() >= _JSON_KEYS[path.name]
+        if not head:  # a killed process left it
+            return True
+        if path.name == WEIGHTS:
+            with safetensors.safe_open(path, framework="pt") as weights:
+                return "network" in (weights.metadata() or {})
+        return any(mark in head for mark in (*_MARKS, checkpoint.MAGIC))
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError):
         return False
-    return isinstance(plain, dict) and plain.get("type") == TrainConfig.__name__
+
+
+_JSON_KEYS = {
+    CONFIG: {"type", *(field.name for field in dataclasses.fields(TrainConfig))},
+    RESULT: {"dataset", "rule", "model", "best_epoch", "test_accuracy_last", "versions"},
+    trackers.FILE: {"log", "run"},
+}
+"""The names that a run's JSON files hold at least."""
+
+_MARKS = (
+    ",".join(COLUMNS).encode(),  # metrics.csv
+    b"epoch,step,",  # diagnose.csv
+    b"Matplotlib",
+    b"brain.Event:2",
+)
+"""What a run's other files begin with."""
 
 
 def _has_content(folder: Path) -> bool:
@@ -81,8 +126,18 @@ def create(folder: Path, config: TrainConfig) -> None:
     write_json(folder / CONFIG, config.to_config())
 
 
+def change(folder: Path, config: TrainConfig) -> None:
+    """Write a run's configuration if it has changed, and then remove the result."""
+    if config != read_config(folder):
+        try:
+            (folder / RESULT).unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot change the run in {folder}: {error}") from error
+        write_json(folder / CONFIG, config.to_config())
+
+
 _NAMES = (
-    *(CONFIG, METRICS, RESULT, WEIGHTS, CURVES, *checkpoint.NAMES),
+    *(CONFIG, METRICS, RESULT, WEIGHTS, CURVES, trackers.FILE, *checkpoint.NAMES),
     *(DIAGNOSES, HEAT_MAP, DIAGNOSE_CURVES),
 )
 

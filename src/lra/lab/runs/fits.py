@@ -7,28 +7,53 @@ are given.
 
 import copy
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lra.errors import RunError, one_line
+from lra.errors import RunError
 from lra.lab.runs.state import COLUMNS, State
 from lra.torch.optimizer_hooks import MOMENTUM
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Stands for all values that pass a test."""
+
+    description: str
+    test: Callable[[Any], bool]
+
+
+ANY = Matching("any value", lambda value: True)
+LIST = Matching("a list", lambda value: isinstance(value, list))
+_NUMBER = Matching("a finite number", lambda value: type(value) is float and math.isfinite(value))
+_FIGURE = Matching("a finite number or None", lambda value: value is None or _NUMBER.test(value))
+
+
+def _whole(least: int, most: float) -> Matching:
+    description = f"a whole number from {least} to {most}"
+    return Matching(description, lambda value: type(value) is int and least <= value <= most)
 
 
 def check_structure(value: Any, expected: Any, where: str) -> None:
     """Check that a value has the expected names, types, shapes and dtypes.
 
-    Numbers and strings may differ.
+    Numbers and strings may differ, unless `Matching` stands for them.
 
     Raises:
         RunError: with the location, the expected and the actual value.
     """
     match expected:
+        case Matching():
+            _require(expected.test(value), where, expected.description, value)
         case Mapping():
-            check_names(value, expected, where)
+            _require(isinstance(value, dict), where, "a mapping", value)
+            if different := value.keys() ^ expected.keys():
+                listed = ", ".join(sorted(f"{name!r}"[:80] for name in different)[:5])
+                raise RunError(f"{where}: names that are missing or unexpected: {listed}")
             for name in expected:
                 check_structure(value[name], expected[name], f"{where}, {name}")
         case list() | tuple():
@@ -42,25 +67,14 @@ def check_structure(value: Any, expected: Any, where: str) -> None:
             _require(type(value) is type(expected), where, _describe(expected), value)
 
 
-def check_names(value: Any, names: Collection[Any], where: str) -> None:
-    """Check that a value is a mapping with exactly these names.
+def expect_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the structure of this optimizer's state after a step, for `check_structure`.
 
-    Raises:
-        RunError: with the missing and the unexpected names.
-    """
-    _require(isinstance(value, dict), where, "a mapping", value)
-    if different := value.keys() ^ set(names):
-        listed = ", ".join(sorted(f"{name!r}"[:80] for name in different)[:5])
-        raise RunError(f"{where}: names that are missing or unexpected: {listed}")
+    The step is that of a copy, with learning rate 0 and zero gradients.
 
-
-def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Check a saved optimizer state against that of a copy of this optimizer after one step.
-
-    The step has learning rate 0 and zero gradients.
-
-    Raises:
-        RunError: names, types, shapes or settings differ.
+    Args:
+        saved: the state to check, which may lack weights without an update so far.
+        optimizer: the optimizer.
     """
     trial = copy.deepcopy(optimizer)
     for group in trial.param_groups:
@@ -68,81 +82,66 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     trial.step()
-    expected = trial.state_dict()
-    check_names(saved, expected, "optimizer")
-    check_structure(saved["param_groups"], expected["param_groups"], "optimizer, group")
-    pairs = zip(saved["param_groups"], expected["param_groups"], strict=True)
-    for i, (group, expected_group) in enumerate(pairs):
-        for name, value in expected_group.items():
-            good = _finite(group[name]) if name == "lr" else group[name] == value  # lr is scheduled
-            _require(good, f"optimizer, group {i}, {name}", repr(value), group[name])
-    state = saved["state"]
-    _require(isinstance(state, dict), "optimizer, state", "a mapping", state)
-    for index, entries in state.items():  # a weight without an update so far has no entry
-        _require(index in expected["state"], "optimizer, state", "a weight's number", index)
-        where = f"optimizer, state of weight {index}"
-        if isinstance(entries, dict) and MOMENTUM in entries:  # of shared feedback's decay
-            if type(entries[MOMENTUM]) is not float:  # a number before anything has decayed
-                like = expected["state"][index].get("momentum_buffer")
-                check_structure(entries[MOMENTUM], like, f"{where}, {MOMENTUM}")
-            entries = {name: entries[name] for name in entries if name != MOMENTUM}
-        check_structure(entries, expected["state"][index], where)
+    fresh = trial.state_dict()
+    groups = [
+        {name: _NUMBER if name == "lr" else _equal(value) for name, value in group.items()}
+        for group in fresh["param_groups"]
+    ]  # lr is scheduled
+    entries = saved.get("state") if isinstance(saved, dict) else None
+    given: dict[Any, Any] = entries if isinstance(entries, dict) else {}
+    state = {index: dict(known) for index, known in fresh["state"].items() if index in given}
+    for index, known in state.items():
+        known.pop(MOMENTUM, None)
+        if (
+            isinstance(given[index], dict) and MOMENTUM in given[index]
+        ):  # of shared feedback's decay
+            started = type(given[index][MOMENTUM]) is not float  # a number before anything decayed
+            known[MOMENTUM] = known.get("momentum_buffer") if started else 0.0
+    return {"param_groups": groups, "state": state}
 
 
-def check_state(saved: Any, steps: int, weights: Mapping[str, Tensor]) -> None:
-    """Check the saved fields of a `State`, with numbers that are possible in a run.
+def _equal(expected: Any) -> Matching:
+    # Tensors in the value could make == raise an error.
+    return Matching(repr(expected), lambda value: repr(value) == repr(expected))
+
+
+def expect_state(saved: Any, steps: int, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the structure of the fields of a `State`, for `check_structure`.
 
     Args:
-        saved: the fields.
+        saved: the fields to check.
         steps: the number of steps in an epoch.
         weights: the plain network's weights.
-
-    Raises:
-        RunError: a name, type or number is impossible.
     """
-    check_names(saved, vars(State()), "state")
-    rows, best = saved["rows"], saved["best_epoch"]
-    _require(isinstance(rows, list), "state, rows", "a list", rows)
-    for name, least, most in (
-        ("epoch", len(rows), len(rows)),
-        ("step", 0, steps),
-        ("correct", 0, math.inf),
-        ("best_epoch", min(len(rows), 1), len(rows)),
-    ):
-        good = type(saved[name]) is int and least <= saved[name] <= most
-        _require(good, f"state, {name}", f"a whole number from {least} to {most}", saved[name])
-    for name in ("loss_sum", "seconds"):
-        _require(_finite(saved[name]), f"state, {name}", "a finite number", saved[name])
-    for i, row in enumerate(rows):
-        where = f"state, epoch {i + 1}"
-        check_names(row, COLUMNS, where)
-        for name in COLUMNS:
-            absent = row[name] is None and name.startswith("validation")
-            good = row[name] == i + 1 if name == "epoch" else absent or _finite(row[name])
-            _require(good, f"{where}, {name}", "a finite number", row[name])
-    check_structure(saved["best_weights"], weights if best else {}, "state, best weights")
+    rows = saved.get("rows") if isinstance(saved, dict) else None
+    n = len(rows) if isinstance(rows, list) else 0
+    figures = {name: _FIGURE if name.startswith("validation") else _NUMBER for name in COLUMNS}
+    expected: dict[str, Any] = {
+        "rows": [figures | {"epoch": _whole(i + 1, i + 1)} for i in range(n)],
+        "epoch": _whole(n, n),
+        "step": _whole(0, steps),
+        "loss_sum": _NUMBER,
+        "correct": _whole(0, math.inf),
+        "seconds": _NUMBER,
+        "best_epoch": _whole(min(n, 1), n),
+        "best_weights": weights if n else {},
+    }
+    assert expected.keys() == vars(State()).keys()
+    return expected
 
 
-def check_random(cpu: Any, cuda: Any) -> None:
-    """Check the saved states of torch's random generators.
+def expect_random() -> Matching:
+    """Return what a state of torch's random generator is, for `check_structure`."""
 
-    CUDA states are ignored on a machine without CUDA.
+    def loads(value: Any) -> bool:
+        try:
+            check_structure(value, torch.get_rng_state(), "random state")
+            torch.Generator().set_state(value)
+        except RuntimeError:  # of RunError too
+            return False
+        return True
 
-    Raises:
-        RunError: a state is invalid.
-    """
-    check_structure(cpu, torch.get_rng_state(), "random state")
-    try:
-        torch.Generator().set_state(cpu)
-    except RuntimeError as error:
-        raise RunError(f"random state: {one_line(error)}") from error
-    _require(isinstance(cuda, list), "random state of CUDA", "a list", cuda)
-    if cuda and torch.cuda.is_available():
-        check_structure(cuda, torch.cuda.get_rng_state_all(), "random state of CUDA")
-
-
-def _finite(value: Any) -> bool:
-    return type(value) is float and math.isfinite(value)
+    return Matching("a state of torch's random generator", loads)
 
 
 def _same_layout(value: Any, expected: Tensor) -> bool:

@@ -1,14 +1,14 @@
 """Reporters that write a run's files, apart from checkpoints: metrics, weights, plots, logs."""
 
 import contextlib
-import socket
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-untyped]
 from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
-from tensorboardX.record_writer import RecordWriter  # type: ignore[import-untyped]
 from tensorboardX.summary import scalar  # type: ignore[import-untyped]
 
 from lra.lab.runs import files, plots
@@ -27,36 +27,12 @@ class Reporters(Reporter):
 
     def __init__(self, reporters: Iterable[Reporter]) -> None:
         self.reporters = tuple(reporters)
+        for name in ("start", "note", "step", "epoch", "diagnosis", "end"):
+            setattr(self, name, functools.partial(self._forward, name))
 
-    def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
-        """Forward the start."""
+    def _forward(self, name: str, *arguments: Any) -> None:
         for reporter in self.reporters:
-            reporter.start(description, epochs, steps, text)
-
-    def note(self, text: str) -> None:
-        """Forward a remark."""
-        for reporter in self.reporters:
-            reporter.note(text)
-
-    def step(self, step: int, loss_sum: float, correct: int, seen: int) -> None:
-        """Forward the progress of an epoch."""
-        for reporter in self.reporters:
-            reporter.step(step, loss_sum, correct, seen)
-
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Forward the metrics of an epoch."""
-        for reporter in self.reporters:
-            reporter.epoch(row, epochs)
-
-    def diagnosis(self, epoch: int, step: int, diagnosis: Diagnosis) -> None:
-        """Forward a diagnosis."""
-        for reporter in self.reporters:
-            reporter.diagnosis(epoch, step, diagnosis)
-
-    def end(self, result: dict[str, Any], folder: Path) -> None:
-        """Forward the result."""
-        for reporter in self.reporters:
-            reporter.end(result, folder)
+            getattr(reporter, name)(*arguments)
 
     def close(self) -> None:
         """Close each reporter, even if another one fails."""
@@ -102,7 +78,8 @@ class FilesReporter(Reporter):
 class EventsReporter(Reporter):
     """Writes a new TensorBoard log, since that of a killed run may lack its last epochs.
 
-    Events are written synchronously, without a thread, so that the end of a run never waits.
+    Events are written synchronously. The loggers of Fabric and tensorboardX write in a thread: if
+    the disk is full, it ends with an error that training does not see, and their queue blocks.
 
     Args:
         folder: the run's folder.
@@ -117,36 +94,29 @@ class EventsReporter(Reporter):
         diagnosed: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.folder, self.rows, self.diagnosed = folder, rows, diagnosed
-        self.log: RecordWriter | None = None
+        self.log: EventsWriter | None = None
 
     def start(self, description: str, epochs: int, steps: int, text: bool) -> None:
         """Open the log and write earlier epochs and diagnoses."""
-        with self._write_errors():
+        with self._writing():
             for old in self.folder.glob(files.EVENTS):
                 old.unlink()
-            name = f"{int(time.time())}.{socket.gethostname()}"
-            self.log = RecordWriter(str(self.folder / files.EVENTS.replace("*", name)))
-            self._add(file_version="brain.Event:2")
+            self.log = EventsWriter(str(self.folder / files.EVENTS.partition(".")[0]))
             for row in self.rows:
                 self._add_row(row)
             for row in self.diagnosed:
-                self._add_layer(row)
-            self.log.flush()
+                self._add(row["step"], scalars_of(row), "diagnose/")
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Write the metrics of an epoch."""
-        assert self.log is not None
-        with self._write_errors():
+        with self._writing():
             self._add_row(row)
-            self.log.flush()
 
     def diagnosis(self, epoch: int, step: int, diagnosis: Diagnosis) -> None:
         """Write the numbers of each layer."""
-        assert self.log is not None
-        with self._write_errors():
+        with self._writing():
             for row in diagnosis.rows():
-                self._add_layer(row | {"step": step})
-            self.log.flush()
+                self._add(step, scalars_of(row | {"step": step}), "diagnose/")
 
     def close(self) -> None:
         """Close the log. A full disk has already raised an error."""
@@ -156,21 +126,19 @@ class EventsReporter(Reporter):
             self.log = None
 
     def _add_row(self, row: dict[str, Any]) -> None:
-        for column in COLUMNS[1:]:
-            if row[column] is not None:
-                self._add(step=row["epoch"], summary=scalar(column, row[column]))
+        self._add(row["epoch"], {name: row[name] for name in COLUMNS[1:] if row[name] is not None})
 
-    def _add_layer(self, row: dict[str, Any]) -> None:
-        for name, value in scalars_of(row).items():
-            self._add(step=row["step"], summary=scalar(f"diagnose/{name}", value))
-
-    def _add(self, **content: Any) -> None:
+    def _add(self, step: int, values: dict[str, float], prefix: str = "") -> None:
         assert self.log is not None
-        self.log.write(Event(wall_time=time.time(), **content).SerializeToString())
+        for name, value in values.items():
+            summary = scalar(prefix + name, value)
+            self.log.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     @contextlib.contextmanager
-    def _write_errors(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
+            if self.log is not None:
+                self.log.flush()
         except OSError as error:
             raise write_error(self.folder / files.EVENTS, error) from error

@@ -14,7 +14,7 @@ import lra
 from lra.errors import Diverged, RunError
 from lra.lab.data import Dataset
 from lra.lab.networks.build import build_network, plain_state
-from lra.lab.runs import files
+from lra.lab.runs import files, trackers
 from lra.lab.runs.diagnoses import DiagnosesReporter
 from lra.lab.runs.display import Reporter
 from lra.lab.runs.measure import Metrics, count_correct, cross_entropy, measure
@@ -27,28 +27,23 @@ from lra.lab.settings.schedule import factor
 from lra.lab.training.batches import Batch, Pair
 from lra.lab.training.finite import locate_nonfinite
 from lra.lab.training.learning import make_predictor, method_step
+from lra.lab.training.lengthen import check_epochs, with_epochs
 from lra.lab.training.session import Session
+from lra.lab.training.stop import Interrupted as Interrupted
 from lra.lab.training.stop import Stop
+from lra.lab.training.threads import preserve_threads
+from lra.lab.visible import visible
 from lra.methods import Method
 
 CHECK_EVERY = 20
 """Steps between reports; on a device other than the CPU, also between checks of the losses."""
+REPORT_EVERY = 5.0
+"""Seconds after which slow steps are reported one by one."""
 SAVE_EVERY = 120.0
 """Seconds between checkpoints within an epoch."""
 
 
-class Interrupted(lra.LraError):
-    """A run that was ended by a signal and can be resumed.
-
-    Attributes:
-        signal: the number of the signal.
-    """
-
-    def __init__(self, number: int, folder: Path) -> None:
-        super().__init__(f"stopped; continue with: lra train --resume {folder}")
-        self.signal = number
-
-
+@preserve_threads()
 def train(
     config: TrainConfig,
     folder: Path,
@@ -57,6 +52,7 @@ def train(
     data_folder: Path | None = None,
     reporter: Reporter | None = None,
     dataset: Dataset | None = None,
+    log: str = "tensorboard",
 ) -> dict[str, Any]:
     """Train a network and save the run to a folder.
 
@@ -67,6 +63,8 @@ def train(
         data_folder: the folder with the dataset's files, if they are not in the cache.
         reporter: receives the progress; silent by default.
         dataset: the data, if they are not loaded by the name in the configuration.
+        log: a tracker in `lra.lab.runs.trackers.TRACKERS` that receives the metrics as well;
+            a TensorBoard log is always written.
 
     Returns:
         The content of `result.json`.
@@ -78,23 +76,37 @@ def train(
         RunError: the folder is in use or not empty, or a file cannot be written.
         Interrupted: the run was stopped by Ctrl-C or SIGTERM, and a checkpoint was written.
     """
+    trackers.check(log)
     run = _Run(config, folder, data_folder, reporter, dataset)
     with run.locked(lambda: files.make_folder(folder, overwrite)):
-        run.on_first_process(lambda: files.create(folder, config))
+        run.on_first_process(lambda: files.create(folder, run.config))
+        run.on_first_process(lambda: trackers.choose(folder, log))
         return run.train(State())
 
 
+@preserve_threads()
 def resume(
     folder: Path,
     *,
+    epochs: int | None = None,
     data_folder: Path | None = None,
     reporter: Reporter | None = None,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Continue a run from its newest valid checkpoint, bit-identical to an uninterrupted run.
 
-    Arguments, results and errors are those of `train`, with a `DataError` if the data differ from
-    those that the run was trained on.
+    Other arguments, results and errors are those of `train`, with a `DataError` if the data differ
+    from those that the run was trained on.
+
+    Args:
+        folder: the run's folder.
+        epochs: another number of epochs in all, for a run whose learning rate is constant.
+        data_folder: the folder with the dataset's files, if they are not in the cache.
+        reporter: receives the progress; silent by default.
+        dataset: the data, if they are not loaded by the name in the configuration.
+
+    Raises:
+        OptionError: the run cannot have this number of epochs.
     """
     config = files.read_config(folder)
     if changed := code.changed(config.references, config.sources, config.source_folder):
@@ -102,9 +114,16 @@ def resume(
             f"{' and '.join(changed)} changed since the run began, so resuming would mix two "
             "versions. Restore it, or start a new run in another folder: lra train ... --out FOLDER"
         )
+    trackers.check(trackers.chosen(folder))
+    if epochs is not None:
+        config = with_epochs(config, epochs)
     run = _Run(config, folder, data_folder, reporter, dataset)
     with run.locked():
-        return run.train(run.load_checkpoint())
+        state = run.load_checkpoint()
+        if epochs is not None:
+            check_epochs(state, epochs)
+        run.on_first_process(lambda: files.change(folder, run.config))
+        return run.train(state)
 
 
 class _Run(Session):
@@ -121,6 +140,7 @@ class _Run(Session):
         super().__init__(config, folder, data_folder, reporter or Reporter(), dataset)
         self.check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
         self.stop = Stop()
+        self.last_report = time.monotonic()
         self.diagnoses: DiagnosesReporter | None = None
 
     def train(self, state: State) -> dict[str, Any]:
@@ -152,13 +172,15 @@ class _Run(Session):
         about = {"sample_shape": shape, "classes": classes, "reads": self.data.reads}
         rule = self.config.rule_name
         title = f"{self.data.name}, {self.config.model}, {rule}, seed {self.config.seed}"
-        files = FilesReporter(self.folder, state, about, title)
-        if not self.config.diagnose:
-            return Reporters((files, EventsReporter(self.folder, state.rows), self.reporter))
-        done = state.epoch * self.batches.steps + state.step
-        self.diagnoses = DiagnosesReporter(self.folder, done)
-        log = EventsReporter(self.folder, state.rows, self.diagnoses.rows)
-        return Reporters((files, log, self.diagnoses, self.reporter))
+        reporters: list[Reporter] = [FilesReporter(self.folder, state, about, visible(title))]
+        if self.config.diagnose:
+            done = state.epoch * self.batches.steps + state.step
+            self.diagnoses = DiagnosesReporter(self.folder, done)
+            reporters.append(self.diagnoses)
+        diagnosed = self.diagnoses.rows if self.diagnoses else ()
+        reporters.append(EventsReporter(self.folder, state.rows, diagnosed))
+        reporters += trackers.reporters(self.folder, self.config, state.rows)
+        return Reporters((*reporters, self.reporter))
 
     def _train_epoch(self, state: State, reporter: Reporter) -> None:
         """Train for an epoch, or for the rest of one."""
@@ -178,8 +200,10 @@ class _Run(Session):
                 self.fabric.backward(loss)
             self._set_rates(state.epoch * steps + state.step - 1)
             self.stepper.step()
-            if not pending and (state.step % CHECK_EVERY == 0 or state.step == steps):
-                state.seconds = time.monotonic() - self.began
+            now = time.monotonic()
+            due = state.step % CHECK_EVERY == 0 or now - self.last_report > REPORT_EVERY
+            if not pending and (due or state.step == steps):
+                self.last_report, state.seconds = now, now - self.began
                 per_sample = batch.predictions // batch.size
                 reporter.step(state.step, state.loss_sum, state.correct, seen * per_sample)
             if number := self._received_signal(state, pending, batch.x):
@@ -312,6 +336,7 @@ class _Run(Session):
             "weights": weights,
             "feedback_weights": learned,
             "device": str(self.device),
+            "threads": config.threads,
             "versions": {
                 "lra": lra.__version__,
                 "torch": torch.__version__,

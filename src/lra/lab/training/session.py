@@ -1,6 +1,7 @@
 """The state of a running process: data, network, optimizer, folder and checkpoints."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from lra.lab.training.batches import Batches, place
 from lra.lab.training.fabric import start_fabric
 from lra.lab.training.finite import find_nonfinite_weight
 from lra.lab.training.learning import compile_step, feedback_parameters, prepare, share_feedback
+from lra.lab.training.lengthen import comparable
+from lra.lab.training.threads import choose_threads
 
 
 class Session:
@@ -55,8 +58,15 @@ class Session:
         self.text = self.data.reads == "text"
         train_set, self.validation_set, self.test_set = place(self.data, config, self.device)
         self.batches = Batches(train_set, config, self.world, self.fabric.global_rank)
+        available = torch.get_num_threads()
+        torch.set_num_threads(config.threads or 1)  # the bits of the first weights depend on it
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.data.sample_shape, self.data.num_classes)
+        if config.threads is None:
+            few = train_set[0][:2].cpu()
+            threads = choose_threads(config, self.network, few, self.device, available)
+            self.config = config = dataclasses.replace(config, threads=threads)
+            torch.set_num_threads(threads)
         self.plain_names = tuple(self.network.state_dict())
         samples = train_set[0][:2].cpu()
         own = config.network.entry is None
@@ -105,11 +115,13 @@ class Session:
     def load_checkpoint(self) -> State:
         """Restore the newest valid checkpoint, and return its state; a new one if there is none."""
         if not checkpoint.exists(self.folder) and not (self.folder / files.WEIGHTS).exists():
+            files.check_files(self.folder)
             return State()  # the run ended before its first checkpoint
         loaded: list[dict[str, Any]] = []
 
         def read() -> None:
-            saved, problems = checkpoint.latest(self.folder, self.config.to_config(), self._check)
+            plain = comparable(self.config)
+            saved, problems = checkpoint.latest(self.folder, plain, self._check)
             loaded.append(saved)
             for problem in problems:
                 self.reporter.note(f"skipped: {problem}")
@@ -127,7 +139,8 @@ class Session:
 
     def _check(self, saved: dict[str, Any]) -> None:
         """Raise an error for a checkpoint that this run would not have saved."""
-        fits.check_names(saved, self._checkpoint_content(State()), "checkpoint")
+        parts = dict.fromkeys(self._checkpoint_content(State()), fits.ANY)
+        fits.check_structure(saved, parts | {"data": self.fingerprint}, "checkpoint")
         if saved["data"] != self.fingerprint:
             raise DataError(
                 f"{self.folder}: {self.data.name} differs from the data that the run was trained "
@@ -135,12 +148,16 @@ class Session:
                 "... --out FOLDER"
             )
         network = self.network.state_dict()
-        fits.check_structure(saved["model"], network, "weights")
-        fits.check_optimizer(saved["optimizer"], self.optimizer)
-        fits.check_state(
-            saved["state"], self.batches.steps, {name: network[name] for name in self.plain_names}
-        )
-        fits.check_random(saved["rng"], saved["cuda_rng"])
+        plain = {name: network[name] for name in self.plain_names}
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        expected = parts | {
+            "state": fits.expect_state(saved["state"], self.batches.steps, plain),
+            "model": network,
+            "optimizer": fits.expect_optimizer(saved["optimizer"], self.optimizer),
+            "rng": fits.expect_random(),
+            "cuda_rng": cuda if cuda and saved["cuda_rng"] else fits.LIST,
+        }
+        fits.check_structure(saved, expected, "checkpoint")
 
     def _checkpoint_content(self, state: State) -> dict[str, Any]:
         """Return the content of a checkpoint."""

@@ -6,7 +6,22 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
+
+from lra.errors import LraError
+
+
+class Interrupted(LraError):  # noqa: N818 - a state of a run, like Diverged
+    """A run that was ended by a signal and can be resumed.
+
+    Attributes:
+        signal: the number of the signal.
+    """
+
+    def __init__(self, number: int, folder: Path) -> None:
+        super().__init__(f"stopped; continue with: lra train --resume {folder}")
+        self.signal = number
 
 
 class Stop:

@@ -1,0 +1,27 @@
+"""Output on a terminal: text of names and errors is shown, and never controls the terminal."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from lra.lab.visible import visible
+
+
+class Terminal(Console):
+    """A console that shows control characters in texts and in cells of tables as text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Convert a string to a renderable text."""
+        return super().render_str(visible(text), **options)
+
+
+def say(console: Console, text: str) -> None:
+    """Print text without markup, highlighting or wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(text: str) -> None:
+    """Write text to standard output: unchanged to a file, with visible characters to a terminal."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
