@@ -95,7 +95,7 @@ def test_a_search_draws_no_more_settings_than_trials(blobs: Path, tmp_path: Path
     study = Study(grid_of(blobs, "tpe", trials=3).experiments[0], Store(tmp_path / "out"))
     for _ in range(5):
         study.draw()
-    assert len(study.settings()) == 3
+    assert len(study.settings()) == len(study.store.drawn(study.name)) == 3
 
 
 def _draw(grid: Grid, out: Path) -> None:

@@ -104,7 +104,7 @@ class Pool:
         raise Stopped(stop.signal)
 
     def _stop(self) -> None:
-        """Tell the running processes to save their runs and end."""
+        """Stop the running processes, which save their runs."""
         with _START:
             self.stopping = True
             for connection in self.connections:
