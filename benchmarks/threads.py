@@ -23,9 +23,7 @@ from lra.lab.training.threads import work_per_matrix
 def perceptron(width: int, depth: int) -> nn.Module:
     sizes = [784, *[width] * depth, 10]
     layers = [
-        part
-        for i in range(depth + 1)
-        for part in (nn.Linear(sizes[i], sizes[i + 1]), nn.Tanh())
+        part for i in range(depth + 1) for part in (nn.Linear(sizes[i], sizes[i + 1]), nn.Tanh())
     ]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 

@@ -91,7 +91,9 @@ ATTACKS = {
 def forked() -> multiprocessing.context.ForkServerContext:
     """Return a context that forks processes from a server that has loaded the command."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lra.lab.cli.commands", "lra.lab.training.loop"])  # takes effect with the first process
+    context.set_forkserver_preload(
+        ["lra.lab.cli.commands", "lra.lab.training.loop"]
+    )  # takes effect with the first process
     return context
 
 

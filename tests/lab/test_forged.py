@@ -121,7 +121,10 @@ FORGERIES: dict[str, tuple[Callable[[State], Any], str]] = {
     "a step that is not a number": (lambda s: s["state"].update(step="1"), "state, step: expected"),
     "best epoch": (lambda s: s["state"].update(best_epoch=0), "state, best_epoch: expected"),
     "seconds": (lambda s: s["state"].update(seconds=None), "state, seconds: expected a finite"),
-    "rows": (lambda s: s["state"].update(rows={}), "state, rows: expected a list of length 0, found dict"),
+    "rows": (
+        lambda s: s["state"].update(rows={}),
+        "state, rows: expected a list of length 0, found dict",
+    ),
     "a row": (lambda s: s["state"]["rows"][1].pop("loss"), "state, rows, 1: names .*'loss'"),
     "a figure": (lambda s: s["state"]["rows"][1].update(loss="x"), "rows, 1, loss: expected"),
     "a missing part": (lambda s: s.pop("optimizer"), "checkpoint: names .*'optimizer'"),
