@@ -685,6 +685,37 @@ def test_a_shorter_run_equals_one_from_the_start(tmp_path: Path, blobs: Path) ->
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_an_altered_number_of_epochs_is_refused(tmp_path: Path, blobs: Path) -> None:
+    train(tiny(blobs), tmp_path / "run")
+    path = tmp_path / "run" / files.CONFIG
+    path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 30000'))
+    with pytest.raises(RunError, match=r"another configuration \(epochs: 3 there, 30000 here\)"):
+        resume(tmp_path / "run")
+
+
+def test_lengthening_that_ends_between_its_writes_loses_nothing(
+    tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    for name, epochs in (("again", 5), ("as it was", None)):
+        run = tmp_path / name
+        train(tiny(blobs, epochs=2), run)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "change", die)
+            with pytest.raises(Killed):
+                resume(run, epochs=5)
+        resume(run, epochs=epochs)
+        train(tiny(blobs, epochs=epochs or 2), tmp_path / f"{name}, whole")
+        weights = [each / files.WEIGHTS for each in (run, tmp_path / f"{name}, whole")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+        assert not differences(metrics(run), metrics(tmp_path / f"{name}, whole"))
+
+
 def test_lengthening_loses_nothing_when_killed(tmp_path: Path, blobs: Path) -> None:
     """The configuration is written first, then the checkpoint of the next epoch."""
     train(tiny(blobs, epochs=5), tmp_path / "whole")

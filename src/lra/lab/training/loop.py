@@ -119,9 +119,11 @@ def resume(
         config = with_epochs(config, epochs)
     run = _Run(config, folder, data_folder, reporter, dataset)
     with run.locked():
-        state = run.load_checkpoint()
+        state = run.load_checkpoint(other_epochs=epochs is not None)
         if epochs is not None:
             check_epochs(state, epochs)
+            if epochs != files.read_config(folder).epochs:
+                run.save(state)  # if the process ends now, the previous checkpoint is as before
         run.on_first_process(lambda: files.change(folder, run.config))
         return run.train(state)
 

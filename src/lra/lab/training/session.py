@@ -112,15 +112,19 @@ class Session:
             self.on_first_process(lock_folder)
             yield
 
-    def load_checkpoint(self) -> State:
-        """Restore the newest valid checkpoint, and return its state; a new one if there is none."""
+    def load_checkpoint(self, other_epochs: bool = False) -> State:
+        """Restore the newest valid checkpoint, and return its state; a new one if there is none.
+
+        Args:
+            other_epochs: whether its number of epochs may differ, where steps do not depend on it.
+        """
         if not checkpoint.exists(self.folder) and not (self.folder / files.WEIGHTS).exists():
             files.check_files(self.folder)
             return State()  # the run ended before its first checkpoint
         loaded: list[dict[str, Any]] = []
 
         def read() -> None:
-            plain = comparable(self.config)
+            plain = comparable(self.config) if other_epochs else self.config.to_config()
             saved, problems = checkpoint.latest(self.folder, plain, self._check)
             loaded.append(saved)
             for problem in problems:
