@@ -156,7 +156,7 @@ def test_help_of_each_command_lists_its_options(call: Call, name: str) -> None:
             elif f.name not in NESTED:
                 option = f.name.replace("_", "-")
                 expected.add(f"--{option}")
-                if f.type in (bool, "bool"):
+                if f.type in (bool, "bool") or getattr(f.type, "__origin__", None) is bool:
                     expected.add(f"--no-{option}")
     if name == "train":
         expected.add("--resume")
@@ -221,7 +221,7 @@ def test_help_shows_defaults(call: Call) -> None:
         ("train digits --model mlp:straight_through=tanh", "is an option of .*sign,.*tanh;"),
         ("train digits --schedule cosin", "unknown schedule 'cosin'.*Did you mean 'cosine'"),
         ("train digits --warmup 1", "warmup must be 0 or more, and below 1; got 1.0"),
-        ("train digits --augment flop", "unknown augmentation 'flop'.*Did you mean 'flip'"),
+        ("train digits --augment flop", "unknown augment 'flop'.*Did you mean 'flip'"),
         ("train python --model gpt --augment flip", "augment: python: .*leave out augment"),
         ("train digits --precision 16", "unknown precision '16'; known: 32, 64, bf16-mixed"),
         ("train digits --device gpu", "unknown device 'gpu'; known: auto, cpu, cuda, mps"),
@@ -239,7 +239,7 @@ def test_help_shows_defaults(call: Call) -> None:
         ("train digits --rule kolen-pollack:beta=0.1", "option of rule 'kolen-pollack' 'beta'"),
         ("train digits --rule feedback-alignment:gamma=1", "'gamma'; known: init"),
         ("train digits --rule lra-e:magnitude=fixed", "option of rule 'lra-e' 'magnitude'"),
-        ("train digits --rule backprop --feedback-lr 0.1", "feedback_lr .*backprop learns no"),
+        ("train digits --rule backprop --feedback-lr 0.1", "--feedback-lr .*backprop learns no"),
         ("train digits --optimizer sgd --betas 0.9 0.9", "betas is an option of adam and adamw"),
         ("train digits --rule lra-e:beta=0", "beta must be a finite number above 0, got 0.0"),
         ("train digits --lr 0", "lr must be a number, above 0; got 0.0"),
@@ -575,7 +575,7 @@ def test_resume(call: Call, run: Path) -> None:
 def test_control_characters_in_names_are_shown(call: Call, tmp_path: Path, name: str) -> None:
     shown = name.encode("unicode_escape").decode()
     path = write_blobs(tmp_path / f"{name}.npz")
-    words = ("--hidden", 4, "--epochs", 1, "--device", "cpu", "--out", f"run{name}")
+    words = ("--model", "mlp:hidden=4", "--epochs", 1, "--device", "cpu", "--out", f"run{name}")
     outputs = [
         call("train", path.name, *words),
         call("evaluate", f"run{name}"),

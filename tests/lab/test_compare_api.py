@@ -48,7 +48,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return "outcome", execute(self.grid, self.out, job)
 
     monkeypatch.setattr(pool.Pool, "_run_once", run_once)
-    monkeypatch.setattr(plots, "curves", lambda *args, **more: None)
+    monkeypatch.setattr(plots, "save", lambda *args, **more: None)
 
 
 def lra_compare(*words: object) -> None:

@@ -418,7 +418,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a report whose names try to be markup."""
     out = tmp_path_factory.mktemp("hostile")
     with pytest.MonkeyPatch.context() as patch:  # stands for rules in files with such names
-        patch.setattr("lra.lab.comparison.grid.read_rule", lambda text: Spec(text, "backprop", {}))
+        patch.setattr(
+            "lra.lab.comparison.grid.parse_rule", lambda text, more: Spec(text, "backprop", {})
+        )
         grid = Grid((DATASET, "a\n\x1b]0;b\x07.npz"), rules=HOSTILE, trials=1, epochs=4)
         found = dict(zip(HOSTILE, ACCURACIES.values(), strict=True))
         report.write(grid, make_tables(grid, found), out)

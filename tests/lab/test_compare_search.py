@@ -23,7 +23,7 @@ SPACE = ("lr=1e-4..1e-1:log", "beta=0.1..1")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "curves", lambda *args, **more: None)
+    monkeypatch.setattr(plots, "save", lambda *args, **more: None)
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def test_every_field_survives_json() -> None:
         "device": "cpu",
         "devices": 2,
         "precision": "64",
+        "threads": 2,
         "compile": "auto",  # "always" excludes two devices
         "diagnose": 5,
         "sources": (),
@@ -174,6 +175,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"lr": "0.1"}, r"lr .*'0.1'"),
     ({"lr": True}, r"lr .*True"),
     ({"schedule": "cosin"}, r"schedule 'cosin'; known: constant, cosine, one-cycle"),
+    ({"threads": 0}, r"threads must be a whole number, 1 or more; got 0"),
     ({"warmup": 1.0}, r"warmup must be 0 or more, and below 1; got 1.0"),
     ({"warmup": -0.1}, r"warmup must be 0 or more, and below 1; got -0.1"),
     ({"augment": ("flop",)}, r"augment 'flop'; known: crop, flip.*Did you mean 'flip'"),

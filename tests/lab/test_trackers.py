@@ -169,7 +169,7 @@ def test_mlflow(tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) ->
     mlflow = pytest.importorskip("mlflow", exc_type=ImportError)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    words = ["--hidden", "4", "--epochs", "3", "--device", "cpu", "--log", "mlflow"]
+    words = ["--model", "mlp:hidden=4", "--epochs", "3", "--device", "cpu", "--log", "mlflow"]
     main.main(["train", str(blobs), *words, "--out", "run"])
     run = json.loads((tmp_path / "run" / trackers.FILE).read_text())["run"]
     client = mlflow.MlflowClient()

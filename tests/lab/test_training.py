@@ -793,9 +793,9 @@ class Threads(Reporter):
     ("settings", "threads"),
     [
         ({}, 1),
-        ({"hidden": (2000, 2000), "batch_size": 100}, 2),
+        ({"model": "mlp:hidden=2000-2000", "batch_size": 100}, 2),
         ({"threads": 3}, 3),
-        ({"hidden": (2000, 2000), "batch_size": 100, "threads": 1}, 1),
+        ({"model": "mlp:hidden=2000-2000", "batch_size": 100, "threads": 1}, 1),
     ],
 )
 def test_threads(

@@ -195,8 +195,9 @@ class DataShow:
     def execute(self, console: Console) -> None:
         """Write the plot and print its path."""
         arrays = data.load(self.dataset, self.data, lambda event: say(console, event))
+        figure = data.sample_figure(arrays, self.count, self.seed)
         for what, value in arrays.describe().items():
             say(console, f"{what:<8} {value}")
         out = self.out or Path(f"{Path(arrays.name).stem}.png")
-        plots.save(data.sample_figure(arrays, self.count, self.seed), out)
+        plots.save(figure, out)
         say(console, str(out))

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import lra
-from lra.__main__ import exit_on_interrupt
 from lra.axis import unknown
 from lra.errors import LraError, OptionError
 from lra.lab.cli.terminal import Terminal, say
-from lra.lab.training.stop import Interrupted, exit_with_parent
+from lra.lab.training.stop import Interrupted, exit_on_interrupt, exit_with_parent
 
 if TYPE_CHECKING:
     from lra.lab.cli.commands import Command
@@ -31,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "predict": (
         "commands:Predict",
-        "Predict the classes of samples and print CSV: index, class, probability.",
+        "Predict the classes of samples and print CSV: index or file, class, probability.",
     ),
     "write": ("commands:Write", "Continue a text with the network of a run."),
     "compare": (
@@ -50,7 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "commands:DataFetch",
         "Fetch a dataset into the cache and verify every file.",
     ),
-    "data show": ("commands:DataShow", "Plot samples of a dataset."),
+    "data show": ("commands:DataShow", "Describe a dataset, and plot samples of it."),
 }
 """By name, the class of each subcommand below `lra.lab.cli`, and the first line of its help.
 

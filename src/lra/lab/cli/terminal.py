@@ -6,7 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from lra.lab.visible import visible
+from lra.display import printable
+
+
+def visible(text: str) -> str:
+    """Return a text that does not control a terminal, apart from ends of lines and tabs."""
+    return "".join(c if c in "\n\t" else printable(c) for c in text)
 
 
 class Terminal(Console):

@@ -13,7 +13,6 @@ import tyro
 import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 
-from lra.__main__ import exit_on_interrupt
 from lra.errors import OptionError, one_line
 from lra.lab.cli.commands import Code, Command, MaybePath
 from lra.lab.run import new_folder
@@ -22,6 +21,7 @@ from lra.lab.settings import code
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.options import MaybeInt, optional
 from lra.lab.settings.recipes import RECIPES, recipe
+from lra.lab.training.stop import exit_on_interrupt
 
 
 def _recipe_option() -> Any:

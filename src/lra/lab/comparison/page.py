@@ -7,6 +7,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lra.display import printable
+
 _TEX = str.maketrans(
     {
         **{c: f"\\{c}" for c in "#$%&_{}"},
@@ -28,8 +30,7 @@ class Best(str):
 
 def visible(text: object) -> str:
     """Return a text on one line, with characters that cannot be printed as escapes."""
-    line = re.sub(r"\s+", " ", str(text))
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable(re.sub(r"\s+", " ", str(text)))
 
 
 def _tex(text: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import lra
+from lra.display import printable
 from lra.errors import Diverged, RunError
 from lra.lab.data import Dataset
 from lra.lab.networks.build import build_network, plain_state
@@ -32,7 +33,6 @@ from lra.lab.training.session import Session
 from lra.lab.training.stop import Interrupted as Interrupted
 from lra.lab.training.stop import Stop
 from lra.lab.training.threads import preserve_threads
-from lra.lab.visible import visible
 from lra.methods import Method
 
 CHECK_EVERY = 20
@@ -174,7 +174,7 @@ class _Run(Session):
         about = {"sample_shape": shape, "classes": classes, "reads": self.data.reads}
         rule = self.config.rule_name
         title = f"{self.data.name}, {self.config.model}, {rule}, seed {self.config.seed}"
-        reporters: list[Reporter] = [FilesReporter(self.folder, state, about, visible(title))]
+        reporters: list[Reporter] = [FilesReporter(self.folder, state, about, printable(title))]
         if self.config.diagnose:
             done = state.epoch * self.batches.steps + state.step
             self.diagnoses = DiagnosesReporter(self.folder, done)
