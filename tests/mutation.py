@@ -139,8 +139,8 @@ DEFECTS = (
     Defect(
         "print terminal escapes",
         "lab/comparison/page.py",
-        "c if c.isprintable() else",
-        "c if c else",
+        "return printable(re.sub(",
+        "return str(re.sub(",
         REPORT,
     ),
     Defect(
@@ -713,8 +713,8 @@ DEFECTS = (
     Defect(
         "show control characters",
         "display.py",
-        "c if c.isprintable() else",
-        "c if c else",
+        "return printable(re.sub(",
+        "return str(re.sub(",
         "tests/test_display.py tests/torch/test_reports.py",
     ),
     Defect(
@@ -1930,9 +1930,9 @@ DEFECTS = (
     ),
     Defect(
         "let a name control the terminal",
-        "lab/visible.py",
-        'c.isprintable() or c in "\\n\\t"',
-        "True",
+        "lab/cli/terminal.py",
+        'c in "\\n\\t" else',
+        "True else",
         CONTROLS,
     ),
 )

@@ -44,6 +44,7 @@ def train(
     overwrite: bool = False,
     data_folder: Path | str | None = None,
     progress: bool = False,
+    log: str = "tensorboard",
     **settings: Any,
 ) -> "Run":
     """Train a network, and save the run to a folder.
@@ -61,6 +62,7 @@ def train(
         overwrite: whether to replace an earlier run in that folder.
         data_folder: the folder with the files of a named dataset; by default they are fetched.
         progress: whether to print the progress.
+        log: a tracker that receives the metrics beside TensorBoard's log: "wandb" or "mlflow".
         settings: other fields of `TrainConfig`, such as epochs=5, lr=1e-3, seed=1.
 
     Raises:
@@ -88,6 +90,7 @@ def train(
         data_folder=Path(data_folder) if data_folder else None,
         reporter=_reporter(progress),
         dataset=arrays,
+        log=log,
     )
     return Run(target, arrays)
 
@@ -244,19 +247,28 @@ class Run:
         """
         return Diagnoses(self.folder, diagnoses.read_any(self.folder), self.config)
 
-    def resume(self, *, progress: bool = False, data_folder: Path | str | None = None) -> "Run":
+    def resume(
+        self,
+        *,
+        epochs: int | None = None,
+        progress: bool = False,
+        data_folder: Path | str | None = None,
+    ) -> "Run":
         """Continue the run from its newest checkpoint, to the bits of an uninterrupted run.
 
         Args:
+            epochs: another number of epochs in all, for a run whose learning rate is constant.
             progress: whether to print the progress.
             data_folder: the folder with the files of a named dataset; by default they are fetched.
 
         Raises:
+            OptionError: the run cannot have this number of epochs.
             RunError: no checkpoint is valid, or the user's own code has changed.
             DataError: the data differ from those that the run was trained on.
         """
         loop.resume(
             self.folder,
+            epochs=epochs,
             data_folder=Path(data_folder) if data_folder else None,
             reporter=_reporter(progress),
             dataset=self._dataset,

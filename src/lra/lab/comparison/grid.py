@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tyro
 
@@ -18,9 +18,12 @@ from lra.lab.comparison.digest import digest, slug
 from lra.lab.comparison.space import Dimension, read_dimension
 from lra.lab.data.datasets import is_text
 from lra.lab.networks.model import model_option_types, parse_model
+from lra.lab.networks.table import NETWORKS
+from lra.lab.settings import code
 from lra.lab.settings.config import TrainConfig
 from lra.lab.settings.options import MaybeFloat, MaybeInt, optional
 from lra.lab.settings.spec import (
+    RULES_AND_METHODS,
     STEP,
     Spec,
     build_rule,
@@ -29,6 +32,7 @@ from lra.lab.settings.spec import (
     is_reference,
     parse_rule,
     parse_value,
+    reference,
     rule_option_types,
     with_options,
 )
@@ -76,7 +80,7 @@ class Grid(Axis):
     datasets: Annotated[
         tyro.conf.Positional[tuple[str, ...]], optional("DATASET [DATASET ...]")
     ] = ()
-    """digits, mnist, fashion-mnist, cifar-10, python (text), or paths of .npz or .txt files."""
+    """digits, mnist, fashion-mnist, cifar-10, python (text), or paths (docs/data.md)."""
     rules: Specs = tuple(RULES)
     """Rules, such as lra-e:beta=0.1; the first is the baseline."""
     models: Specs = ("mlp",)
@@ -127,6 +131,19 @@ class Grid(Axis):
         self._check_effects()
         for problem in self.problems:  # raise invalid settings before anything is trained
             self._config(problem, {}, {}, seed=0)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build a grid from the plain data of `to_config`, such as those in grid.json.
+
+        Raises:
+            OptionError: for an unknown or invalid option.
+            RunError: a rule or network is code that has not been named on this machine before.
+        """
+        rules, models = (config.get(name, ()) for name in ("rules", "models"))
+        own = [r for text in rules for r in reference(text, RULES_AND_METHODS)]
+        code.check_named([*own, *(r for text in models for r in reference(text, NETWORKS))])
+        return super().from_config(config)
 
     def _check_search(self) -> None:
         check_distinct("search", (one.name for one in self.space))

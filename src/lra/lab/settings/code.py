@@ -143,6 +143,20 @@ def check(references: Iterable[str], sources: Any, folder: str) -> None:
             )
 
 
+def check_named(references: Iterable[str]) -> None:
+    """Check that code may be loaded that a file names without recording its digest.
+
+    Raises:
+        RunError: the user has not named the code as it is now on this machine before.
+    """
+    for reference in references:
+        if not _note(reference, _digest(reference, "")).exists():
+            raise RunError(
+                f"{reference} is code that was not named on this machine before, or has changed. "
+                "If you trust it, run the comparison by its command again"
+            )
+
+
 def allow(places: Sequence[Path | str]) -> None:
     """Allow the code in files or modules, wherever runs on disk say that it was.
 

@@ -59,7 +59,8 @@ class TrainConfig(Axis):
     """All settings that determine a training run's results: network, data, rule and optimizer."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, cifar-10, python (text), or the path of an .npz or .txt."""
+    """digits, mnist, fashion-mnist, cifar-10, python (text), or a path: an .npz, .csv, .txt or a
+    folder (docs/data.md)."""
     rule: RuleText = field(default_factory=LRAE)
     """The learning rule: lra-e, mirrored-lra, backprop, feedback-alignment, kolen-pollack,
     sign-symmetry, direct-feedback-alignment, direct-lra, rec-lra; a method: predictive-coding,
