@@ -713,8 +713,8 @@ DEFECTS = (
     Defect(
         "show control characters",
         "display.py",
-        "return printable(re.sub(",
-        "return str(re.sub(",
+        "c if c.isprintable() else",
+        "c if c else",
         "tests/test_display.py tests/torch/test_reports.py",
     ),
     Defect(
