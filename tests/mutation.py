@@ -1749,8 +1749,8 @@ DEFECTS = (
     Defect(
         "let fits in threads mix",
         "lab/estimator.py",
-        "with _turn, torch",
-        "with torch",
+        "with _turn, preserve_threads(), torch",
+        "with preserve_threads(), torch",
         ESTIMATOR,
     ),
     Defect(

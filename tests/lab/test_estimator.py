@@ -433,9 +433,12 @@ def _nothing_stays(tmp_path, monkeypatch, capfd):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # small networks train with one
     before = state(), contents()
     yield
     assert (state(), contents()) == before
+    torch.set_num_threads(threads)
     assert capfd.readouterr() == ("", "")
 
 

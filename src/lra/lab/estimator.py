@@ -25,7 +25,8 @@ from lra.lab.runs.state import State
 from lra.lab.settings.code import split_reference
 from lra.lab.settings.config import TrainConfig
 from lra.lab.training.learning import make_predictor
-from lra.lab.training.loop import _Run
+from lra.lab.training.loop import TrainingLoop
+from lra.lab.training.threads import preserve_threads
 from lra.lab.training.stop import Stop
 from lra.methods import Method
 from lra.rules import Rule
@@ -275,7 +276,7 @@ class _Fitted:
         return _Fitted, (*self._builds, self.network.state_dict())
 
 
-class _MemoryRun(_Run):
+class _MemoryRun(TrainingLoop):
     """A run that writes no files, and leaves signals to Python."""
 
     def __init__(self, config: TrainConfig, dataset: Dataset) -> None:
@@ -302,13 +303,13 @@ class _Unstopped(Stop):
 
 @contextlib.contextmanager
 def _exclusive(owned: Mapping[str, Any], device: str) -> Iterator[None]:
-    """Wait for the fits in other threads, set `given`, and restore torch's random state."""
+    """Wait for fits in other threads, set `given`, and restore torch's random state and threads."""
     global given
     # Torch seeds all devices at once, and asking for a device's state would start it.
     started = device != "cpu" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.accelerator.device_count()) if started else ()
     kind = str(torch.accelerator.current_accelerator() or "cuda")
-    with _turn, torch.random.fork_rng(devices, device_type=kind):
+    with _turn, preserve_threads(), torch.random.fork_rng(devices, device_type=kind):
         before, given = given, SimpleNamespace(**owned)
         try:
             yield

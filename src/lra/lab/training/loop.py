@@ -77,7 +77,7 @@ def train(
         Interrupted: the run was stopped by Ctrl-C or SIGTERM, and a checkpoint was written.
     """
     trackers.check(log)
-    run = _Run(config, folder, data_folder, reporter, dataset)
+    run = TrainingLoop(config, folder, data_folder, reporter, dataset)
     with run.locked(lambda: files.make_folder(folder, overwrite)):
         run.on_first_process(lambda: files.create(folder, run.config))
         run.on_first_process(lambda: trackers.choose(folder, log))
@@ -117,7 +117,7 @@ def resume(
     trackers.check(trackers.chosen(folder))
     if epochs is not None:
         config = with_epochs(config, epochs)
-    run = _Run(config, folder, data_folder, reporter, dataset)
+    run = TrainingLoop(config, folder, data_folder, reporter, dataset)
     with run.locked():
         state = run.load_checkpoint(other_epochs=epochs is not None)
         if epochs is not None:
@@ -128,7 +128,7 @@ def resume(
         return run.train(state)
 
 
-class _Run(Session):
+class TrainingLoop(Session):
     """The training loop of one process."""
 
     def __init__(
