@@ -26,8 +26,8 @@ from lra.lab.settings.code import split_reference
 from lra.lab.settings.config import TrainConfig
 from lra.lab.training.learning import make_predictor
 from lra.lab.training.loop import TrainingLoop
-from lra.lab.training.threads import preserve_threads
 from lra.lab.training.stop import Stop
+from lra.lab.training.threads import preserve_threads
 from lra.methods import Method
 from lra.rules import Rule
 
