@@ -61,7 +61,7 @@ def curves(table: Table) -> Figure | None:
     low, high = axes.get_ylim()
     steps = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     place: Any = "outside lower center"
     figure.legend(handles, labels, loc=place, ncols=2, frameon=False, fontsize=8)
     return figure
