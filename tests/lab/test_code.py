@@ -579,3 +579,36 @@ def test_what_has_no_name_is_refused(home: Path) -> None:
     for value in (local, lambda shape, classes: torch.nn.Linear(6, classes)):
         with pytest.raises(OptionError, match="cannot be found again by its name"):
             train("blobs.npz", model=value, folder=home / "run")
+
+
+SCRIPT = """
+import lra, lra.lab
+from torch import nn
+
+
+def Net(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, classes))
+
+
+def Own(beta: float = 0.2):
+    return lra.LRAE(beta=beta)
+
+
+run = lra.lab.train("blobs.npz", rule=Own, model=Net, epochs=1, folder="run", device="cpu")
+assert "test accuracy" in repr(run), run
+assert lra.lab.Run.open("run").evaluate().samples == 41
+assert lra.lab.Run.open("run").resume(epochs=2).metrics[-1]["epoch"] == 2
+"""
+
+
+def test_a_script_uses_its_own_rule_and_network_again(tmp_path: Path) -> None:
+    write_blobs(tmp_path / "blobs.npz")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=ENVIRONMENT, check=True)
+
+
+def test_yaml_sets_rates_and_leaves_the_dataset_to_the_command(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("rule: lra-e:beta=0.3\nlr: 1e-3\nbetas: [0.5, 0.75]\n")
+    config, _ = read_train(["digits", "--config", str(tmp_path / "c.yaml"), "--epochs", "2"])
+    expected = TrainConfig("digits", lra.LRAE(beta=0.3), lr=1e-3, betas=(0.5, 0.75), epochs=2)
+    assert config == expected

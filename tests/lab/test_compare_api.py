@@ -87,8 +87,8 @@ def test_the_commands_and_the_functions_make_the_same_runs(
     blobs: Path, in_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"search": "lr=1e-3..1e-1:log", "trials": 2, "seeds": 1}
-    tuning = tune(str(blobs), "backprop", out="a", **(TINY | options))
-    found = compare([blobs], ["backprop"], out=Path("a"), **(TINY | options))
+    tuning = tune(str(blobs), "backprop", folder="a", **(TINY | options))
+    found = compare([blobs], ["backprop"], folder=Path("a"), **(TINY | options))
     names = {path.name for path in Path("a/runs").iterdir()}
     assert len(names) == 3
     lra_compare(blobs, "--rules", "backprop", "--search", "lr=1e-3..1e-1:log", "--trials", 2,
@@ -127,8 +127,8 @@ def test_tables_in_a_notebook_are_escaped(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = write_blobs(tmp_path / '"><img src=x onerror=alert(1)>.npz')
-    found = compare(data, ("backprop", "lra-e"), seeds=1, out="out", **TINY)
-    searched = tune(data, "backprop", trials=2, out="out", **TINY)
+    found = compare(data, ("backprop", "lra-e"), seeds=1, folder="out", **TINY)
+    searched = tune(data, "backprop", trials=2, folder="out", **TINY)
     for shown in (found, searched):
         parser = Texts()
         parser.feed(shown._repr_html_())
@@ -237,7 +237,7 @@ def test_a_folder_without_a_comparison_has_no_report(
 
 
 def test_a_search_alone_is_no_comparison(blobs: Path, in_process: None) -> None:
-    tune(blobs, "backprop", trials=2, out="out", **TINY)
+    tune(blobs, "backprop", trials=2, folder="out", **TINY)
     with pytest.raises(RunError, match="out holds no comparison"):
         lra_compare("--report", "--out", "out")
 
@@ -245,9 +245,9 @@ def test_a_search_alone_is_no_comparison(blobs: Path, in_process: None) -> None:
 def test_two_comparisons_share_a_folder_and_lose_nothing(
     blobs: Path, in_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = compare(blobs, ("backprop", "lra-e"), seeds=2, out="out", **TINY)
+    first = compare(blobs, ("backprop", "lra-e"), seeds=2, folder="out", **TINY)
     runs = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("*") if path.is_file()}
-    second = compare(blobs, ("backprop", "dtp"), seeds=1, out="out", progress=True, **TINY)
+    second = compare(blobs, ("backprop", "dtp"), seeds=1, folder="out", progress=True, **TINY)
     output = capsys.readouterr().out
     assert "out also holds another comparison" in output
     assert [(row["rule"], row["seed"]) for row in second.rows] == [("backprop", 0), ("dtp", 0)]
@@ -257,7 +257,7 @@ def test_two_comparisons_share_a_folder_and_lose_nothing(
     assert command
     again = main.parse(command[1].split()).grid  # type: ignore[attr-defined]
     assert again == first.grid
-    compare(blobs, ("backprop", "lra-e"), seeds=2, out="out", **TINY)
+    compare(blobs, ("backprop", "lra-e"), seeds=2, folder="out", **TINY)
     assert api.read_grids(Path("out")) == [second.grid, first.grid]
 
 
@@ -300,7 +300,7 @@ SCRIPT = """
 import warnings
 from lra.lab.comparison.api import compare
 print("the script runs")
-found = compare({data!r}, "backprop", "mlp:width=5,depth=3", out={out!r}, seeds=2, epochs=2,
+found = compare({data!r}, "backprop", "mlp:width=5,depth=3", folder={out!r}, seeds=2, epochs=2,
                 batch_size=16, device="cpu", jobs=2)
 print(found)
 """

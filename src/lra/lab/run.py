@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from torch import nn
 
 from lra.axis import unknown
 from lra.display import as_html, printable
+from lra.errors import OptionError
 from lra.lab import data
+from lra.lab.cli.terminal import Terminal
 from lra.lab.data import Dataset
 from lra.lab.data.arrays import convert_samples
 from lra.lab.data.samples import read_samples
@@ -72,9 +73,16 @@ def train(
         RunError: the folder is in use or not empty, or a file cannot be written.
         Interrupted: the run was stopped by Ctrl-C; `Run.open(folder).resume()` continues it.
     """
-    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    known = {f.name for f in dataclasses.fields(TrainConfig)} - {"sources", "source_folder"}
     for name in settings.keys() - known:
         raise unknown("setting", name, known)
+    if isinstance(model, nn.Module) or not (isinstance(model, str) or callable(model)):
+        raise OptionError(
+            f"model must be a text, or the function or class that builds the network; got "
+            f"{type(model).__name__}"
+        )
+    if not (isinstance(rule, (str, Rule, Method)) or callable(rule)):
+        raise OptionError(f"rule must be a text, a rule, or a function; got {rule!r:.80}")
     arrays = _in_memory(dataset)
     config = TrainConfig(
         arrays.name if arrays else str(dataset),
@@ -106,7 +114,7 @@ def new_folder(config: TrainConfig) -> Path:
 
 
 def _reporter(progress: bool) -> Reporter:
-    return ConsoleReporter(Console()) if progress else Reporter()
+    return ConsoleReporter(Terminal()) if progress else Reporter()
 
 
 def _in_memory(dataset: Data | None) -> Dataset | None:
@@ -207,13 +215,16 @@ class Run:
         """Evaluate the best weights on a test set.
 
         Args:
-            dataset: the dataset; by default the one that the run was trained on.
+            dataset: the dataset, or the arrays (x, y) of a test set; by default the dataset that
+                the run was trained on.
             data_folder: the folder with the files of a named dataset; by default they are fetched.
 
         Raises:
             RunError: there is no test set, or the samples do not fit the network.
             DataError: the data cannot be loaded.
         """
+        if isinstance(dataset, tuple) and len(dataset) == 2:  # the test set alone
+            dataset = (*dataset, *dataset)
         arrays = _in_memory(dataset) if dataset is not None else self._dataset
         name = str(dataset) if dataset is not None and arrays is None else None
         folder = Path(data_folder) if data_folder else None

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,7 @@ class DataShow:
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, cifar-10, or a path: .npz, .csv, a folder (docs/data.md)."""
     out: MaybePath = None
-    """The file to write, a PNG, PDF or SVG; by default the dataset's name with .png, here."""
+    """The file to write, a PNG, PDF or SVG; by default a new PNG here, named like the dataset."""
     count: int = 40
     """Number of samples."""
     seed: int = 0
@@ -198,6 +199,8 @@ class DataShow:
         figure = data.sample_figure(arrays, self.count, self.seed)
         for what, value in arrays.describe().items():
             say(console, f"{what:<8} {value}")
-        out = self.out or Path(f"{Path(arrays.name).stem}.png")
+        stem = Path(arrays.name).stem
+        names = itertools.chain([f"{stem}.png"], (f"{stem}-{i}.png" for i in itertools.count(2)))
+        out = self.out or next(path for path in map(Path, names) if not path.exists())
         plots.save(figure, out)
         say(console, str(out))

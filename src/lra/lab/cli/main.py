@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import logging
 import os
 import sys
 import warnings
@@ -131,7 +130,6 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.suppress(AttributeError, OSError):  # file names may be undecodable
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     console, errors = Terminal(), Terminal(stderr=True)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: say(errors, f"lra: {message}")
     if rank != "0":
         exit_with_parent()

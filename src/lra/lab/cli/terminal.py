@@ -15,7 +15,10 @@ def visible(text: str) -> str:
 
 
 class Terminal(Console):
-    """A console that shows control characters in texts and in cells of tables as text."""
+    """A console that shows control characters, markup and names of emoji as text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(emoji=False, markup=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Convert a string to a renderable text."""

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,10 +126,21 @@ def load_config(path: Path) -> TrainConfig:
         plain = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise OptionError(f"--config {path} cannot be read ({one_line(error)})") from error
-    if not isinstance(plain, dict) or "dataset" not in plain:
-        raise OptionError(f"--config {path} must be a mapping of settings with a dataset")
-    config = TrainConfig.from_config({"type": TrainConfig.__name__} | plain)
+    if not isinstance(plain, dict):
+        raise OptionError(f"--config {path} must be a mapping of settings")
+    numbers = {name: _to_number(value) for name, value in plain.items()}
+    defaults = {"type": TrainConfig.__name__, "dataset": tyro.MISSING}
+    try:
+        config = TrainConfig.from_config(defaults | numbers)
+    except OptionError as error:
+        raise OptionError(f"--config {path}: {error}") from error
     return dataclasses.replace(config, sources=())  # as they are now, if --code accepts a change
+
+
+def _to_number(value: Any) -> Any:
+    """Return a number for a text such as 1e-3, which YAML does not read as one."""
+    text = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.I)
+    return float(value) if text else value
 
 
 def _values_of(option: str, words: list[str]) -> list[str]:

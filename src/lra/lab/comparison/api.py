@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from rich.console import Console
-
 from lra.axis import unknown
 from lra.display import as_html
 from lra.errors import OptionError, RunError, one_line
 from lra.lab import data
+from lra.lab.cli.terminal import Terminal
 from lra.lab.comparison.grid import Grid, Search
 from lra.lab.comparison.machine import cores
 from lra.lab.comparison.pool import Pool
@@ -194,7 +193,7 @@ def compare(
     rules: Names | None = None,
     models: Names | None = None,
     *,
-    out: Path | str | None = None,
+    folder: Path | str | None = None,
     jobs: int | None = None,
     progress: bool = False,
     **options: Any,
@@ -211,7 +210,7 @@ def compare(
         rules: rules as on the command line, such as "lra-e:beta=0.1"; the first is the baseline.
             By default all rules that need one pass per step.
         models: networks as on the command line, such as "mlp:width=128"; by default "mlp".
-        out: the folder of the comparison (default: runs/compare-DATASETS).
+        folder: the folder of the comparison (default: runs/compare-DATASETS).
         jobs: the number of parallel runs (default: the number of cores).
         progress: whether to print the progress.
         options: the other options of `lra compare`, such as seeds=5, epochs=3, trials=8.
@@ -226,7 +225,7 @@ def compare(
         Interrupted: after Ctrl-C or SIGTERM; all runs are saved.
     """
     grid = make_grid(datasets, rules, models, options)
-    return run_grid(grid, out, jobs, Display(Console() if progress else None))
+    return run_grid(grid, folder, jobs, Display(Terminal() if progress else None))
 
 
 def tune(
@@ -234,7 +233,7 @@ def tune(
     rules: Names | None = None,
     models: Names | None = None,
     *,
-    out: Path | str | None = None,
+    folder: Path | str | None = None,
     jobs: int | None = None,
     progress: bool = False,
     **options: Any,
@@ -245,7 +244,7 @@ def tune(
     processes and errors are those of `compare`; `trials` is 8 by default.
     """
     grid = make_grid(datasets, rules, models, {"trials": TRIALS} | options)
-    return search_grid(grid, out, jobs, Display(Console() if progress else None))
+    return search_grid(grid, folder, jobs, Display(Terminal() if progress else None))
 
 
 def make_grid(

@@ -3,7 +3,6 @@
 import _thread
 import concurrent.futures
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -179,7 +178,6 @@ def _process(grid: Grid, out: Path, job: Job, connection: Connection) -> None:
         os.setsid()  # so that the terminal sends Ctrl-C to the main process only
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     lock = threading.Lock()
 
     def send(kind: str, what: Any) -> None:

@@ -230,6 +230,11 @@ def _load_path(dataset: str, context: int, report: EventHandler) -> Dataset:
         )
     from lra.lab.settings.recipes import RECIPES  # above this package, and only for this message
 
+    if dataset == "arrays":
+        raise OptionError(
+            "the run was trained on arrays in memory: open it with lra.lab.Run.open(folder, "
+            "dataset=(x, y))"
+        )
     if dataset in RECIPES:
         raise OptionError(f"{dataset} is a recipe, not a dataset: use --recipe {dataset}")
     raise OptionError(f"{unknown('dataset', dataset, NAMES)} For your own data, give {FILES}.")

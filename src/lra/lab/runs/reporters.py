@@ -123,6 +123,8 @@ class EventsReporter(Reporter):
         if self.log is not None:
             with contextlib.suppress(OSError):
                 self.log.close()
+            # If its last flush fails, `close` leaves the file open.
+            self.log._py_recordio_writer.close()
             self.log = None
 
     def _add_row(self, row: dict[str, Any]) -> None:

@@ -26,10 +26,12 @@ class Check:
     known: Collection[str] = ()
 
 
-def whole(least: int) -> Check:
-    """Allow whole numbers from `least` on."""
+def whole(least: int, most: int = 2**63 - 1) -> Check:
+    """Allow whole numbers from `least` to `most`."""
+    up_to = "" if most == 2**63 - 1 else f", at most {most:,}"
     return Check(
-        f"a whole number, {least} or more", lambda value: type(value) is int and value >= least
+        f"a whole number, {least} or more{up_to}",
+        lambda value: type(value) is int and least <= value <= most,
     )
 
 

@@ -71,9 +71,12 @@ def load(reference: str, folder: str = "") -> Any:
 
 
 def place(reference: str) -> str:
-    """Return the file or module of a reference."""
+    """Return the file or module of a reference; of a script or notebook, the reference itself.
+
+    The code of a script or notebook is recorded object by object, since it has no lasting file.
+    """
     where, _, _ = split_reference(reference) or ("", "", "")
-    return where
+    return reference if where == "__main__" else where
 
 
 def parse_sources(sources: Any) -> dict[str, str]:
@@ -132,7 +135,7 @@ def check(references: Iterable[str], sources: Any, folder: str) -> None:
         except OptionError as error:
             raise RunError(f"{error}; if it moved, name its new place with --code") from error
         if digest != known[where]:
-            if where == "__main__":
+            if where.startswith("__main__:"):
                 raise RunError(
                     f"the run uses {reference.partition(':')[2]} of a script or notebook. Define "
                     "it there as it was, and open the run with lra.lab.Run.open"
@@ -175,7 +178,7 @@ def allow(places: Sequence[Path | str]) -> None:
 def changed(references: Iterable[str], sources: Sequence[Source], folder: str) -> list[str]:
     """Return those references whose code is not the recorded one."""
     known = dict(sources)
-    return [r for r in references if _digest(r, folder) != known[r.rpartition(":")[0]]]
+    return [r for r in references if _digest(r, folder) != known[place(r)]]
 
 
 @contextmanager

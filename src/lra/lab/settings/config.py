@@ -120,7 +120,7 @@ class TrainConfig(Axis):
     auto compiles if that is possible and the run has at least 100,000 steps.
     Compiling takes seconds before the first step, and saves time in each.
     A smaller last batch of an epoch is not compiled."""
-    threads: Annotated[MaybeInt, whole(1)] = None
+    threads: Annotated[MaybeInt, whole(1, 4096)] = None
     """Number of CPU threads; by default one for a small network, else those of this machine.
     The last bits of the results depend on it."""
     diagnose: Annotated[MaybeInt, whole(1)] = None

@@ -1,5 +1,6 @@
 """Set-up of Lightning Fabric for a run: devices, precision and processes."""
 
+import logging
 import os
 from typing import Any
 
@@ -26,6 +27,8 @@ def start_fabric(config: TrainConfig) -> Fabric:
         OptionError: this machine lacks the device, the number of devices or the precision.
     """
     double = config.precision == "64"
+    # At its own level it would print its processes and its precision.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         fabric = Fabric(
             accelerator=config.device,
