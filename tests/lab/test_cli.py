@@ -1,3 +1,5 @@
+import io
+
 """The command `lra`: help, parsing, errors and printed output."""
 
 import csv
@@ -15,12 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.table import Table
 from workbench import ENVIRONMENT, fork_lra, metrics, read_train, tiny, write_blobs
 
 import lra
 from lra.inits import FanIn
 from lra.lab.cli import commands, main
 from lra.lab.cli.compare import Compare, Tune
+from lra.lab.cli.terminal import Terminal
 from lra.lab.cli.train import Train
 from lra.lab.comparison.grid import Grid, Search
 from lra.lab.data import sources
@@ -696,3 +700,13 @@ for words in ({train!r}, "diagnose run", "data show digits --out digits.png"):
     assert done.returncode == 0, done.stderr
     for name in ("run/curves.png", "run/diagnose.png", "run/diagnose-curves.png", "digits.png"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_tables_in_a_file_are_not_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = Table("rule", "value")
+    table.add_row("my_rules.py:Centred:" + "a" * 80, "[red]:boom:")
+    out = io.StringIO()
+    Terminal(file=out).print(table)
+    assert "my_rules.py:Centred:" + "a" * 80 in out.getvalue()
+    assert "[red]:boom:" in out.getvalue()

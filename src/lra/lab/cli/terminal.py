@@ -1,5 +1,6 @@
 """Output on a terminal: text of names and errors is shown, and never controls the terminal."""
 
+import os
 import sys
 from typing import Any
 
@@ -19,6 +20,8 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(emoji=False, markup=False, **options)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = 200  # a table in a file needs no shortened names
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Convert a string to a renderable text."""
