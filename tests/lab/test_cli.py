@@ -1,9 +1,8 @@
-import io
-
 """The command `lra`: help, parsing, errors and printed output."""
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import re
