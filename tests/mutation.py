@@ -1949,7 +1949,7 @@ def run_tests(package: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     }
     options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *tests],
+        [sys.executable, "-m", "pytest", *options, *" ".join(tests).split()],
         cwd=ROOT,
         env=environment,
         capture_output=True,
