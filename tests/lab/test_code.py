@@ -612,3 +612,11 @@ def test_yaml_sets_rates_and_leaves_the_dataset_to_the_command(tmp_path: Path) -
     config, _ = read_train(["digits", "--config", str(tmp_path / "c.yaml"), "--epochs", "2"])
     expected = TrainConfig("digits", lra.LRAE(beta=0.3), lr=1e-3, betas=(0.5, 0.75), epochs=2)
     assert config == expected
+
+
+def test_naming_one_function_of_a_file_allows_no_other(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text("def one():\n    pass\n\n\ndef other():\n    pass\n")
+    (source,) = code.record([f"{tmp_path}/two.py:one"])
+    code.check([f"{tmp_path}/two.py:one"], [source], "")
+    with pytest.raises(RunError, match="other, code that was not named on this machine"):
+        code.check([f"{tmp_path}/two.py:other"], [source], "")
