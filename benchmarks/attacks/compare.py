@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from .files import forked, make_target
-from .kills import PATIENCE, Child, Fault, content
+from .kills import PATIENCE, Child, Fault, check_end, content
 
 WORDS = (
     "--rules backprop lra-e:beta=0.2 --models mlp:width=16,depth=3 --epochs 4 --batch-size 4 "
@@ -92,12 +92,7 @@ def _attack(home: Path, draw: random.Random, seconds: float, name: str) -> list[
             _kill(child.process.pid, number)
             sent.append(number.name)
             code, allowed = child.wait(PATIENCE), {0, 128 + number, -number}
-        output = child.output.read_text(errors="replace")
-        if code is None:
-            child.process.kill()
-            raise Fault(f"{name} did not end within {PATIENCE:g} s after {sent}: {output}")
-        if code not in allowed or "Traceback" in output:
-            raise Fault(f"{name} ended with {code} after {sent}: {output}")
+        check_end(child, code, allowed, f"{name} after {sent}")
         children[i] = None
         if code == 0:
             break

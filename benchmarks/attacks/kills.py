@@ -131,14 +131,19 @@ def _attack(home: Path, draw: random.Random, seconds: float, devices: int, name:
             allowed = {0, 128 + number, -number}
         else:
             allowed = {0}
-        output = child.output.read_text(errors="replace")
-        if code is None:
-            child.process.kill()
-            raise Fault(f"{name} did not end within {PATIENCE:g} s after {sent}: {output}")
-        if code not in allowed or "Traceback" in output:
-            raise Fault(f"{name} ended with {code} after {sent}: {output}")
+        check_end(child, code, allowed, f"{name} after {sent}")
         if (home / name / files.RESULT).exists() and code == 0:
             return sent
+
+
+def check_end(child: Child, code: int | None, allowed: set[int], name: str) -> None:
+    """Raise `Fault` for a process that did not end, or ended with another code or a traceback."""
+    output = child.output.read_text(errors="replace")
+    if code is None:
+        child.process.kill()
+        raise Fault(f"{name} did not end within {PATIENCE:g} s: {output}")
+    if code not in allowed or "Traceback" in output:
+        raise Fault(f"{name} ended with {code}: {output}")
 
 
 def run(count: int, seed: int, devices: int) -> bool:
