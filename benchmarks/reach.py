@@ -1,6 +1,6 @@
 """How far `lra.convert` reaches: convert every model of the zoo and compare it with backprop.
 
-    python benchmarks/reach.py [--only LIST] [--model NAME] [--markdown docs/reach.md]
+    python benchmarks/reach.py [--only LIST] [--model NAME] [--markdown docs/evidence/reach.md]
 
 Every model is built several times from one seed, in float64, without dropout. Casts to float32 in
 a model's code give float64 (`zoo.precision`). The plain model has backprop's gradients. Converted
@@ -301,7 +301,7 @@ def markdown(tables: dict[str, list[list[str]]]) -> str:
     lines = [
         "# How far convert reaches",
         "",
-        "Written by `python benchmarks/reach.py --markdown docs/reach.md`, with",
+        "Written by `python benchmarks/reach.py --markdown docs/evidence/reach.md`, with",
         f"{versions()} and the versions of `benchmarks/zoo/requirements.txt`.",
         "",
         "Each row is one model in float64. A distance is relative to backprop's gradient, and the",

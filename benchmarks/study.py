@@ -1,4 +1,4 @@
-"""The study behind docs/study.md: does one rule, with one setting, train every network?
+"""The study behind docs/evidence/study.md: does one rule, with one setting, train every network?
 
     python benchmarks/study.py                       # all parts: hours on two cores
     python benchmarks/study.py depth units           # some parts
@@ -8,7 +8,7 @@ Each rule of a contest tries the same number of learning rates, each in a short 
 validation split. The best one then trains all seeds, from the same weights and on the same batches
 as the other rules. Only these last runs use the test split. Every run is a folder of `lra train`
 under OUT: finished runs are not repeated, and stopped runs are resumed. Results go to
-docs/study/rows.csv, plots beside it, and tables into docs/study.md. A probe (angles, distances,
+docs/evidence/study/rows.csv, plots beside it, and tables into docs/evidence/study.md. A probe (angles, distances,
 locality, finetune, rounding) is skipped if its .csv is there; delete the file to measure again.
 """
 
@@ -30,7 +30,7 @@ PROBES = {
 }
 """The parts that are not contests."""
 
-PAGE = Path(__file__).parent.parent / "docs" / "study.md"
+PAGE = Path(__file__).parent.parent / "docs" / "evidence" / "study.md"
 DOCS = PAGE.with_suffix("")
 
 

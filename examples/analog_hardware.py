@@ -14,7 +14,7 @@ Three ways of training are compared:
   of the device's and the slope of tanh in place of the staircase's;
 - in the loop: train by lra.MirroredLRA, or a variant of it, which only runs the device.
 
-See `docs/hardware.md`.
+See `docs/guides/hardware.md`.
 """
 
 import argparse

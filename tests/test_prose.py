@@ -18,7 +18,7 @@ BANNED = re.compile(
 OPENINGS = re.compile(r"(Give|Tell|Say|Hear|Know|Make out|See that)s?\b")
 """First words that no docstring has: say Return, Compute, Check, Raise, Load, ..."""
 
-PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")})
+PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")})
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 

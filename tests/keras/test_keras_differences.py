@@ -433,7 +433,7 @@ def test_the_users_difference_is_used_inside_a_layer(activation):
 
 
 def test_the_example_in_the_docs_has_the_right_difference():
-    docs = (Path(__file__).parents[2] / "docs" / "keras.md").read_text("utf-8")
+    docs = (Path(__file__).parents[2] / "docs" / "guides" / "keras.md").read_text("utf-8")
     section = docs.partition("## Differences of activations")[2]
     names = {"keras": keras}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)

@@ -62,7 +62,7 @@ def run(*arguments):
 def test_the_code_in_the_docs_learns():
     (code,) = re.findall(
         r"^## Train\n\n```python\n(.*?)```",
-        (ROOT / "docs" / "keras.md").read_text("utf-8"),
+        (ROOT / "docs" / "guides" / "keras.md").read_text("utf-8"),
         re.DOTALL | re.MULTILINE,
     )
     assert float(run("-c", code).split()[-1].rstrip("]")) > 0.95

@@ -405,7 +405,7 @@ def test_a_script_without_a_guard_searches_in_two_processes(tmp_path):
 
 
 def test_the_example_of_the_docs_runs(capsys):
-    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "python.md").read_text("utf-8")
     (example,) = re.findall(r"```python\n(from sklearn.*?)```", page, re.DOTALL)
     exec(example, {})
     assert float(capsys.readouterr().out.split()[-1]) > 0.9

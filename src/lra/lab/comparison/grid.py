@@ -80,7 +80,7 @@ class Grid(Axis):
     datasets: Annotated[
         tyro.conf.Positional[tuple[str, ...]], optional("DATASET [DATASET ...]")
     ] = ()
-    """digits, mnist, fashion-mnist, cifar-10, python (text), or paths (docs/data.md)."""
+    """digits, mnist, fashion-mnist, cifar-10, python (text), or paths (docs/guides/data.md)."""
     rules: Specs = tuple(RULES)
     """Rules, such as lra-e:beta=0.1; the first is the baseline."""
     models: Specs = ("mlp",)

@@ -4,7 +4,7 @@ There are five named datasets. `digits` is part of the package (`digits.md` has 
 origin) and needs no network. `mnist`, `fashion-mnist` and `cifar-10` come from a folder that the
 user names, from the cache, or from the network (`lra.lab.data.sources`); each file is verified at
 every load. `python` is text, the source of Python's standard library (`lra.lab.data.text`). Any
-other dataset is a file or a folder (`docs/data.md`).
+other dataset is a file or a folder (`docs/guides/data.md`).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def load(
     """Load a dataset, and fetch it first if it is not on this machine.
 
     Args:
-        dataset: a name from `NAMES`, or a path. `docs/data.md` describes the files and folders:
+        dataset: a name from `NAMES`, or a path. `docs/guides/data.md` describes the files and folders:
             .npz, .csv, .txt, images by class, and what `datasets` saves.
         folder: the folder with the files of `mnist`, `fashion-mnist` or `cifar-10`, plain or .gz,
             directly or in a subfolder with the dataset's name. By default the environment variable

@@ -127,7 +127,7 @@ def evaluate(
     if arrays.reads != trained.reads:
         raise RunError(f"{arrays.name} holds {arrays.reads}; the network reads {trained.reads}")
     if arrays.x_test is None or arrays.y_test is None:
-        raise RunError(f"{arrays.name} has no test set (docs/data.md shows how to add one)")
+        raise RunError(f"{arrays.name} has no test set (docs/guides/data.md shows how to add one)")
     if arrays.reads == "text":
         _check_shape(trained, arrays.sample_shape, arrays.name)
         arrays = _translate(arrays, trained.classes)

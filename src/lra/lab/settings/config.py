@@ -60,7 +60,7 @@ class TrainConfig(Axis):
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, cifar-10, python (text), or a path: an .npz, .csv, .txt or a
-    folder (docs/data.md)."""
+    folder (docs/guides/data.md)."""
     rule: RuleText = field(default_factory=LRAE)
     """The learning rule: lra-e, mirrored-lra, backprop, feedback-alignment, kolen-pollack,
     sign-symmetry, direct-feedback-alignment, direct-lra, rec-lra; a method: predictive-coding,
