@@ -5,24 +5,31 @@
     python tests/mutation.py --list
 
 The checkout itself is never touched. Exits 1 where a defect goes unnoticed, where the line that it
-replaces is no longer there, or where the tests fail without any defect.
+replaces or the test that it names is no longer there, or where a test fails without any defect.
+
+To add a defect, name a file of tests, run `--only`, and add the test that the verdict names: then
+only this test runs.
 """
 
 import argparse
+import compileall
 import concurrent.futures
+import contextlib
+import io
+import multiprocessing
 import os
-import queue
+import py_compile
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 AXES = "tests/test_axes.py"
@@ -77,13 +84,22 @@ ESTIMATOR = "tests/lab/test_estimator.py"
 
 @dataclass(frozen=True)
 class Defect:
-    """A part of one line of a file of the package, what to put there, and which tests must fail."""
+    """A part of one line of a file of the package, what to put there, and which test must fail.
+
+    Without `test`, one of all tests of the files `tests` must fail.
+    """
 
     name: str
     file: str
     right: str
     wrong: str
     tests: str
+    test: str = ""
+
+    @property
+    def nodes(self) -> list[str]:
+        """Return the arguments of pytest that select the tests."""
+        return [f"{self.tests}::{self.test}"] if self.test else self.tests.split()
 
 
 DEFECTS = (
@@ -1938,44 +1954,116 @@ DEFECTS = (
 )
 
 
-def run_tests(package: Path, *tests: str) -> subprocess.CompletedProcess[str]:
-    """Run tests against a copy of the package; conftest.py checks that it is this one."""
-    environment = os.environ | {
-        "PYTHONPATH": str(package.parent),
-        "PYTHONDONTWRITEBYTECODE": "1",  # or a stale byte code might hide a defect
-        "LRA_UNDER_TEST": str(package.parent),
-        "OMP_NUM_THREADS": "1",
-        "HYPOTHESIS_PROFILE": "brief",
-    }
-    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *" ".join(tests).split()],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+OPTIONS = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
+LOADED = """import hypothesis, lightning_fabric, matplotlib.pyplot, optuna, scipy.stats, sklearn
+import tensorboardX, torch._dynamo, transformers, tyro"""
+"""What a process loads once for all of its tests; it must not load the package."""
 
 
-def attempt(defect: Defect, package: Path) -> str:
-    """Apply a defect, run the tests, and undo it; say what is amiss, or nothing."""
-    path = package / defect.file
-    text = path.read_text()
-    if text.count(defect.right) != 1:
-        return f"{defect.right!r} is {text.count(defect.right)} times in {defect.file}, not once"
-    mutated = text.replace(defect.right, defect.wrong)
-    compile(mutated, str(path), "exec")
-    path.write_text(mutated)
-    try:
-        ran = run_tests(package, defect.tests)
-    finally:
-        path.write_text(text)
-    if ran.returncode == 0:
-        return f"no test of {defect.tests} noticed"
-    if ran.returncode != 1:
-        return f"the tests did not run:\n{ran.stdout}{ran.stderr}"
-    return ""
+class Copy:
+    """A copy of the package in a process of its own, which breaks it and runs tests against it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.package = folder / str(os.getpid()) / "lra"
+        shutil.copytree(
+            ROOT / "src" / "lra", self.package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+        # Byte code with the hash of its source: stale byte code would hide a defect.
+        hashed = py_compile.PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(str(self.package), quiet=1, invalidation_mode=hashed)
+        self.environment = {
+            "PYTHONPATH": str(self.package.parent),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LRA_UNDER_TEST": str(self.package.parent),  # conftest.py checks that it is this one
+            "HYPOTHESIS_PROFILE": "brief",
+            "TMPDIR": str(folder),
+        }
+        self.forks = sys.platform == "linux"  # elsewhere libraries may not survive a fork
+        if self.forks:
+            # pytest imports its plugins, and what this file names, as it would for the tests.
+            imports = self.package.parent / "test_nothing.py"
+            imports.write_text(LOADED)
+            with contextlib.redirect_stdout(io.StringIO()):
+                pytest.main([*OPTIONS, "--collect-only", str(imports)])
+            assert "lra" not in sys.modules
+
+    def run(self, tests: list[str]) -> tuple[int, str]:
+        """Run tests, and return pytest's exit status and output."""
+        arguments = [*OPTIONS, *tests]
+        if not self.forks:
+            ran = subprocess.run(
+                [sys.executable, "-m", "pytest", *arguments],
+                cwd=ROOT,
+                env=os.environ | self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            return ran.returncode, ran.stdout
+        with tempfile.TemporaryFile("w+") as output:
+            child = os.fork()
+            if not child:
+                status = int(pytest.ExitCode.INTERNAL_ERROR)
+                try:
+                    for stream in (1, 2):
+                        os.dup2(output.fileno(), stream)
+                    os.environ.update(self.environment)
+                    tempfile.tempdir = None
+                    os.chdir(ROOT)
+                    sys.path.insert(1, str(self.package.parent))
+                    status = pytest.main(arguments)
+                    sys.stdout.flush()
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(status)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            output.seek(0)
+            return status, output.read()
+
+    def attempt(self, defect: Defect) -> tuple[bool, str]:
+        """Apply a defect, run the tests, and undo it; return whether they noticed, and which."""
+        path = self.package / defect.file
+        text = path.read_text()
+        if text.count(defect.right) != 1:
+            times = text.count(defect.right)
+            return False, f"{defect.right!r} is {times} times in {defect.file}, not once"
+        mutated = text.replace(defect.right, defect.wrong)
+        compile(mutated, str(path), "exec")
+        path.write_text(mutated)
+        try:
+            status, output = self.run(defect.nodes)
+        finally:
+            path.write_text(text)
+        if status == pytest.ExitCode.OK:
+            return False, f"no test of {' '.join(defect.nodes)} noticed"
+        if status != pytest.ExitCode.TESTS_FAILED:
+            return False, f"the tests did not run:\n{output}"
+        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", output, re.MULTILINE)
+        return True, failed[1] if failed else output
+
+
+copy: Copy
+"""The copy of this process."""
+
+
+def set_up(folder: Path) -> None:
+    """Make the copy of a process that tries defects."""
+    global copy
+    copy = Copy(folder)
+
+
+def run_tests(tests: list[str]) -> tuple[int, str, float]:
+    """Run tests without a defect; return pytest's status, its output and the seconds."""
+    started = time.perf_counter()
+    return *copy.run(tests), time.perf_counter() - started
+
+
+def attempt(defect: Defect) -> tuple[bool, str, float]:
+    """Try a defect; return whether the tests noticed it, what to say about it and the seconds."""
+    started = time.perf_counter()
+    return *copy.attempt(defect), time.perf_counter() - started
 
 
 def main() -> int:
@@ -1993,41 +2081,31 @@ def main() -> int:
     if arguments.list or not chosen:
         print("\n".join(f"{d.file}: {d.name}" for d in DEFECTS))
         return 0 if arguments.list else 1
+    files: dict[str, set[str]] = {}
+    for defect in chosen:
+        files.setdefault(defect.tests, set()).update(defect.nodes)
+    sys.path[0] = str(ROOT)  # as for `python -m pytest`; the folder of this file has a `torch`
+    os.environ["OMP_NUM_THREADS"] = "1"  # before the new processes load torch
     with (
         tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool,
+        concurrent.futures.ProcessPoolExecutor(
+            arguments.jobs, multiprocessing.get_context("spawn"), set_up, (Path(folder),)
+        ) as pool,
     ):
-        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()  # who tries takes one for the time
-        for job in range(arguments.jobs):
-            copies.put(Path(folder) / str(job) / "lra")
-            shutil.copytree(
-                *(ROOT / "src" / "lra", Path(folder) / str(job) / "lra"),
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
-
-        def alone(run: Callable[[Path], T]) -> tuple[T, str]:
-            package, started = copies.get(), time.perf_counter()
-            try:
-                return run(package), f"{time.perf_counter() - started:5.1f} s"
-            finally:
-                copies.put(package)
-
-        files = sorted({defect.tests for defect in chosen})
-        sound = [pool.submit(alone, lambda p, tests=tests: run_tests(p, tests)) for tests in files]
-        for tests, future in zip(files, sound, strict=True):
-            ran, took = future.result()
-            if ran.returncode:
+        for tests, ran in zip(files, pool.map(run_tests, map(sorted, files.values())), strict=True):
+            status, output, took = ran
+            if status:
                 pool.shutdown(cancel_futures=True)
-                print(f"{tests} fails without any defect:\n{ran.stdout}{ran.stderr}")
+                print(f"{tests} fails without any defect:\n{output}")
                 return 1
-            print(f"{tests:65} {took}  passes without a defect", flush=True)
+            print(f"{tests:65} {took:5.1f} s  passes without a defect", flush=True)
         amiss = 0
-        tries = [pool.submit(alone, lambda p, defect=d: attempt(defect, p)) for d in chosen]
-        for defect, found in zip(chosen, tries, strict=True):
-            trouble, took = found.result()
-            amiss += bool(trouble)
-            verdict = f"SURVIVED: {trouble}" if trouble else "caught"
-            print(f"{defect.file:28} {defect.name:36} {took}  {verdict}", flush=True)
+        for defect, tried in zip(chosen, pool.map(attempt, chosen), strict=True):
+            noticed, what, took = tried
+            amiss += not noticed
+            verdict = "caught" if noticed and defect.test else f"caught by {what}"
+            verdict = verdict if noticed else f"SURVIVED: {what}"
+            print(f"{defect.file:28} {defect.name:36} {took:5.1f} s  {verdict}", flush=True)
     print(f"{len(chosen) - amiss} of {len(chosen)} defects caught")
     return 1 if amiss else 0
 
