@@ -15,6 +15,7 @@ import argparse
 import compileall
 import concurrent.futures
 import contextlib
+import functools
 import io
 import multiprocessing
 import os
@@ -25,11 +26,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+
+T, R = TypeVar("T"), TypeVar("R")
 
 ROOT = Path(__file__).resolve().parent.parent
 AXES = "tests/test_axes.py"
@@ -1955,115 +1959,83 @@ DEFECTS = (
 
 
 OPTIONS = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
+FORKS = sys.platform == "linux"  # elsewhere a library may not survive a fork
 LOADED = """import hypothesis, lightning_fabric, matplotlib.pyplot, optuna, scipy.stats, sklearn
 import tensorboardX, torch._dynamo, transformers, tyro"""
-"""What a process loads once for all of its tests; it must not load the package."""
+"""What a process loads once for all tests: what takes long, but nothing that loads the package."""
+
+package: Path
+"""The copy of the package that this process breaks and tests."""
 
 
-class Copy:
-    """A copy of the package in a process of its own, which breaks it and runs tests against it."""
+def set_up(folder: Path) -> None:
+    """Copy the package for this process, and load what the tests need besides."""
+    global package
+    package = folder / str(os.getpid()) / "lra"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src" / "lra", package, ignore=ignored)
+    # Byte code with a hash of its source, as stale byte code might hide a defect.
+    hashed = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(package, quiet=1, invalidation_mode=hashed)
+    os.chdir(ROOT)
+    sys.path.insert(1, str(package.parent))
+    # conftest.py checks that `lra` is the copy under test.
+    os.environ |= dict.fromkeys(("PYTHONPATH", "LRA_UNDER_TEST"), str(package.parent))
+    if FORKS:
+        imports = package.parent / "test_nothing.py"
+        imports.write_text(LOADED)
+        with contextlib.redirect_stdout(io.StringIO()):  # pytest loads its plugins, too
+            pytest.main([*OPTIONS, "--collect-only", str(imports)])
+        assert "lra" not in sys.modules
 
-    def __init__(self, folder: Path) -> None:
-        self.package = folder / str(os.getpid()) / "lra"
-        shutil.copytree(
-            ROOT / "src" / "lra", self.package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-        # Byte code with the hash of its source: stale byte code would hide a defect.
-        hashed = py_compile.PycInvalidationMode.CHECKED_HASH
-        compileall.compile_dir(str(self.package), quiet=1, invalidation_mode=hashed)
-        self.environment = {
-            "PYTHONPATH": str(self.package.parent),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "LRA_UNDER_TEST": str(self.package.parent),  # conftest.py checks that it is this one
-            "HYPOTHESIS_PROFILE": "brief",
-            "TMPDIR": str(folder),
-        }
-        self.forks = sys.platform == "linux"  # elsewhere libraries may not survive a fork
-        if self.forks:
-            # pytest imports its plugins, and what this file names, as it would for the tests.
-            imports = self.package.parent / "test_nothing.py"
-            imports.write_text(LOADED)
-            with contextlib.redirect_stdout(io.StringIO()):
-                pytest.main([*OPTIONS, "--collect-only", str(imports)])
-            assert "lra" not in sys.modules
 
-    def run(self, tests: list[str]) -> tuple[int, str]:
-        """Run tests, and return pytest's exit status and output."""
-        arguments = [*OPTIONS, *tests]
-        if not self.forks:
-            ran = subprocess.run(
-                [sys.executable, "-m", "pytest", *arguments],
-                cwd=ROOT,
-                env=os.environ | self.environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            return ran.returncode, ran.stdout
-        with tempfile.TemporaryFile("w+") as output:
+def run_tests(tests: list[str]) -> tuple[int, str]:
+    """Run tests in a new process, and return pytest's exit status and output."""
+    with tempfile.TemporaryFile("w+") as output:
+        if FORKS:
             child = os.fork()
             if not child:
                 status = int(pytest.ExitCode.INTERNAL_ERROR)
                 try:
-                    for stream in (1, 2):
-                        os.dup2(output.fileno(), stream)
-                    os.environ.update(self.environment)
-                    tempfile.tempdir = None
-                    os.chdir(ROOT)
-                    sys.path.insert(1, str(self.package.parent))
-                    status = pytest.main(arguments)
+                    os.dup2(output.fileno(), 1)
+                    os.dup2(output.fileno(), 2)
+                    status = pytest.main([*OPTIONS, *tests])
                     sys.stdout.flush()
-                except BaseException:
-                    traceback.print_exc()
                 finally:
                     os._exit(status)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            output.seek(0)
-            return status, output.read()
-
-    def attempt(self, defect: Defect) -> tuple[bool, str]:
-        """Apply a defect, run the tests, and undo it; return whether they noticed, and which."""
-        path = self.package / defect.file
-        text = path.read_text()
-        if text.count(defect.right) != 1:
-            times = text.count(defect.right)
-            return False, f"{defect.right!r} is {times} times in {defect.file}, not once"
-        mutated = text.replace(defect.right, defect.wrong)
-        compile(mutated, str(path), "exec")
-        path.write_text(mutated)
-        try:
-            status, output = self.run(defect.nodes)
-        finally:
-            path.write_text(text)
-        if status == pytest.ExitCode.OK:
-            return False, f"no test of {' '.join(defect.nodes)} noticed"
-        if status != pytest.ExitCode.TESTS_FAILED:
-            return False, f"the tests did not run:\n{output}"
-        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", output, re.MULTILINE)
-        return True, failed[1] if failed else output
+        else:
+            command = [sys.executable, "-m", "pytest", *OPTIONS, *tests]
+            status = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+        output.seek(0)
+        return status, output.read()
 
 
-copy: Copy
-"""The copy of this process."""
+def attempt(defect: Defect) -> tuple[bool, str]:
+    """Apply a defect, run the tests, and undo it; return whether it was caught, and details."""
+    path = package / defect.file
+    text = path.read_text()
+    if text.count(defect.right) != 1:
+        return False, f"{defect.right!r} is {text.count(defect.right)} times in {path.name}"
+    mutated = text.replace(defect.right, defect.wrong)
+    compile(mutated, str(path), "exec")
+    path.write_text(mutated)
+    try:
+        status, output = run_tests(defect.nodes)
+    finally:
+        path.write_text(text)
+    if status == pytest.ExitCode.OK:
+        return False, f"no test of {' '.join(defect.nodes)} noticed"
+    if status != pytest.ExitCode.TESTS_FAILED:
+        return False, f"the tests did not run:\n{output}"
+    failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", output, re.MULTILINE)
+    return True, failed[1] if failed else output
 
 
-def set_up(folder: Path) -> None:
-    """Make the copy of a process that tries defects."""
-    global copy
-    copy = Copy(folder)
-
-
-def run_tests(tests: list[str]) -> tuple[int, str, float]:
-    """Run tests without a defect; return pytest's status, its output and the seconds."""
+def timed(function: Callable[[T], tuple[R, str]], argument: T) -> tuple[R, str, float]:
+    """Return what a function returns, and the seconds that it took."""
     started = time.perf_counter()
-    return *copy.run(tests), time.perf_counter() - started
-
-
-def attempt(defect: Defect) -> tuple[bool, str, float]:
-    """Try a defect; return whether the tests noticed it, what to say about it and the seconds."""
-    started = time.perf_counter()
-    return *copy.attempt(defect), time.perf_counter() - started
+    return *function(argument), time.perf_counter() - started
 
 
 def main() -> int:
@@ -2085,26 +2057,31 @@ def main() -> int:
     for defect in chosen:
         files.setdefault(defect.tests, set()).update(defect.nodes)
     sys.path[0] = str(ROOT)  # as for `python -m pytest`; the folder of this file has a `torch`
-    os.environ["OMP_NUM_THREADS"] = "1"  # before the new processes load torch
     with (
         tempfile.TemporaryDirectory() as folder,
         concurrent.futures.ProcessPoolExecutor(
             arguments.jobs, multiprocessing.get_context("spawn"), set_up, (Path(folder),)
         ) as pool,
     ):
-        for tests, ran in zip(files, pool.map(run_tests, map(sorted, files.values())), strict=True):
-            status, output, took = ran
+        os.environ |= {  # of the pool's processes
+            "HYPOTHESIS_PROFILE": "brief",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": folder,
+        }
+        sound = pool.map(functools.partial(timed, run_tests), map(sorted, files.values()))
+        for tests, (status, output, took) in zip(files, sound, strict=True):
             if status:
                 pool.shutdown(cancel_futures=True)
                 print(f"{tests} fails without any defect:\n{output}")
                 return 1
             print(f"{tests:65} {took:5.1f} s  passes without a defect", flush=True)
         amiss = 0
-        for defect, tried in zip(chosen, pool.map(attempt, chosen), strict=True):
-            noticed, what, took = tried
-            amiss += not noticed
-            verdict = "caught" if noticed and defect.test else f"caught by {what}"
-            verdict = verdict if noticed else f"SURVIVED: {what}"
+        tries = pool.map(functools.partial(timed, attempt), chosen)
+        for defect, (caught, what, took) in zip(chosen, tries, strict=True):
+            amiss += not caught
+            by = "" if defect.test else f" by {what}"
+            verdict = f"caught{by}" if caught else f"SURVIVED: {what}"
             print(f"{defect.file:28} {defect.name:36} {took:5.1f} s  {verdict}", flush=True)
     print(f"{len(chosen) - amiss} of {len(chosen)} defects caught")
     return 1 if amiss else 0
