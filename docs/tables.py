@@ -51,6 +51,25 @@ def methods() -> str:
     return "\n".join(lines)
 
 
+def axes() -> str:
+    """Return a line for each rule of `lra.RULES`, with its page and its axes."""
+    lines = ["| rule | feedback | crossing | wiring |", "|---|---|---|---|"]
+    for name, build in lra.RULES.items():
+        rule = build()
+        kinds = (type(axis).__name__ for axis in (rule.feedback, rule.crossing, rule.wiring))
+        lines.append(f"| [{name}]({name}.md) | " + " | ".join(kinds) + " |")
+    return "\n".join(lines)
+
+
+def passes() -> str:
+    """Return a line for each method of `lra.methods.METHODS`, with its page and its docstring."""
+    lines = ["| method | what it does |", "|---|---|"]
+    for name, cls in lra.methods.METHODS.items():
+        what = (cls.__doc__ or "").partition("\n")[0].partition(": ")[2]
+        lines.append(f"| [{name}]({name}.md) | {what} |")
+    return "\n".join(lines)
+
+
 def layers() -> str:
     """Return the layers by what `convert` does with them."""
 
@@ -121,7 +140,9 @@ def _network(heading: str) -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "rules": rules,
+    "axes": axes,
     "methods": methods,
+    "passes": passes,
     "layers": layers,
     "options": options,
     "measured": measured,

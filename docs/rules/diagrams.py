@@ -272,7 +272,7 @@ def axes() -> str:
         picture.down(i + 1, LEARNED, "feedback")
     picture.jump(LAYERS, 1, 1, READ, "", width)
     picture.explain(WEIGHTS, "forward pass: the same under every rule")
-    picture.explain(LEARNED, "feedback: from e of a layer to d below it")
+    picture.explain(LEARNED, "feedback: from e of one layer to d below it")
     picture.explain(READ, "wiring: from which layer the error comes")
     return picture.svg(AXES)
 
