@@ -99,7 +99,9 @@ def main() -> None:
         if options.cpu or not torch.cuda.is_available():
             parser.error("--device cuda needs a CUDA device, whose time --cpu does not count")
         if options.markdown:
-            parser.error("--markdown is for the tables of docs/evidence/performance.md, which are of a CPU")
+            parser.error(
+                "--markdown is for the tables of docs/evidence/performance.md, which are of a CPU"
+            )
         options.clock = synchronised
         print(torch.cuda.get_device_name())
     for part in options.parts or parts:
