@@ -1,11 +1,10 @@
-"""Write the tables of rules, methods, options and layers into the pages, from the code.
+"""Write the tables of rules, methods, options and layers into docs/rules/*.md, from the code.
 
-python docs/tables.py           rewrites README.md and docs/rules/*.md
+python docs/tables.py           rewrites the pages
 python docs/tables.py --check   fails if one of them differs from the code
 """
 
 import enum
-import functools
 import inspect
 import re
 import sys
@@ -18,40 +17,11 @@ import lra
 from lra.axis import Axis
 from lra.torch.registry import INTERCEPTED, TORCH_ACTIVATIONS, WEIGHT_LAYERS
 
-README = Path(__file__).parent.parent / "README.md"
 RULES = Path(__file__).parent / "rules"
 COMPARISON = Path(__file__).parent / "evidence" / "comparison.md"
 
 
 def rules() -> str:
-    """Return a line for each rule of `lra.RULES` with its three axes."""
-    lines = ["| rule | for scripts | feedback | crossing | wiring |", "|---|---|---|---|---|"]
-    for name, build in lra.RULES.items():
-        rule = build()
-        axes = (rule.feedback, rule.crossing, rule.wiring)
-        kinds = " | ".join(f"`{type(axis).__name__}`" for axis in axes)
-        lines.append(f"| `lra.{_call(build)}` | `{name}` | {kinds} |")
-    return "\n".join(lines)
-
-
-def _call(build: object) -> str:
-    """Return how a rule of the table is built in Python."""
-    if isinstance(build, functools.partial):
-        options = ", ".join(f"{key}={value}" for key, value in build.keywords.items())
-        return f"{build.func.__name__}({options})"
-    return build.__name__  # type: ignore[attr-defined, no-any-return]
-
-
-def methods() -> str:
-    """Return a line for each method of `lra.methods.METHODS`, from its docstring."""
-    lines = ["| method | for scripts | what it does |", "|---|---|---|"]
-    for name, cls in lra.methods.METHODS.items():
-        first = (cls.__doc__ or "").partition("\n")[0]
-        lines.append(f"| `lra.methods.{cls.__name__}` | `{name}` | {first} |")
-    return "\n".join(lines)
-
-
-def axes() -> str:
     """Return a line for each rule of `lra.RULES`, with its page and its axes."""
     lines = ["| rule | feedback | crossing | wiring |", "|---|---|---|---|"]
     for name, build in lra.RULES.items():
@@ -61,7 +31,7 @@ def axes() -> str:
     return "\n".join(lines)
 
 
-def passes() -> str:
+def methods() -> str:
     """Return a line for each method of `lra.methods.METHODS`, with its page and its docstring."""
     lines = ["| method | what it does |", "|---|---|"]
     for name, cls in lra.methods.METHODS.items():
@@ -140,9 +110,7 @@ def _network(heading: str) -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "rules": rules,
-    "axes": axes,
     "methods": methods,
-    "passes": passes,
     "layers": layers,
     "options": options,
     "measured": measured,
@@ -164,7 +132,7 @@ def with_tables(text: str) -> str:
 
 def main() -> None:
     """Rewrite or check the pages."""
-    for page in (README, *sorted(RULES.glob("*.md"))):
+    for page in sorted(RULES.glob("*.md")):
         text = page.read_text("utf-8")
         new = with_tables(text)
         if "--check" not in sys.argv[1:]:
