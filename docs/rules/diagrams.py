@@ -59,12 +59,12 @@ class Picture:
         for i, line in enumerate(lines):
             self.text(x, first + 18 * i, line)
 
-    def arrow(self, path: str, ink: str, *, width: int = 2, dashes: str = "") -> None:
+    def arrow(self, path: str, ink: str, *, dashes: str = "") -> None:
         """Add a line that ends in an arrowhead."""
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
         self.parts.append(
-            f'<path d="{path}" fill="none" stroke="{ink}" stroke-width="{width}"{dashed} '
-            f'marker-end="url(#{ink[1:]})"/>'
+            f'<path d="{path}" fill="none" stroke="{ink}" stroke-width="2"{dashed} '
+            f'marker-end="url(#to-{ink[1:]})"/>'
         )
 
     def half(self, level: int) -> int:
@@ -138,13 +138,13 @@ class Picture:
             dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
             body.append(
                 f'<path d="M16 {y}H46" stroke="{ink}" stroke-width="2"{dashed} '
-                f'marker-end="url(#{ink[1:]})"/>'
+                f'marker-end="url(#to-{ink[1:]})"/>'
                 f'<text x="60" y="{y + 5}" fill="{INK}">{_spans(text)}</text>'
             )
         height = start + 22 * len(self.legend)
-        inks = sorted(set(re.findall(r"url\(#(\w+)\)", "".join(body))))
+        inks = sorted(set(re.findall(r"url\(#to-(\w+)\)", "".join(body))))
         heads = "".join(
-            f'<marker id="{ink}" viewBox="0 0 8 8" refX="2" refY="4" markerWidth="8" '
+            f'<marker id="to-{ink}" viewBox="0 0 8 8" refX="2" refY="4" markerWidth="8" '
             'markerHeight="8" markerUnits="userSpaceOnUse" orient="auto">'
             f'<path d="M0 0L8 4L0 8z" fill="#{ink}"/></marker>'
             for ink in inks
@@ -167,7 +167,7 @@ def _spans(text: str) -> str:
     """Return SVG text with one-letter symbols in italics, and indices lowered or raised."""
     found = []
     shift = 0
-    for part in re.findall(r"[_^].|d[WEx]\b|[^\W\d_]+|.", text):
+    for part in re.findall(r"[_^].|[^\W\d_]+|.", text):
         style, inner, by = "", part, -shift
         if part[0] in "_^" and len(part) == 2:
             inner, by = part[1], (4 if part[0] == "_" else -6) - shift
@@ -318,7 +318,7 @@ def _equilibrium_propagation() -> Picture:
         picture.update(i, f"dW_{i}", width)
     picture.explain(WEIGHTS, "signals in both directions, until they settle")
     picture.explain(READ, "states, and the nudge by the loss")
-    picture.explain(UPDATE, "updates: (s^−^T s^− − s^+^T s^+) / 2βN", "2 4")
+    picture.explain(UPDATE, "updates: (s^−^T s^− − s^+^T s^+) / (2 β N)", "2 4")
     return picture
 
 

@@ -143,7 +143,7 @@ def test_figures_are_on_the_pages_that_they_link_to(name: str) -> None:
 @pytest.mark.parametrize("name", ["axes", *ENTRIES])
 def test_diagrams_are_those_of_the_code(name: str) -> None:
     drawn = diagrams.axes() if name == "axes" else diagrams.draw(lra.named(name))
-    assert (RULES / "diagrams" / f"{name}.svg").read_bytes() == drawn.encode()
+    assert (RULES / "diagrams" / f"{name}.svg").read_text("utf-8") == drawn
 
 
 @pytest.mark.parametrize("name", ENTRIES)
