@@ -364,7 +364,8 @@ DEFECTS = (
         "torch/ops/ops.py",
         "if z is None and type(op.crossing) is not TargetDifference:",
         "if False:",
-        "tests/torch/test_activations.py",
+        ACTIVATIONS,
+        "test_users_crossings_get_a_phi_that_preserves_its_arguments",
     ),
     Defect(
         "send errors through what E differs from W by",
@@ -981,6 +982,7 @@ DEFECTS = (
         "            distributed.all_reduce(E, group=group)",
         "            pass",
         "tests/torch/test_parallel.py",
+        "test_mirrors_average_over_processes",
     ),
     Defect(
         "mirror what was programmed",
@@ -1016,6 +1018,7 @@ DEFECTS = (
         "mean = ParametricActivationOp(sigmoid_phi()",
         "mean = ParametricActivationOp(_phi_of_pass(activation)",
         ACTIVATIONS,
+        "test_targets_of_bernoulli_are_targets_of_its_mean",
     ),
     Defect(
         "forget the distance",
@@ -1184,6 +1187,7 @@ DEFECTS = (
         "self._optimizer.step()",
         "pass",
         COMPILED,
+        "test_the_optimizers_hooks_run",
     ),
     Defect(
         "a compiled step leaves old updates",
@@ -1191,6 +1195,7 @@ DEFECTS = (
         "parameter.grad = None",
         "pass",
         COMPILED,
+        "test_weights_can_be_frozen_between_steps",
     ),
     Defect(
         "a compiled step wants all parameters reached",
@@ -1198,6 +1203,7 @@ DEFECTS = (
         "allow_unused=True",
         "allow_unused=False",
         COMPILED,
+        "test_updates_replace_grad_and_unreached_parameters_have_none",
     ),
     Defect(
         "a compiled step looks at the model's parameters alone",
@@ -1205,6 +1211,7 @@ DEFECTS = (
         "(*self._model.parameters(), *held)",
         "(*self._model.parameters(),)",
         COMPILED,
+        "test_updates_replace_grad_and_unreached_parameters_have_none",
     ),
     Defect(
         "a compiled step misses later hooks",
@@ -1212,6 +1219,7 @@ DEFECTS = (
         '"skip_nnmodule_hook_guards": False',
         '"skip_nnmodule_hook_guards": True',
         COMPILED,
+        "test_backward_hooks_that_come_later_are_refused",
     ),
     Defect(
         "a compiled step freezes no feedback",
@@ -1219,6 +1227,7 @@ DEFECTS = (
         "self._freeze_feedback()",
         "pass",
         COMPILED,
+        "test_single_weights_can_be_frozen_and_trained_again[frozen0]",
     ),
     Defect(
         "a compiled step runs hooks on the graph",
@@ -1226,6 +1235,7 @@ DEFECTS = (
         "if any(GLOBAL_HOOKS):",
         "if False:",
         COMPILED,
+        "test_hooks_on_all_modules_are_refused[register_module_forward_hook]",
     ),
     Defect(
         "a compiled step passes hooks by",
@@ -1233,6 +1243,7 @@ DEFECTS = (
         "parameter._backward_hooks or parameter._post_accumulate_grad_hooks",
         "False",
         COMPILED,
+        "test_steps_that_would_be_wrong_are_refused",
     ),
     Defect(
         "compile again after each check of errors",
@@ -1240,6 +1251,7 @@ DEFECTS = (
         "torch.compiler.is_compiling() or state.errors_checked >= _PASSES",
         "state.errors_checked >= _PASSES or torch.compiler.is_compiling()",
         COMPILED,
+        "test_a_diagnosis_causes_no_compilation",
     ),
     Defect(
         "compile anew after an eager pass of a wiring",
@@ -1247,6 +1259,7 @@ DEFECTS = (
         "return self._traced",
         "return self._waiting.setdefault(0, {})",
         COMPILED,
+        "test_steps_under_any_rule_equal_eager_ones[direct]",
     ),
     Defect(
         "let an error come to a layer that sees the input",
@@ -1345,6 +1358,7 @@ DEFECTS = (
         "steps < _MIN_STEPS",
         "steps < 0",
         COMPILED_RUNS,
+        "test_auto_compiles_long_runs",
     ),
     Defect(
         "load code that was not named on this machine",
@@ -1408,6 +1422,7 @@ DEFECTS = (
         "batch.size < self.config.batch_size",
         "False",
         COMPILED_RUNS,
+        "test_a_compiled_run_equals_the_eager_run_up_to_rounding[schedule]",
     ),
     Defect(
         "subtract where a closed form is known",
@@ -1688,6 +1703,7 @@ DEFECTS = (
         "sequence.terms.get(state.terms, state.terms)",
         "state.terms",
         RECURRENT,
+        "test_updates_are_those_of_a_cell_over_time[LSTM-time first-tokens]",
     ),
     Defect(
         "count layers and directions as the batch",
@@ -1695,6 +1711,7 @@ DEFECTS = (
         "LossTerms.BATCH: states[0].shape[1]",
         "LossTerms.BATCH: states[0].shape[0]",
         RECURRENT,
+        "test_updates_are_those_of_torchs_cell_step_by_step[LSTM-None]",
     ),
     Defect(
         "count no time steps as tokens",
@@ -1702,6 +1719,7 @@ DEFECTS = (
         "LossTerms.TOKENS: N",
         "LossTerms.TOKENS: states[0].shape[1]",
         RECURRENT,
+        "test_updates_are_those_of_a_cell_over_time[LSTM-time first-tokens]",
     ),
     Defect(
         "run no direction backward",
@@ -1709,6 +1727,7 @@ DEFECTS = (
         "-1 if at % directions else 1",
         "1",
         RECURRENT,
+        "test_updates_are_those_of_a_cell_over_time[LSTM-time first-batch]",
     ),
     Defect(
         "drop nothing between recurrent layers",
@@ -1716,6 +1735,7 @@ DEFECTS = (
         "F.dropout(x, dropout, train)",
         "x",
         RECURRENT,
+        "test_dropout_between_layers_is_that_of_the_plain_model",
     ),
     Defect(
         "overlook the scale of a smoothed cross-entropy",
@@ -1723,6 +1743,7 @@ DEFECTS = (
         "return 1 / float(slope)",
         "return None",
         SURROUNDINGS,
+        "test_a_wrong_scale_is_recognised_by_the_errors_of_usual_losses",
     ),
     Defect(
         "take soft targets of two classes for labels",
@@ -1730,6 +1751,7 @@ DEFECTS = (
         ".all() and ((c - of_class).abs() <= 1e-3 * c)",
         "",
         SURROUNDINGS,
+        "test_usual_losses_cause_no_warning",
     ),
     Defect(
         "take a squared error for half of one",
@@ -1737,6 +1759,7 @@ DEFECTS = (
         "return 2 * divisor, outputs",
         "return divisor / 2, outputs",
         SURROUNDINGS,
+        "test_a_wrong_scale_is_recognised_by_the_errors_of_usual_losses",
     ),
     Defect(
         "let states diverge",
