@@ -373,6 +373,7 @@ DEFECTS = (
         "E = saved[2] + E",
         "E = E + 0 * saved[2]",
         SHARE,
+        "test_decay_may_shrink_the_offset_to_nothing",
     ),
     Defect(
         "share what a parameter's own layer alone does not move",
@@ -380,6 +381,7 @@ DEFECTS = (
         "if uses[id(W)] > 1:",
         "if False:",
         SHARE,
+        "test_layers_that_cannot_share_stay_learned",
     ),
     Defect(
         "forget decay in shared feedback",
@@ -387,6 +389,7 @@ DEFECTS = (
         'torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])',
         "pass",
         SHARE,
+        "test_a_new_weight_shares_as_the_old_one_did",
     ),
     Defect(
         "forget the momentum of decay",
@@ -394,6 +397,7 @@ DEFECTS = (
         "torch._foreach_mul_(buffers, momentum)",
         "torch._foreach_mul_(buffers, 0)",
         SHARE,
+        "test_decay_may_shrink_the_offset_to_nothing",
     ),
     Defect(
         "dampen the first decay",
@@ -401,6 +405,7 @@ DEFECTS = (
         '(1 - group["dampening"] if MOMENTUM in state else 1)',
         '(1 - group["dampening"])',
         SHARE,
+        "test_one_of_two_states_may_be_loaded",
     ),
     Defect(
         "forget steps before the first decay",
@@ -408,6 +413,7 @@ DEFECTS = (
         "state.setdefault(MOMENTUM, 0.0)",
         "pass",
         SHARE,
+        "test_settings_of_sgd_may_change_between_steps[decay on-False]",
     ),
     Defect(
         "decay after hooks that change settings",
@@ -415,6 +421,7 @@ DEFECTS = (
         "hooks.move_to_end(handle.id, last=False)",
         "pass",
         SHARE,
+        "test_the_order_of_hooks_makes_no_difference",
     ),
     Defect(
         "notice the decay that E cannot share after the step",
@@ -422,6 +429,7 @@ DEFECTS = (
         "for group in optimizer.param_groups if optimizer in _decaying else ():",
         "for group in ():",
         SHARE,
+        "test_adaptive_decay_that_is_set_later_is_refused",
     ),
     Defect(
         "share what another optimizer moves",
@@ -429,6 +437,7 @@ DEFECTS = (
         "if id(W) not in held and id(slot.stored(layer)) not in held:",
         "if False:",
         SHARE,
+        "test_layers_of_another_optimizer_stay_learned",
     ),
     Defect(
         "forget the feedback of a copy",
@@ -436,6 +445,7 @@ DEFECTS = (
         "def __setstate__(self, state: dict[str, Any]) -> None:",
         "def _copy(self, state: dict[str, Any]) -> None:",
         SHARE,
+        "test_a_copied_optimizer_is_one_without_its_feedback",
     ),
     Defect(
         "forget the feedback of a new weight",
@@ -443,6 +453,7 @@ DEFECTS = (
         "def register_parameter(self, name: str, param: Any) -> None:",
         "def _register(self, name: str, param: Any) -> None:",
         SHARE,
+        "test_a_new_weight_shares_as_the_old_one_did",
     ),
     Defect(
         "load E for what it differs from W by",
@@ -450,6 +461,7 @@ DEFECTS = (
         "sign = -1 if slot.offset else 1",
         "sign = 0",
         SHARE,
+        "test_states_load_into_the_other_form",
     ),
     Defect(
         "mirror onto the offset",
@@ -457,6 +469,7 @@ DEFECTS = (
         "lerp_(E - sampler.W if slot.offset else E, float(step))",
         "lerp_(E, float(step))",
         SHARE,
+        "test_mirror_sets_shared_feedback_like_learned_feedback",
     ),
     Defect(
         "let attaching inverses move the statistics of batch norm",
@@ -1159,6 +1172,7 @@ DEFECTS = (
         "stored = None if stored is None else view(stored)",
         "pass",
         FUNCTION,
+        "test_every_rule_with_functions",
     ),
     Defect(
         "no feedback in products by function",
@@ -1166,6 +1180,7 @@ DEFECTS = (
         "given[self.at] = E",
         "pass",
         FUNCTION,
+        "test_products_called_as_functions",
     ),
     Defect(
         "leave activation functions to autograd",
@@ -1173,6 +1188,7 @@ DEFECTS = (
         "if func in ACTIVATION_FUNCTIONS or func in self.layer._lra.activations:",
         "if False:",
         FUNCTION,
+        "test_an_example_may_be_a_named_tuple",
     ),
     Defect(
         "intercept what is skipped",
@@ -1180,6 +1196,7 @@ DEFECTS = (
         "active.skipped += 1",
         "pass",
         FUNCTION,
+        "test_an_example_may_be_a_packed_sequence",
     ),
     Defect(
         "a compiled step takes no step",
@@ -1281,6 +1298,7 @@ DEFECTS = (
         "and args[-1] is W",
         "",
         FUNCTION,
+        "test_products_called_as_functions",
     ),
     Defect(
         "sum a bias that each sample has of its own",
@@ -1288,6 +1306,7 @@ DEFECTS = (
         "and (bias is None or bias.shape == W.shape[1:])",
         "",
         FUNCTION,
+        "test_products_called_as_functions",
     ),
     Defect(
         "sort numbers as text",
@@ -1366,6 +1385,7 @@ DEFECTS = (
         "if where not in known or not _note(reference, known[where]).exists():",
         "if False:",
         CODE,
+        "test_naming_one_function_of_a_file_allows_no_other",
     ),
     Defect(
         "load code that has changed",
@@ -1373,6 +1393,7 @@ DEFECTS = (
         "if digest != known[where]:",
         "if False:",
         CODE,
+        "test_a_changed_file_is_accepted_by_name",
     ),
     Defect(
         "reach the modules that a user's file imports",
@@ -1380,6 +1401,7 @@ DEFECTS = (
         "if isinstance(value, ModuleType):",
         "if False:",
         CODE,
+        "test_a_named_file_gives_no_access_to_what_it_imports[os.rmdir]",
     ),
     Defect(
         "trust a note for any name in a file",
@@ -1387,6 +1409,7 @@ DEFECTS = (
         'key = f"{Path(where).name}:{name} {digest}"',
         'key = f"{Path(where).name} {digest}"',
         CODE,
+        "test_naming_one_function_of_a_file_allows_no_other",
     ),
     Defect(
         "keep the sources of code that a run no longer uses",
@@ -1394,6 +1417,7 @@ DEFECTS = (
         "tuple((place, known[place]) for place in places)",
         "tuple(known.items())",
         CODE,
+        "test_a_run_starts_from_a_run_with_own_code",
     ),
     Defect(
         "leave a user's layers on backprop without saying so",
@@ -1437,6 +1461,7 @@ DEFECTS = (
         "        return xp.minimum(xp.maximum(delta, -limit), limit)",
         "        return delta",
         DIFFERENCES,
+        "test_targets_stay_inside_the_domain",
     ),
     Defect(
         "go the whole way to the end of a domain",
@@ -1444,6 +1469,7 @@ DEFECTS = (
         "self.room(h, xp) / 2",
         "self.room(h, xp)",
         DIFFERENCES,
+        "test_targets_stay_inside_the_domain",
     ),
     Defect(
         "use the closed form where subtraction is cheaper",
@@ -1451,6 +1477,7 @@ DEFECTS = (
         "or (far and not self.cheap)",
         "",
         DIFFERENCES,
+        "test_far_targets_subtract_where_that_is_cheaper",
     ),
     Defect(
         "lose the sign of a gap",
@@ -1458,6 +1485,7 @@ DEFECTS = (
         "xp.tanh(D / 2) * (1 + xp.exp(-abs(D)))",
         "xp.tanh(abs(D) / 2) * (1 + xp.exp(-abs(D)))",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[exp-{}-float32]",
     ),
     Defect(
         "take sigmoid's slope at one side",
@@ -1465,6 +1493,7 @@ DEFECTS = (
         "_sigmoid(-xp.minimum(h, v), xp) * _gap(delta, xp)",
         "_sigmoid(-xp.maximum(h, v), xp) * _gap(delta, xp)",
         DIFFERENCES,
+        "test_far_targets_subtract_where_that_is_cheaper",
     ),
     Defect(
         "round h - delta in a ReLU",
@@ -1472,6 +1501,7 @@ DEFECTS = (
         "return xp.minimum(delta - low, h - low)",
         "return h - low - xp.clip(h - delta, 0.0, math.inf)",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[relu-{}-float32]",
     ),
     Defect(
         "end the series of the normal distribution early",
@@ -1479,6 +1509,7 @@ DEFECTS = (
         'terms = 4 if "32" in str(h.dtype) else 8',
         "terms = 2",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[normal-{}-float64]",
     ),
     Defect(
         "forget alpha in an exponential",
@@ -1486,6 +1517,7 @@ DEFECTS = (
         "return scale * (up + alpha * exp(",
         "return scale * (up + exp(",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[selu-{}-float32]",
     ),
     Defect(
         "drop the product rule's second part",
@@ -1493,6 +1525,7 @@ DEFECTS = (
         "(h - delta) * sigmoid(h, delta, xp) + _sigmoid(h, xp) * delta",
         "(h - delta) * sigmoid(h, delta, xp)",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[silu-{}-float32]",
     ),
     Defect(
         "round in a fast ReLU",
@@ -1577,6 +1610,7 @@ DEFECTS = (
         "holder._lra.added.remove(old)",
         "pass",
         SHARE,
+        "test_restore_returns_the_plain_model",
     ),
     Defect(
         "take targets with the settings of the backward pass",
@@ -1689,6 +1723,7 @@ DEFECTS = (
         ' and not hasattr(example, "_fields")',
         "",
         FUNCTION,
+        "test_an_example_may_be_a_named_tuple",
     ),
     Defect(
         "convert nothing by backprop",
@@ -1696,6 +1731,7 @@ DEFECTS = (
         "elif rule == Rule() and _would_be_intercepted(module):",
         "elif False:",
         FUNCTION,
+        "test_backprop_converts_what_other_rules_intercept",
     ),
     Defect(
         "count the terms of a step of packed sequences by its rows",
