@@ -1196,7 +1196,6 @@ DEFECTS = (
         "active.skipped += 1",
         "pass",
         FUNCTION,
-        "test_an_example_may_be_a_packed_sequence",
     ),
     Defect(
         "a compiled step takes no step",
