@@ -15,7 +15,7 @@ from lra.errors import OptionError
 
 @dataclass(frozen=True)
 class LocalLoss(Axis):
-    """Define a loss L(z, y) between a layer's output z and its target y: base of the local losses."""
+    """Define a loss L(z, y) between a layer's output z and its target y: base of local losses."""
 
     def derivative(self, difference: Any, xp: Any) -> Any:
         """Compute dL/dz.

@@ -77,7 +77,7 @@ class EnsembleError(_RefusedError):
 
 
 class RuleError(LraError, AssertionError):
-    """Raised for a rule or method that breaks an identity, or a pass that a rule does not define."""
+    """Raised for a rule that breaks an identity, or a pass that it does not define."""
 
 
 class LraWarning(UserWarning):

@@ -178,8 +178,8 @@ class Offset(Feedback):
 
         E = W + D
 
-    This is `Learned` with gamma 1. D needs no update and no optimizer state. `lra.share_feedback` shrinks it by weight decay as
-    E - W would shrink.
+    This is `Learned` with gamma 1. D needs no update and no optimizer state. `lra.share_feedback`
+    shrinks it by weight decay as E - W would shrink.
 
     Args:
         init: how E is drawn when it is drawn again.

@@ -41,7 +41,8 @@ class Direct(Wiring):
     Source: Nøkland, Direct feedback alignment provides learning in deep neural networks, NeurIPS
     2016.
 
-    >>> net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 2))
+    >>> layers = nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 2)
+    >>> net = nn.Sequential(*layers)
     >>> rule = lra.LRAE(wiring=lra.wiring.Direct())
     >>> net = lra.convert(net, rule, example=torch.zeros(1, 8))
     >>> [tuple(E.shape) for E in lra.feedback_parameters(net)]
@@ -60,8 +61,8 @@ class Stride(Wiring):
 
         d = e E
 
-    E lies between the two layers. The input of layer l receives its error from layer l + every - 1, or from the output layer if
-    that is nearer. 1 is `Chain`, and the number of layers is `Direct`.
+    E lies between the two layers. The input of layer l receives its error from layer l + every - 1,
+    or from the output layer if that is nearer. 1 is `Chain`, and the number of layers is `Direct`.
 
     Args:
         every: the number of weight layers that an error crosses at once.
