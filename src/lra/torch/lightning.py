@@ -1,7 +1,10 @@
 """A Lightning callback that diagnoses a converted module during training, and logs the results.
 
-from lra.torch.lightning import Diagnose
-Trainer(callbacks=[Diagnose(every=100)])
+For example::
+
+    from lra.torch.lightning import Diagnose
+
+    Trainer(callbacks=[Diagnose(every=100)])
 """
 
 from collections.abc import Callable

@@ -275,7 +275,8 @@ def register_weight_layer(
         cls: a subclass of torch.nn.Module with a parameter `weight`, W, and a parameter `bias`, b,
             or None, and no other parameter. Its forward takes z alone.
         product: the function f of the layer, z, W and b. b is None without a bias, and where noise
-            runs through the layer to draw feedback weights. It reads no other trainable tensor. `lra.inits.FanIn` takes W's first dimension as the units.
+            runs through the layer to draw feedback weights. It reads no other trainable tensor.
+            `lra.inits.FanIn` takes W's first dimension as the units.
         black_box: whether the layer can only be run. z is then (..., in), and W is (out, in).
 
     Raises:

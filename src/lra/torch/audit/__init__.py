@@ -106,7 +106,7 @@ def audit(model: nn.Module, *example: Any, **kwargs: Any) -> Audit:
     >>> net = lra.convert(net, lra.LRAE(), skip="1")
     >>> found = lra.audit(net, torch.randn(2, 4))
     >>> [(finding.operation, finding.module) for finding in found.findings]
-    [('tanh', '1')]
+    [('torch.tanh', '1')]
     """
     if not any(isinstance(m, Local) for m in model.modules()):
         raise ConversionError(
