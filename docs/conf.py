@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the notebooks' networks are small
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
 
 project = "lra"
 author = "The lra authors"
@@ -16,6 +18,7 @@ release = version = importlib.metadata.version("lra-e")
 html_title = "lra"
 
 extensions = [
+    "docstrings",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -26,7 +29,6 @@ extensions = [
     "sphinx_design",
     "sphinxcontrib.katex",
 ]
-templates_path = ["_templates"]
 exclude_patterns = ["_build", "jupyter_execute"]
 
 # Text
@@ -44,8 +46,6 @@ nb_execution_timeout = 300
 nb_merge_streams = True
 
 # The API
-autosummary_generate = True
-autosummary_ignore_module_all = False
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

@@ -182,8 +182,8 @@ class EquilibriumPropagation(Method):
         s <- s + step (phi(dPhi/ds) - s)
         dW = (dPhi/dW(s_-) - dPhi/dW(s_+)) / (2 beta N)
 
-    States settle to the free equilibrium, and from there with Phi - beta N loss(s_K) to s_+; if
-    symmetric, also with -beta to s_-. Otherwise s_- is the free equilibrium, and the update is
+    States settle to the free equilibrium, and from there with Phi - beta N loss(s_K) to `s_+`; if
+    symmetric, also with -beta to `s_-`. Otherwise `s_-` is the free equilibrium, and the update is
     divided by beta N.
 
     s_k is the output of an activation, and the last one is the model's output. g_k has one weight

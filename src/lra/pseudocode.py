@@ -19,7 +19,7 @@ def _sigmoid(h: Array) -> Array:
     return 0.5 + 0.5 * np.tanh(0.5 * h)  # 1 / (1 + exp(-h)) that cannot overflow
 
 
-ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {  # name: (phi, phi' or None)
+ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {
     "tanh": (np.tanh, lambda h: 1.0 - np.tanh(h) ** 2),
     "sigmoid": (_sigmoid, lambda h: _sigmoid(h) * _sigmoid(-h)),
     "relu": (lambda h: np.maximum(h, 0.0), lambda h: np.where(h > 0.0, 1.0, 0.0)),
@@ -28,6 +28,7 @@ ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {  # name: (phi, phi'
     "identity": (lambda h: h, np.ones_like),
     "sign": (np.sign, None),  # for LRA-E alone: its derivative is 0
 }
+"""The activations by name, each as phi and its derivative, or None where that is 0 everywhere."""
 
 
 class Updates(NamedTuple):
@@ -106,17 +107,19 @@ class MLP:
 
     Rows are samples and lists count from 0: the paper's W_l is W[l - 1], of shape (out, in).
 
-    | pseudo-code, layers l = 1 .. L                   | here                                    |
-    |--------------------------------------------------|-----------------------------------------|
-    | z_0 = x; h_l = W_l z_(l-1)                       | `compute_output`                        |
-    | z_l = phi(h_l); z_L = softmax(h_L)               | `compute_output`                        |
-    | e_L = z_L - t                                    | `compute_lra_updates`: z[-1] - t        |
-    | d_l = E_(l+1) e_(l+1)                            | d = e[i + 1] @ E[i + 1]                 |
-    | y_l = phi(h_l - beta d_l)                        | y = phi(h[i] - beta * d)                |
-    | e_l = z_l - y_l                                  | e[i] = gain * (z[i] - y), gain 1        |
-    | V1: dW_l = (e_l * phi'(h_l)) z_(l-1)^T           | e * phi'(h) for e[:-1], then as V2      |
-    | V2: dW_l = e_l z_(l-1)^T                         | `_updates`: e.T @ z / N                 |
-    | dE_l = gamma dW_l (sign: the authors' code)      | gamma * dW: E has W's own shape         |
+    ===========================================  ====================================
+    pseudo-code, layers l = 1 .. L               here
+    ===========================================  ====================================
+    z_0 = x; h_l = W_l z_(l-1)                   `compute_output`
+    z_l = phi(h_l); z_L = softmax(h_L)           `compute_output`
+    e_L = z_L - t                                `compute_lra_updates`: z[-1] - t
+    d_l = E_(l+1) e_(l+1)                        d = e[i + 1] @ E[i + 1]
+    y_l = phi(h_l - beta d_l)                    y = phi(h[i] - beta * d)
+    e_l = z_l - y_l                              e[i] = gain * (z[i] - y), gain 1
+    V1: dW_l = (e_l * phi'(h_l)) z_(l-1)^T       e * phi'(h) for e[:-1], then as V2
+    V2: dW_l = e_l z_(l-1)^T                     `_updates`: e.T @ z / N
+    dE_l = gamma dW_l (sign: the authors' code)  gamma * dW: E has W's own shape
+    ===========================================  ====================================
 
     Args:
         layer_sizes: the numbers of units from input to output, two or more.

@@ -73,7 +73,7 @@ def convert(
             "encode" for `model.encode(x)`, "decoder.sample" for one of a submodule. Show what they
             do by an example such as `lambda model: model.encode(x)`.
         skip: submodules to leave on backprop with all that they hold: qualified names, patterns
-            such as "*.attention", or classes. Also autograd Functions and custom operators that
+            such as `"*.attention"`, or classes. Also autograd Functions and custom operators that
             keep their own backward pass.
         input_layers: qualified names of the weight layers that see only the raw input. No error has
             to cross them, so they get no feedback weights. By default the example decides; without
