@@ -71,13 +71,15 @@ intersphinx_mapping = {
     "torch": ("https://docs.pytorch.org/docs/stable/", (None, _inventory("torch"))),
     "jax": ("https://docs.jax.dev/en/latest/", (None, _inventory("jax"))),
     "keras": ("https://keras.io/", _inventory("keras")),  # publishes no inventory
+    # The names by which annotations know the objects of the inventories.
+    "aliases": ("https://", _inventory("aliases")),
 }
 intersphinx_timeout = 10
 
 # Pages
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
-html_css_files = ["lra.css"]
+html_css_files = ["lra.css", "api.css"]
 html_show_sourcelink = True
 html_copy_source = True
 katex_css_path = "katex/katex.min.css"

@@ -7,7 +7,22 @@ one in each line, as plain text that is readable in `help()`. Here they become T
 import dataclasses
 import enum
 import re
-from typing import Any
+from typing import Any, Generic, NewType, TypeVar, get_type_hints
+
+import numpy.typing
+
+T = TypeVar("T")
+
+
+class NDArray(Generic[T]):
+    """Stand for NumPy's type of this name, which annotations would spell out."""
+
+
+ArrayLike = NewType("ArrayLike", object)
+
+for alias in (NDArray, ArrayLike):  # before lra is imported
+    alias.__module__ = "numpy.typing"
+    setattr(numpy.typing, alias.__name__, alias)
 
 GREEK = {"alpha", "beta", "gamma", "delta", "eta", "sigma", "phi", "Phi"}
 FUNCTIONS = {"tanh", "exp", "log", "min", "max"}
@@ -119,7 +134,14 @@ def typeset(lines: list[str]) -> list[str]:
 
 
 def _on_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    if lines and what in ("attribute", "property", "data"):
+        lines[0] = f": {lines[0]}"  # napoleon takes what is before a colon for a type
     lines[:] = typeset(lines)
+
+
+def _escape_types(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Escape names such as `numpy.str_` in the types of attributes, which reST reads as links."""
+    lines[:] = [re.sub(r"_(?=\W|$)", r"\_", s) if s.startswith(":vartype") else s for s in lines]
 
 
 def _on_signature(
@@ -135,9 +157,18 @@ def _on_signature(
     return signature, returns
 
 
+def _simplify_annotations(app: Any) -> None:
+    """Remove what tyro reads from the types of the settings."""
+    from lra.lab import TrainConfig
+
+    TrainConfig.__annotations__ = get_type_hints(TrainConfig)
+
+
 def setup(app: Any) -> dict[str, Any]:
-    """Register both, the equations before napoleon reads the sections."""
+    """Register the hooks: equations before napoleon reads the sections, types after it."""
+    app.connect("builder-inited", _simplify_annotations)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", _on_docstring, priority=400)
+    app.connect("autodoc-process-docstring", _escape_types, priority=600)
     app.connect("autodoc-process-signature", _on_signature)
     return {"parallel_read_safe": True}

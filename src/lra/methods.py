@@ -70,7 +70,7 @@ class Method(Axis):
             MethodError: for a model that the method does not support, and in situations in which
                 the update would be wrong.
             Diverged: for states that are not finite; `.grad` is unchanged then. States that do not
-                settle cause an `LraWarning`.
+                settle cause an `lra.LraWarning`.
         """
         value: Tensor = self._implementation().step(self, model, loss, x, loss_terms)
         return value

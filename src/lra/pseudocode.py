@@ -34,7 +34,7 @@ ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {
 class Updates(NamedTuple):
     """Hold the updates of W, b and E: a list over weight layers for each, None for no update.
 
-    The arrays have the shapes of `MLP.W`, `MLP.b` and `MLP.E`.
+    The arrays have the shapes of those of an `MLP`.
     """
 
     W: list[Array]

@@ -102,8 +102,8 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
 
     >>> from sklearn.datasets import make_moons
     >>> X, y = make_moons(200, noise=0.1, random_state=0)
-    >>> classifier = lra.lab.LraClassifier("mirrored-lra", epochs=50, lr=1e-2, random_state=0)
-    >>> classifier.fit(X, y).score(X, y) > 0.9
+    >>> classifier = lra.lab.LraClassifier("mirrored-lra", epochs=20, lr=1e-2, random_state=0)
+    >>> classifier.fit(X, y).score(X, y) > 0.8
     True
     """
 

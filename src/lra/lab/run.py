@@ -54,8 +54,8 @@ def train(
     `devices` above 1, Lightning Fabric starts this script again in further processes.
 
     Args:
-        dataset: a name such as "mnist", a path, a `Dataset`, or arrays: samples (n, ...) and class
-            indices or names (n,), with or without a test set.
+        dataset: a name such as "mnist", a path, a `lra.lab.data.Dataset`, or arrays: samples
+            (n, ...) and class indices or names (n,), with or without a test set.
         rule: the rule or method: "lra-e:beta=0.2", an object, or a function that returns one.
         model: the network: "mlp:width=64,depth=3", "my_nets.py:Net", or a function or class that is
             called with the shape of a sample and the number of classes.

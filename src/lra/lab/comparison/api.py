@@ -175,7 +175,7 @@ class Tuning(_Results):
 
     @property
     def summary(self) -> list[list[str]]:
-        """The rows as texts, with the columns `SUMMARY`."""
+        """The rows as texts: network, rule, chosen settings, trials, and settings at the edge."""
         return [
             [
                 *(row["network"], row["rule"]),
