@@ -32,9 +32,12 @@ ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {
 
 
 class Updates(NamedTuple):
-    """Hold the updates of W, b and E: a list over weight layers for each, None for no update.
+    """Hold the updates of an `MLP`: a list over weight layers for each, None for no update.
 
-    The arrays have the shapes of those of an `MLP`.
+    Attributes:
+        W: the updates of the weights, each (out, in).
+        b: those of the biases, each (out,).
+        E: those of the feedback weights, each (out, in).
     """
 
     W: list[Array]

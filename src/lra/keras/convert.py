@@ -41,8 +41,8 @@ def convert(
             config prevents that: then compile the copy yourself.
         rule: the rule, such as `lra.LRAE(beta=0.1)`.
         skip: layers, operations or nested models to leave on backprop with all that they contain:
-            names, patterns of names such as `"block*"`, or classes. In a nested model, a layer's name
-            is "model/layer".
+            names, patterns of names such as `"block*"`, or classes. In a nested model, a layer's
+            name is "model/layer".
         input_layers: names of the weight layers that see only the raw input. No error crosses
             them, so they get no feedback weights. By default, those with nothing trainable between
             an input and them.

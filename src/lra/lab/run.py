@@ -146,7 +146,7 @@ class Predictions:
 
 
 class Run:
-    """Read, evaluate and continue a training run in a folder.
+    """Open, evaluate and continue a training run in a folder.
 
     `lra.lab.train` returns one, and `Run.open` opens an earlier one.
 
