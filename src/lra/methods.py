@@ -1,7 +1,7 @@
 """Learning methods whose step takes several passes: their options, and the table of all of them.
 
 A rule is swapped into a model, and `loss.backward()` computes it. A method replaces that call: it
-takes the model, the loss and a batch, and adds the update to `.grad` as `backward()` would.
+takes the model, the loss and a batch, and adds the update to ``.grad`` as `backward()` would.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Method(Axis):
         *,
         loss_terms: LossTerms | str | float = LossTerms.BATCH,
     ) -> Tensor:
-        """Add one step's update to `.grad`, at the scale of the loss.
+        """Add one step's update to ``.grad``, at the scale of the loss.
 
         Args:
             model: a plain module, or one in DistributedDataParallel.
@@ -69,8 +69,8 @@ class Method(Axis):
         Raises:
             MethodError: for a model that the method does not support, and in situations in which
                 the update would be wrong.
-            Diverged: for states that are not finite; `.grad` is unchanged then. States that do not
-                settle cause an `lra.LraWarning`.
+            Diverged: for states that are not finite; ``.grad`` is unchanged then. States that do
+                not settle cause an `lra.LraWarning`.
         """
         value: Tensor = self._implementation().step(self, model, loss, x, loss_terms)
         return value
@@ -122,7 +122,8 @@ class Method(Axis):
 class PredictiveCoding(Method):
     """Predictive coding: free states between the layers descend an energy, then weights do.
 
-        F = sum_l |x_l - z_l|^2 / 2 + N loss,  z_l = f_l(x_(l-1))
+        z_l = f_l(x_(l-1))
+        F = sum_l |x_l - z_l|^2 / 2 + N loss
         x <- x - step dF/dx
         dW = dF/dW / N
 
@@ -262,9 +263,10 @@ class DTP(Method):
         loss_l = |z_l - y_l|^2 / (2 eta N)
 
     Layer l learns from loss_l alone, and the output layer from the loss. Each layer has an inverse
-    g_l, which learns to undo f_l from noisy inputs u:
+    g_l, which learns from inverse_l alone to undo f_l near its input:
 
-        g_l(z) = phi(V z + c),  u = z_(l-1) + sigma noise
+        u = z_(l-1) + sigma noise
+        g_l(z) = phi(V z + c)
         inverse_l = |g_l(f_l(u)) - u|^2 / (2 N)
 
     z_l is the input of a weight layer. Supported models are chains (nn.Sequential) of linear layers

@@ -83,8 +83,8 @@ def compile_step(
 
     Returns:
         A function of x and t, which returns the loss before the step, detached. After it each
-        parameter's `.grad` is the update of this step, or None if the loss does not depend on the
-        parameter. Earlier values of `.grad` are lost, for all parameters of the model and the
+        parameter's ``.grad`` is the update of this step, or None if the loss does not depend on the
+        parameter. Earlier values of ``.grad`` are lost, for all parameters of the model and the
         optimizer.
 
     Raises:
@@ -166,7 +166,7 @@ class CompiledStep:
         return found
 
     def updates(self, x: Any, t: Any) -> Any:
-        """Compute a batch's updates into each parameter's `.grad`, without taking the step.
+        """Compute a batch's updates into each parameter's ``.grad``, without taking the step.
 
         Call it to change updates, such as by clipping, before you call `optimizer.step()`.
 

@@ -65,7 +65,7 @@ def diagnose(
     """Measure what the rule of a converted model does with a batch, layer by layer.
 
     The batch runs once under the rule and once under plain backprop, on the same weights with the
-    same random numbers. Nothing changes: parameters and their `.grad`, buffers, random states,
+    same random numbers. Nothing changes: parameters and their ``.grad``, buffers, random states,
     mode, hooks and attributes are as before.
 
     Args:

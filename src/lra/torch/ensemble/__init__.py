@@ -24,8 +24,8 @@ from lra.torch.ensemble.stack import Stack, stacks_of
 class Ensemble(nn.Module):
     """Run K networks of one architecture as one batched computation.
 
-    out[k] = models[k](x[k]). A backward pass fills every network's `.grad` with the same numbers as
-    its own backward pass would, to rounding. Networks may differ in weights, batches and the
+    out[k] = models[k](x[k]). A backward pass fills every network's ``.grad`` with the same numbers
+    as its own backward pass would, to rounding. Networks may differ in weights, batches and the
     numbers of their rules (beta, gain, gamma, ...), and each has its own optimizer::
 
         ensemble = lra.ensemble.Ensemble(models)
