@@ -7,6 +7,7 @@ one in each line, as plain text that is readable in `help()`. Here they become T
 import dataclasses
 import enum
 import re
+from types import FunctionType
 from typing import Any, Generic, NewType, TypeVar, get_type_hints
 
 import numpy.typing
@@ -157,6 +158,16 @@ def _on_signature(
     return signature, returns
 
 
+def _on_object(app: Any, obj: Any, bound: bool) -> None:
+    """Show the bound of a type variable instead of its name, and nothing instead of `Any`."""
+    notes = vars(obj).get("__annotations__", {}) if isinstance(obj, FunctionType) else {}
+    for name, kind in list(notes.items()):
+        if kind is Any:
+            del notes[name]
+        elif isinstance(kind, TypeVar) and kind.__bound__ is not None:
+            notes[name] = kind.__bound__
+
+
 def _simplify_annotations(app: Any) -> None:
     """Remove what tyro reads from the types of the settings."""
     from lra.lab import TrainConfig
@@ -168,6 +179,7 @@ def setup(app: Any) -> dict[str, Any]:
     """Register the hooks: equations before napoleon reads the sections, types after it."""
     app.connect("builder-inited", _simplify_annotations)
     app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-before-process-signature", _on_object)
     app.connect("autodoc-process-docstring", _on_docstring, priority=400)
     app.connect("autodoc-process-docstring", _escape_types, priority=600)
     app.connect("autodoc-process-signature", _on_signature)

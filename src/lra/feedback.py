@@ -237,7 +237,7 @@ class Magnitude(enum.StrEnum):
 
 @dataclass(frozen=True)
 class SignSymmetric(Feedback):
-    """Give E the sign of W, but not its size.
+    """Take the sign of W for E, but not its size.
 
         E = |M| sign(W)
 
