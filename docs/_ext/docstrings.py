@@ -160,7 +160,7 @@ def _on_signature(
 
 def _on_object(app: Any, obj: Any, bound: bool) -> None:
     """Show the bound of a type variable instead of its name, and nothing instead of `Any`."""
-    notes = vars(obj).get("__annotations__", {}) if isinstance(obj, FunctionType) else {}
+    notes = obj.__annotations__ if isinstance(obj, FunctionType) else {}
     for name, kind in list(notes.items()):
         if kind is Any:
             del notes[name]
@@ -176,10 +176,10 @@ def _simplify_annotations(app: Any) -> None:
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Register the hooks: equations before napoleon reads the sections, types after it."""
+    """Register the hooks, most of them before those of autodoc and napoleon (500)."""
     app.connect("builder-inited", _simplify_annotations)
     app.setup_extension("sphinx.ext.autodoc")
-    app.connect("autodoc-before-process-signature", _on_object)
+    app.connect("autodoc-before-process-signature", _on_object, priority=400)
     app.connect("autodoc-process-docstring", _on_docstring, priority=400)
     app.connect("autodoc-process-docstring", _escape_types, priority=600)
     app.connect("autodoc-process-signature", _on_signature)

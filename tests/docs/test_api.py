@@ -84,7 +84,7 @@ def directives(page: str) -> list[tuple[str, str]]:
     for line in page.splitlines():
         if match := re.match(r"\.\. currentmodule:: (\S+)", line):
             module = "" if match[1] == "None" else f"{match[1]}."
-        elif match := re.match(r"\.\. (?:auto|py:)(?!summary)(\w+):: (\S+)", line):
+        elif match := re.match(r"\.\. (?:auto|py:)(?!summary)(\w+):: ([\w.]+)", line):
             found.append((match[1], module + match[2]))
     return found
 
