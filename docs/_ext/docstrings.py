@@ -105,7 +105,7 @@ def _display(equations: list[str]) -> list[str]:
         ".. math::",
         "",
         r"   \begin{aligned}",
-        *(rf"   {row} \\" for row in rows),
+        *(rf"   {row} \\[0.3em]" for row in rows),
         r"   \end{aligned}",
     ]
 
