@@ -57,7 +57,7 @@ def check_command(line: str) -> None:
             with contextlib.suppress(SystemExit):  # help
                 known = "mlp" if "--model" in words else "lra-e"
                 parse([re.sub(own, known, word) for word in words[1:]])
-        elif words[0] in ("python", "python3", "torchrun", "accelerate"):
+        elif words[0] in ("python", "python3", "pytest", "torchrun", "accelerate"):
             scripts = [word for word in words[1:] if word.endswith(".py") and "/" in word]
             assert all((ROOT / script).is_file() for script in scripts), part
         elif words[:2] == ["pip", "install"]:
