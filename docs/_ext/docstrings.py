@@ -21,10 +21,6 @@ class NDArray(Generic[T]):
 
 ArrayLike = NewType("ArrayLike", object)
 
-for alias in (NDArray, ArrayLike):  # before lra is imported
-    alias.__module__ = "numpy.typing"
-    setattr(numpy.typing, alias.__name__, alias)
-
 GREEK = {"alpha", "beta", "gamma", "delta", "eta", "sigma", "phi", "Phi"}
 FUNCTIONS = {"tanh", "exp", "log", "min", "max"}
 SECTIONS = {"Args:", "Attributes:", "Raises:", "Returns:", "Warns:"}
@@ -59,7 +55,7 @@ def _name(name: str) -> str:
         return r"\sum "
     if re.fullmatch(r"d[WEb]", name):
         return rf"\Delta {name[1]}"
-    return f"{name}{star}" if len(name) == 1 else rf"\mathrm{{{name.replace('_', '-')}}}"
+    return f"{name}{star}" if len(name) == 1 else rf"\mathrm{{{name}}}"
 
 
 def to_tex(text: str) -> str:
@@ -81,9 +77,8 @@ def to_tex(text: str) -> str:
             inside = to_tex(low.strip("()")) if low else ""
             found.append(_name(token["name"]).rstrip() + (f"_{{{inside}}} " if low else " "))
         elif token["power"]:
-            power = token["power"]
-            found[-1:] = [*(part.rstrip() for part in found[-1:])]
-            found.append(r"^\top " if power == "T" else f"^{power} ")
+            power = r"\top" if token["power"] == "T" else token["power"]
+            found[-1] = f"{found[-1].rstrip()}^{power} "
         elif token["wide"]:
             found.append(r", \quad ")
         elif token["operator"]:
@@ -117,13 +112,8 @@ def typeset(lines: list[str]) -> list[str]:
     rest = iter(range(len(lines)))
     for i in rest:
         line = lines[i]
-        apart = i > 0 and not lines[i - 1].strip()
-        if (
-            line.startswith("    ")
-            and apart
-            and not before.endswith("::")
-            and before not in SECTIONS
-        ):
+        begins = line.startswith("    ") and i > 0 and not lines[i - 1].strip()
+        if begins and not before.endswith("::") and before not in SECTIONS:
             end = next((j for j in range(i, len(lines)) if not lines[j].strip()), len(lines))
             found += _display(lines[i:end])
             for _ in range(i + 1, end):
@@ -168,6 +158,13 @@ def _on_object(app: Any, obj: Any, bound: bool) -> None:
             notes[name] = kind.__bound__
 
 
+def _name_array_types() -> None:
+    """Keep the names of NumPy's types of arrays in annotations. lra is not imported yet."""
+    for alias in (NDArray, ArrayLike):
+        alias.__module__ = "numpy.typing"
+        setattr(numpy.typing, alias.__name__, alias)
+
+
 def _simplify_annotations(app: Any) -> None:
     """Remove what tyro reads from the types of the settings."""
     from lra.lab import TrainConfig
@@ -177,6 +174,7 @@ def _simplify_annotations(app: Any) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Register the hooks, most of them before those of autodoc and napoleon (500)."""
+    _name_array_types()
     app.connect("builder-inited", _simplify_annotations)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-before-process-signature", _on_object, priority=400)
