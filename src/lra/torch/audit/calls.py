@@ -37,7 +37,7 @@ class Call:
         torch_function: the function, or an autograd Function; None for hidden code.
         operation: its qualified name.
         module: the qualified name of the module whose forward called it.
-        where: "file:line" of the user's code; "" where only torch calls it.
+        where: file and line of the user's code, as "net.py:12"; "" where only torch calls it.
         level: the level of the result.
         frozen: the names of weights in it that require no gradient, and so have no node.
         nodes: the nodes.

@@ -57,7 +57,7 @@ class Finding:
         kind: the kind of the operation.
         operation: the torch function.
         module: the qualified name of the module whose forward calls it; "" for the model.
-        where: "file:line" of the caller's code; "" where only torch calls it.
+        where: file and line of the caller's code, as "net.py:12"; "" where only torch calls it.
         parameter: the qualified names of the weights in the product, separated by ", "; "" for an
             activation.
         remedy: how to bring it under the rule.
