@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks                          # all, a quarter of an hour
     python benchmarks perceptrons compiled                       # some of it
-    python benchmarks --markdown docs/evidence/performance.md             # puts the tables into the page
+    python benchmarks --markdown docs/evidence/performance.md    # write its tables
     python benchmarks --device cuda                              # on a GPU
 
 A step is the forward pass, the updates and the optimizer's step. Contestants take turns within
@@ -99,7 +99,9 @@ def main() -> None:
         if options.cpu or not torch.cuda.is_available():
             parser.error("--device cuda needs a CUDA device, whose time --cpu does not count")
         if options.markdown:
-            parser.error("--markdown is for the tables of docs/evidence/performance.md, which are of a CPU")
+            parser.error(
+                "--markdown writes docs/evidence/performance.md, whose tables are of a CPU"
+            )
         options.clock = synchronised
         print(torch.cuda.get_device_name())
     for part in options.parts or parts:

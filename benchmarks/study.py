@@ -8,8 +8,9 @@ Each rule of a contest tries the same number of learning rates, each in a short 
 validation split. The best one then trains all seeds, from the same weights and on the same batches
 as the other rules. Only these last runs use the test split. Every run is a folder of `lra train`
 under OUT: finished runs are not repeated, and stopped runs are resumed. Results go to
-docs/evidence/study/rows.csv, plots beside it, and tables into docs/evidence/study.md. A probe (angles, distances,
-locality, finetune, rounding) is skipped if its .csv is there; delete the file to measure again.
+docs/evidence/study/rows.csv, plots beside it, and tables into docs/evidence/study.md. A probe
+(angles, distances, locality, finetune, rounding) is skipped if its .csv is there; delete the file
+to measure again.
 """
 
 import argparse

@@ -18,6 +18,7 @@ ONE_SIDED = Entrant("mirror, one-sided", lra.LRAE(init=lra.inits.Mirror(), norma
 KOLEN_POLLACK = Entrant("Kolen-Pollack, mirror", lra.KolenPollack(init=lra.inits.Mirror()))
 ALIGNMENT = Entrant("feedback alignment", lra.FeedbackAlignment())
 MAIN = (BACKPROP, MIRRORED, ONE_SIDED, PUBLISHED)
+FOUR = (BACKPROP, MIRRORED, PUBLISHED, ALIGNMENT)
 ALL = (*MAIN, NORMALIZED, KOLEN_POLLACK, ALIGNMENT)
 
 MNIST: dict[str, Any] = {
@@ -33,15 +34,15 @@ def depth() -> list[Contest]:
     found = []
     for kind, settings, depths, entrants in (
         ("tanh", tanh, (4, 8, 16), ALL),
-        ("tanh", tanh, (32,), (*MAIN, KOLEN_POLLACK)),
+        ("tanh", tanh, (32,), (*MAIN, KOLEN_POLLACK, ALIGNMENT)),
         (
             "residual tanh",
             tanh | {"model": "residual-mlp"},
             (64, 128),
-            (BACKPROP, MIRRORED, PUBLISHED),
+            FOUR,
         ),
-        ("ReLU", tanh | {"activation": "relu", "init": KAIMING}, (4, 8, 16), MAIN),
-        ("tanh", tanh, (64,), MAIN[:2]),
+        ("ReLU", tanh | {"activation": "relu", "init": KAIMING}, (4, 8, 16), (*MAIN, ALIGNMENT)),
+        ("tanh", tanh, (64,), FOUR),
     ):
         for layers in depths:
             shallow = layers <= 16

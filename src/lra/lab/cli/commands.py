@@ -183,7 +183,7 @@ class DataShow:
     """Describe a dataset, and plot samples of it."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """digits, mnist, fashion-mnist, cifar-10, or a path: .npz, .csv, a folder (docs/guides/data.md)."""
+    """digits, mnist, fashion-mnist, cifar-10, or a path: .npz, .csv, a folder."""
     out: MaybePath = None
     """The file to write, a PNG, PDF or SVG; by default a new PNG here, named like the dataset."""
     count: int = 40

@@ -124,8 +124,8 @@ def load(
     """Load a dataset, and fetch it first if it is not on this machine.
 
     Args:
-        dataset: a name from `NAMES`, or a path. `docs/guides/data.md` describes the files and folders:
-            .npz, .csv, .txt, images by class, and what `datasets` saves.
+        dataset: a name from `NAMES`, or a path: an .npz, .csv or .txt file, a folder of images by
+            class, or what `datasets` saves. `docs/guides/data.md` describes them.
         folder: the folder with the files of `mnist`, `fashion-mnist` or `cifar-10`, plain or .gz,
             directly or in a subfolder with the dataset's name. By default the environment variable
             `LRA_DATA`, if set. Other datasets ignore it.
