@@ -1,4 +1,4 @@
-"""What the project's files say about it agrees; and the built sdist and wheel, if LRA_DIST has them."""
+"""The project's files agree with each other; with LRA_DIST, also the built sdist and wheel."""
 
 import email
 import os
@@ -14,6 +14,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import lra
 
@@ -36,13 +38,13 @@ def requirements():
     """Return pyproject's requirements of other packages, by the name of the package."""
     extras = PROJECT["optional-dependencies"].values()
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
-    return {r.name.lower(): r for r in map(Requirement, lines) if r.name != "lra-e"}
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines) if r.name != "lra-e"}
 
 
 def pins(name):
     lines = (ROOT / name).read_text("utf-8").splitlines()
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
-    return {package.lower(): version for package, version in pairs}
+    return {canonicalize_name(package): version for package, version in pairs}
 
 
 def test_workflows_test_each_python_that_the_package_names():
@@ -121,13 +123,15 @@ def test_lowest_versions_are_those_that_pyproject_allows():
     needed, lowest = requirements(), pins("constraints-lowest.txt")
     extras = PROJECT["optional-dependencies"]
     lines = [*PROJECT["dependencies"], *extras["lab"], *extras["sklearn"]]
-    users = {Requirement(line).name.lower() for line in lines} - {"lra-e"}
+    users = {canonicalize_name(Requirement(line).name) for line in lines} - {"lra-e"}
     assert users <= lowest.keys()
-    for package in users:
+    for package in users - {
+        "torch"
+    }:  # PyPI's torch 2.6 for Linux needs gigabytes of CUDA libraries
         least = next(s.version for s in needed[package].specifier if s.operator == ">=")
-        assert (lowest[package] + ".0.0").startswith(least + ".") or lowest[package] == least, (
-            package
-        )
+        assert Version(lowest[package]).release[: len(Version(least).release)] == (
+            Version(least).release
+        ), package
 
 
 @pytest.fixture(scope="module")
