@@ -104,17 +104,12 @@ def test_runs_whose_names_differ_only_in_case_have_their_own_folders(monkeypatch
     """On a file system that ignores case."""
     monkeypatch.chdir(tmp_path)
     exists = Path.exists
-    monkeypatch.setattr(
-        Path,
-        "exists",
-        lambda path: (
-            exists(path)
-            or (
-                path.parent.is_dir()
-                and path.name.lower() in map(str.lower, os.listdir(path.parent))
-            )
-        ),
-    )
+
+    def exists_in_any_case(path):
+        beside = path.parent.iterdir() if exists(path.parent) else ()
+        return any(path.name.lower() == other.name.lower() for other in beside)
+
+    monkeypatch.setattr(Path, "exists", exists_in_any_case)
     monkeypatch.setattr("lra.lab.run.time.strftime", lambda form: "20260101-000000")
     folders = []
     for name in ("Data.csv", "data.csv"):
