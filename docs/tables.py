@@ -1,47 +1,42 @@
-"""Write the README's tables of rules, methods and layers from the code's own tables.
+"""Write the tables of rules, methods, options and layers into docs/rules/*.md, from the code.
 
-python docs/tables.py           rewrites README.md
-python docs/tables.py --check   fails if README.md differs from the code
+python docs/tables.py           rewrites the pages
+python docs/tables.py --check   fails if one of them differs from the code
 """
 
-import functools
+import enum
+import inspect
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
 import lra
+from lra.axis import Axis
 from lra.torch.registry import INTERCEPTED, TORCH_ACTIVATIONS, WEIGHT_LAYERS
 
-README = Path(__file__).parent.parent / "README.md"
+RULES = Path(__file__).parent / "rules"
+COMPARISON = Path(__file__).parent / "evidence" / "comparison.md"
 
 
 def rules() -> str:
-    """Return a line for each rule of `lra.RULES` with its three axes."""
-    lines = ["| rule | for scripts | feedback | crossing | wiring |", "|---|---|---|---|---|"]
+    """Return a line for each rule of `lra.RULES`, with its page and its axes."""
+    lines = ["| rule | feedback | crossing | wiring |", "|---|---|---|---|"]
     for name, build in lra.RULES.items():
         rule = build()
-        axes = (rule.feedback, rule.crossing, rule.wiring)
-        kinds = " | ".join(f"`{type(axis).__name__}`" for axis in axes)
-        lines.append(f"| `lra.{_call(build)}` | `{name}` | {kinds} |")
+        kinds = (type(axis).__name__ for axis in (rule.feedback, rule.crossing, rule.wiring))
+        lines.append(f"| [{name}]({name}.md) | " + " | ".join(kinds) + " |")
     return "\n".join(lines)
 
 
-def _call(build: object) -> str:
-    """Return how a rule of the table is built in Python."""
-    if isinstance(build, functools.partial):
-        options = ", ".join(f"{key}={value}" for key, value in build.keywords.items())
-        return f"{build.func.__name__}({options})"
-    return build.__name__  # type: ignore[attr-defined, no-any-return]
-
-
 def methods() -> str:
-    """Return a line for each method of `lra.methods.METHODS`, from its docstring."""
-    lines = ["| method | for scripts | what it does |", "|---|---|---|"]
+    """Return a line for each method of `lra.methods.METHODS`, with its page and its docstring."""
+    lines = ["| method | what it does |", "|---|---|"]
     for name, cls in lra.methods.METHODS.items():
-        first = (cls.__doc__ or "").partition("\n")[0]
-        lines.append(f"| `lra.methods.{cls.__name__}` | `{name}` | {first} |")
+        what = (cls.__doc__ or "").partition("\n")[0].partition(": ")[2]
+        lines.append(f"| [{name}]({name}.md) | {what} |")
     return "\n".join(lines)
 
 
@@ -68,27 +63,82 @@ def layers() -> str:
     )
 
 
+def options(name: str) -> str:
+    """Return a line for each option of a rule or method, from its signature and docstring."""
+    build = {**lra.RULES, **lra.methods.METHODS}[name]
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    meanings = _meanings(inspect.getdoc(getattr(build, "func", build)) or "")
+    for option, parameter in inspect.signature(build).parameters.items():
+        default = parameter.default
+        shown = str(default) if isinstance(default, Axis) else repr(default)
+        if isinstance(default, enum.StrEnum):
+            shown = f'"{default}"'
+        lines.append(f"| `{option}` | `{shown}` | {meanings[option]} |")
+    return "\n".join(lines) if len(lines) > 2 else "There are no options."
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Return what a docstring says of each argument, fit for a cell of a table."""
+    block = re.search(r"^Args:\n(.*?)(?:^\S|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", block[1] if block else "", re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).replace("|", "\\|") for name, text in found}
+
+
+def measured(name: str) -> str:
+    """Return the results of a rule or method in the comparison, network by network."""
+    lines = ["| network | test accuracy (%) | minus backprop, paired (95 %) |", "|---|---|---|"]
+    for heading, section in re.findall(
+        r"^## (.*?)\n(.*?)(?=^## )", COMPARISON.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        row = re.search(rf"^\| {re.escape(name)} \|(.*?)\|(.*?)\|", section, re.MULTILINE)
+        if row is not None and "minus backprop" in section:
+            accuracy, difference = row[1].strip(), row[2].strip()
+            accuracy = "not measured" if accuracy == "not yet" else accuracy
+            anchor = re.sub(r"[^\w -]", "", heading).replace(" ", "-")
+            link = f"[{_network(heading)}](../evidence/comparison.md#{anchor})"
+            lines.append(f"| {link} | {accuracy} | {difference or '-'} |")
+    return "\n".join(lines)
+
+
+def _network(heading: str) -> str:
+    """Return the name of a network of the comparison, in words."""
+    dataset, _, network = heading.partition(", ")
+    dataset = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}[dataset]
+    depth = re.search(r"depth=(\d+)", network)
+    return f"{dataset}, {f'{depth[1]} layers' if depth else 'LeNet'}"
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "rules": rules,
+    "methods": methods,
+    "layers": layers,
+    "options": options,
+    "measured": measured,
+}
+
+
 def with_tables(text: str) -> str:
-    """Return the README's text with the tables of the code."""
-    for name, table in (("rules", rules()), ("methods", methods()), ("layers", layers())):
-        block = f"<!-- table: {name} -->\n{table}\n<!-- end -->"
-        text, found = re.subn(
-            rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL
-        )
-        if found != 1:
-            raise SystemExit(f"README.md: expected one marked table {name!r}, found {found}")
-    return text
+    """Return a page's text with the tables of the code."""
+
+    def table(match: re.Match[str]) -> str:
+        marker, kind, argument = match.group(1, 2, 3)
+        made = TABLES[kind](argument) if argument else TABLES[kind]()
+        return f"{marker}\n{made}\n<!-- end -->"
+
+    return re.sub(
+        r"(<!-- table: (\w+)(?: (\S+))? -->).*?<!-- end -->", table, text, flags=re.DOTALL
+    )
 
 
 def main() -> None:
-    """Rewrite or check the README."""
-    text = README.read_text("utf-8")
-    new = with_tables(text)
-    if "--check" in sys.argv[1:]:
-        if new != text:
-            raise SystemExit("README.md differs from the code: run python docs/tables.py")
-    else:
-        README.write_text(new, "utf-8")
+    """Rewrite or check the pages."""
+    for page in sorted(RULES.glob("*.md")):
+        text = page.read_text("utf-8")
+        new = with_tables(text)
+        if "--check" not in sys.argv[1:]:
+            page.write_text(new, "utf-8", newline="\n")
+        elif new != text:
+            raise SystemExit(f"{page.name} differs from the code: run python docs/tables.py")
 
 
 if __name__ == "__main__":

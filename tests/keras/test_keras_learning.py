@@ -58,7 +58,6 @@ def run(*arguments):
     return done.stdout
 
 
-@pytest.mark.usefixtures("mnist")
 def test_the_code_in_the_docs_learns():
     (code,) = re.findall(
         r"^## Train\n\n```python\n(.*?)```",

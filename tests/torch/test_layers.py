@@ -389,6 +389,16 @@ def test_a_wrong_product_is_refused():
 
 
 @pytest.mark.usefixtures("_registered")
+def test_a_registered_product_may_always_add_the_bias():
+    lra.register_weight_layer(Transposed, lambda layer, z, W, b: z @ W + b)
+    model = nn.Sequential(Transposed(4, 6), nn.Tanh(), Transposed(6, 3)).double()
+    lra.convert(model, lra.MirroredLRA())
+    E, W = model[2].feedback, model[2].weight
+    assert (E - W).norm() < 0.1 * W.norm()  # so the mirror saw no bias
+    F.cross_entropy(model(torch.randn(5, 4).double()), torch.arange(5) % 3).backward()
+
+
+@pytest.mark.usefixtures("_registered")
 def test_a_registered_layer_with_other_parameters_is_refused():
     class Scaled(Transposed):
         def __init__(self):

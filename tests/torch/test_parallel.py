@@ -229,6 +229,41 @@ def job_sharding(rank):
                 lra.convert(fully_shard(MODELS[kind](), mesh=mesh), RULES[rule])
 
 
+def job_sharing_and_sharding(rank):
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    x, t = data()
+    half = slice(4 * rank, 4 * rank + 4)
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (2,))
+
+    def steps(model, x, t):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), t).backward()
+            optimizer.step()
+        return {
+            name: value.full_tensor() if isinstance(value, DTensor) else value
+            for name, value in model.state_dict().items()
+        }
+
+    for kind in MODELS:
+        whole, sharded = build(kind, "lra-e"), build(kind, "lra-e")
+        for model in (whole, sharded):
+            assert lra.share_feedback(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        before = copy.deepcopy(whole.state_dict())
+        for child in sharded.children():
+            fully_shard(child, mesh=mesh)
+        fully_shard(sharded, mesh=mesh)
+        expected = steps(whole, x, t)
+        assert_same(steps(sharded, x[half], t[half]), expected)
+        offsets = [name for name in expected if name.endswith("_offset")]
+        assert offsets
+        for name in offsets:
+            torch.testing.assert_close(expected[name], before[name] * (1 - 0.1 * 0.5) ** 3)
+
+
 def test_data_parallel():
     spawn(job_ddp)
 
@@ -247,3 +282,7 @@ def test_mirrors_average_over_processes():
 
 def test_fully_sharded():
     spawn(job_sharding)
+
+
+def test_shared_feedback_of_a_sharded_model():
+    spawn(job_sharing_and_sharding)

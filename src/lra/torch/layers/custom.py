@@ -52,10 +52,11 @@ class LocalCustom(LocalWeights):
         plain = getattr(type(layer), "plain", type(layer))
         product = WEIGHT_LAYERS[plain].product
         assert product is not None
-        W = layer.weight.detach()
+        W, bias = layer.weight.detach(), layer.bias
 
         def f(x: Tensor, W: Tensor) -> Tensor:
-            return product(layer, x, W, None)
+            b = None if bias is None else W.new_zeros(bias.shape)
+            return product(layer, x, W, b)
 
         for inputs in dict.fromkeys(reversed(W.shape)):
             with contextlib.suppress(RuntimeError, ValueError, IndexError):
