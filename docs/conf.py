@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the notebooks' networks are small
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
 
 project = "lra"
 author = "The lra authors"
@@ -16,6 +18,7 @@ release = version = importlib.metadata.version("lra-e")
 html_title = "lra"
 
 extensions = [
+    "docstrings",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -26,7 +29,6 @@ extensions = [
     "sphinx_design",
     "sphinxcontrib.katex",
 ]
-templates_path = ["_templates"]
 exclude_patterns = ["_build", "jupyter_execute"]
 
 # Text
@@ -44,8 +46,7 @@ nb_execution_timeout = 300
 nb_merge_streams = True
 
 # The API
-autosummary_generate = True
-autosummary_ignore_module_all = False
+autodoc_mock_imports = ["lightning"]  # large, and only one callback needs it
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
@@ -71,13 +72,15 @@ intersphinx_mapping = {
     "torch": ("https://docs.pytorch.org/docs/stable/", (None, _inventory("torch"))),
     "jax": ("https://docs.jax.dev/en/latest/", (None, _inventory("jax"))),
     "keras": ("https://keras.io/", _inventory("keras")),  # publishes no inventory
+    # The names by which annotations know the objects of the inventories.
+    "aliases": ("https://", _inventory("aliases")),
 }
 intersphinx_timeout = 10
 
 # Pages
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
-html_css_files = ["lra.css"]
+html_css_files = ["lra.css", "api.css"]
 html_show_sourcelink = True
 html_copy_source = True
 katex_css_path = "katex/katex.min.css"

@@ -5,13 +5,22 @@
     python tests/mutation.py --list
 
 The checkout itself is never touched. Exits 1 where a defect goes unnoticed, where the line that it
-replaces is no longer there, or where the tests fail without any defect.
+replaces or the test that it names is no longer there, or where a test fails without any defect.
+
+To add a defect, name a file of tests, run `--only`, and add the test that the verdict names: then
+only this test runs.
 """
 
 import argparse
+import compileall
 import concurrent.futures
+import contextlib
+import functools
+import io
+import multiprocessing
 import os
-import queue
+import py_compile
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-T = TypeVar("T")
+import pytest
+
+T, R = TypeVar("T"), TypeVar("R")
 
 ROOT = Path(__file__).resolve().parent.parent
 AXES = "tests/test_axes.py"
@@ -77,13 +88,22 @@ ESTIMATOR = "tests/lab/test_estimator.py"
 
 @dataclass(frozen=True)
 class Defect:
-    """A part of one line of a file of the package, what to put there, and which tests must fail."""
+    """A part of one line of a file of the package, what to put there, and which test must fail.
+
+    Without `test`, one of all tests of the files `tests` must fail.
+    """
 
     name: str
     file: str
     right: str
     wrong: str
     tests: str
+    test: str = ""
+
+    @property
+    def nodes(self) -> list[str]:
+        """Return the arguments of pytest that select the tests."""
+        return [f"{self.tests}::{self.test}"] if self.test else self.tests.split()
 
 
 DEFECTS = (
@@ -344,7 +364,8 @@ DEFECTS = (
         "torch/ops/ops.py",
         "if z is None and type(op.crossing) is not TargetDifference:",
         "if False:",
-        "tests/torch/test_activations.py",
+        ACTIVATIONS,
+        "test_users_crossings_get_a_phi_that_preserves_its_arguments",
     ),
     Defect(
         "send errors through what E differs from W by",
@@ -352,6 +373,7 @@ DEFECTS = (
         "E = saved[2] + E",
         "E = E + 0 * saved[2]",
         SHARE,
+        "test_decay_may_shrink_the_offset_to_nothing",
     ),
     Defect(
         "share what a parameter's own layer alone does not move",
@@ -359,6 +381,7 @@ DEFECTS = (
         "if uses[id(W)] > 1:",
         "if False:",
         SHARE,
+        "test_layers_that_cannot_share_stay_learned",
     ),
     Defect(
         "forget decay in shared feedback",
@@ -366,6 +389,7 @@ DEFECTS = (
         'torch._foreach_mul_([D for _, D in pairs], 1 - group["lr"] * group["weight_decay"])',
         "pass",
         SHARE,
+        "test_a_new_weight_shares_as_the_old_one_did",
     ),
     Defect(
         "forget the momentum of decay",
@@ -373,6 +397,7 @@ DEFECTS = (
         "torch._foreach_mul_(buffers, momentum)",
         "torch._foreach_mul_(buffers, 0)",
         SHARE,
+        "test_decay_may_shrink_the_offset_to_nothing",
     ),
     Defect(
         "dampen the first decay",
@@ -380,6 +405,7 @@ DEFECTS = (
         '(1 - group["dampening"] if MOMENTUM in state else 1)',
         '(1 - group["dampening"])',
         SHARE,
+        "test_one_of_two_states_may_be_loaded",
     ),
     Defect(
         "forget steps before the first decay",
@@ -387,6 +413,7 @@ DEFECTS = (
         "state.setdefault(MOMENTUM, 0.0)",
         "pass",
         SHARE,
+        "test_settings_of_sgd_may_change_between_steps[decay on-False]",
     ),
     Defect(
         "decay after hooks that change settings",
@@ -394,6 +421,7 @@ DEFECTS = (
         "hooks.move_to_end(handle.id, last=False)",
         "pass",
         SHARE,
+        "test_the_order_of_hooks_makes_no_difference",
     ),
     Defect(
         "notice the decay that E cannot share after the step",
@@ -401,6 +429,7 @@ DEFECTS = (
         "for group in optimizer.param_groups if optimizer in _decaying else ():",
         "for group in ():",
         SHARE,
+        "test_adaptive_decay_that_is_set_later_is_refused",
     ),
     Defect(
         "share what another optimizer moves",
@@ -408,6 +437,7 @@ DEFECTS = (
         "if id(W) not in held and id(slot.stored(layer)) not in held:",
         "if False:",
         SHARE,
+        "test_layers_of_another_optimizer_stay_learned",
     ),
     Defect(
         "forget the feedback of a copy",
@@ -415,6 +445,7 @@ DEFECTS = (
         "def __setstate__(self, state: dict[str, Any]) -> None:",
         "def _copy(self, state: dict[str, Any]) -> None:",
         SHARE,
+        "test_a_copied_optimizer_is_one_without_its_feedback",
     ),
     Defect(
         "forget the feedback of a new weight",
@@ -422,6 +453,7 @@ DEFECTS = (
         "def register_parameter(self, name: str, param: Any) -> None:",
         "def _register(self, name: str, param: Any) -> None:",
         SHARE,
+        "test_a_new_weight_shares_as_the_old_one_did",
     ),
     Defect(
         "load E for what it differs from W by",
@@ -429,6 +461,7 @@ DEFECTS = (
         "sign = -1 if slot.offset else 1",
         "sign = 0",
         SHARE,
+        "test_states_load_into_the_other_form",
     ),
     Defect(
         "mirror onto the offset",
@@ -436,6 +469,7 @@ DEFECTS = (
         "lerp_(E - sampler.W if slot.offset else E, float(step))",
         "lerp_(E, float(step))",
         SHARE,
+        "test_mirror_sets_shared_feedback_like_learned_feedback",
     ),
     Defect(
         "let attaching inverses move the statistics of batch norm",
@@ -961,6 +995,7 @@ DEFECTS = (
         "            distributed.all_reduce(E, group=group)",
         "            pass",
         "tests/torch/test_parallel.py",
+        "test_mirrors_average_over_processes",
     ),
     Defect(
         "mirror what was programmed",
@@ -996,6 +1031,7 @@ DEFECTS = (
         "mean = ParametricActivationOp(sigmoid_phi()",
         "mean = ParametricActivationOp(_phi_of_pass(activation)",
         ACTIVATIONS,
+        "test_targets_of_bernoulli_are_targets_of_its_mean",
     ),
     Defect(
         "forget the distance",
@@ -1136,6 +1172,7 @@ DEFECTS = (
         "stored = None if stored is None else view(stored)",
         "pass",
         FUNCTION,
+        "test_every_rule_with_functions",
     ),
     Defect(
         "no feedback in products by function",
@@ -1143,6 +1180,7 @@ DEFECTS = (
         "given[self.at] = E",
         "pass",
         FUNCTION,
+        "test_products_called_as_functions",
     ),
     Defect(
         "leave activation functions to autograd",
@@ -1150,6 +1188,7 @@ DEFECTS = (
         "if func in ACTIVATION_FUNCTIONS or func in self.layer._lra.activations:",
         "if False:",
         FUNCTION,
+        "test_an_example_may_be_a_named_tuple",
     ),
     Defect(
         "intercept what is skipped",
@@ -1164,6 +1203,7 @@ DEFECTS = (
         "self._optimizer.step()",
         "pass",
         COMPILED,
+        "test_the_optimizers_hooks_run",
     ),
     Defect(
         "a compiled step leaves old updates",
@@ -1171,6 +1211,7 @@ DEFECTS = (
         "parameter.grad = None",
         "pass",
         COMPILED,
+        "test_weights_can_be_frozen_between_steps",
     ),
     Defect(
         "a compiled step wants all parameters reached",
@@ -1178,6 +1219,7 @@ DEFECTS = (
         "allow_unused=True",
         "allow_unused=False",
         COMPILED,
+        "test_updates_replace_grad_and_unreached_parameters_have_none",
     ),
     Defect(
         "a compiled step looks at the model's parameters alone",
@@ -1185,6 +1227,7 @@ DEFECTS = (
         "(*self._model.parameters(), *held)",
         "(*self._model.parameters(),)",
         COMPILED,
+        "test_updates_replace_grad_and_unreached_parameters_have_none",
     ),
     Defect(
         "a compiled step misses later hooks",
@@ -1192,6 +1235,7 @@ DEFECTS = (
         '"skip_nnmodule_hook_guards": False',
         '"skip_nnmodule_hook_guards": True',
         COMPILED,
+        "test_backward_hooks_that_come_later_are_refused",
     ),
     Defect(
         "a compiled step freezes no feedback",
@@ -1199,6 +1243,7 @@ DEFECTS = (
         "self._freeze_feedback()",
         "pass",
         COMPILED,
+        "test_single_weights_can_be_frozen_and_trained_again[frozen0]",
     ),
     Defect(
         "a compiled step runs hooks on the graph",
@@ -1206,6 +1251,7 @@ DEFECTS = (
         "if any(GLOBAL_HOOKS):",
         "if False:",
         COMPILED,
+        "test_hooks_on_all_modules_are_refused[register_module_forward_hook]",
     ),
     Defect(
         "a compiled step passes hooks by",
@@ -1213,6 +1259,7 @@ DEFECTS = (
         "parameter._backward_hooks or parameter._post_accumulate_grad_hooks",
         "False",
         COMPILED,
+        "test_steps_that_would_be_wrong_are_refused",
     ),
     Defect(
         "compile again after each check of errors",
@@ -1220,6 +1267,7 @@ DEFECTS = (
         "torch.compiler.is_compiling() or state.errors_checked >= _PASSES",
         "state.errors_checked >= _PASSES or torch.compiler.is_compiling()",
         COMPILED,
+        "test_a_diagnosis_causes_no_compilation",
     ),
     Defect(
         "compile anew after an eager pass of a wiring",
@@ -1227,6 +1275,7 @@ DEFECTS = (
         "return self._traced",
         "return self._waiting.setdefault(0, {})",
         COMPILED,
+        "test_steps_under_any_rule_equal_eager_ones[direct]",
     ),
     Defect(
         "let an error come to a layer that sees the input",
@@ -1248,6 +1297,7 @@ DEFECTS = (
         "and args[-1] is W",
         "",
         FUNCTION,
+        "test_products_called_as_functions",
     ),
     Defect(
         "sum a bias that each sample has of its own",
@@ -1255,6 +1305,7 @@ DEFECTS = (
         "and (bias is None or bias.shape == W.shape[1:])",
         "",
         FUNCTION,
+        "test_products_called_as_functions",
     ),
     Defect(
         "sort numbers as text",
@@ -1325,6 +1376,7 @@ DEFECTS = (
         "steps < _MIN_STEPS",
         "steps < 0",
         COMPILED_RUNS,
+        "test_auto_compiles_long_runs",
     ),
     Defect(
         "load code that was not named on this machine",
@@ -1332,6 +1384,7 @@ DEFECTS = (
         "if where not in known or not _note(reference, known[where]).exists():",
         "if False:",
         CODE,
+        "test_naming_one_function_of_a_file_allows_no_other",
     ),
     Defect(
         "load code that has changed",
@@ -1339,6 +1392,7 @@ DEFECTS = (
         "if digest != known[where]:",
         "if False:",
         CODE,
+        "test_a_changed_file_is_accepted_by_name",
     ),
     Defect(
         "reach the modules that a user's file imports",
@@ -1346,6 +1400,7 @@ DEFECTS = (
         "if isinstance(value, ModuleType):",
         "if False:",
         CODE,
+        "test_a_named_file_gives_no_access_to_what_it_imports[os.rmdir]",
     ),
     Defect(
         "trust a note for any name in a file",
@@ -1353,6 +1408,7 @@ DEFECTS = (
         'key = f"{Path(where).name}:{name} {digest}"',
         'key = f"{Path(where).name} {digest}"',
         CODE,
+        "test_naming_one_function_of_a_file_allows_no_other",
     ),
     Defect(
         "keep the sources of code that a run no longer uses",
@@ -1360,6 +1416,7 @@ DEFECTS = (
         "tuple((place, known[place]) for place in places)",
         "tuple(known.items())",
         CODE,
+        "test_a_run_starts_from_a_run_with_own_code",
     ),
     Defect(
         "leave a user's layers on backprop without saying so",
@@ -1388,6 +1445,7 @@ DEFECTS = (
         "batch.size < self.config.batch_size",
         "False",
         COMPILED_RUNS,
+        "test_a_compiled_run_equals_the_eager_run_up_to_rounding[schedule]",
     ),
     Defect(
         "subtract where a closed form is known",
@@ -1402,6 +1460,7 @@ DEFECTS = (
         "        return xp.minimum(xp.maximum(delta, -limit), limit)",
         "        return delta",
         DIFFERENCES,
+        "test_targets_stay_inside_the_domain",
     ),
     Defect(
         "go the whole way to the end of a domain",
@@ -1409,6 +1468,7 @@ DEFECTS = (
         "self.room(h, xp) / 2",
         "self.room(h, xp)",
         DIFFERENCES,
+        "test_targets_stay_inside_the_domain",
     ),
     Defect(
         "use the closed form where subtraction is cheaper",
@@ -1416,6 +1476,7 @@ DEFECTS = (
         "or (far and not self.cheap)",
         "",
         DIFFERENCES,
+        "test_far_targets_subtract_where_that_is_cheaper",
     ),
     Defect(
         "lose the sign of a gap",
@@ -1423,6 +1484,7 @@ DEFECTS = (
         "xp.tanh(D / 2) * (1 + xp.exp(-abs(D)))",
         "xp.tanh(abs(D) / 2) * (1 + xp.exp(-abs(D)))",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[exp-{}-float32]",
     ),
     Defect(
         "take sigmoid's slope at one side",
@@ -1430,6 +1492,7 @@ DEFECTS = (
         "_sigmoid(-xp.minimum(h, v), xp) * _gap(delta, xp)",
         "_sigmoid(-xp.maximum(h, v), xp) * _gap(delta, xp)",
         DIFFERENCES,
+        "test_far_targets_subtract_where_that_is_cheaper",
     ),
     Defect(
         "round h - delta in a ReLU",
@@ -1437,6 +1500,7 @@ DEFECTS = (
         "return xp.minimum(delta - low, h - low)",
         "return h - low - xp.clip(h - delta, 0.0, math.inf)",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[relu-{}-float32]",
     ),
     Defect(
         "end the series of the normal distribution early",
@@ -1444,6 +1508,7 @@ DEFECTS = (
         'terms = 4 if "32" in str(h.dtype) else 8',
         "terms = 2",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[normal-{}-float64]",
     ),
     Defect(
         "forget alpha in an exponential",
@@ -1451,6 +1516,7 @@ DEFECTS = (
         "return scale * (up + alpha * exp(",
         "return scale * (up + exp(",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[selu-{}-float32]",
     ),
     Defect(
         "drop the product rule's second part",
@@ -1458,6 +1524,7 @@ DEFECTS = (
         "(h - delta) * sigmoid(h, delta, xp) + _sigmoid(h, xp) * delta",
         "(h - delta) * sigmoid(h, delta, xp)",
         DIFFERENCES,
+        "test_a_closed_form_is_exact[silu-{}-float32]",
     ),
     Defect(
         "round in a fast ReLU",
@@ -1542,6 +1609,7 @@ DEFECTS = (
         "holder._lra.added.remove(old)",
         "pass",
         SHARE,
+        "test_restore_returns_the_plain_model",
     ),
     Defect(
         "take targets with the settings of the backward pass",
@@ -1654,6 +1722,7 @@ DEFECTS = (
         ' and not hasattr(example, "_fields")',
         "",
         FUNCTION,
+        "test_an_example_may_be_a_named_tuple",
     ),
     Defect(
         "convert nothing by backprop",
@@ -1661,6 +1730,7 @@ DEFECTS = (
         "elif rule == Rule() and _would_be_intercepted(module):",
         "elif False:",
         FUNCTION,
+        "test_backprop_converts_what_other_rules_intercept",
     ),
     Defect(
         "count the terms of a step of packed sequences by its rows",
@@ -1668,6 +1738,7 @@ DEFECTS = (
         "sequence.terms.get(state.terms, state.terms)",
         "state.terms",
         RECURRENT,
+        "test_updates_are_those_of_a_cell_over_time[LSTM-time first-tokens]",
     ),
     Defect(
         "count layers and directions as the batch",
@@ -1675,6 +1746,7 @@ DEFECTS = (
         "LossTerms.BATCH: states[0].shape[1]",
         "LossTerms.BATCH: states[0].shape[0]",
         RECURRENT,
+        "test_updates_are_those_of_torchs_cell_step_by_step[LSTM-None]",
     ),
     Defect(
         "count no time steps as tokens",
@@ -1682,6 +1754,7 @@ DEFECTS = (
         "LossTerms.TOKENS: N",
         "LossTerms.TOKENS: states[0].shape[1]",
         RECURRENT,
+        "test_updates_are_those_of_a_cell_over_time[LSTM-time first-tokens]",
     ),
     Defect(
         "run no direction backward",
@@ -1689,6 +1762,7 @@ DEFECTS = (
         "-1 if at % directions else 1",
         "1",
         RECURRENT,
+        "test_updates_are_those_of_a_cell_over_time[LSTM-time first-batch]",
     ),
     Defect(
         "drop nothing between recurrent layers",
@@ -1696,6 +1770,7 @@ DEFECTS = (
         "F.dropout(x, dropout, train)",
         "x",
         RECURRENT,
+        "test_dropout_between_layers_is_that_of_the_plain_model",
     ),
     Defect(
         "overlook the scale of a smoothed cross-entropy",
@@ -1703,6 +1778,7 @@ DEFECTS = (
         "return 1 / float(slope)",
         "return None",
         SURROUNDINGS,
+        "test_a_wrong_scale_is_recognised_by_the_errors_of_usual_losses",
     ),
     Defect(
         "take soft targets of two classes for labels",
@@ -1710,6 +1786,7 @@ DEFECTS = (
         ".all() and ((c - of_class).abs() <= 1e-3 * c)",
         "",
         SURROUNDINGS,
+        "test_usual_losses_cause_no_warning",
     ),
     Defect(
         "take a squared error for half of one",
@@ -1717,6 +1794,7 @@ DEFECTS = (
         "return 2 * divisor, outputs",
         "return divisor / 2, outputs",
         SURROUNDINGS,
+        "test_a_wrong_scale_is_recognised_by_the_errors_of_usual_losses",
     ),
     Defect(
         "let states diverge",
@@ -1938,44 +2016,84 @@ DEFECTS = (
 )
 
 
-def run_tests(package: Path, *tests: str) -> subprocess.CompletedProcess[str]:
-    """Run tests against a copy of the package; conftest.py checks that it is this one."""
-    environment = os.environ | {
-        "PYTHONPATH": str(package.parent),
-        "PYTHONDONTWRITEBYTECODE": "1",  # or a stale byte code might hide a defect
-        "LRA_UNDER_TEST": str(package.parent),
-        "OMP_NUM_THREADS": "1",
-        "HYPOTHESIS_PROFILE": "brief",
-    }
-    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *" ".join(tests).split()],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+OPTIONS = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
+FORKS = sys.platform == "linux"  # elsewhere a library may not survive a fork
+LOADED = """import hypothesis, lightning_fabric, matplotlib.pyplot, optuna, scipy.stats, sklearn
+import tensorboardX, torch._dynamo, transformers, tyro"""
+"""What a process loads once for all tests: what takes long, but nothing that loads the package."""
+
+package: Path
+"""The copy of the package that this process breaks and tests."""
 
 
-def attempt(defect: Defect, package: Path) -> str:
-    """Apply a defect, run the tests, and undo it; say what is amiss, or nothing."""
+def set_up(folder: Path) -> None:
+    """Copy the package for this process, and load what the tests need besides."""
+    global package
+    package = folder / str(os.getpid()) / "lra"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src" / "lra", package, ignore=ignored)
+    # Byte code with a hash of its source, as stale byte code might hide a defect.
+    hashed = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(package, quiet=1, invalidation_mode=hashed)
+    os.chdir(ROOT)
+    sys.path.insert(1, str(package.parent))
+    # conftest.py checks that `lra` is the copy under test.
+    os.environ |= dict.fromkeys(("PYTHONPATH", "LRA_UNDER_TEST"), str(package.parent))
+    if FORKS:
+        imports = package.parent / "test_nothing.py"
+        imports.write_text(LOADED)
+        with contextlib.redirect_stdout(io.StringIO()):  # pytest loads its plugins, too
+            pytest.main([*OPTIONS, "--collect-only", str(imports)])
+        assert "lra" not in sys.modules
+
+
+def run_tests(tests: list[str]) -> tuple[int, str]:
+    """Run tests in a new process, and return pytest's exit status and output."""
+    with tempfile.TemporaryFile("w+") as output:
+        if FORKS:
+            child = os.fork()
+            if not child:
+                status = int(pytest.ExitCode.INTERNAL_ERROR)
+                try:
+                    os.dup2(output.fileno(), 1)
+                    os.dup2(output.fileno(), 2)
+                    status = pytest.main([*OPTIONS, *tests])
+                    sys.stdout.flush()
+                finally:
+                    os._exit(status)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        else:
+            command = [sys.executable, "-m", "pytest", *OPTIONS, *tests]
+            status = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+        output.seek(0)
+        return status, output.read()
+
+
+def attempt(defect: Defect) -> tuple[bool, str]:
+    """Apply a defect, run the tests, and undo it; return whether it was caught, and details."""
     path = package / defect.file
     text = path.read_text()
     if text.count(defect.right) != 1:
-        return f"{defect.right!r} is {text.count(defect.right)} times in {defect.file}, not once"
+        return False, f"{defect.right!r} is {text.count(defect.right)} times in {path.name}"
     mutated = text.replace(defect.right, defect.wrong)
     compile(mutated, str(path), "exec")
     path.write_text(mutated)
     try:
-        ran = run_tests(package, defect.tests)
+        status, output = run_tests(defect.nodes)
     finally:
         path.write_text(text)
-    if ran.returncode == 0:
-        return f"no test of {defect.tests} noticed"
-    if ran.returncode != 1:
-        return f"the tests did not run:\n{ran.stdout}{ran.stderr}"
-    return ""
+    if status == pytest.ExitCode.OK:
+        return False, f"no test of {' '.join(defect.nodes)} noticed"
+    if status != pytest.ExitCode.TESTS_FAILED:
+        return False, f"the tests did not run:\n{output}"
+    failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", output, re.MULTILINE)
+    return True, failed[1] if failed else output
+
+
+def timed(function: Callable[[T], tuple[R, str]], argument: T) -> tuple[R, str, float]:
+    """Return what a function returns, and the seconds that it took."""
+    started = time.perf_counter()
+    return *function(argument), time.perf_counter() - started
 
 
 def main() -> int:
@@ -1993,41 +2111,36 @@ def main() -> int:
     if arguments.list or not chosen:
         print("\n".join(f"{d.file}: {d.name}" for d in DEFECTS))
         return 0 if arguments.list else 1
+    files: dict[str, set[str]] = {}
+    for defect in chosen:
+        files.setdefault(defect.tests, set()).update(defect.nodes)
+    sys.path[0] = str(ROOT)  # as for `python -m pytest`; the folder of this file has a `torch`
     with (
         tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool,
+        concurrent.futures.ProcessPoolExecutor(
+            arguments.jobs, multiprocessing.get_context("spawn"), set_up, (Path(folder),)
+        ) as pool,
     ):
-        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()  # who tries takes one for the time
-        for job in range(arguments.jobs):
-            copies.put(Path(folder) / str(job) / "lra")
-            shutil.copytree(
-                *(ROOT / "src" / "lra", Path(folder) / str(job) / "lra"),
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
-
-        def alone(run: Callable[[Path], T]) -> tuple[T, str]:
-            package, started = copies.get(), time.perf_counter()
-            try:
-                return run(package), f"{time.perf_counter() - started:5.1f} s"
-            finally:
-                copies.put(package)
-
-        files = sorted({defect.tests for defect in chosen})
-        sound = [pool.submit(alone, lambda p, tests=tests: run_tests(p, tests)) for tests in files]
-        for tests, future in zip(files, sound, strict=True):
-            ran, took = future.result()
-            if ran.returncode:
+        os.environ |= {  # of the pool's processes
+            "HYPOTHESIS_PROFILE": "brief",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": folder,
+        }
+        sound = pool.map(functools.partial(timed, run_tests), map(sorted, files.values()))
+        for tests, (status, output, took) in zip(files, sound, strict=True):
+            if status:
                 pool.shutdown(cancel_futures=True)
-                print(f"{tests} fails without any defect:\n{ran.stdout}{ran.stderr}")
+                print(f"{tests} fails without any defect:\n{output}")
                 return 1
-            print(f"{tests:65} {took}  passes without a defect", flush=True)
+            print(f"{tests:65} {took:5.1f} s  passes without a defect", flush=True)
         amiss = 0
-        tries = [pool.submit(alone, lambda p, defect=d: attempt(defect, p)) for d in chosen]
-        for defect, found in zip(chosen, tries, strict=True):
-            trouble, took = found.result()
-            amiss += bool(trouble)
-            verdict = f"SURVIVED: {trouble}" if trouble else "caught"
-            print(f"{defect.file:28} {defect.name:36} {took}  {verdict}", flush=True)
+        tries = pool.map(functools.partial(timed, attempt), chosen)
+        for defect, (caught, what, took) in zip(chosen, tries, strict=True):
+            amiss += not caught
+            by = "" if defect.test else f" by {what}"
+            verdict = f"caught{by}" if caught else f"SURVIVED: {what}"
+            print(f"{defect.file:28} {defect.name:36} {took:5.1f} s  {verdict}", flush=True)
     print(f"{len(chosen) - amiss} of {len(chosen)} defects caught")
     return 1 if amiss else 0
 

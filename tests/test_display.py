@@ -59,6 +59,12 @@ def test_html_is_inert(text: str) -> None:
     assert "color" not in page  # the notebook's own colours, light or dark
 
 
+def test_html_keeps_numbers_on_one_line_and_lets_text_wrap() -> None:
+    page = as_html("title", ["layer", "error"], [["a b", "1e-08 |h|"]])
+    assert '<td style="text-align:left">a b</td>' in page
+    assert '<td style="text-align:right;white-space:nowrap">1e-08 |h|</td>' in page
+
+
 def test_html_without_rows_has_no_table() -> None:
     assert "table" not in as_html("title", ["a"], [], ["note"])
 

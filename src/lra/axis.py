@@ -100,7 +100,15 @@ def _plain(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Base of the immutable values that make up a rule: they compare, hash, print and pickle."""
+    """Hold settings as an immutable value: base of rules, axes and methods.
+
+    Values compare, hash, print and pickle by their fields.
+
+    >>> lra.feedback.Learned(0.5) == lra.feedback.Learned(gamma=0.5)
+    True
+    >>> print(lra.feedback.Learned(0.5))
+    Learned(gamma=0.5)
+    """
 
     def __str__(self) -> str:
         """Show the fields that differ from their defaults."""
@@ -115,7 +123,11 @@ class Axis:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def to_config(self) -> dict[str, Any]:
-        """Return the value as plain data for JSON: the name of its class and its fields."""
+        """Return the value as plain data for JSON: the name of its class and its fields.
+
+        >>> lra.wiring.Stride(3).to_config()
+        {'type': 'Stride', 'every': 3}
+        """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"type": type(self).__name__} | {
             name: _plain(value) for name, value in fields.items()
@@ -125,8 +137,14 @@ class Axis:
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Build a value of this class or a subclass from the plain data of `to_config`.
 
+        Args:
+            config: a mapping with the name of the class as "type", and its fields.
+
         Raises:
             OptionError: for an unknown type or field, listing the known ones.
+
+        >>> lra.wiring.Wiring.from_config({"type": "Stride", "every": 3})
+        Stride(every=3)
         """
         if not isinstance(config, dict) or "type" not in config:
             raise OptionError(f"{cls.__name__}: expected a mapping with 'type', got {config!r}")

@@ -15,16 +15,28 @@ from lra.errors import OptionError
 
 @dataclass(frozen=True)
 class LocalLoss(Axis):
-    """The loss L(z, y) between a layer's output and its target, by its derivative in z."""
+    """Define a loss L(z, y) between a layer's output z and its target y: base of local losses."""
 
     def derivative(self, difference: Any, xp: Any) -> Any:
-        """Compute dL/dz from z - y."""
+        """Compute dL/dz.
+
+        Args:
+            difference: z - y, any shape.
+            xp: the array namespace: numpy, torch or keras.ops.
+
+        Returns:
+            dL/dz, of the same shape.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Squared(LocalLoss):
-    """L = 1/2 (z - y)^2, so the error is z - y itself."""
+    """Use L = 1/2 (z - y)^2, so that the error is z - y itself.
+
+    >>> lra.crossing.Squared().derivative(np.array([-0.5, 2.0]), np)
+    array([-0.5,  2. ])
+    """
 
     def derivative(self, difference: Any, xp: Any) -> Any:
         """Return z - y."""
@@ -33,7 +45,11 @@ class Squared(LocalLoss):
 
 @dataclass(frozen=True)
 class Absolute(LocalLoss):
-    """L = |z - y|, so the error is the sign of z - y."""
+    """Use L = abs(z - y), so that the error is the sign of z - y.
+
+    >>> lra.crossing.Absolute().derivative(np.array([-0.5, 2.0]), np)
+    array([-1.,  1.])
+    """
 
     def derivative(self, difference: Any, xp: Any) -> Any:
         """Compute sign(z - y)."""
@@ -42,7 +58,11 @@ class Absolute(LocalLoss):
 
 @dataclass(frozen=True)
 class Cauchy(LocalLoss):
-    """L = 1/2 log(1 + (z - y)^2), which bounds the error of an outlier."""
+    """Use L = 1/2 log(1 + (z - y)^2), which bounds the error of an outlier.
+
+    >>> lra.crossing.Cauchy().derivative(np.array([-0.5, 2.0]), np)
+    array([-0.4,  0.4])
+    """
 
     def derivative(self, difference: Any, xp: Any) -> Any:
         """Compute (z - y) / (1 + (z - y)^2)."""
@@ -51,10 +71,18 @@ class Cauchy(LocalLoss):
 
 @dataclass(frozen=True)
 class Mixed(LocalLoss):
-    """L = alpha 1/2 (z - y)^2 + (1 - alpha) |z - y|: between `Absolute` and `Squared`.
+    """Mix `Squared` and `Absolute`.
+
+        L = alpha/2 (z - y)^2 + (1 - alpha) |z - y|
 
     Args:
         alpha: the share of the squared loss, from 0 to 1.
+
+    Raises:
+        OptionError: for an alpha out of range.
+
+    >>> lra.crossing.Mixed(alpha=0.5).derivative(np.array([-0.5, 2.0]), np)
+    array([-0.75,  1.5 ])
     """
 
     alpha: float = 0.24
@@ -71,10 +99,13 @@ class Mixed(LocalLoss):
 
 @dataclass(frozen=True)
 class Surrogate(Axis):
-    """A function s to take targets through instead of phi, where phi is flat."""
+    """Define a function s to take targets through instead of phi, where phi is flat.
+
+    This is the base of the surrogates. A subclass defines `__call__(h, xp)`.
+    """
 
     form: ClassVar[str | None] = None
-    """The key of s in `lra.differences.FORMS`, or None to subtract."""
+    """The name of the closed form of s(h) - s(h - delta), or None to subtract."""
 
     def __call__(self, h: Any, xp: Any) -> Any:
         """Compute s(h)."""
@@ -88,7 +119,11 @@ class Surrogate(Axis):
 
 @dataclass(frozen=True)
 class IdentitySurrogate(Surrogate):
-    """s(h) = h: the error passes straight through, times beta."""
+    """Use s(h) = h: the error passes straight through, times beta.
+
+    >>> lra.crossing.IdentitySurrogate()(np.array([-2.0, 0.5]), np)
+    array([-2. ,  0.5])
+    """
 
     form = "identity"
 
@@ -99,7 +134,11 @@ class IdentitySurrogate(Surrogate):
 
 @dataclass(frozen=True)
 class TanhSurrogate(Surrogate):
-    """s(h) = tanh(h): smooth and bounded, for saturating or binary activations."""
+    """Use s(h) = tanh(h): smooth and bounded, for saturating or binary activations.
+
+    >>> lra.crossing.TanhSurrogate()(np.array([-2.0, 0.5]), np).round(3)
+    array([-0.964,  0.462])
+    """
 
     form = "tanh"
 
@@ -110,9 +149,12 @@ class TanhSurrogate(Surrogate):
 
 @dataclass(frozen=True)
 class HardTanhSurrogate(Surrogate):
-    """s(h) = h between -1 and 1, constant beyond: the usual straight-through estimator.
+    """Use s(h) = h between -1 and 1, constant beyond: the usual straight-through estimator.
 
     Source: Hubara et al., Binarized neural networks, NeurIPS 2016.
+
+    >>> lra.crossing.HardTanhSurrogate()(np.array([-2.0, 0.5]), np)
+    array([-1. ,  0.5])
     """
 
     form = "hardtanh"
@@ -124,7 +166,11 @@ class HardTanhSurrogate(Surrogate):
 
 @dataclass(frozen=True)
 class SigmoidSurrogate(Surrogate):
-    """s(h) = 1 / (1 + exp(-h)): for activations of 0 and 1, and the mean of sampled ones."""
+    """Use s(h) = 1 / (1 + exp(-h)): for activations of 0 and 1, and the mean of sampled ones.
+
+    >>> lra.crossing.SigmoidSurrogate()(np.array([-2.0, 0.5]), np).round(3)
+    array([0.119, 0.622])
+    """
 
     form = "sigmoid"
 
@@ -135,7 +181,18 @@ class SigmoidSurrogate(Surrogate):
 
 @dataclass(frozen=True)
 class Crossing(Axis):
-    """Base of the crossing axis."""
+    """Define how an error crosses an activation z = phi(h): base of the crossing axis.
+
+    A subclass defines `error`. It is a frozen dataclass, whose fields are its settings.
+
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class SignOnly(lra.crossing.Crossing):
+    ...     def error(self, phi, h, z, d, n, xp):
+    ...         return xp.sign(d) / n
+    >>> print(lra.Rule(crossing=SignOnly()))
+    Rule(crossing=SignOnly())
+    """
 
     @property
     def needs_terms(self) -> bool:
@@ -147,28 +204,43 @@ class Crossing(Axis):
         return self
 
     def move(self, d: Any, n: float, xp: Any) -> Any:
-        """Compute the distance m of the target y = phi(h - m); None where there is no target."""
+        """Compute the distance m of the target y = phi(h - m).
+
+        Args:
+            d: the error at z, divided by N.
+            n: N, the number of terms of the loss.
+            xp: the array namespace.
+
+        Returns:
+            m, of d's shape, in units of h; None where there is no target.
+        """
         return None
 
     def error(self, phi: Callable[[Any], Any], h: Any, z: Any, d: Any, n: float, xp: Any) -> Any:
         """Compute the error at h from the error d at z.
 
         Args:
-            phi: the activation, an `lra.differences.Phi`: call it, or use
-                `phi.difference(h, delta, xp)`: phi(h) - phi(h - delta), without cancellation
-                wherever a closed form is known.
+            phi: the activation. Call it, or use `phi.difference(h, delta, xp)` for phi(h) - phi(h
+                - delta), which does not cancel wherever a closed form is known.
             h: pre-activations, any shape.
             z: activations phi(h), of h's shape.
             d: the error at z, of h's shape, divided by N as the loss's mean left it.
             n: N, the number of terms of the loss.
             xp: the array namespace: numpy, torch or keras.ops.
+
+        Returns:
+            The error at h, of h's shape, divided by N.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Derivative(Crossing):
-    """e = phi'(h) d: backprop's chain rule, computed by the framework."""
+    """Cross by backprop's chain rule, e = phi'(h) d, which the framework computes.
+
+    >>> lra.Backprop().crossing
+    Derivative()
+    """
 
     @property
     def needs_terms(self) -> bool:
@@ -177,10 +249,13 @@ class Derivative(Crossing):
 
 
 class Relative(enum.StrEnum):
-    """What the largest error is taken over, for targets at a relative distance."""
+    """Name what the largest error is taken over, for targets at a relative distance."""
 
+    #: Each number by itself.
     UNIT = "unit"
+    #: All dimensions but the first.
     SAMPLE = "sample"
+    #: All dimensions.
     BATCH = "batch"
 
 
@@ -193,19 +268,25 @@ _FAR = 0.1
 
 @dataclass(frozen=True)
 class TargetDifference(Crossing):
-    """e = gain L'(z - y) / N with the target y = phi(h - beta N d): LRA's local alignment.
+    """Cross by the difference between the output z and a target y: LRA's local alignment.
+
+        y = phi(h - beta N d)
+        e = gain L'(z - y) / N
 
     It takes no derivative of phi. With gain = 1/beta it tends to `Derivative` as beta goes to 0.
 
-    Two-sided, it compares one target on each side of h: e = gain L'((phi(h + m) - phi(h - m)) / 2)
-    / N with m = beta N d. The bias then falls like beta^2 instead of beta.
+    Two-sided, it compares one target on each side of h, and the bias falls like beta^2 instead of
+    beta:
 
-    Relative, m = beta d / s with s the largest |d|, and s replaces 1/N. beta is then a distance in
-    units of h, and the scale of the loss does not matter. With s taken per unit, every target is
-    beta away from its h, and e is d times the slope of a chord of phi.
+        m = beta N d
+        e = gain L'((phi(h + m) - phi(h - m)) / 2) / N
 
-    Differences are exact where phi has a closed form (`lra.differences`), and targets stay inside
-    the domain of functions such as log and sqrt.
+    Relative, m = beta d / s with s the largest abs(d), and s replaces 1/N. beta is then a distance
+    in units of h, and the scale of the loss does not matter. With s taken per unit, every target
+    is beta away from its h, and e is d times the slope of a chord of phi.
+
+    Differences are exact where phi has a closed form, and targets stay inside the domain of
+    functions such as log and sqrt.
 
     Args:
         beta: the distance of the target from h, per unit of error.
@@ -218,7 +299,17 @@ class TargetDifference(Crossing):
         relative_if_flat: the value of `relative` at step functions, where a target near h would
             hardly ever reach another step.
 
+    Raises:
+        OptionError: for a value out of range.
+
     Source: Ororbia and Mali, AAAI 2019, for the one-sided target at beta N d.
+
+    With a small beta it is the derivative times d, here tanh'(0) = 1 and tanh'(1) = 0.42:
+
+    >>> h, d = np.array([0.0, 1.0]), np.array([0.1, 0.1])
+    >>> crossing = lra.crossing.TargetDifference(beta=0.001, normalized=True)
+    >>> crossing.error(np.tanh, h, np.tanh(h), d, 1, np).round(4)
+    array([0.1  , 0.042])
     """
 
     beta: float = 0.1

@@ -85,15 +85,18 @@ def as_html(
         left: the number of columns that are aligned to the left; the others are numbers.
     """
 
-    def line(tag: str, cells: Sequence[str]) -> str:
+    def line(tag: str, cells: Sequence[str], of_numbers: str) -> str:
+        styles = ("text-align:left" if i < left else of_numbers for i in range(len(cells)))
         aligned = (
-            f'<{tag} style="text-align:{"left" if i < left else "right"}">{_escape(cell)}</{tag}>'
-            for i, cell in enumerate(cells)
+            f'<{tag} style="{style}">{_escape(cell)}</{tag}>'
+            for style, cell in zip(styles, cells, strict=True)
         )
         return f"<tr>{''.join(aligned)}</tr>"
 
-    body = "".join(line("td", row) for row in rows)
-    table = f"<table><thead>{line('th', header)}</thead><tbody>{body}</tbody></table>"
+    right = "text-align:right"
+    head = line("th", header, right)
+    body = "".join(line("td", row, f"{right};white-space:nowrap") for row in rows)
+    table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
     below = "".join(f"<div>{_escape(note)}</div>" for note in notes)
     return (
         f'<div style="overflow-x:auto"><div><b>{_escape(title)}</b></div>'

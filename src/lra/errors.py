@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 
 class LraError(Exception):
-    """Base class of all errors that lra raises."""
+    """Raised for everything that lra refuses: base class of its errors."""
 
 
 class OptionError(LraError, ValueError):
-    """An unknown option or name, or a value outside its range."""
+    """Raised for an unknown option or name, or a value outside its range."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why one module is refused.
+    """State why one module is refused.
 
     Attributes:
         name: the module's qualified name; "" for the model itself.
@@ -30,7 +30,7 @@ class Refusal:
 
 
 class _RefusedError(LraError, TypeError):
-    """A model that is refused.
+    """Raised for a model that is refused.
 
     Attributes:
         refused: the modules that cause it, each with its reason.
@@ -42,39 +42,58 @@ class _RefusedError(LraError, TypeError):
 
 
 class ConversionError(_RefusedError):
-    """A model that cannot be converted or restored as asked. The model is unchanged."""
+    """Raised for a model that cannot be converted or restored as asked. The model is unchanged.
+
+    Attributes:
+        refused: the modules that cause it, each with its reason, as a tuple of `Refusal`.
+
+    >>> net = nn.Sequential(nn.Linear(4, 2))
+    >>> try:
+    ...     lra.restore(net)
+    ... except lra.errors.ConversionError as error:
+    ...     print(error)
+    restore: no layer of this Sequential is converted; call lra.convert(model, rule) first
+    """
 
 
 class MethodError(_RefusedError):
-    """A model that a method does not support, or a situation in which it would be wrong."""
+    """Raised for a model that a method does not support, or where its update would be wrong.
+
+    Attributes:
+        refused: the modules that cause it, each with its reason, as a tuple of `Refusal`.
+    """
 
 
 class CompileError(LraError, RuntimeError):
-    """A training step that cannot be compiled, or is called in an unsupported way."""
+    """Raised for a training step that cannot be compiled, or is called in an unsupported way."""
 
 
 class EnsembleError(_RefusedError):
-    """Networks that cannot be trained as one ensemble, or are no longer compatible."""
+    """Raised for networks that cannot be trained as one ensemble, or are no longer compatible.
+
+    Attributes:
+        refused: the modules that cause it, each with its reason, as a tuple of `Refusal`.
+    """
 
 
 class RuleError(LraError, AssertionError):
-    """A rule or a method that breaks an identity, or a pass that is not defined under a rule."""
+    """Raised for a rule that breaks an identity, or a pass that it does not define."""
 
 
 class LraWarning(UserWarning):
-    """Something that works, but is probably not intended."""
+    """Warns of something that works, but is probably not intended."""
 
 
 class DataError(LraError, OSError):
-    """A dataset that cannot be found, fetched, or trusted."""
+    """Raised for a dataset that cannot be found, fetched, or trusted."""
 
 
 class RunError(LraError, RuntimeError):
-    """A training run that cannot start, resume or continue."""
+    """Raised for a training run that cannot start, resume or continue."""
 
 
 class Diverged(RunError):  # noqa: N818 - a state of a run, like Interrupted
-    """A training run or a method whose loss, weights or states are no longer finite."""
+    """Raised for a run or a method whose loss, weights or states are no longer finite."""
 
 
 def one_line(error: BaseException) -> str:

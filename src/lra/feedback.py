@@ -10,19 +10,35 @@ from lra.inits import Draw, FanIn, Init, LikeWeights
 
 
 class Stored(enum.Enum):
-    """What a layer stores for its feedback."""
+    """Name what a layer stores for its feedback."""
 
+    #: Nothing: E is computed from W in each pass.
     NOTHING = "nothing"
+    #: An array that training does not move.
     FIXED = "fixed"
+    #: A parameter that the optimizer moves.
     LEARNED = "learned"
 
 
 @dataclass(frozen=True)
 class Feedback(Axis):
-    """Base of the feedback axis.
+    """Define the tensor E that carries an error down across a weight layer: base of the axis.
+
+        d = e E
 
     A layer stores what `stored` says, drawn by `draw`. In each training pass errors go down through
-    `effective`, and learned feedback moves by `update`.
+    `effective`, and learned feedback moves by `update`. A subclass is a frozen dataclass, whose
+    fields are its settings.
+
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Scaled(lra.feedback.Feedback):
+    ...     scale: float = 0.5
+    ...     stored = lra.feedback.Stored.NOTHING
+    ...     def effective(self, W, kept, draw, xp):
+    ...         return self.scale * W
+    >>> print(lra.Rule(feedback=Scaled(0.25)))
+    Rule(feedback=Scaled(scale=0.25))
     """
 
     @property
@@ -31,21 +47,49 @@ class Feedback(Axis):
         raise NotImplementedError
 
     def draw(self, draw: Draw) -> Any:
-        """Draw what the layer stores, of W's shape."""
+        """Draw what the layer stores.
+
+        Args:
+            draw: the layer, and the source of random numbers.
+
+        Returns:
+            An array of W's shape.
+        """
         raise NotImplementedError
 
     def effective(self, W: Any, kept: Any, draw: Draw, xp: Any) -> Any:
-        """Return the E of one pass, of W's shape; `kept` is what the layer stores, or None."""
+        """Compute the E of one pass. By default it is what the layer stores.
+
+        Args:
+            W: the layer's weights, any shape.
+            kept: what the layer stores, of W's shape, or None.
+            draw: the layer, and the source of random numbers.
+            xp: the array namespace: numpy, torch or keras.ops.
+
+        Returns:
+            E, of W's shape.
+        """
         return kept
 
     def update(self, dW: Any) -> Any:
-        """Compute dE from the layer's own dW, for learned feedback."""
+        """Compute dE for learned feedback.
+
+        Args:
+            dW: the layer's own update, of W's shape.
+
+        Returns:
+            dE, a new array of W's shape.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Transpose(Feedback):
-    """E = W: backprop's weight transport."""
+    """Use the forward weights, E = W: backprop's weight transport.
+
+    >>> lra.Backprop().feedback
+    Transpose()
+    """
 
     @property
     def stored(self) -> Stored:
@@ -59,7 +103,16 @@ class Transpose(Feedback):
 
 @dataclass(frozen=True)
 class Random(Feedback):
-    """E fixed at its random draw: feedback alignment (Lillicrap et al. 2016)."""
+    """Keep E at its random draw: feedback alignment.
+
+    Args:
+        init: how E is drawn.
+
+    Source: Lillicrap et al., Nature Communications 2016.
+
+    >>> lra.feedback.Random(lra.inits.Normal(0.1))
+    Random(init=Normal(std=0.1))
+    """
 
     init: Init = field(default_factory=LikeWeights)
 
@@ -78,7 +131,9 @@ class Random(Feedback):
 
 @dataclass(frozen=True)
 class Learned(Feedback):
-    """E learned beside W by dE = gamma dW: LRA-E, and Kolen and Pollack (1994).
+    """Learn E beside W, as LRA-E and Kolen and Pollack (1994) do.
+
+        dE = gamma dW
 
     With gamma = 1 and one optimizer for both, each step moves E exactly as it moves W. E - W then
     changes by weight decay alone, and E aligns with W as W is learned. Optimizers of Adam's kind
@@ -88,6 +143,12 @@ class Learned(Feedback):
     Args:
         gamma: the step of E relative to that of W.
         init: how E is drawn.
+
+    Raises:
+        OptionError: for a gamma that is not a finite number.
+
+    >>> lra.feedback.Learned(gamma=0.5).update(np.array([2.0, -1.0]))
+    array([ 1. , -0.5])
     """
 
     gamma: float = 1.0
@@ -113,13 +174,20 @@ class Learned(Feedback):
 
 @dataclass(frozen=True)
 class Offset(Feedback):
-    """E = W + D with D fixed: `Learned` with gamma 1, stored as the difference D = E - W.
+    """Store learned feedback as its difference from the weights, D = E - W.
 
-    D needs no update and no optimizer state. `lra.share_feedback` shrinks it by weight decay as
-    E - W would shrink.
+        E = W + D
+
+    This is `Learned` with gamma 1. D needs no update and no optimizer state. `lra.share_feedback`
+    shrinks it by weight decay as E - W would shrink.
 
     Args:
         init: how E is drawn when it is drawn again.
+
+    >>> offset = lra.feedback.Offset(lra.inits.FanIn())
+    >>> W, D = np.array([1.0, 2.0]), np.array([0.5, 0.0])
+    >>> offset.effective(W, D, None, np)
+    array([1.5, 2. ])
     """
 
     init: Init
@@ -157,20 +225,32 @@ class _Scale:
 
 
 class Magnitude(enum.StrEnum):
-    """Where the magnitudes of sign-symmetric feedback come from."""
+    """Name where the magnitudes of sign-symmetric feedback come from."""
 
-    UNIFORM = "uniform"  # one constant for the layer: uSF
-    FIXED = "fixed"  # drawn once: frSF
-    BATCH = "batch"  # drawn for every batch: brSF
+    #: One constant for the layer: uSF.
+    UNIFORM = "uniform"
+    #: Drawn once: frSF.
+    FIXED = "fixed"
+    #: Drawn for every batch: brSF.
+    BATCH = "batch"
 
 
 @dataclass(frozen=True)
 class SignSymmetric(Feedback):
-    """E = |M| sign(W): feedback shares the sign of W, not its size (Liao et al. 2016).
+    """Take the sign of W for E, but not its size.
+
+        E = |M| sign(W)
 
     Args:
         magnitude: M constant (uSF), drawn once (frSF), or drawn for every batch (brSF).
         init: how M is drawn; the constant of uSF is the scale of this draw.
+
+    Source: Liao, Leibo and Poggio, AAAI 2016.
+
+    >>> feedback = lra.feedback.SignSymmetric("fixed")
+    >>> W, M = np.array([0.5, -3.0]), np.array([0.1, -0.2])
+    >>> feedback.effective(W, M, None, np)
+    array([ 0.1, -0.2])
     """
 
     magnitude: Magnitude = Magnitude.UNIFORM

@@ -9,7 +9,7 @@ from lra.errors import OptionError
 
 
 class Draw(Protocol):
-    """A weight layer as an initialisation sees it; each framework implements it."""
+    """Describe a weight layer as an initialisation sees it. Each framework implements it."""
 
     @property
     def fan_in(self) -> int:
@@ -20,14 +20,22 @@ class Draw(Protocol):
         """The root mean square of the layer's weights W."""
 
     def __call__(self, kind: str, scale: float) -> Any:
-        """Draw an array of W's shape: "normal" (by std), "uniform" (by bound) or "orthogonal"."""
+        """Draw an array of W's shape.
+
+        Args:
+            kind: "normal", "uniform" or "orthogonal".
+            scale: the standard deviation, the bound, or the factor.
+        """
 
 
 class RunnableDraw(Draw, Protocol):
-    """A weight layer that can also be run on noise."""
+    """Describe a weight layer that can also be run on noise."""
 
     def noise_correlation(self, samples: int) -> tuple[Any, Any]:
         """Run the layer without its bias on noise x ~ N(0, 1), y = f(x, W).
+
+        Args:
+            samples: the number of noise samples.
 
         Returns:
             The correlation f*(x; y) of input and output, of W's shape, where f* is the layer's
@@ -37,21 +45,41 @@ class RunnableDraw(Draw, Protocol):
 
 @dataclass(frozen=True)
 class Init(Axis):
-    """Base of the initialisations. E has the shape of the layer's weight W."""
+    """Define how E is drawn, of the shape of the layer's weight W: base of the initialisations.
+
+    A subclass defines `draw`. It is a frozen dataclass, whose fields are its settings.
+    """
 
     def draw(self, draw: Draw) -> Any:
-        """Draw E for a layer."""
+        """Draw E for a layer.
+
+        Args:
+            draw: the layer, and the source of random numbers.
+
+        Returns:
+            An array of W's shape.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class LikeWeights(Init):
-    """E ~ U(-b, b) with b = scale sqrt(3) rms(W): as large as the layer's own weights.
+    """Draw E uniformly, as large as the layer's own weights.
+
+        E ~ U(-b, b),  b = scale sqrt(3) rms(W)
 
     E is drawn as by `FanIn` where W is all zeros, or holds no values as on a meta device.
 
     Args:
         scale: the size of E relative to W.
+
+    Raises:
+        OptionError: for a scale that is not positive.
+
+    >>> net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64))
+    >>> net = lra.convert(net, lra.LRAE(init=lra.inits.LikeWeights(scale=2.0)))
+    >>> round((net[2].feedback.std() / net[2].weight.std()).item(), 1)
+    2.0
     """
 
     scale: float = 1.0
@@ -68,10 +96,20 @@ class LikeWeights(Init):
 
 @dataclass(frozen=True)
 class FanIn(Init):
-    """E ~ U(-b, b) with b = scale / sqrt(fan_in): with scale 1, how torch draws W itself.
+    """Draw E uniformly by the number of inputs: with scale 1, how torch draws W itself.
+
+        E ~ U(-b, b),  b = scale / sqrt(fan_in)
 
     Args:
         scale: the factor of the bound.
+
+    Raises:
+        OptionError: for a scale that is not positive.
+
+    >>> net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64))
+    >>> net = lra.convert(net, lra.LRAE(init=lra.inits.FanIn(scale=4.0)))
+    >>> round(net[2].feedback.max().item(), 1)
+    0.5
     """
 
     scale: float = 1.0
@@ -86,10 +124,20 @@ class FanIn(Init):
 
 @dataclass(frozen=True)
 class Normal(Init):
-    """E ~ N(0, std^2), whatever the layer's size.
+    """Draw E from a normal distribution, whatever the layer's size.
+
+        E ~ N(0, std^2)
 
     Args:
         std: the standard deviation.
+
+    Raises:
+        OptionError: for a std that is not positive.
+
+    >>> net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64))
+    >>> net = lra.convert(net, lra.LRAE(init=lra.inits.Normal(std=0.5)))
+    >>> round(net[2].feedback.std().item(), 1)
+    0.5
     """
 
     std: float = 0.1
@@ -104,7 +152,11 @@ class Normal(Init):
 
 @dataclass(frozen=True)
 class Orthogonal(Init):
-    """E = gain Q, with Q Q^T = 1, or Q^T Q = 1 where E has more rows than columns.
+    """Draw E orthogonal.
+
+        E = gain Q,  Q Q^T = 1
+
+    Where E has more rows than columns, Q^T Q = 1.
 
     A row belongs to one unit. Errors sent down through a square E keep their length, times gain.
 
@@ -113,6 +165,12 @@ class Orthogonal(Init):
 
     Source: Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural
     networks, ICLR 2014.
+
+    >>> net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64))
+    >>> net = lra.convert(net, lra.LRAE(init=lra.inits.Orthogonal()))
+    >>> E = net[2].feedback
+    >>> torch.allclose(E @ E.T, torch.eye(64), atol=1e-5)
+    True
     """
 
     gain: float = 1.0
@@ -127,7 +185,9 @@ class Orthogonal(Init):
 
 @dataclass(frozen=True)
 class Mirror(Init):
-    """E = f*(x; f(x, W)) / f*(1; 1) with noise x ~ N(0, 1): an estimate of W that reads no W.
+    """Estimate W from the layer's answer to noise, without reading W.
+
+        E = f*(x; f(x, W)) / f*(1; 1),  x ~ N(0, 1)
 
     The layer runs on noise, and E is the correlation of its input and output, divided by how often
     each weight was used. f* is the layer's own dW. The mean of E is W. The angle between the two is
@@ -136,7 +196,15 @@ class Mirror(Init):
     Args:
         samples: the number of noise samples.
 
+    Raises:
+        OptionError: for samples below 1; in drawing, for a layer that cannot be run.
+
     Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
+
+    >>> net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64))
+    >>> net = lra.convert(net, lra.LRAE(init=lra.inits.Mirror(samples=10_000)))
+    >>> F.cosine_similarity(net[2].feedback.flatten(), net[2].weight.flatten(), dim=0) > 0.99
+    tensor(True)
     """
 
     samples: int = 10_000

@@ -6,10 +6,12 @@ from lra.errors import OptionError
 
 
 class LossTerms(enum.StrEnum):
-    """How N, the number of terms that the loss is a mean over, is counted."""
+    """Name how N, the number of terms that the loss is a mean over, is counted."""
 
-    BATCH = "batch"  # dimension 0 of the activation's input
-    TOKENS = "tokens"  # every dimension but the last, for features-last layouts
+    #: Dimension 0 of the activation's input.
+    BATCH = "batch"
+    #: Every dimension but the last, for layouts with the features last.
+    TOKENS = "tokens"
 
 
 def count_terms(terms: LossTerms | float, shape: tuple[int, ...]) -> float:

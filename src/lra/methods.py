@@ -1,7 +1,7 @@
 """Learning methods whose step takes several passes: their options, and the table of all of them.
 
 A rule is swapped into a model, and `loss.backward()` computes it. A method replaces that call: it
-takes the model, the loss and a batch, and adds the update to `.grad` as `backward()` would.
+takes the model, the loss and a batch, and adds the update to ``.grad`` as `backward()` would.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Loss = Callable[[Any], "Tensor"]
 
 @dataclass(frozen=True)
 class Method(Axis):
-    """Base of the methods: `method(model, loss, x)` replaces `loss.backward()`.
+    """Replace `loss.backward()` by a call `method(model, loss, x)`: base of the methods.
 
-    For any method:
+    For any method::
 
         optimizer.zero_grad()
         value = method(model, lambda output: F.cross_entropy(output, t), x)
@@ -53,7 +53,7 @@ class Method(Axis):
         *,
         loss_terms: LossTerms | str | float = LossTerms.BATCH,
     ) -> Tensor:
-        """Add one step's update to `.grad`, at the scale of the loss.
+        """Add one step's update to ``.grad``, at the scale of the loss.
 
         Args:
             model: a plain module, or one in DistributedDataParallel.
@@ -69,8 +69,8 @@ class Method(Axis):
         Raises:
             MethodError: for a model that the method does not support, and in situations in which
                 the update would be wrong.
-            Diverged: for states that are not finite; `.grad` is unchanged then. States that do not
-                settle cause an `LraWarning`.
+            Diverged: for states that are not finite; ``.grad`` is unchanged then. States that do
+                not settle cause an `lra.LraWarning`.
         """
         value: Tensor = self._implementation().step(self, model, loss, x, loss_terms)
         return value
@@ -122,8 +122,12 @@ class Method(Axis):
 class PredictiveCoding(Method):
     """Predictive coding: free states between the layers descend an energy, then weights do.
 
-    F = sum_l |x_l - z_l|^2 / 2 + N loss with z_l = f_l(x_(l-1)). From the forward pass on,
-    x <- x - step dF/dx, `steps` times. The update is dF/dW / N.
+        z_l = f_l(x_(l-1))
+        F = sum_l |x_l - z_l|^2 / 2 + N loss
+        x <- x - step dF/dx
+        dW = dF/dW / N
+
+    The states x start at the forward pass and take `steps` steps. dW is the update of W.
 
     Each weight layer reads one state x_l; layers that read the same tensor share a state. f_l is
     everything in between, such as activations, normalisation, sums and attention. A model is
@@ -137,8 +141,18 @@ class PredictiveCoding(Method):
             the lowest layers learn nothing.
         step: the step size of the states. Too large a step diverges, with a warning or an error.
 
+    Raises:
+        OptionError: for a value out of range.
+
     Source: Rao and Ballard, Nature Neuroscience 1999; Whittington and Bogacz, An approximation of
     the error backpropagation algorithm in a predictive coding network, Neural Computation 2017.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> x, t = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    >>> method = lra.methods.PredictiveCoding(steps=10)
+    >>> loss = method(net, lambda output: F.cross_entropy(output, t), x)
+    >>> net[0].weight.grad.shape
+    torch.Size([8, 4])
     """
 
     name = "predictive-coding"
@@ -165,10 +179,13 @@ class PredictiveCoding(Method):
 class EquilibriumPropagation(Method):
     """Equilibrium propagation: the difference of two equilibria estimates the gradient of the loss.
 
-    Phi = sum_k <s_k, g_k(s_(k-1))>. States settle by s <- s + step (phi(dPhi/ds) - s) to the free
-    equilibrium, and from there with Phi - beta N loss(s_K) to s_+; if symmetric, also with -beta to
-    s_-. The update is (dPhi/dW(s_-) - dPhi/dW(s_+)) / (2 beta N), or that from the free equilibrium
-    to s_+ over beta N.
+        Phi = sum_k <s_k, g_k(s_(k-1))>
+        s <- s + step (phi(dPhi/ds) - s)
+        dW = (dPhi/dW(s_-) - dPhi/dW(s_+)) / (2 beta N)
+
+    States settle to the free equilibrium, and from there with Phi - beta N loss(s_K) to `s_+`; if
+    symmetric, also with -beta to `s_-`. Otherwise `s_-` is the free equilibrium, and the update is
+    divided by beta N.
 
     s_k is the output of an activation, and the last one is the model's output. g_k has one weight
     layer and may pool and reshape. A max pool after an activation is computed before it, which
@@ -187,10 +204,20 @@ class EquilibriumPropagation(Method):
         step: how far states move towards their targets in each step; at 1 they take their values.
         symmetric: whether to nudge in both directions.
 
+    Raises:
+        OptionError: for a value out of range.
+
     Source: Scellier and Bengio, Equilibrium propagation, Frontiers in Computational Neuroscience
     2017; Ernoult et al., NeurIPS 2019, for this form of the dynamics; Laborieux et al., Scaling
     equilibrium propagation to deep ConvNets, Frontiers in Neuroscience 2021, for convolutions and
     the symmetric estimate.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> x, t = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    >>> method = lra.methods.EquilibriumPropagation()
+    >>> loss = method(net, lambda output: F.cross_entropy(output, t), x)
+    >>> method.output(net, x).shape
+    torch.Size([5, 3])
     """
 
     estimates = True
@@ -231,9 +258,16 @@ class EquilibriumPropagation(Method):
 class DTP(Method):
     """Difference target propagation: targets go down through learned inverses of the layers.
 
-    y_(L-1) = z_(L-1) - eta N dloss/dz_(L-1), y_(l-1) = z_(l-1) - (g_l(z_l) - g_l(y_l)). Layer l
-    learns from |z_l - y_l|^2 / (2 eta N) alone, and the output layer from the loss. The inverse
-    g_l(z) = phi(V z + c) learns from |g_l(f_l(u)) - u|^2 / (2 N) with u = z_(l-1) + sigma noise.
+        y_(L-1) = z_(L-1) - eta N dloss/dz_(L-1)
+        y_(l-1) = z_(l-1) - (g_l(z_l) - g_l(y_l))
+        loss_l = |z_l - y_l|^2 / (2 eta N)
+
+    Layer l learns from loss_l alone, and the output layer from the loss. Each layer has an inverse
+    g_l, which learns from inverse_l alone to undo f_l near its input:
+
+        u = z_(l-1) + sigma noise
+        g_l(z) = phi(V z + c)
+        inverse_l = |g_l(f_l(u)) - u|^2 / (2 N)
 
     z_l is the input of a weight layer. Supported models are chains (nn.Sequential) of linear layers
     and convolutions with activations, pools and reshaping between. `attach` gives each weight layer
@@ -247,7 +281,18 @@ class DTP(Method):
         eta: the distance of the last hidden layer's target along the gradient of the loss.
         sigma: the standard deviation of the noise with which inverses learn.
 
+    Raises:
+        OptionError: for a value out of range.
+
     Source: Lee et al., Difference target propagation, ECML 2015.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    >>> x, t = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    >>> method = lra.methods.DTP()
+    >>> net = method.attach(net, x)
+    >>> [tuple(p.shape) for p in method.feedback_parameters(net)]
+    [(8, 6), (8,)]
+    >>> loss = method(net, lambda output: F.cross_entropy(output, t), x)
     """
 
     name = "dtp"

@@ -19,7 +19,7 @@ def _sigmoid(h: Array) -> Array:
     return 0.5 + 0.5 * np.tanh(0.5 * h)  # 1 / (1 + exp(-h)) that cannot overflow
 
 
-ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {  # name: (phi, phi' or None)
+ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {
     "tanh": (np.tanh, lambda h: 1.0 - np.tanh(h) ** 2),
     "sigmoid": (_sigmoid, lambda h: _sigmoid(h) * _sigmoid(-h)),
     "relu": (lambda h: np.maximum(h, 0.0), lambda h: np.where(h > 0.0, 1.0, 0.0)),
@@ -28,10 +28,17 @@ ACTIVATIONS: dict[str, tuple[Function, Function | None]] = {  # name: (phi, phi'
     "identity": (lambda h: h, np.ones_like),
     "sign": (np.sign, None),  # for LRA-E alone: its derivative is 0
 }
+"""The activations by name, each as phi and its derivative, or None where that is 0 everywhere."""
 
 
 class Updates(NamedTuple):
-    """The updates of W, b and E: a list over weight layers for each, with None for no update."""
+    """Hold the updates of an `MLP`: a list over weight layers for each, None for no update.
+
+    Attributes:
+        W: the updates of the weights, each (out, in).
+        b: those of the biases, each (out,).
+        E: those of the feedback weights, each (out, in).
+    """
 
     W: list[Array]
     b: list[Any]
@@ -40,7 +47,20 @@ class Updates(NamedTuple):
 
 @dataclass
 class SGD:
-    """Gradient descent, one object per network: v = momentum v + update; parameter -= step v."""
+    """Descend by the updates, with momentum. Use one object per network.
+
+        v <- momentum v + update
+        parameter <- parameter - step v
+
+    Args:
+        step: the learning rate.
+        momentum: the share of v that is kept, from 0 to 1.
+
+    >>> optimizer, w = lra.pseudocode.SGD(step=0.1), np.array([1.0])
+    >>> optimizer([w], [np.array([2.0])])
+    >>> w
+    array([0.8])
+    """
 
     step: float = 0.01
     momentum: float = 0.0
@@ -55,7 +75,20 @@ class SGD:
 
 @dataclass
 class Adam:
-    """Adam (Kingma & Ba 2015), one object per network: parameter -= step m^ / (sqrt(v^) + eps)."""
+    """Descend by Adam's steps. Use one object per network.
+
+    Args:
+        step: the learning rate.
+        betas: the averaging factors of the updates and of their squares.
+        eps: the number that is added to the denominator.
+
+    Source: Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015.
+
+    >>> optimizer, w = lra.pseudocode.Adam(step=0.1), np.array([1.0])
+    >>> optimizer([w], [np.array([2.0])])
+    >>> w.round(3)
+    array([0.9])
+    """
 
     step: float = 0.001
     betas: tuple[float, float] = (0.9, 0.999)
@@ -73,21 +106,23 @@ class Adam:
 
 
 class MLP:
-    """A fully connected network with LRA-E's updates and backprop's, side by side.
+    """Build a fully connected network with LRA-E's updates and backprop's, side by side.
 
     Rows are samples and lists count from 0: the paper's W_l is W[l - 1], of shape (out, in).
 
-    | pseudo-code, layers l = 1 .. L                   | here                                    |
-    |--------------------------------------------------|-----------------------------------------|
-    | z_0 = x; h_l = W_l z_(l-1)                       | `compute_output`                        |
-    | z_l = phi(h_l); z_L = softmax(h_L)               | `compute_output`                        |
-    | e_L = z_L - t                                    | `compute_lra_updates`: z[-1] - t        |
-    | d_l = E_(l+1) e_(l+1)                            | d = e[i + 1] @ E[i + 1]                 |
-    | y_l = phi(h_l - beta d_l)                        | y = phi(h[i] - beta * d)                |
-    | e_l = z_l - y_l                                  | e[i] = gain * (z[i] - y), gain 1        |
-    | V1: dW_l = (e_l * phi'(h_l)) z_(l-1)^T           | e * phi'(h) for e[:-1], then as V2      |
-    | V2: dW_l = e_l z_(l-1)^T                         | `_updates`: e.T @ z / N                 |
-    | dE_l = gamma dW_l (sign: the authors' code)      | gamma * dW: E has W's own shape         |
+    ===========================================  ====================================
+    pseudo-code, layers l = 1 .. L               here
+    ===========================================  ====================================
+    z_0 = x; h_l = W_l z_(l-1)                   `compute_output`
+    z_l = phi(h_l); z_L = softmax(h_L)           `compute_output`
+    e_L = z_L - t                                `compute_lra_updates`: z[-1] - t
+    d_l = E_(l+1) e_(l+1)                        d = e[i + 1] @ E[i + 1]
+    y_l = phi(h_l - beta d_l)                    y = phi(h[i] - beta * d)
+    e_l = z_l - y_l                              e[i] = gain * (z[i] - y), gain 1
+    V1: dW_l = (e_l * phi'(h_l)) z_(l-1)^T       e * phi'(h) for e[:-1], then as V2
+    V2: dW_l = e_l z_(l-1)^T                     `_updates`: e.T @ z / N
+    dE_l = gamma dW_l (sign: the authors' code)  gamma * dW: E has W's own shape
+    ===========================================  ====================================
 
     Args:
         layer_sizes: the numbers of units from input to output, two or more.
@@ -107,9 +142,18 @@ class MLP:
         OptionError: for an unknown name, sizes other than two or more positive integers, or a
             negative deviation.
 
-    Source: Ororbia and Mali, "Biologically motivated algorithms for propagating local target
-        representations", AAAI 2019. The default beta, gamma and deviations and the sign of dE are
-        those of the authors' published code (the deviations, its PyTorch script for MNIST).
+    Source: Ororbia and Mali, Biologically motivated algorithms for propagating local target
+    representations, AAAI 2019. The default beta, gamma and deviations and the sign of dE are those
+    of the authors' published code (the deviations, its PyTorch script for MNIST).
+
+    >>> net = lra.pseudocode.MLP((2, 8, 2), weight_std=0.5, seed=0)
+    >>> x, t = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0, 1])
+    >>> before = net.loss(x, t)
+    >>> updates = net.compute_lra_updates(x, t, lra.pseudocode.SGD(0.5))
+    >>> net.loss(x, t) < before
+    True
+    >>> [dW.shape for dW in updates.W]
+    [(8, 2), (2, 8)]
     """
 
     def __init__(
@@ -145,7 +189,14 @@ class MLP:
         self.E: list[Any] = [None] + [rng.normal(0.0, feedback_std, s) for s in shapes[1:]]
 
     def forward(self, x: npt.ArrayLike) -> Array:
-        """Compute the last pre-activation h_L (N, outputs), or logits. x is (N, inputs)."""
+        """Compute the last pre-activation h_L, or logits.
+
+        Args:
+            x: inputs (N, layer_sizes[0]).
+
+        Returns:
+            h_L, (N, outputs).
+        """
         return self.compute_output(x)[0][-1]
 
     def compute_output(self, x: npt.ArrayLike) -> tuple[list[Array], list[Array]]:
@@ -173,7 +224,15 @@ class MLP:
         return h, z
 
     def loss(self, x: npt.ArrayLike, t: npt.ArrayLike) -> float:
-        """Average -sum(t log softmax(h_L)), or 1/2 ||h_L - t||^2 if linear, over samples."""
+        """Compute the mean of -sum(t log softmax(h_L)), or of 1/2 ||h_L - t||^2 if linear.
+
+        Args:
+            x: inputs (N, layer_sizes[0]).
+            t: labels or targets, as in `compute_lra_updates`.
+
+        Returns:
+            The loss, in nats with softmax, as a mean over samples.
+        """
         h = self.forward(x)
         t = self._targets(t, len(h))
         losses = -t * _log_softmax(h) if self.output == "softmax" else 0.5 * (h - t) ** 2
@@ -193,8 +252,12 @@ class MLP:
     ) -> Updates:
         """Compute LRA-E's updates, and take one step if an optimizer is given.
 
-        e_L = z_L - t; down the layers d = e E, y = phi(h - beta d), e = gain (z - y);
-        dW = e^T z_below / N, db = sum of e / N, dE = gamma dW.
+            d = e E
+            y = phi(h - beta d)
+            e = gain (z - y)
+            dW = e^T z_below / N,  db = sum e / N,  dE = gamma dW
+
+        The first three go down the layers, from e_L = z_L - t.
 
         Args:
             x: inputs (N, layer_sizes[0]).
@@ -232,7 +295,9 @@ class MLP:
         return self._step(optimizer, Updates(dW, db, dE))
 
     def gradients(self, x: npt.ArrayLike, t: npt.ArrayLike) -> Updates:
-        """Compute backprop's updates, the derivatives of `loss`: e = (e W) * phi'(h); none for E.
+        """Compute backprop's updates, the derivatives of `loss`; none for E.
+
+            e = (e W) * phi'(h)
 
         Arguments, result and errors are those of `compute_lra_updates`.
         """
@@ -245,7 +310,10 @@ class MLP:
     def backward(
         self, x: npt.ArrayLike, t: npt.ArrayLike, optimizer: Optimizer | None = None
     ) -> Updates:
-        """Compute backprop's updates, and take one step if an optimizer is given. E stays."""
+        """Compute backprop's updates, and take one step if an optimizer is given. E stays.
+
+        Arguments, result and errors are those of `compute_lra_updates`.
+        """
         return self._step(optimizer, self.gradients(x, t))
 
     def _updates(self, e: list[Array], z: list[Array], N: float) -> tuple[list[Array], list[Any]]:

@@ -26,15 +26,26 @@ from lra.wiring import Chain, Direct, Stride, Wiring
 
 @dataclass(frozen=True)
 class Rule(Axis):
-    """A learning rule: how errors cross weights, activations, and the network as a whole.
+    """Combine a feedback, a crossing and a wiring into a learning rule.
 
-    Any combination is a rule, published or not. The default is backprop.
+    They say how errors cross weights, activations, and the network as a whole. Any combination is a
+    rule, published or not. The default is backprop.
 
     Args:
         feedback: the tensor that carries an error across a weight layer.
         crossing: how an error crosses an activation.
         wiring: which layer each error comes from.
         name: its name in scripts and reports. Comparisons ignore it.
+
+    Raises:
+        OptionError: for a value of another type, and for feedback that is derived from a layer's
+            own weight where errors skip layers.
+
+    >>> rule = lra.Rule(lra.feedback.Learned(), lra.crossing.TargetDifference(beta=0.1))
+    >>> rule == lra.LRAE(beta=0.1)
+    True
+    >>> print(lra.Rule(feedback=lra.feedback.Random()))
+    Rule(feedback=Random())
     """
 
     feedback: Feedback = field(default_factory=Transpose)
@@ -78,7 +89,10 @@ def LRAE(
 ) -> Rule:
     """Build LRA-E, error-driven local representation alignment.
 
-    d = e E, y = phi(h - beta d), e = gain (z - y), dE = gamma dW.
+        d = e E
+        y = phi(h - beta d)
+        e = gain (z - y)
+        dE = gamma dW
 
     With `wiring=Direct()`, e is the error at the output layer and E has the shape (outputs, units).
 
@@ -98,6 +112,9 @@ def LRAE(
     Source: Ororbia and Mali, Biologically motivated algorithms for propagating local target
     representations, AAAI 2019. For dE with direct wiring: Webster et al., Learning the connections
     in direct feedback alignment, 2020.
+
+    >>> print(lra.LRAE(beta=0.2))
+    Rule(feedback=Learned(), crossing=TargetDifference(beta=0.2))
     """
     crossing = TargetDifference(
         beta, gain, local_loss, surrogate,
@@ -118,10 +135,14 @@ def MirroredLRA(
 ) -> Rule:
     """Build LRA-E with mirrored feedback and two-sided relative targets.
 
-    d = e E, m = beta d / s, e = (s / 2 beta) (phi(h + m) - phi(h - m)), dE = gamma dW. s is the
-    largest |d| of the batch; at step functions such as `lra.activations.Sign` it is |d| itself. E
-    starts as the correlation of noise with the layer's answer to it, whose mean is W. This is a
-    relative of LRA-E; the published rule is `LRAE`.
+        d = e E
+        m = beta d / s
+        e = s/(2 beta) (phi(h + m) - phi(h - m))
+        dE = gamma dW
+
+    s is the largest abs(d) of the batch; at step functions such as `lra.activations.Sign` it is
+    abs(d) itself. E starts as the correlation of noise with the layer's answer to it, whose mean is
+    W. This is a relative of LRA-E; the published rule is `LRAE`.
 
     Args:
         beta: the largest distance of a target from its pre-activation, in units of h.
@@ -131,6 +152,12 @@ def MirroredLRA(
         surrogate: a function to take targets through instead of phi.
         relative: what s is the largest error of: the "batch", a "sample" or a "unit". Over the
             batch, samples that are already right take small steps. None uses 1 / N for s.
+
+    Source: after Ororbia and Mali, AAAI 2019, with the mirror of Akrout et al., Deep learning
+    without weight transport, NeurIPS 2019.
+
+    >>> lra.MirroredLRA().feedback
+    Learned(gamma=1.0, init=Mirror(samples=10000))
     """
     crossing = TargetDifference(
         beta, 1.0, local_loss, surrogate, normalized=True, two_sided=True,
@@ -140,24 +167,41 @@ def MirroredLRA(
 
 
 def Backprop() -> Rule:
-    """Build backpropagation of errors: e = phi'(h) (e W)."""
+    """Build backpropagation of errors.
+
+        d = e W
+        e = phi'(h) d
+
+    >>> lra.Backprop() == lra.Rule()
+    True
+    """
     return Rule(name="backprop")
 
 
 def FeedbackAlignment(init: Init = LikeWeights()) -> Rule:
-    """Build feedback alignment: e = phi'(h) (e E) with E fixed and random.
+    """Build feedback alignment, with E fixed and random.
+
+        d = e E
+        e = phi'(h) d
 
     Args:
         init: how E is drawn.
 
     Source: Lillicrap et al., Random synaptic feedback weights support error backpropagation
     for deep learning, Nature Communications 2016.
+
+    >>> lra.FeedbackAlignment().feedback
+    Random(init=LikeWeights(scale=1.0))
     """
     return Rule(Random(init), name="feedback-alignment")
 
 
 def KolenPollack(gamma: float = 1.0, init: Init = LikeWeights()) -> Rule:
-    """Build Kolen and Pollack's rule: e = phi'(h) (e E), dE = gamma dW.
+    """Build Kolen and Pollack's rule, which learns E beside W.
+
+        d = e E
+        e = phi'(h) d
+        dE = gamma dW
 
     E and W align when both decay: use weight decay on both.
 
@@ -167,12 +211,19 @@ def KolenPollack(gamma: float = 1.0, init: Init = LikeWeights()) -> Rule:
 
     Source: Kolen and Pollack, Backpropagation without weight transport, ICNN 1994; Akrout et
     al., Deep learning without weight transport, NeurIPS 2019.
+
+    >>> print(lra.KolenPollack(gamma=0.5))
+    Rule(feedback=Learned(gamma=0.5))
     """
     return Rule(Learned(gamma, init), name="kolen-pollack")
 
 
 def SignSymmetry(magnitude: Magnitude = Magnitude.UNIFORM, init: Init = FanIn()) -> Rule:
-    """Build sign symmetry: e = phi'(h) (e E) with E = |M| sign(W).
+    """Build sign symmetry, where E shares the sign of W.
+
+        E = |M| sign(W)
+        d = e E
+        e = phi'(h) d
 
     Args:
         magnitude: M constant (uSF), drawn once (frSF), or drawn for every batch (brSF).
@@ -180,12 +231,18 @@ def SignSymmetry(magnitude: Magnitude = Magnitude.UNIFORM, init: Init = FanIn())
 
     Source: Liao, Leibo and Poggio, How important is weight symmetry in backpropagation?, AAAI
     2016; Moskovitz et al., Feedback alignment in deep convolutional networks, 2018.
+
+    >>> print(lra.SignSymmetry("batch"))
+    Rule(feedback=SignSymmetric(magnitude='batch'))
     """
     return Rule(SignSymmetric(magnitude, init), name="sign-symmetry")
 
 
 def DirectFeedbackAlignment(init: Init = LikeWeights()) -> Rule:
-    """Build direct feedback alignment: e = phi'(h) (e_out E) with E fixed and random.
+    """Build direct feedback alignment, with E fixed and random.
+
+        d = e_out E
+        e = phi'(h) d
 
     e_out is the error at the output layer, and E has the shape (outputs, units).
 
@@ -194,6 +251,9 @@ def DirectFeedbackAlignment(init: Init = LikeWeights()) -> Rule:
 
     Source: Nøkland, Direct feedback alignment provides learning in deep neural networks, NeurIPS
     2016.
+
+    >>> print(lra.DirectFeedbackAlignment())
+    Rule(feedback=Random(), wiring=Direct())
     """
     return Rule(Random(init), Derivative(), Direct(), "direct-feedback-alignment")
 
@@ -207,8 +267,12 @@ def RecLRA(
 ) -> Rule:
     """Build LRA-E with errors that skip layers, after recursive local representation alignment.
 
-    d = e E from the layer `every` further up, y = phi(h - beta d), e = alpha (z - y) + (1 - alpha)
-    sign(z - y), dE = gamma e^T z.
+        d = e E
+        y = phi(h - beta d)
+        e = alpha (z - y) + (1 - alpha) sign(z - y)
+        dE = gamma e^T z
+
+    The e in d is that of the layer `every` further up.
 
     The published settings are known second-hand, from another group's port: beta and gamma as
     here, alpha 0.24 for neighbours and 0.19 for skips, updates projected to a ball
@@ -225,6 +289,9 @@ def RecLRA(
 
     Source: after Ororbia, Mali, Kohan, Millidge and Salvatori, Backpropagation-free deep learning
     with recursive local representation alignment, AAAI 2023.
+
+    >>> lra.RecLRA(every=3).wiring
+    Stride(every=3)
     """
     crossing = TargetDifference(beta, local_loss=Mixed(alpha))
     return Rule(Learned(gamma, init), crossing, Stride(every), "rec-lra")
@@ -241,14 +308,23 @@ RULES: dict[str, Callable[..., Rule]] = {
     "direct-lra": functools.partial(LRAE, wiring=Direct()),
     "rec-lra": RecLRA,
 }
-"""The named rules, for scripts and the command line."""
+"""Functions that build the named rules, by name, for scripts and the command line."""
 
 
 def named(name: str, **options: Any) -> Rule | Method:
-    """Build a rule of `RULES`, or a method of `METHODS`, by its name and options.
+    """Build a rule of `RULES`, or a method of `lra.methods.METHODS`, by its name and options.
+
+    Args:
+        name: a key of either table, such as "lra-e" or "dtp".
+        **options: arguments of the rule or method.
 
     Raises:
         OptionError: for an unknown name or option, listing the known ones.
+
+    >>> lra.named("lra-e", beta=0.2) == lra.LRAE(beta=0.2)
+    True
+    >>> sorted(lra.RULES)[:3]
+    ['backprop', 'direct-feedback-alignment', 'direct-lra']
     """
     table: dict[str, Callable[..., Rule | Method]] = {**RULES, **METHODS}
     if name not in table:

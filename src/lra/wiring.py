@@ -7,7 +7,7 @@ from lra.axis import Axis, count
 
 @dataclass(frozen=True)
 class Wiring(Axis):
-    """Base of the wiring axis."""
+    """Define which layer an error comes from: base of the wiring axis."""
 
     @property
     def reach(self) -> int | None:
@@ -17,7 +17,11 @@ class Wiring(Axis):
 
 @dataclass(frozen=True)
 class Chain(Wiring):
-    """Layer by layer, back along the path of the forward pass."""
+    """Send errors layer by layer, back along the path of the forward pass.
+
+    >>> lra.LRAE().wiring
+    Chain()
+    """
 
     @property
     def reach(self) -> int:
@@ -27,13 +31,22 @@ class Chain(Wiring):
 
 @dataclass(frozen=True)
 class Direct(Wiring):
-    """From the output layer directly to the input of every other layer: d = e E.
+    """Send the error at the output layer directly to the input of every other layer.
 
-    e is the error at the output layer, E has the shape (outputs, units), and d arrives at the z
+        d = e_out E
+
+    e_out is the error at the output layer, E has the shape (outputs, units), and d arrives at the z
     that a layer reads. Errors cross no weight layer but the last.
 
     Source: Nøkland, Direct feedback alignment provides learning in deep neural networks, NeurIPS
     2016.
+
+    >>> layers = nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 2)
+    >>> net = nn.Sequential(*layers)
+    >>> rule = lra.LRAE(wiring=lra.wiring.Direct())
+    >>> net = lra.convert(net, rule, example=torch.zeros(1, 8))
+    >>> [tuple(E.shape) for E in lra.feedback_parameters(net)]
+    [(2, 16), (2, 4)]
     """
 
     @property
@@ -44,16 +57,24 @@ class Direct(Wiring):
 
 @dataclass(frozen=True)
 class Stride(Wiring):
-    """From each layer to the input of a layer further down: d = e E, with E between the two.
+    """Send the error of each layer to the input of a layer further down.
 
-    The input of layer l receives its error from layer l + every - 1, or from the output layer if
-    that is nearer. 1 is `Chain`, and the number of layers is `Direct`.
+        d = e E
+
+    E lies between the two layers. The input of layer l receives its error from layer l + every - 1,
+    or from the output layer if that is nearer. 1 is `Chain`, and the number of layers is `Direct`.
 
     Args:
         every: the number of weight layers that an error crosses at once.
 
+    Raises:
+        OptionError: for a number below 1.
+
     Source: after Ororbia, Mali, Kohan, Millidge and Salvatori, Backpropagation-free deep learning
     with recursive local representation alignment, AAAI 2023.
+
+    >>> print(lra.LRAE(wiring=lra.wiring.Stride(3)).wiring)
+    Stride(every=3)
     """
 
     every: int = 2

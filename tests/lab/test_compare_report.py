@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lra.errors import OptionError, RunError
+from lra.figures import Figure
 from lra.lab.comparison import page, pictures, report
 from lra.lab.comparison.grid import Grid
 from lra.lab.comparison.results import Entry, Run, Table, Tables
@@ -335,7 +335,7 @@ def test_files_are_reproducible(grid: Grid, tables: Tables, folder: Path, tmp_pa
 
 def test_plots_are_figures(tables: Tables) -> None:
     gaps, curves = pictures.gaps(tables[0]), pictures.curves(tables[0])
-    assert isinstance(gaps, Figure)
+    assert isinstance(gaps, Figure)  # which notebooks show
     assert isinstance(curves, Figure)
     assert [label.get_text() for label in gaps.axes[0].get_yticklabels()] == [
         *("lra-e", "kolen-pollack", "mirrored-lra")

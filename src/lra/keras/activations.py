@@ -15,7 +15,7 @@ from lra.errors import OptionError
 
 
 class _Step(keras.layers.Layer):
-    """Base of these activations: z = phi(h), of h's shape.
+    """Compute z = phi(h), of h's shape: base of these activations.
 
     Args:
         straight_through: a surrogate s whose derivative backprop uses instead of phi's,
@@ -58,13 +58,17 @@ class _Step(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lra")
 class Sign(_Step):
-    """z = sign(h): 1, -1, and 0 at 0.
+    """Compute z = sign(h): 1, -1, and 0 at 0.
 
     Args:
         straight_through: a surrogate for backprop, usually `lra.crossing.HardTanhSurrogate()`.
         **kwargs: the arguments of a Keras layer.
 
     Source of the usual surrogate: Hubara et al., Binarized neural networks, NeurIPS 2016.
+
+    >>> layer = lra.keras.activations.Sign()
+    >>> keras.ops.convert_to_numpy(layer(np.array([-2.0, 0.0, 0.5], "float32")))
+    array([-1.,  0.,  1.], dtype=float32)
     """
 
     def evaluate(self, h: Any) -> Any:
@@ -74,11 +78,15 @@ class Sign(_Step):
 
 @keras.saving.register_keras_serializable(package="lra")
 class Heaviside(_Step):
-    """z = 1 where h > 0, else 0.
+    """Compute z = 1 where h > 0, else 0.
 
     Args:
         straight_through: a surrogate for backprop, such as `lra.crossing.SigmoidSurrogate()`.
         **kwargs: the arguments of a Keras layer.
+
+    >>> layer = lra.keras.activations.Heaviside()
+    >>> keras.ops.convert_to_numpy(layer(np.array([-2.0, 0.0, 0.5], "float32")))
+    array([0., 0., 1.], dtype=float32)
     """
 
     def evaluate(self, h: Any) -> Any:
@@ -88,7 +96,7 @@ class Heaviside(_Step):
 
 @keras.saving.register_keras_serializable(package="lra")
 class Quantized(_Step):
-    """z = tanh(h) rounded to the nearest of k levels, evenly spaced in [-1, 1].
+    """Round z = tanh(h) to the nearest of k levels, evenly spaced in [-1, 1].
 
     Args:
         k: the number of levels, 2 or more; 2 gives -1 and 1.
@@ -97,6 +105,10 @@ class Quantized(_Step):
 
     Raises:
         OptionError: k is below 2.
+
+    >>> layer = lra.keras.activations.Quantized(3)
+    >>> keras.ops.convert_to_numpy(layer(np.array([-2.0, 0.2, 0.9], "float32")))
+    array([-1.,  0.,  1.], dtype=float32)
     """
 
     def __init__(

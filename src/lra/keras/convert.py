@@ -29,10 +29,11 @@ def convert(
 ) -> Any:
     """Build a copy of a model whose gradients are a rule's updates.
 
-    Errors cross weights as d = e E instead of e W, and an activation as e = gain (z - phi(h - beta
-    d)) instead of phi'(h) d. Everything else keeps its own derivative. The weights are copied and
-    the predictions are the same. Activations are converted as layers and as the `activation` of a
-    layer. Those that compute the model's outputs belong to the loss and are left alone.
+    Errors cross weights as d = e E instead of e W, and an activation by the rule's crossing, such
+    as e = gain (z - phi(h - beta d)), instead of phi'(h) d. Everything else keeps its own
+    derivative. The weights are copied and the predictions are the same. Activations are converted
+    as layers and as the `activation` of a layer. Those that compute the model's outputs belong to
+    the loss and are left alone.
 
     Args:
         model: a Sequential or Functional model, which may contain others. It is not changed. If it
@@ -40,8 +41,8 @@ def convert(
             config prevents that: then compile the copy yourself.
         rule: the rule, such as `lra.LRAE(beta=0.1)`.
         skip: layers, operations or nested models to leave on backprop with all that they contain:
-            names, patterns of names such as "block*", or classes. In a nested model, a layer's name
-            is "model/layer".
+            names, patterns of names such as `"block*"`, or classes. In a nested model, a layer's
+            name is "model/layer".
         input_layers: names of the weight layers that see only the raw input. No error crosses
             them, so they get no feedback weights. By default, those with nothing trainable between
             an input and them.
@@ -59,6 +60,15 @@ def convert(
         OptionError: a name in `skip` or `input_layers` is not in the model.
 
     Source: Ororbia and Mali, AAAI 2019.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]
+    ... )
+    >>> model = lra.keras.convert(model, lra.MirroredLRA())
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> model.compile("adam", loss)
+    >>> x, t = np.random.default_rng(0).normal(size=(32, 4)), np.arange(32) % 3
+    >>> history = model.fit(x, t, verbose=0)
     """
     check_model(model, "convert")
     check_rule(rule)
@@ -75,26 +85,59 @@ def convert(
 def restore(model: Any) -> Any:
     """Build the plain model again, without feedback weights.
 
+    Args:
+        model: a converted model. It is not changed.
+
     Returns:
-        A new model with the trained weights. The converted model is not changed.
+        A new model with the trained weights.
 
     Raises:
         ConversionError: nothing in the model is converted.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]
+    ... )
+    >>> converted = lra.keras.convert(model, lra.LRAE())
+    >>> lra.keras.is_converted(lra.keras.restore(converted))
+    False
     """
     require_converted(model, "restore")
     return _rebuild(model, _plain)
 
 
 def is_converted(model: Any) -> bool:
-    """Return whether any layer of the model is converted."""
+    """Return whether any layer of a model is converted.
+
+    Args:
+        model: any Keras model.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]
+    ... )
+    >>> lra.keras.is_converted(model)
+    False
+    """
     return any(isinstance(layer, Local) for layer in _layers(model))
 
 
 def feedback_parameters(model: Any) -> list[Any]:
     """List the feedback weights that the rule learns, as Keras variables.
 
+    Args:
+        model: a converted model.
+
+    Returns:
+        The variables, each of its kernel's shape.
+
     Raises:
         ConversionError: nothing in the model is converted.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]
+    ... )
+    >>> converted = lra.keras.convert(model, lra.LRAE())
+    >>> [tuple(E.shape) for E in lra.keras.feedback_parameters(converted)]
+    [(8, 3)]
     """
     require_converted(model, "feedback_parameters")
     found = [layer.feedback for layer in local_weights(model)]
@@ -111,6 +154,12 @@ def set_loss_terms(model: Any, loss_terms: LossTerms | str | float) -> None:
     Raises:
         ConversionError: nothing in the model is converted.
         OptionError: this is not "batch", "tokens" or a positive number.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]
+    ... )
+    >>> converted = lra.keras.convert(model, lra.LRAE())
+    >>> lra.keras.set_loss_terms(converted, 1)  # for a summed loss
     """
     require_converted(model, "set_loss_terms")
     terms = check_terms(loss_terms)

@@ -17,7 +17,7 @@ from lra.keras.reasons import passes_on
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a model follows its rule, as it is now.
+    """Report how much of a model follows its rule, as it is now.
 
     Attributes:
         weights: the number of weights under the rule, by class. Weights that no error has to cross
@@ -81,6 +81,12 @@ def coverage(model: Any) -> Coverage:
 
     Raises:
         ConversionError: no layer of the model is converted.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]
+    ... )
+    >>> lra.keras.coverage(lra.keras.convert(model, lra.LRAE())).share
+    1.0
     """
     require_converted(model, "coverage")
     weights: Counter[str] = Counter()

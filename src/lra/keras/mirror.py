@@ -11,8 +11,10 @@ from lra.keras.convert import local_weights, require_converted
 def mirror(model: Any, samples: int = 10_000, *, step: float = 1.0) -> Any:
     """Move the feedback weights of a converted model towards its kernels, by noise alone.
 
-    E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E) with noise x ~ N(0, 1), in every layer that stores
-    feedback weights. Use it after changing weights by hand, or where E drifts away from W.
+        E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E),  x ~ N(0, 1)
+
+    This happens in every layer that stores feedback weights. f is the layer, and f* its adjoint in
+    W. Use it after changing weights by hand, or where E drifts away from W.
 
     Args:
         model: a converted model, which is built.
@@ -28,6 +30,11 @@ def mirror(model: Any, samples: int = 10_000, *, step: float = 1.0) -> Any:
         OptionError: a number is out of range.
 
     Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]
+    ... )
+    >>> converted = lra.keras.mirror(lra.keras.convert(model, lra.LRAE()))
     """
     init = Mirror(samples)
     if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= 1:

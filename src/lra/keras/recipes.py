@@ -13,7 +13,7 @@ from lra.rules import LRAE, Rule
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network of dense layers with its rule and optimizer.
+    """Describe a network of dense layers with its rule and optimizer.
 
     Args:
         rule: the learning rule.
@@ -25,6 +25,10 @@ class Recipe:
         bias: whether the layers add a bias.
         batch_size: samples per step.
         epochs: passes over the training images.
+
+    >>> from lra.keras import recipes
+    >>> recipes.MNIST.model().output_shape
+    (None, 10)
     """
 
     rule: Rule
@@ -37,7 +41,12 @@ class Recipe:
     epochs: int = 100
 
     def network(self, inputs: int = 784, classes: int = 10) -> Any:
-        """Build the plain network, which returns logits, with Keras's initial weights."""
+        """Build the plain network, which returns logits, with Keras's initial weights.
+
+        Args:
+            inputs: the size of a sample.
+            classes: the number of classes.
+        """
         layers = [keras.layers.Dense(n, self.activation, self.bias) for n in self.hidden]
         last = keras.layers.Dense(classes, use_bias=self.bias)
         return keras.Sequential([keras.Input((inputs,)), *layers, last])

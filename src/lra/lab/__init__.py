@@ -1,9 +1,11 @@
 """The workbench: train networks, compare rules, and open runs, from Python or by the command `lra`.
 
-import lra.lab
+For example::
 
-run = lra.lab.train("mnist", rule="lra-e:beta=0.2", model="mlp:width=128,depth=4", epochs=3)
-run.evaluate().accuracy
+    import lra.lab
+
+    run = lra.lab.train("mnist", rule="lra-e:beta=0.2", model="mlp:width=128,depth=4", epochs=3)
+    run.evaluate().accuracy
 """
 
 import importlib

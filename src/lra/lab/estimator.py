@@ -65,7 +65,7 @@ none.
 
 
 class LraClassifier(ClassifierMixin, BaseEstimator):
-    """A neural network that a learning rule trains, with scikit-learn's interface.
+    """Classify by a neural network that a learning rule trains, with scikit-learn's interface.
 
     Samples are rows of X (n, features), in float32 and as they are: scale them in a pipeline.
     Training is that of `lra.lab.train` without files: with equal settings, weights are equal to the
@@ -99,7 +99,12 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
         loss_curve_: the mean loss of each epoch, in nats.
         validation_scores_: the validation accuracy after each epoch, or None.
         best_validation_score_: the largest of them, or None.
-        network_: the plain network in evaluation mode, on the CPU.
+
+    >>> from sklearn.datasets import make_moons
+    >>> X, y = make_moons(200, noise=0.1, random_state=0)
+    >>> classifier = lra.lab.LraClassifier("mirrored-lra", epochs=20, lr=1e-2, random_state=0)
+    >>> classifier.fit(X, y).score(X, y) > 0.8
+    True
     """
 
     def __init__(
@@ -142,6 +147,9 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
             X: samples, (n, features).
             y: labels, (n,): numbers, strings or booleans.
 
+        Returns:
+            The classifier itself.
+
         Raises:
             OptionError: a setting is unknown, invalid, or does not fit the data; or all labels are
                 equal.
@@ -177,7 +185,14 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return the probability of each class, (n, classes), for samples (n, features)."""
+        """Compute the probability of each class.
+
+        Args:
+            X: samples, (n, features).
+
+        Returns:
+            The probabilities, (n, classes), in the order of `classes_`.
+        """
         check_is_fitted(self, "_fitted")
         x = validate_data(self, X, dtype=np.float32, reset=False)
         samples = torch.from_numpy(x.reshape(len(x), *self._fitted.sample_shape))
@@ -186,7 +201,14 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
         return probabilities
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Return the labels (n,) of the most probable classes of samples (n, features)."""
+        """Predict the most probable class of each sample.
+
+        Args:
+            X: samples, (n, features).
+
+        Returns:
+            The labels, (n,).
+        """
         indices = self.predict_proba(X).argmax(1)
         predicted: npt.NDArray[Any] = self.classes_[indices]
         return predicted

@@ -54,8 +54,8 @@ def train(
     `devices` above 1, Lightning Fabric starts this script again in further processes.
 
     Args:
-        dataset: a name such as "mnist", a path, a `Dataset`, or arrays: samples (n, ...) and class
-            indices or names (n,), with or without a test set.
+        dataset: a name such as "mnist", a path, a `lra.lab.data.Dataset`, or arrays: samples
+            (n, ...) and class indices or names (n,), with or without a test set.
         rule: the rule or method: "lra-e:beta=0.2", an object, or a function that returns one.
         model: the network: "mlp:width=64,depth=3", "my_nets.py:Net", or a function or class that is
             called with the shape of a sample and the number of classes.
@@ -64,7 +64,10 @@ def train(
         data_folder: the folder with the files of a named dataset; by default they are fetched.
         progress: whether to print the progress.
         log: a tracker that receives the metrics beside TensorBoard's log: "wandb" or "mlflow".
-        settings: other fields of `TrainConfig`, such as epochs=5, lr=1e-3, seed=1.
+        **settings: other fields of `TrainConfig`, such as epochs=5, lr=1e-3, seed=1.
+
+    Returns:
+        The run, with its network, metrics and results.
 
     Raises:
         OptionError: a setting is unknown, invalid, or does not fit the data.
@@ -72,6 +75,11 @@ def train(
         Diverged: the loss or a weight is no longer finite.
         RunError: the folder is in use or not empty, or a file cannot be written.
         Interrupted: the run was stopped by Ctrl-C; `Run.open(folder).resume()` continues it.
+
+    >>> import lra.lab
+    >>> run = lra.lab.train("digits", rule="mirrored-lra", folder="runs/digits", epochs=1)
+    >>> len(run.metrics)
+    1
     """
     known = {f.name for f in dataclasses.fields(TrainConfig)} - {"sources", "source_folder"}
     for name in settings.keys() - known:
@@ -126,7 +134,7 @@ def _in_memory(dataset: Data | None) -> Dataset | None:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for n samples.
+    """Hold the predictions for n samples.
 
     Attributes:
         classes: the name of each predicted class, (n,).
@@ -138,11 +146,21 @@ class Predictions:
 
 
 class Run:
-    """A run in a folder.
+    """Open, evaluate and continue a training run in a folder.
+
+    `lra.lab.train` returns one, and `Run.open` opens an earlier one.
 
     Args:
         folder: the folder.
         dataset: the data of a run that was trained on data in memory.
+
+    >>> import lra.lab
+    >>> run = lra.lab.train("digits", folder="runs/digits", epochs=1)
+    >>> run = lra.lab.Run.open("runs/digits")
+    >>> run.evaluate().samples
+    360
+    >>> run.predict(np.zeros((2, 8, 8), np.float32)).probabilities.shape
+    (2, 10)
     """
 
     def __init__(self, folder: Path, dataset: Dataset | None = None) -> None:
@@ -163,6 +181,9 @@ class Run:
             code: files or modules of the user's own rule and network, if they moved or were not
                 named on this machine before. Opening the run executes them.
             dataset: the data of a run that was trained on data in memory.
+
+        Returns:
+            The run.
 
         Raises:
             RunError: the folder is not a run's folder, or its configuration is invalid.
@@ -219,6 +240,9 @@ class Run:
                 the run was trained on.
             data_folder: the folder with the files of a named dataset; by default they are fetched.
 
+        Returns:
+            The accuracy, the loss and the accuracy of each class.
+
         Raises:
             RunError: there is no test set, or the samples do not fit the network.
             DataError: the data cannot be loaded.
@@ -236,6 +260,9 @@ class Run:
         Args:
             x: samples (n, ...), or one sample: an array or tensor; uint8 is divided by 255, as in
                 training. Or the path of a file or folder that `lra predict` reads.
+
+        Returns:
+            The classes (n,) and their probabilities (n, classes).
 
         Raises:
             DataError: the file cannot be read, or values are not finite.
@@ -272,6 +299,9 @@ class Run:
             progress: whether to print the progress.
             data_folder: the folder with the files of a named dataset; by default they are fetched.
 
+        Returns:
+            The run in the same folder.
+
         Raises:
             OptionError: the run cannot have this number of epochs.
             RunError: no checkpoint is valid, or the user's own code has changed.
@@ -307,7 +337,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Diagnoses:
-    """The diagnoses of a run.
+    """Hold the diagnoses of a run.
 
     Attributes:
         folder: the run's folder.
@@ -326,6 +356,9 @@ class Diagnoses:
 
     def table(self, step: int | None = None) -> str:
         """Return the diagnosis at a step as text, by default the last one.
+
+        Args:
+            step: a step at which the run wrote a diagnosis.
 
         Raises:
             OptionError: there is no diagnosis at that step.

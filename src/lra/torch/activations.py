@@ -39,7 +39,9 @@ class StraightThrough(Function):
 
 
 class Activation(nn.Module):
-    """Base of these activations: z = phi(h), of h's shape.
+    """Compute z = phi(h), of h's shape: base of these activations.
+
+    A subclass defines `evaluate`.
 
     Args:
         straight_through: a surrogate s whose derivative autograd uses instead of phi's,
@@ -57,7 +59,14 @@ class Activation(nn.Module):
             instance(self, "straight_through", Surrogate)
 
     def evaluate(self, h: Tensor) -> Tensor:
-        """Compute phi(h)."""
+        """Compute phi(h).
+
+        Args:
+            h: pre-activations, any shape.
+
+        Returns:
+            z, of h's shape.
+        """
         raise NotImplementedError
 
     def forward(self, h: Tensor) -> Tensor:
@@ -80,12 +89,15 @@ def _step(h: Tensor) -> Tensor:
 
 
 class Sign(Activation):
-    """z = sign(h): 1, -1, and 0 at 0.
+    """Compute z = sign(h): 1, -1, and 0 at 0.
 
     Args:
         straight_through: a surrogate for autograd, usually `lra.crossing.HardTanhSurrogate()`.
 
     Source of the usual surrogate: Hubara et al., Binarized neural networks, NeurIPS 2016.
+
+    >>> lra.activations.Sign()(torch.tensor([-2.0, 0.0, 0.5]))
+    tensor([-1.,  0.,  1.])
     """
 
     def evaluate(self, h: Tensor) -> Tensor:
@@ -94,10 +106,13 @@ class Sign(Activation):
 
 
 class Heaviside(Activation):
-    """z = 1 where h > 0, else 0.
+    """Compute z = 1 where h > 0, else 0.
 
     Args:
         straight_through: a surrogate for autograd, such as `lra.crossing.SigmoidSurrogate()`.
+
+    >>> lra.activations.Heaviside()(torch.tensor([-2.0, 0.0, 0.5]))
+    tensor([0., 0., 1.])
     """
 
     def evaluate(self, h: Tensor) -> Tensor:
@@ -106,7 +121,7 @@ class Heaviside(Activation):
 
 
 class Quantized(Activation):
-    """z = tanh(h) rounded to the nearest of k levels, evenly spaced in [-1, 1].
+    """Round z = tanh(h) to the nearest of k levels, evenly spaced in [-1, 1].
 
     Args:
         k: the number of levels, 2 or more; 2 gives -1 and 1.
@@ -114,6 +129,9 @@ class Quantized(Activation):
 
     Raises:
         OptionError: for k below 2.
+
+    >>> lra.activations.Quantized(3)(torch.tensor([-2.0, 0.2, 0.9]))
+    tensor([-1.,  0.,  1.])
     """
 
     def __init__(self, k: int, straight_through: Surrogate | None = None) -> None:
@@ -134,13 +152,19 @@ class Quantized(Activation):
 
 
 class Bernoulli(Activation):
-    """z ~ Bernoulli(sigmoid(h)): 1 with probability sigmoid(h), else 0.
+    """Draw z ~ Bernoulli(sigmoid(h)): 1 with probability sigmoid(h), else 0.
 
     In eval mode z is its mean, sigmoid(h). Rules take their targets of that mean: targets of
     samples would be right on average, and mostly noise.
 
     Args:
         straight_through: a surrogate for autograd, such as `lra.crossing.SigmoidSurrogate()`.
+
+    >>> layer = lra.activations.Bernoulli()
+    >>> layer(torch.tensor([-9.0, 9.0]))
+    tensor([0., 1.])
+    >>> layer.eval()(torch.tensor([0.0]))
+    tensor([0.5000])
     """
 
     flat = False
@@ -152,7 +176,7 @@ class Bernoulli(Activation):
 
 
 class LWTA(Activation):
-    """Local winner-takes-all: in each group of k units the largest passes its h, the others 0.
+    """Pass the largest h in each group of k units, and 0 for the others: local winner-takes-all.
 
     The first of equal units wins. Its derivative is 1 for winners and 0 for others, so backprop
     needs no surrogate.
@@ -166,6 +190,9 @@ class LWTA(Activation):
         OptionError: for k below 1; in forward, for a number of units that k does not divide.
 
     Source: Srivastava et al., Compete to compute, NeurIPS 2013.
+
+    >>> lra.activations.LWTA(2)(torch.tensor([[-2.0, 0.5, 3.0, 1.0]]))
+    tensor([[0.0000, 0.5000, 3.0000, 0.0000]])
     """
 
     flat = False
@@ -198,7 +225,7 @@ class LWTA(Activation):
 
 
 class BlackBox(Activation):
-    """z = phi(h) for any function that can be evaluated: a lookup table, NumPy, C, a device.
+    """Compute z = phi(h) by any function that can be run: a lookup table, NumPy, C, a device.
 
     The function runs without autograd. Rules with targets evaluate it on both sides of h. Where
     autograd would have to cross it and no surrogate is given, the backward pass raises an error. A
@@ -213,8 +240,10 @@ class BlackBox(Activation):
         OptionError: for what cannot be called; in forward, for a result of another shape.
         RuleError: in autograd's backward pass, without a surrogate.
 
-    Example:
-        lra.activations.BlackBox(lambda h: np.interp(h, volts, amperes), numpy=True)
+    >>> volts, amperes = [-1.0, 0.0, 1.0], [0.0, 0.1, 1.0]
+    >>> device = lra.activations.BlackBox(lambda h: np.interp(h, volts, amperes), numpy=True)
+    >>> device(torch.tensor([-2.0, 0.5, 3.0]))
+    tensor([0.0000, 0.5500, 1.0000])
     """
 
     def __init__(

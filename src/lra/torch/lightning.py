@@ -1,7 +1,10 @@
 """A Lightning callback that diagnoses a converted module during training, and logs the results.
 
-from lra.torch.lightning import Diagnose
-Trainer(callbacks=[Diagnose(every=100)])
+For example::
+
+    from lra.torch.lightning import Diagnose
+
+    Trainer(callbacks=[Diagnose(every=100)])
 """
 
 from collections.abc import Callable
@@ -41,6 +44,10 @@ class Diagnose(Callback):
         OptionError: `every` is out of range; in training, the batch is not a pair and there is no
             `loss`.
         ConversionError: in training, no layer of the module is converted.
+
+    >>> from lightning.pytorch import Trainer
+    >>> from lra.torch.lightning import Diagnose
+    >>> trainer = Trainer(callbacks=[Diagnose(every=100)], logger=False, accelerator="cpu")
     """
 
     def __init__(

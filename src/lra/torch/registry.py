@@ -197,9 +197,16 @@ def register_activation(*activations: Any, surrogate: Surrogate | None = None) -
     Raises:
         OptionError: for anything else, or anything but a surrogate.
 
-    Example:
-        lra.register_activation(MyActivation)
-        lra.register_activation(Spike)  # used as Spike.apply(h)
+    >>> class Scaled(nn.Module):  # has a parameter
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.scale = nn.Parameter(torch.ones(()))
+    ...     def forward(self, h):
+    ...         return torch.tanh(self.scale * h)
+    >>> lra.register_activation(Scaled)
+    >>> net = nn.Sequential(nn.Linear(4, 8), Scaled(), nn.Linear(8, 3))
+    >>> lra.coverage(lra.convert(net, lra.LRAE())).activations
+    {'Scaled': 1}
     """
     for each in activations:
         is_class = isinstance(each, type) and issubclass(each, (nn.Module, torch.autograd.Function))
@@ -267,16 +274,27 @@ def register_weight_layer(
     Args:
         cls: a subclass of torch.nn.Module with a parameter `weight`, W, and a parameter `bias`, b,
             or None, and no other parameter. Its forward takes z alone.
-        product: the function f of the layer, z, W and b (None without a bias). It reads no other
-            trainable tensor. `lra.inits.FanIn` takes W's first dimension as the units.
+        product: the function f of the layer, z, W and b. b is None without a bias, and where noise
+            runs through the layer to draw feedback weights. It reads no other trainable tensor.
+            `lra.inits.FanIn` takes W's first dimension as the units.
         black_box: whether the layer can only be run. z is then (..., in), and W is (out, in).
 
     Raises:
         OptionError: for anything but such a class with either a product or black_box=True.
 
-    Example:
-        lra.register_weight_layer(Conv1D, lambda layer, z, W, b: z @ W + b)
-        lra.register_weight_layer(Crossbar, black_box=True)
+    >>> class Transposed(nn.Module):
+    ...     def __init__(self, inputs, units):
+    ...         super().__init__()
+    ...         self.weight = nn.Parameter(torch.randn(inputs, units))
+    ...         self.bias = nn.Parameter(torch.zeros(units))
+    ...     def forward(self, z):
+    ...         return z @ self.weight + self.bias
+    >>> lra.register_weight_layer(
+    ...     Transposed, lambda layer, z, W, b: z @ W if b is None else z @ W + b
+    ... )
+    >>> net = nn.Sequential(Transposed(4, 8), nn.Tanh(), Transposed(8, 3))
+    >>> lra.coverage(lra.convert(net, lra.LRAE())).weights
+    {'Transposed': 67}
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise OptionError(

@@ -50,6 +50,12 @@ def share_feedback(model: nn.Module, optimizer: Optimizer) -> list[str]:
             state for E than for W. Nothing is changed then.
 
     Source: Kolen and Pollack, Backpropagation without weight transport, 1994, for E - W.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> net = lra.convert(net, lra.LRAE())
+    >>> optimizer = torch.optim.AdamW(net.parameters())
+    >>> lra.share_feedback(net, optimizer)
+    ['2']
     """
     _check(model, optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}

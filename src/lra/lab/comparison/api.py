@@ -58,7 +58,9 @@ class _Results:
 
 
 class Comparison(_Results):
-    """The results of a comparison.
+    """Hold the results of a comparison.
+
+    `lra.lab.compare` returns one, and `Comparison.open` opens an earlier one.
 
     Attributes:
         grid: the rules, networks and datasets, and how they were trained.
@@ -70,7 +72,10 @@ class Comparison(_Results):
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
-        """Return the newest comparison of a folder, with the runs that have ended.
+        """Open the newest comparison of a folder, with the runs that have ended.
+
+        Args:
+            folder: the folder of the comparison.
 
         Raises:
             RunError: if the folder holds no comparison.
@@ -113,6 +118,9 @@ class Comparison(_Results):
 
         Args:
             page: a Markdown file to also write, with its plots in a folder beside it.
+
+        Returns:
+            The paths.
         """
         from lra.lab.comparison.report import write  # loads matplotlib
 
@@ -131,7 +139,7 @@ class Comparison(_Results):
 
 
 class Tuning(_Results):
-    """The results of a search.
+    """Hold the results of a search. `lra.lab.tune` returns one.
 
     Attributes:
         grid: the rules, networks and datasets, and what was searched.
@@ -167,7 +175,7 @@ class Tuning(_Results):
 
     @property
     def summary(self) -> list[list[str]]:
-        """The rows as texts, with the columns `SUMMARY`."""
+        """The rows as texts: network, rule, chosen settings, trials, and settings at the edge."""
         return [
             [
                 *(row["network"], row["rule"]),
@@ -213,7 +221,7 @@ def compare(
         folder: the folder of the comparison (default: runs/compare-DATASETS).
         jobs: the number of parallel runs (default: the number of cores).
         progress: whether to print the progress.
-        options: the other options of `lra compare`, such as seeds=5, epochs=3, trials=8.
+        **options: the other options of `lra compare`, such as seeds=5, epochs=3, trials=8.
 
     Returns:
         The results. `Comparison.report()` writes them as a report.
@@ -223,6 +231,11 @@ def compare(
         DataError: if a dataset cannot be loaded.
         RunError: if a file cannot be read or written.
         Interrupted: after Ctrl-C or SIGTERM; all runs are saved.
+
+    >>> import lra.lab
+    >>> found = lra.lab.compare("digits", ["backprop", "lra-e"], seeds=1, epochs=1, folder="runs/c")
+    >>> [row["rule"] for row in found.rows]
+    ['backprop', 'lra-e']
     """
     grid = make_grid(datasets, rules, models, options)
     return run_grid(grid, folder, jobs, Display(Terminal() if progress else None))
@@ -240,8 +253,26 @@ def tune(
 ) -> Tuning:
     """Search each rule's settings on the validation split, with the same number of trials each.
 
-    `compare` with the same arguments and folder trains with the settings found. Arguments,
-    processes and errors are those of `compare`; `trials` is 8 by default.
+    `compare` with the same arguments and folder trains with the settings found. Processes and
+    errors are those of `compare`.
+
+    Args:
+        datasets: names of datasets, or paths; a single text is one dataset.
+        rules: rules as on the command line, such as "lra-e:beta=0.1".
+            By default all rules that need one pass per step.
+        models: networks as on the command line, such as "mlp:width=128"; by default "mlp".
+        folder: the folder of the comparison (default: runs/compare-DATASETS).
+        jobs: the number of parallel trials (default: the number of cores).
+        progress: whether to print the progress.
+        **options: the other options of `lra tune`, such as epochs=3, and trials (default: 8).
+
+    Returns:
+        The chosen settings and the trials.
+
+    >>> import lra.lab
+    >>> found = lra.lab.tune("digits", "lra-e", trials=1, epochs=1, folder="runs/t")
+    >>> [len(row["trials"]) for row in found.rows]
+    [1]
     """
     grid = make_grid(datasets, rules, models, {"trials": TRIALS} | options)
     return search_grid(grid, folder, jobs, Display(Terminal() if progress else None))

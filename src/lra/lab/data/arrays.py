@@ -37,9 +37,17 @@ def from_arrays(
             for indices, the numbers from 0 to the largest one.
         name: the name of the dataset, for messages.
 
+    Returns:
+        The dataset.
+
     Raises:
         DataError: an array has the wrong type or shape, values are not finite, or classes are out
             of range.
+
+    >>> from lra.lab import data
+    >>> dataset = data.from_arrays(np.zeros((4, 3)), ["cat", "dog", "cat", "dog"])
+    >>> dataset.classes
+    ('cat', 'dog')
     """
     return build_dataset(name, name, (x, y, x_test, y_test), classes)
 

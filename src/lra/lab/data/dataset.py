@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Samples and their classes, in memory.
+    """Hold samples and their classes, in memory.
 
     Attributes:
         name: the dataset's name, or the name of its file.
@@ -29,6 +29,11 @@ class Dataset:
         x_test: the test samples; None if there is no test set.
         y_test: their class indices; None if there is no test set.
         classes: the name of each class; for text, the characters.
+
+    >>> from lra.lab import data
+    >>> digits = data.load("digits")
+    >>> digits.x_train.shape, digits.y_train.shape, digits.num_classes
+    ((1437, 8, 8), (1437,), 10)
     """
 
     name: str
@@ -106,6 +111,11 @@ def split(dataset: Dataset, validation: int, seed: int) -> tuple[Ints, Ints]:
 
     Raises:
         OptionError: `validation` or `seed` is out of range.
+
+    >>> from lra.lab import data
+    >>> training, validation = data.split(data.load("digits"), validation=100, seed=0)
+    >>> len(training), len(validation)
+    (1337, 100)
     """
     n = len(dataset.x_train)
     if not 0 <= validation < n:

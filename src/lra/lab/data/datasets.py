@@ -50,7 +50,7 @@ LARGE = 20.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A dataset in the catalogue.
+    """Describe a dataset in the catalogue.
 
     Attributes:
         name: the name that `load` takes.
@@ -132,9 +132,16 @@ def load(
         on_event: called with a line of text for each download and each remark.
         context: the number of characters in a window of text. Other data ignore it.
 
+    Returns:
+        The dataset.
+
     Raises:
         OptionError: the name is unknown, or `context` is out of range.
         DataError: the data cannot be found, fetched, verified or read.
+
+    >>> from lra.lab import data
+    >>> data.load("digits").sample_shape
+    (8, 8)
     """
     report = on_event or (lambda event: None)
     dataset = os.fspath(dataset)
@@ -164,11 +171,20 @@ def fetch(
 ) -> list[Path]:
     """Fetch a dataset if it is not on this machine, and verify it.
 
-    Arguments and errors are those of `load`.
+    Errors are those of `load`.
+
+    Args:
+        name: a name from `NAMES`, or a path.
+        folder: as in `load`.
+        on_event: as in `load`.
 
     Returns:
         The paths of its files, training files first; or the one file, archive or folder that holds
         all of it.
+
+    >>> from lra.lab import data
+    >>> [path.name for path in data.fetch("digits")]
+    ['digits.npz']
     """
     name = os.fspath(name)
     if name in sources.CHECKSUMS:
@@ -192,6 +208,13 @@ def catalogue(folder: Path | None = None) -> list[Entry]:
 
     Args:
         folder: as in `load`. If it lacks valid files, the dataset counts as not on this machine.
+
+    Returns:
+        An entry for each dataset.
+
+    >>> from lra.lab import data
+    >>> [entry.name for entry in data.catalogue() if entry.available][0]
+    'digits'
     """
     library = text.library_folder() if text.library_files(text.library_folder()) else None
     where = {name: sources.locate(name, folder) for name in sources.CHECKSUMS}

@@ -32,6 +32,9 @@ def sample_figure(dataset: Dataset, count: int = 40, seed: int = 0) -> Figure:
     Raises:
         OptionError: `count` or `seed` is out of range.
         DataError: the samples are neither images nor 1-D.
+
+    >>> from lra.lab import data
+    >>> data.sample_figure(data.load("digits"), count=20).savefig("digits.png")
     """
     if count < 1:
         raise OptionError(f"count = {count}: it must be 1 or more")

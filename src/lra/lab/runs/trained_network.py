@@ -86,7 +86,7 @@ def load(folder: Path) -> Trained:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of a run's best network on a dataset's test set.
+    """Report the results of a run's best network on a dataset's test set.
 
     Attributes:
         dataset: the name of the dataset.

@@ -56,7 +56,20 @@ RuleText = Annotated[
 
 @dataclass(frozen=True)
 class TrainConfig(Axis):
-    """All settings that determine a training run's results: network, data, rule and optimizer."""
+    """Hold all settings that determine a run's results: network, data, rule and optimizer.
+
+    `lra.lab.train` takes the same settings as arguments, and `lra train` as options.
+
+    Raises:
+        OptionError: for an unknown or invalid setting.
+
+    >>> import lra.lab
+    >>> config = lra.lab.TrainConfig("digits", rule="lra-e:beta=0.2", epochs=3)
+    >>> print(config.built_rule)
+    Rule(feedback=Learned(), crossing=TargetDifference(beta=0.2))
+    >>> lra.lab.TrainConfig.from_config(config.to_config()) == config
+    True
+    """
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """digits, mnist, fashion-mnist, cifar-10, python (text), or a path: an .npz, .csv, .txt or a

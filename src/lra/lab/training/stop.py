@@ -14,7 +14,7 @@ from lra.errors import LraError
 
 
 class Interrupted(LraError):  # noqa: N818 - a state of a run, like Diverged
-    """A run that was ended by a signal and can be resumed.
+    """Raised for a run that was ended by a signal and can be resumed.
 
     Attributes:
         signal: the number of the signal.

@@ -30,7 +30,7 @@ __all__ = ["Audit", "Finding", "Kind", "audit", "examine"]
 
 @dataclass(frozen=True, repr=False)
 class Audit:
-    """The result of an audit. Notebooks show a table.
+    """List the operations that escape a rule. Notebooks show a table.
 
     Attributes:
         findings: the operations that errors cross as in backprop, though the rule changes them.
@@ -101,6 +101,12 @@ def audit(model: nn.Module, *example: Any, **kwargs: Any) -> Audit:
 
     Raises:
         ConversionError: no layer of the model is converted.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> net = lra.convert(net, lra.LRAE(), skip="1")
+    >>> found = lra.audit(net, torch.randn(2, 4))
+    >>> [(finding.operation, finding.module) for finding in found.findings]
+    [('torch.tanh', '1')]
     """
     if not any(isinstance(m, Local) for m in model.modules()):
         raise ConversionError(

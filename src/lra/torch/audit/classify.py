@@ -39,7 +39,7 @@ _BY_DESIGN = re.compile(r"norm|pool|softmax|attention|loss|entropy|similarity") 
 
 
 class Kind(enum.StrEnum):
-    """The kind of an operation that escapes the rule."""
+    """Name the kind of an operation that escapes the rule."""
 
     #: An elementwise nonlinear function.
     ACTIVATION = "activation"
@@ -51,10 +51,10 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One operation that errors cross as in backprop, though the rule changes it.
+    """Describe one operation that errors cross as in backprop, though the rule changes it.
 
     Attributes:
-        kind: an activation or weights.
+        kind: the kind of the operation.
         operation: the torch function.
         module: the qualified name of the module whose forward calls it; "" for the model.
         where: "file:line" of the caller's code; "" where only torch calls it.

@@ -44,12 +44,14 @@ def convert(
 ) -> M:
     """Swap a learning rule into a model, in place: `loss.backward()` then computes its updates.
 
-    Across weight layers d = e E replaces e W, and across activations e = gain (z - phi(h - beta d))
-    replaces phi'(h) d. Everything else keeps autograd's derivative. The forward pass stays the same
-    to the bit, except where a kernel must be taken apart (nn.MultiheadAttention, recurrent layers,
-    GLU), where it may differ by rounding. Parameters keep their names and identity. Feedback
-    weights are added as `feedback` beside `weight`. An optimizer built earlier needs them too:
-    `optimizer.add_param_group({"params": lra.feedback_parameters(model)})`.
+    Across weight layers d = e E replaces e W, and across activations the rule's crossing, such as
+    e = gain (z - phi(h - beta d)), replaces phi'(h) d. Everything else keeps autograd's derivative.
+    The forward pass stays the same to the bit, except where a kernel must be taken apart
+    (nn.MultiheadAttention, recurrent layers, GLU), where it may differ by rounding. Parameters keep
+    their names and identity.
+
+    Feedback weights are added as `feedback` beside `weight`. An optimizer built earlier needs them
+    too: `optimizer.add_param_group({"params": lra.feedback_parameters(model)})`.
 
     Activations are replaced by copies, since other models may hold the same modules. Layers that
     another model holds too, and that follow the same rule already, stay as they are.
@@ -71,7 +73,7 @@ def convert(
             "encode" for `model.encode(x)`, "decoder.sample" for one of a submodule. Show what they
             do by an example such as `lambda model: model.encode(x)`.
         skip: submodules to leave on backprop with all that they hold: qualified names, patterns
-            such as "*.attention", or classes. Also autograd Functions and custom operators that
+            such as `"*.attention"`, or classes. Also autograd Functions and custom operators that
             keep their own backward pass.
         input_layers: qualified names of the weight layers that see only the raw input. No error has
             to cross them, so they get no feedback weights. By default the example decides; without
@@ -93,6 +95,25 @@ def convert(
         OptionError: for a name in `skip` or `input_layers` that the model does not have.
 
     Source: Ororbia and Mali, AAAI 2019.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> net = lra.convert(net, lra.MirroredLRA())
+    >>> optimizer = torch.optim.AdamW(net.parameters())
+    >>> x, t = torch.randn(16, 4), torch.randint(3, (16,))
+    >>> F.cross_entropy(net(x), t).backward()
+    >>> optimizer.step()
+
+    A model with activations and products in its own code needs an example:
+
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+    ...     def forward(self, x):
+    ...         return self.second(torch.tanh(self.first(x)))
+    >>> net = lra.convert(Net(), lra.LRAE(beta=0.1), example=x)
+    >>> lra.coverage(net).full
+    True
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(
@@ -222,12 +243,24 @@ def restore(model: M) -> M:
 
     Layers that another model holds too become plain there as well.
 
+    Args:
+        model: a converted model.
+
     Returns:
         The same model, with its weights as trained.
 
     Raises:
         ConversionError: for a model in which nothing is converted, or where something was put on a
             converted module since.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> net = lra.convert(net, lra.LRAE())
+    >>> lra.restore(net)
+    Sequential(
+      (0): Linear(in_features=4, out_features=8, bias=True)
+      (1): Tanh()
+      (2): Linear(in_features=8, out_features=3, bias=True)
+    )
     """
     _require_converted(model, "restore")
     covered = [
@@ -246,7 +279,17 @@ def restore(model: M) -> M:
 
 
 def is_converted(model: nn.Module) -> bool:
-    """Return whether any layer of the model follows a rule that `convert` swapped in."""
+    """Return whether any layer of a model follows a rule that `convert` swapped in.
+
+    Args:
+        model: any module.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> lra.is_converted(net)
+    False
+    >>> lra.is_converted(lra.convert(net, lra.LRAE()))
+    True
+    """
     return any(isinstance(m, Local) and not isinstance(m, SkippedModule) for m in model.modules())
 
 
@@ -255,8 +298,19 @@ def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
 
     Shared feedback (`lra.share_feedback`) is not among them, since no optimizer moves it.
 
+    Args:
+        model: a converted model.
+
+    Returns:
+        The parameters, each of its weight's shape.
+
     Raises:
         ConversionError: for a model in which nothing is converted.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> net = lra.convert(net, lra.LRAE())
+    >>> optimizer.add_param_group({"params": lra.feedback_parameters(net), "lr": 0.01})
     """
     _require_converted(model, "feedback_parameters")
     found = [slot.stored(m) for _, m, slot in feedback_slots(model) if slot.own and not slot.offset]
@@ -264,11 +318,19 @@ def feedback_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def set_loss_terms(model: nn.Module, loss_terms: LossTerms | str | float) -> None:
-    """Change what the loss is a mean over; see the argument of this name of `convert`.
+    """Change what the loss is a mean over.
+
+    Args:
+        model: a converted model.
+        loss_terms: "batch", "tokens" or a positive number, as in `convert`.
 
     Raises:
         ConversionError: for a model in which nothing is converted.
         OptionError: for anything but "batch", "tokens" or a positive number.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> net = lra.convert(net, lra.LRAE())
+    >>> lra.set_loss_terms(net, 1)  # for a summed loss
     """
     _require_converted(model, "set_loss_terms")
     terms = check_terms(loss_terms)

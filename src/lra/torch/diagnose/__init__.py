@@ -65,7 +65,7 @@ def diagnose(
     """Measure what the rule of a converted model does with a batch, layer by layer.
 
     The batch runs once under the rule and once under plain backprop, on the same weights with the
-    same random numbers. Nothing changes: parameters and their `.grad`, buffers, random states,
+    same random numbers. Nothing changes: parameters and their ``.grad``, buffers, random states,
     mode, hooks and attributes are as before.
 
     Args:
@@ -95,8 +95,18 @@ def diagnose(
         OptionError: x, t and loss do not fit together, the loss is not one number that depends on
             the model's parameters, or optimizer is not an optimizer.
 
-    Example:
-        print(lra.diagnose(model, x, t, optimizer=optimizer))
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> net = lra.convert(net, lra.MirroredLRA())
+    >>> optimizer = torch.optim.AdamW(net.parameters())
+    >>> x, t = torch.randn(16, 4), torch.randint(3, (16,))
+    >>> found = lra.diagnose(net, x, t, optimizer=optimizer)
+    >>> [layer.name for layer in found.weights]
+    ['0', '2']
+    >>> found["0"].angle < 10  # degrees to backprop's gradient
+    True
+
+    A model that computes its own loss::
+
         lra.diagnose(gpt2, {"input_ids": ids, "labels": ids}, loss=lambda output: output.loss)
     """
     model = unwrap_parallel(model)

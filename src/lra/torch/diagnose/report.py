@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LayerKind(enum.StrEnum):
-    """The role of a layer under a rule."""
+    """Name the role of a layer under a rule."""
 
     #: A weight layer, which errors cross by the rule's feedback.
     WEIGHTS = "weights"
@@ -27,7 +27,7 @@ class LayerKind(enum.StrEnum):
 
 
 class Arrival(enum.StrEnum):
-    """Whether the error that arrives at a layer is usable."""
+    """State whether the error that arrives at a layer is usable."""
 
     #: The error can be used.
     USABLE = "usable"
@@ -43,7 +43,7 @@ class Arrival(enum.StrEnum):
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer in one pass.
+    """Report on one layer in one pass.
 
     Attributes:
         name: the qualified name; `layer.relu()` for a function that a layer's forward calls.
@@ -100,7 +100,7 @@ class LayerReport:
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What a rule does in one pass, layer by layer in forward order.
+    """Report what a rule does in one pass, layer by layer in forward order.
 
     `print` shows a table, and so does a notebook; `plot` draws the updates.
 

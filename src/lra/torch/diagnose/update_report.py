@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """The rule's update of one parameter, which is what `backward()` adds to `.grad`.
+    """Report on the rule's update of one parameter: what `backward()` adds to its gradient.
 
     Attributes:
         name: the parameter's qualified name.

@@ -22,11 +22,11 @@ from lra.torch.ensemble.stack import Stack, stacks_of
 
 
 class Ensemble(nn.Module):
-    """K networks of one architecture, run as one batched computation.
+    """Run K networks of one architecture as one batched computation.
 
-    out[k] = models[k](x[k]). A backward pass fills every network's `.grad` with the same numbers as
-    its own backward pass would, to rounding. Networks may differ in weights, batches and the
-    numbers of their rules (beta, gain, gamma, ...), and each has its own optimizer:
+    out[k] = models[k](x[k]). A backward pass fills every network's ``.grad`` with the same numbers
+    as its own backward pass would, to rounding. Networks may differ in weights, batches and the
+    numbers of their rules (beta, gain, gamma, ...), and each has its own optimizer::
 
         ensemble = lra.ensemble.Ensemble(models)
         losses = torch.vmap(F.cross_entropy)(ensemble(x), y)  # (K,), each the mean of its batch
@@ -50,6 +50,16 @@ class Ensemble(nn.Module):
     Raises:
         EnsembleError: for networks that differ in more than that, or that cannot run as one. Its
             `refused` lists the modules.
+
+    >>> models = [
+    ...     lra.convert(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), lra.LRAE(beta))
+    ...     for beta in (0.1, 0.2)
+    ... ]
+    >>> ensemble = lra.ensemble.Ensemble(models)
+    >>> x, t = torch.randn(2, 16, 4), torch.randint(3, (2, 16))
+    >>> torch.vmap(F.cross_entropy)(ensemble(x), t).sum().backward()
+    >>> models[1][0].weight.grad.shape
+    torch.Size([8, 4])
     """
 
     def __init__(self, models: Iterable[nn.Module]) -> None:

@@ -31,6 +31,9 @@ def check_rule(rule: Rule | Method, *, loss_terms: LossTerms | str = LossTerms.B
     Raises:
         RuleError: with every identity that fails, its deviation and the deviation allowed.
         OptionError: for anything but a rule or a method, or for other loss terms.
+
+    >>> lra.check_rule(lra.MirroredLRA())
+    <RuleReport of mirrored-lra: ...>
     """
     if not isinstance(rule, (Rule, Method)):
         raise OptionError(

@@ -24,7 +24,7 @@ CANCELLED = 1e-7  # the same, after a small difference has cancelled most digits
 
 @dataclass(frozen=True)
 class Outcome:
-    """The deviation of a rule or a method from one identity.
+    """Report the deviation of a rule or a method from one identity.
 
     Attributes:
         identity: the identity's name.
@@ -61,9 +61,13 @@ class Outcome:
 
 @dataclass(frozen=True, repr=False)
 class RuleReport:
-    """The deviations of a rule or a method from its identities.
+    """Report the deviations of a rule or a method from its identities.
 
-    As text, one line for each. Notebooks show a table.
+    As text, it has one line for each. Notebooks show a table.
+
+    Attributes:
+        rule: the rule or the method.
+        outcomes: the result for each identity.
     """
 
     rule: Rule | Method
@@ -113,14 +117,24 @@ Deviation = Callable[[B], float | None]
 
 @dataclass(frozen=True)
 class Identity(Generic[B]):
-    """One identity: its name, and a function that measures it and has it as its docstring."""
+    """Define one identity.
+
+    Attributes:
+        name: its name in reports.
+        allowed: the largest deviation allowed; 0 for "to the bit".
+        deviation: a function that measures the deviation, and has the identity as its docstring.
+    """
 
     name: str
     allowed: float
     deviation: Deviation[B]
 
     def measure(self, bench: B) -> Outcome:
-        """Measure the deviation. It is infinite if an error is raised."""
+        """Measure the deviation. It is infinite if an error is raised.
+
+        Args:
+            bench: the networks and data to measure it with.
+        """
         try:
             deviation, note = self.deviation(bench), ""
         except Exception as error:  # a user's rule may raise anything
