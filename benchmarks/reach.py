@@ -338,7 +338,7 @@ def read_page(page: Path) -> dict[str, dict[str, list[str]]]:
     found: dict[str, dict[str, list[str]]] = {which: {} for which in TITLES}
     named = {title: which for which, title in TITLES.items()}
     which = ""
-    for line in page.read_text().splitlines() if page.exists() else ():
+    for line in page.read_text(encoding="utf-8").splitlines() if page.exists() else ():
         if line.startswith("## "):
             which = named.get(line.removeprefix("## "), "")
         elif which and line.startswith("| ") and not line.startswith(f"| {COLUMNS[0]} |"):

@@ -63,7 +63,7 @@ def work_alone(grid: Grid, out: Path) -> Schedule:
 def table_of(schedule: Schedule, path: Path) -> list[dict[str, str]]:
     """Return the rows of a comparison's runs.csv without measured times."""
     write_runs(tables(schedule), path)
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
@@ -325,7 +325,7 @@ def _share(grid: Grid, out: Path, done: Path) -> None:
     train = loop.train
 
     def counted(config: TrainConfig, folder: Path, **options: Any) -> Any:
-        with done.open("a") as file:
+        with done.open("a", encoding="utf-8") as file:
             file.write(f"{folder.name}\n")
         return train(config, folder, **options)
 

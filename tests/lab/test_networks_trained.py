@@ -37,7 +37,7 @@ def write_images(path: Path, n: int = 53) -> Path:
 
 def write_text(path: Path) -> Path:
     """Write a text with 31 windows of 12 in its first nine tenths, 28 of them to train on."""
-    path.write_text("the cat sat on a mat; " * 19)
+    path.write_text("the cat sat on a mat; " * 19, encoding="utf-8")
     return path
 
 

@@ -329,7 +329,7 @@ def write_table(path: Path, header: str, columns: np.ndarray, names: Sequence[st
     rows = [",".join(map(str, row)) for row in columns.tolist()]
     rows = [f"{row},{name}" for row, name in zip(rows, names, strict=True)] if names else rows
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join((header, *rows)))
+    path.write_text("\n".join((header, *rows)), encoding="utf-8")
     return path
 
 

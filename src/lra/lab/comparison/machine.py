@@ -1,5 +1,6 @@
 """The machine and the package versions, for reports."""
 
+import contextlib
 import functools
 import os
 import platform
@@ -7,6 +8,9 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+
+CPUINFO = Path("/proc/cpuinfo")
+"""Names the processor on Linux."""
 
 PACKAGES = ("lra-e", "torch", "numpy", "optuna")
 """The packages whose versions a report states."""
@@ -40,9 +44,8 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+    with contextlib.suppress(OSError):  # only Linux has it
+        for line in CPUINFO.read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

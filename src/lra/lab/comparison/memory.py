@@ -13,7 +13,7 @@ def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
 
     On CUDA it counts tensors; elsewhere it is the peak resident size of the process. Each run has
     its own process, so that size includes Python, torch and the data, which are the same for all
-    rules. It is None on Windows, where it cannot be measured.
+    rules. It is None where the system does not tell it, as on Windows.
 
     Args:
         device: the device, as in `lra train`.
@@ -29,9 +29,9 @@ def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
 
 
 def _resident() -> int | None:
-    if sys.platform == "win32":
+    try:
+        import resource
+    except ImportError:
         return None
-    import resource
-
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -31,6 +31,9 @@ MAX_DEATHS = 3
 POLL_SECONDS = 0.2
 """Interval at which signals and the jobs of other machines are checked."""
 
+START_METHOD = "forkserver" if os.name == "posix" else "spawn"
+"""How a process starts: forked from a server that has loaded torch, it starts at once."""
+
 _START = threading.Lock()
 """Held while a process starts or is joined, neither of which two threads may do at once."""
 
@@ -61,10 +64,9 @@ class Pool:
         self.schedule = Schedule(grid, out)
         self.connections: set[Connection] = set()
         self.stopping = False
-        # Forked from a server that has loaded torch, a process starts at once.
-        method = "forkserver" if os.name == "posix" else "spawn"
-        self.context: Any = multiprocessing.get_context(method)
-        self.context.set_forkserver_preload([execute.__module__])
+        self.context: Any = multiprocessing.get_context(START_METHOD)
+        if START_METHOD == "forkserver":
+            self.context.set_forkserver_preload([execute.__module__])
 
     def work(self) -> Schedule:
         """Run all jobs, together with other machines that share the folder.
