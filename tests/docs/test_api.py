@@ -54,6 +54,8 @@ def public() -> dict[str, object]:
         ]  # fmt: skip
         names = dir(lra) if module is lra else getattr(module, "__all__", own)
         for name in names:
+            if name == "keras":  # a module, which may be missing
+                continue
             value, full = getattr(module, name), f"{module.__name__}.{name}"
             hidden = name.startswith("_") or full in INSIDE or isinstance(value, types.ModuleType)
             if not (hidden or any(value is each for each in found.values())):
