@@ -154,3 +154,25 @@ def test_coverage_claims_no_more_than_an_example_verified():
     assert "not verified: pass example=" in unverified
     verified = str(lra.coverage(lra.convert(build(), lra.LRAE(), example=torch.randn(2, 4))))
     assert "\n100.0% of the weights" in verified
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Conv2d(1, 3, 3), torch.randn(2, 1, 6, 6)),
+        (nn.Linear(6, 3), torch.randn(2, 1, 4, 6)),
+        (nn.Conv1d(1, 3, 3), torch.randn(2, 1, 6)),
+    ],
+)
+def test_a_layer_that_reads_the_input_follows_the_rule(layer, x):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = layer, nn.LazyLinear(2)
+            self(x)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.layer(x)).flatten(1))
+
+    model = lra.convert(Net(), lra.LRAE(), example=x)
+    assert lra.coverage(model).passes == {"torch.Tensor.flatten": 1}
