@@ -258,7 +258,7 @@ def _draw_rule(rule: lra.Rule) -> Picture:
     chained = learned and rule.wiring.reach == 1
     picture.explain(UPDATE, f"updates: dW = e^T z / N{', dE = γ dW' if chained else ''}", "2 4")
     if learned and not chained:
-        picture.explain(UPDATE, "dE = γ (e where E starts)^T (z where E ends) / N", "2 4")
+        picture.explain(UPDATE, "dE = γ (e where E starts)^T z / N", "2 4")
     return picture
 
 
