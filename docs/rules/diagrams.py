@@ -254,8 +254,11 @@ def _draw_rule(rule: lra.Rule) -> Picture:
     picture.explain(WEIGHTS, "forward pass: h = z W^T + b, z = φ(h)")
     picture.explain(ink, f"error, through {through}")
     picture.explain(READ, needs)
-    learned = ", dE = γ e^T z / N" if isinstance(rule.feedback, Learned) else ""
-    picture.explain(UPDATE, f"updates: dW = e^T z / N{learned}", "2 4")
+    learned = isinstance(rule.feedback, Learned)
+    chained = learned and rule.wiring.reach == 1
+    picture.explain(UPDATE, f"updates: dW = e^T z / N{', dE = γ dW' if chained else ''}", "2 4")
+    if learned and not chained:
+        picture.explain(UPDATE, "dE = γ (e where E starts)^T z / N", "2 4")
     return picture
 
 

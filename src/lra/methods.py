@@ -137,8 +137,8 @@ class PredictiveCoding(Method):
 
     Args:
         steps: the number of steps of the states. The cost is that of 1 + steps passes. An error
-            reaches one layer further in each step, so with fewer steps than weight layers in a row
-            the lowest layers learn nothing.
+            reaches one layer further in each step, so K weight layers in a row need at least K - 1
+            steps; with fewer, the lowest layers learn nothing.
         step: the step size of the states. Too large a step diverges, with a warning or an error.
 
     Raises:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from workbench import ENVIRONMENT, Watcher, assert_same_run, interrupt_at, read_train, write_blobs
+from workbench import ENVIRONMENT, assert_same_run, interrupt_at, read_train, write_blobs
 
 import lra
-from lra.errors import OptionError, RunError
+from lra.errors import ConversionError, OptionError, RunError
+from lra.lab import compare
 from lra.lab.cli import main
 from lra.lab.run import Run, train
 from lra.lab.runs import files, trained_network
@@ -97,6 +98,11 @@ class Distances(nn.Module):
         return torch.cdist(x, self.centres)
 
 
+class Leaning(nn.Module):
+    def forward(self, h):
+        return torch.where(h > 0, h, 0.1 * h) + 0.1 * h.mean(-1, keepdim=True)
+
+
 class Product(nn.Module):
     def __init__(self, n):
         super().__init__()
@@ -113,6 +119,10 @@ def mixed(layer, shape, classes):
 
 def distances(shape, classes):
     return mixed(Distances(4), shape, classes)
+
+
+def activation(shape, classes):
+    return mixed(Leaning(), shape, classes)
 
 
 def products(shape, classes):
@@ -321,17 +331,28 @@ def test_networks_that_do_not_work(home: Path, name: str, message: str) -> None:
     assert not (home / "run" / files.CONFIG).exists()
 
 
-def test_layers_that_stay_on_backprop_are_reported(home: Path) -> None:
-    """16 of 59 weights: the others are 6 x 4 + 4 and 4 x 3 + 3."""
-    for name, expected in {
-        "distances": ["27.1% of the weights do not follow the rule: Distances"],
-        "products": [],
-        "Net": [],
-    }.items():
-        watcher = Watcher()
-        loop.train(config(home, model=f"my_nets.py:{name}"), home / name, reporter=watcher)
-        assert [note for note in watcher.notes() if "follow" in note] == expected
-    with pytest.raises(lra.errors.ConversionError, match="no layer to convert"):
+@pytest.mark.parametrize("name", ["distances", "activation"])
+def test_networks_that_cannot_follow_the_rule_are_refused(home: Path, name: str) -> None:
+    with pytest.raises(ConversionError, match="a run follows one rule as a whole"):
+        loop.train(config(home, model=f"my_nets.py:{name}"), home / "run")
+    assert not (home / "run" / files.CONFIG).exists()
+    compared = compare(
+        str(home / "blobs.npz"), ["backprop", "lra-e"], models=[f"my_nets.py:{name}"],
+        folder=home / "cmp", epochs=1, seeds=1, progress=False,
+    )  # fmt: skip
+    assert [(row["rule"], row["state"]) for row in compared.rows] == [("backprop", "done")]
+    refusal = str(compared.tables[0].entries[1].refusal)
+    assert refusal.endswith("a run follows one rule as a whole")
+    loop.train(config(home, rule="backprop", model=f"my_nets.py:{name}"), home / "plain")
+
+
+@pytest.mark.parametrize("name", ["products", "Net"])
+def test_networks_of_ones_own_follow_the_rule(home: Path, name: str) -> None:
+    loop.train(config(home, model=f"my_nets.py:{name}"), home / name)
+
+
+def test_a_network_without_layers_to_convert_is_refused(home: Path) -> None:
+    with pytest.raises(ConversionError, match="no layer to convert"):
         loop.train(config(home, model="my_nets.py:AllDistances"), home / "run")
 
 

@@ -19,7 +19,6 @@ from lra.lab.networks.build import build_network
 from lra.lab.runs import files, trained_network
 from lra.lab.runs.measure import Metrics, measure
 from lra.lab.runs.state import State
-from lra.lab.training import loop
 from lra.lab.training.loop import train
 
 MODEL = "gpt:width=8,depth=1,context=12"
@@ -184,17 +183,3 @@ def test_the_plot_has_only_the_losses(home: Path) -> None:
     assert picture.shape[1] < 800  # one panel
     colours = {tuple(c) for c in (picture[..., :3].reshape(-1, 3) * 255).round().astype(int)}
     assert {(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)} <= colours
-
-
-def test_weights_without_a_rule_are_reported(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    convert = lra.convert
-    monkeypatch.setattr(
-        loop.lra, "convert", lambda model, rule, **kw: convert(model, rule, skip="3", **kw)
-    )
-    words = "train digits --model mlp:hidden=64-64 --epochs 1 --device cpu --out"
-    main.main([*words.split(), str(tmp_path / "run")])
-    weights, skipped = 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10, 64 * 64 + 64
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first == f"{100 * skipped / weights:.1f}% of the weights do not follow the rule: Linear"

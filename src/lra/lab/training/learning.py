@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def prepare(
     rule: Rule | Method, network: nn.Module, samples: Tensor, text: bool, own: bool
-) -> list[str]:
+) -> None:
     """Convert a network to a rule, or attach a method to it.
 
     Args:
@@ -29,30 +29,25 @@ def prepare(
         samples: a few samples, as an example.
         text: whether the network predicts a character at each position.
         own: whether the network is the user's own, so that only an example shows all it does.
-            Its layers that cannot follow the rule stay on backprop, and a remark names them.
 
-    Returns:
-        Remarks for the user.
+    Raises:
+        ConversionError: a part of the network cannot follow the rule. A run in which that part
+            follows backprop would be named after a rule that it does not show.
     """
     if samples.is_floating_point():  # float64 in double precision, where the network is not yet
         samples = samples.to(next(network.parameters()).dtype)
     if isinstance(rule, Method):
         rule.attach(network, torch.zeros_like(samples[:1]))
-        return []
+        return
     example = samples if own or rule.wiring != lra.wiring.Chain() else None
     terms: Literal["tokens", "batch"] = "tokens" if text else "batch"
     try:
         lra.convert(network, rule, example=example, loss_terms=terms)
     except ConversionError as error:
-        refused = [refusal.name for refusal in error.refused]
-        if not own or not all(refused):  # "" is the network itself
+        if not any(refusal.name for refusal in error.refused):
             raise
-        lra.convert(network, rule, example=example, loss_terms=terms, skip=refused)
-    coverage = lra.coverage(network)
-    if not coverage.left:
-        return []
-    layers = ", ".join(coverage.left)
-    return [f"{1 - coverage.share:.1%} of the weights do not follow the rule: {layers}"]
+        message = f"{error} in a training loop of your own; a run follows one rule as a whole"
+        raise ConversionError(message, error.refused) from None
 
 
 def feedback_parameters(rule: Rule | Method, network: nn.Module) -> list[nn.Parameter]:

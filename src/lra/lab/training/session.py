@@ -72,8 +72,7 @@ class Session:
         own = config.network.entry is None
         if own:
             check_output(config.network, self.network, samples, self.data.num_classes)
-        for note in prepare(self.rule, self.network, samples, self.text, own):
-            self.reporter.note(note)
+        prepare(self.rule, self.network, samples, self.text, own)
         self.optimizer = build_optimizer(config, self.network)
         self.learned = self._count_feedback()
         share_feedback(config, self.network, self.optimizer)
