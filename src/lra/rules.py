@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 from lra.axis import Axis, instance, unknown
@@ -17,7 +18,7 @@ from lra.crossing import (
     Surrogate,
     TargetDifference,
 )
-from lra.errors import OptionError
+from lra.errors import ConversionError, OptionError
 from lra.feedback import Feedback, Learned, Magnitude, Random, SignSymmetric, Transpose
 from lra.inits import FanIn, Init, LikeWeights, Mirror
 from lra.methods import METHODS, Method
@@ -72,6 +73,18 @@ class Rule(Axis):
                 f"{type(self.wiring).__name__} errors skip layers, between which there is no "
                 "weight; use Random(LikeWeights()) or Learned(), or wiring=Chain()"
             )
+
+
+def require_rule(rule: object) -> Rule:
+    """Return what `convert` was given, if it is a rule.
+
+    Raises:
+        ConversionError: it is something else, such as a function that builds a rule.
+    """
+    if not isinstance(rule, Rule):
+        call = f"; call it: {rule.__name__}()" if isinstance(rule, FunctionType) else ""
+        raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}{call}")
+    return rule
 
 
 def LRAE(

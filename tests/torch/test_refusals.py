@@ -380,6 +380,11 @@ def test_something_else_than_a_rule_is_refused(rule):
     assert_unchanged(model, before)
 
 
+def test_a_rule_that_was_not_called_is_named():
+    with pytest.raises(lra.errors.ConversionError, match=r"; call it: MirroredLRA\(\)$"):
+        lra.convert(mlp(), lra.MirroredLRA)
+
+
 @pytest.mark.parametrize(
     "verb", [lra.restore, lra.feedback_parameters, lambda m: lra.set_loss_terms(m, 1)]
 )

@@ -18,19 +18,18 @@ from lra.keras.closed_forms import phi_of
 from lra.keras.gradients import ActivationOp, BilinearMap, apply_weights
 from lra.keras.layers.elementwise import crosses_by_rule, crossing_of
 from lra.loss_terms import LossTerms, check_terms
-from lra.rules import Rule
+from lra.rules import Rule, require_rule
 from lra.wiring import Chain
 
 
-def check_rule(rule: Any) -> Rule:
+def check_rule(value: Any) -> Rule:
     """Return the rule, if Keras layers can follow it.
 
     Raises:
         ConversionError: this is no rule, or one whose errors skip layers, or whose feedback depends
             on the values of the weights in every step.
     """
-    if not isinstance(rule, Rule):
-        raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
+    rule = require_rule(value)
     if not isinstance(rule.wiring, Chain):
         raise ConversionError(f"convert: {rule.wiring} is not supported in Keras; use Chain()")
     feedback = rule.feedback

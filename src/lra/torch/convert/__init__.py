@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lra.errors import ConversionError, OptionError, Refusal, RuleError
 from lra.loss_terms import LossTerms, check_terms
 from lra.methods import Method
-from lra.rules import Rule
+from lra.rules import Rule, require_rule
 from lra.torch.convert.discover import discover
 from lra.torch.convert.plan import Plan, find_skipped, listing, make_plan
 from lra.torch.convert.sharing import converted_before, copy_activations, put_back
@@ -125,8 +125,7 @@ def convert(
             f"convert: {type(rule).__name__} is a method, which changes no layer; call it instead "
             "of backward: method(model, loss, x)"
         )
-    if not isinstance(rule, Rule):
-        raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}")
+    require_rule(rule)
     if not isinstance(rule.wiring, (Chain, Direct, Stride)):
         raise ConversionError(
             f"convert: {rule.wiring} is not implemented for torch; use lra.wiring.Chain()"
