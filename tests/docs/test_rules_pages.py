@@ -61,7 +61,7 @@ def test_each_page_has_the_same_sections(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_each_page_trains_by_its_rule(name: str) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", page(name), re.DOTALL)
+    block, *_ = re.findall(r"```python\n(.*?)```", page(name), re.DOTALL)
     call = re.search(r"lra\.convert\(model, (.*?\))(?:, example=.*)?\)\n|method = (.*)\n", block)
     assert call is not None
     built = eval(call[1] or call[2], {"lra": lra})
