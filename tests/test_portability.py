@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,8 +94,8 @@ def test_paths_with_spaces_and_unicode_in_any_encoding_of_the_terminal(tmp_path)
         return done.stdout.decode("ascii")
 
     assert "Daten" in call(0, "train", table, "--epochs", 1, "--model", "mlp:depth=1", "--out", run)
-    assert r"\xe4" in call(0, "predict", run, table)
-    assert r"\xe4" in call(1, "predict", run, table)
+    for utf8 in (0, 1):
+        assert re.search(r",\\x(e4|f6),", call(utf8, "predict", run, table))  # ä or ö
     rules = ("--rules", "backprop", "--depths", 1, "--epochs", 1, "--seeds", 1)
     call(0, "compare", table, *rules, "--out", folder / "Vergleich é")
     assert "±" in (folder / "Vergleich é" / "report.md").read_text("utf-8")
