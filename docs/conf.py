@@ -46,7 +46,6 @@ nb_execution_timeout = 300
 nb_merge_streams = True
 
 # The API
-autodoc_mock_imports = ["lightning"]  # large, and only one callback needs it
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

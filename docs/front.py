@@ -11,8 +11,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from lra.figures import Figure
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
@@ -56,8 +55,7 @@ def table(found: Accuracies) -> str:
 
 def draw(found: Accuracies) -> None:
     """Plot the accuracy of each rule against the depth of the tanh network."""
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(7.2, 3.6)
     axes = figure.subplots()
     depths = sorted(
         int(n.split()[1]) for n, rule in found if n[:4] == "tanh" and rule == "backprop"

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"))
-    if "generated" not in path.parts and "jupyter_execute" not in path.parts
+    if "jupyter_execute" not in path.parts
 )
 
 
@@ -23,7 +23,6 @@ class Block:
     text: str
     line: int
     """The line of its first line of code, from 0."""
-    shown: bool = True
 
 
 def blocks(text: str) -> list[Block]:
@@ -52,7 +51,7 @@ def blocks(text: str) -> list[Block]:
 def _setup(token: Token) -> Block:
     assert token.map is not None
     inner = token.content.strip().removeprefix("<!-- setup").removesuffix("-->")
-    return Block("python", textwrap.dedent(inner.lstrip("\n")), token.map[0] + 1, shown=False)
+    return Block("python", textwrap.dedent(inner.lstrip("\n")), token.map[0] + 1)
 
 
 def script(text: str) -> str:

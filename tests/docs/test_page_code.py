@@ -1,6 +1,7 @@
 """The code on every page works as it stands: Python blocks run, commands parse, links exist."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import shlex
@@ -14,7 +15,6 @@ from pages import PAGES, ROOT, commands, links, script
 
 from lra.lab.cli.main import parse
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 WITH_CODE = [name for name in NAMES if script((ROOT / name).read_text("utf-8")).strip()]
 WITH_COMMANDS = [name for name in NAMES if commands((ROOT / name).read_text("utf-8"))]
@@ -38,8 +38,10 @@ def run_page(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_python_blocks_run(name: str, tmp_path: Path) -> None:
-    if "import keras" in script((ROOT / name).read_text("utf-8")):
-        pytest.importorskip("keras")
+    keras = importlib.util.find_spec("keras")
+    installed = keras is not None and keras.origin is not None  # not the folder tests/keras
+    if "import keras" in script((ROOT / name).read_text("utf-8")) and not installed:
+        pytest.skip("Keras is not installed")
     done = run_page(name, tmp_path)
     assert done.returncode == 0, done.stderr
 
