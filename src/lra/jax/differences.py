@@ -4,7 +4,7 @@ An activation phi is a small graph of primitives. To compute phi(h) - phi(h - de
 cancellation, `difference_of` takes each primitive's operands as triples and returns its own
 difference, as a JVP takes tangents and returns one. `lra.differences` has the closed forms.
 
-A graph can cancel where none of its primitives does: `x * 0.5 * (1 + erf(x))` rounds 1 + erf(x)
+A graph can cancel where none of its primitives does: `0.5 * x * (1 + erf(x))` rounds 1 + erf(x)
 in its left tail, in its value as in its difference.
 """
 
@@ -233,11 +233,13 @@ def _log_rule(operands: Any, outs: Any, *, shift: float = 0.0, **_: Any) -> Any:
 
 
 def _max(operands: Any, outs: Any, **_: Any) -> Any:
-    return _extremum(*operands, outs, True)
+    x, y = operands
+    return _extremum(x, y, outs, True)
 
 
 def _min(operands: Any, outs: Any, **_: Any) -> Any:
-    return _extremum(*operands, outs, False)
+    x, y = operands
+    return _extremum(x, y, outs, False)
 
 
 def _clamp(operands: Any, outs: Any, **_: Any) -> Any:
@@ -271,7 +273,7 @@ def _atan2(operands: Any, outs: Any, **_: Any) -> Any:
 _ROOT = math.sqrt(2)
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("copy", "copy_p", "stop_gradient", "reduce_precision"), _same),
+    **dict.fromkeys(("copy", "stop_gradient", "reduce_precision"), _same),
     **dict.fromkeys(("add", "add_any"), _add),
     **{"neg": lambda operands, outs, **_: -operands[0].D, "convert_element_type": _convert},
     **{"sub": _sub, "mul": _mul, "div": _div, "integer_pow": _integer_pow, "pow": _pow},
@@ -289,7 +291,7 @@ RULES: dict[str, Rule] = {
 
 CHEAP = frozenset(
     {
-        *("copy", "copy_p", "stop_gradient", "reduce_precision", "convert_element_type", "neg"),
+        *("copy", "stop_gradient", "reduce_precision", "convert_element_type", "neg"),
         *("add", "add_any", "sub", "mul", "div", "integer_pow", "square", "sqrt", "rsqrt"),
         *("max", "min", "clamp", "select_n", "abs", "sin", "cos", "atan"),
         *("sign", "floor", "ceil", "round", "eq", "ne", "lt", "le", "gt", "ge"),
