@@ -93,7 +93,7 @@ class Level:
 
     def weight_side(self, op: Op) -> int | None:
         """Return which operand of a product with data is the weight: 0, 1, or None."""
-        if op.name not in PRODUCTS and op.mark != "weight_layer":
+        if (op.name not in PRODUCTS and op.mark != "weight_layer") or op.override == "ordinary":
             return None
         a, b = self.kinds(op.inputs[:2])
         if b.is_weight and a.data:

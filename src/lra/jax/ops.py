@@ -18,6 +18,7 @@ from lra.feedback import Feedback, Stored
 from lra.jax.differences import CHEAP, NUMPY, Triple, difference_of
 from lra.jax.graph import Op, Value, read
 from lra.jax.numbers import numbers_of, with_numbers
+from lra.jax.registry import ACTIVATIONS
 from lra.jax.regions import Region
 from lra.loss_terms import LossTerms, count_terms
 
@@ -169,6 +170,9 @@ def _walk(region: Region, ops: Iterable[Op], env: dict[Value, Any], dtype: Any) 
         at, below = ([getattr(x, side, x) for x in operands] for side in ("a", "b"))
         if not any(isinstance(x, Triple) for x in operands):
             (env[out],) = region.bind(op, operands, dtype)
+        elif op.mark and (difference := ACTIVATIONS[op.params["name"]].difference):
+            (a,), (b,) = op.bind(at), op.bind(below)
+            env[out] = Triple(a, b, difference(operands[0].a, operands[0].D, NUMPY))
         elif op.bodies:
             (body,) = op.bodies
             inner = dict(zip(body.inputs, operands, strict=True))

@@ -49,8 +49,11 @@ class Region:
 
     @property
     def where(self) -> str:
-        """The line of the user's code that computes z."""
-        return self.ops[-1].where
+        """The line of the user's code that computes z, or where h comes from if that is unknown."""
+        known = [op.where for op in reversed(self.ops) if op.where != "?"]
+        if known or self.root.op is None:
+            return known[0] if known else "?"
+        return f"after {self.root.op.where}"
 
     @cached_property
     def is_flat(self) -> bool:
