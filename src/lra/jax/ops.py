@@ -18,8 +18,8 @@ from lra.feedback import Feedback, Stored
 from lra.jax.differences import CHEAP, NUMPY, Triple, difference_of
 from lra.jax.graph import Op, Value, read
 from lra.jax.numbers import numbers_of, with_numbers
-from lra.jax.registry import ACTIVATIONS
 from lra.jax.regions import Region
+from lra.jax.registry import ACTIVATIONS
 from lra.loss_terms import LossTerms, count_terms
 
 Product = Callable[..., Any]
@@ -133,15 +133,32 @@ def activation(
         numbers, h, given = saved
         phi = phi_of(region, dict(zip(kept, given, strict=True)))
         exact = h.astype(jnp.promote_types(h.dtype, jnp.float32))  # 16 bits are too few
-        d, n = d.astype(exact.dtype), count_terms(terms, h.shape)
+        arrived, d = d, d.astype(exact.dtype)
+        n = count_terms(terms, h.shape)
         e = with_numbers(crossing, numbers).error(phi, exact, phi(exact), d, n, NUMPY)
         if not _LIMITED.isdisjoint(op.name for op in _flat(region.ops)):
             # A target outside the domain of an inner function: take the derivative there.
             e = jnp.where(jnp.isfinite(e), e, jax.vjp(phi, exact)[1](d)[0])
-        return None, e.astype(h.dtype), *[None] * len(given)
+        return None, e.astype(h.dtype), *_parameter_updates(region, kept, h, given, arrived)
 
     unit.defvjp(forward, backward)
     return unit(numbers_of(crossing), h, *others.values())
+
+
+def _parameter_updates(
+    region: Region, others: list[Value], h: Any, given: Any, d: Any
+) -> list[Any]:
+    """Compute the updates of an activation's parameters by its derivative; None for constants."""
+    if not region.parameters:
+        return [None] * len(others)
+    env = dict(zip(others, given, strict=True))
+    own = [v for v in others if v in region.parameters]
+
+    def phi(arrays: list[Any]) -> Any:
+        return region.run(h, env | dict(zip(own, arrays, strict=True)))
+
+    updates = dict(zip(own, jax.vjp(phi, [env[v] for v in own])[1](d)[0], strict=True))
+    return [updates.get(v) for v in others]
 
 
 def phi_of(region: Region, others: dict[Value, Any]) -> Phi:

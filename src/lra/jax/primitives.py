@@ -25,14 +25,14 @@ NONLINEAR = STEPS | _names(
 """Elementwise, and not linear in at least one operand."""
 
 LINEAR = _names(
-    "neg add sub mul convert_element_type copy stop_gradient reduce_precision real add_any",
+    "neg add sub mul convert_element_type copy stop_gradient reduce_precision add_any",
     "optimization_barrier and or not xor",
 )
 """Elementwise, and linear in each operand."""
 
 MOVES = _names(
     "broadcast_in_dim reshape squeeze expand_dims transpose rev slice dynamic_slice pad",
-    "concatenate split gather",
+    "concatenate split gather real imag",
 )
 """Move numbers without changing them."""
 
@@ -41,13 +41,13 @@ SUMS = _names("reduce_sum cumsum scatter-add reduce_window_sum")
 
 REDUCTIONS = SUMS | _names(
     "reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin cumlogsumexp cummax",
-    "cumprod cummin",
+    "cumprod cummin scatter-max scatter-min",
 )
 """Combine numbers of one operand."""
 
 HARMLESS = _names(
     "dynamic_update_slice scatter scatter-mul select_and_gather_add top_k sort iota random_bits",
-    "random_wrap random_unwrap random_fold_in random_split threefry2x32 imag complex conj",
+    "random_wrap random_unwrap random_fold_in random_split threefry2x32 complex conj",
     "reduce_window_max reduce_window select_and_scatter_add debug_callback pvary pbroadcast psum",
     "psum_invariant all_gather reduce_scatter ppermute axis_index sharding_constraint mesh_cast",
 )

@@ -27,11 +27,13 @@ class Region:
         root: h.
         end: z.
         ops: the ops from h to z, in the order in which they run.
+        parameters: what the ops read of the parameters, such as a learned slope.
     """
 
     root: Value
     end: Value
     ops: tuple[Op, ...]
+    parameters: frozenset[Value] = frozenset()
 
     @cached_property
     def others(self) -> list[Value]:
@@ -43,9 +45,9 @@ class Region:
     @cached_property
     def name(self) -> str:
         """The function that computes it, or its primitives."""
-        named = dict.fromkeys(op.function for op in self.ops)
-        bent = [op.function for op in self.ops if op.function not in LINEAR]
-        return "+".join(dict.fromkeys(bent)) or "+".join(named)
+        functions = [op.function for op in self.ops if op.function != op.name]
+        primitives = [op.name for op in self.ops if op.name not in LINEAR]
+        return functions[-1] if functions else "+".join(dict.fromkeys(primitives))
 
     @property
     def where(self) -> str:
@@ -122,33 +124,43 @@ def _activations(flow: Flow) -> dict[Value, Region]:
             continue
         root = roots[end]
         end = _without_linear_tail(level, end, bent)
-        region = Region(root, end, _between(root, end, level))
+        ops = _between(root, end, level)
+        parameters = frozenset(v for op in ops for v in op.inputs if level.kind(v).is_weight)
+        region = Region(root, end, ops, parameters)
         overrides = {op.override for op in region.ops}
         ordinary = end in statistics and "activation" not in overrides
         if not ordinary and "ordinary" not in overrides and end.is_float and root.is_float:
             found[end] = region
-    return found
+    read = {*needed(flow, found)}  # an activation inside another one is no longer read
+    return {end: region for end, region in found.items() if end.op in read}
 
 
 def _roots(level: Level) -> tuple[dict[Value, Value], set[Value]]:
     """Find the root of each value that an elementwise op computes, and which are not linear in it.
 
-    Ops that read a parameter, or values with different roots, begin a new region.
+    Adding a bias or multiplying by a gain begins a new region, unless the result meets the same
+    root again in an op that is not linear: the learned slope of a PReLU is part of an activation.
     """
     roots: dict[Value, Value] = {}
+    origins: dict[Value, Value] = {}  # the same, but through biases and gains
     bent: set[Value] = set()
     for op in level.graph.ops:
         data = level.data(op)
-        if not op.elementwise or not data or any(level.kind(v).is_weight for v in op.inputs):
+        if not op.elementwise or not data:
             continue
-        root = roots.get(data[0], data[0])
+        own = {roots.get(v, v) for v in data}
+        (root, *more) = own if len(own) == 1 else {origins.get(v, v) for v in data}
         out = op.outputs[0]
-        same = all(roots.get(v, v) is root for v in data)
-        if not same or root.aval.shape != out.aval.shape or not level.kind(root).leaves:
+        if more or root.aval.shape != out.aval.shape or not level.kind(root).leaves:
             continue
-        roots[out] = root
-        if _bends(op, data) or any(v in bent for v in data):
-            bent.add(out)
+        bends = _bends(op, data)
+        is_bent = bends or any(v in bent for v in data)
+        reads_parameter = any(level.kind(v).is_weight for v in op.inputs)
+        origins[out] = origins.get(root, root)
+        if bends if reads_parameter else (is_bent or len(own) == 1):
+            roots[out] = root
+            if is_bent:
+                bent.add(out)
     return roots, bent
 
 
@@ -193,8 +205,10 @@ def _statistics(level: Level) -> set[Value]:
     """
     found: set[Value] = set()
     for op in level.graph.ops:
-        a = op.inputs[0] if op.inputs else None
-        if op.name not in REDUCTIONS or a is None or not level.kind(a).is_learned_data:
+        if op.name not in REDUCTIONS:
+            continue
+        a = op.inputs[2 if op.name.startswith("scatter") else 0]
+        if not level.kind(a).is_learned_data:
             continue
         above = _above(level, a)
         results = {op.outputs[0]}
