@@ -1,13 +1,9 @@
-"""Unchanged models of public JAX packages: errors cross every weight layer and activation by the rule.
+"""Unchanged models of public JAX packages: errors cross weight layers and activations by the rule.
 
-The oracle is `jax.grad`: `Backprop()` equals it; with E = W and the normalised target difference each
-update tends to it as beta falls; with a random E every parameter below the top weight layers has another
-update. `packages.txt` has the versions; a case is skipped where its package is missing.
+The oracle is `jax.grad`: `Backprop()` equals it; with E = W and the normalised target difference
+each update tends to it as beta falls; with a random E exactly the parameters below a weight layer
+have another update. `packages.txt` has the versions; a missing package skips its cases.
 """
-
-import contextlib
-import importlib
-import os
 
 import pytest
 
@@ -22,20 +18,23 @@ import lra.jax  # noqa: E402
 from lra.crossing import TargetDifference  # noqa: E402
 from lra.feedback import Random  # noqa: E402
 
-RULE = lra.Rule(feedback=Random(), crossing=TargetDifference(beta=0.01, normalized=True, two_sided=True))
+RULE = lra.Rule(
+    feedback=Random(), crossing=TargetDifference(beta=0.01, normalized=True, two_sided=True)
+)
 
 
 @pytest.fixture(autouse=True)
-def _float64():
-    """Compute in float64, and compile fast."""
-    before = jax.config.jax_enable_x64, jax.config.jax_disable_most_optimizations
+def _settings():
+    """Compile fast, and restore the precision that a case sets."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_enable_x64", before[0])
-    jax.config.update("jax_disable_most_optimizations", before[1])
+    jax.config.update("jax_enable_x64", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def in_precision(tree, dtype, noise=0.0):
-    """Return a tree with its float arrays in a precision, and with noise, so that no weight is zero."""
+    """Return a tree with its float arrays in a precision, and noise so that no weight is zero."""
     random = numpy.random.default_rng(5)
 
     def one(leaf):
@@ -52,8 +51,9 @@ def build(name):
     case = CASES[name]
     for module in case.modules:
         pytest.importorskip(module)
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_enable_x64", False)  # some packages build parameters in two precisions otherwise
+    jax.config.update(
+        "jax_enable_x64", False
+    )  # some packages build parameters in two precisions otherwise
     loss, params, args = case.build()
     jax.config.update("jax_enable_x64", case.digits == 64)
     dtype = f"float{case.digits}"
@@ -73,9 +73,14 @@ def backprop(loss, params, args):
 
     def of_floats(some):
         left = iter(some)
-        return loss(jax.tree.unflatten(tree, [next(left) if is_float(leaf) else leaf for leaf in leaves]), *args)
+        return loss(
+            jax.tree.unflatten(tree, [next(left) if is_float(leaf) else leaf for leaf in leaves]),
+            *args,
+        )
 
-    value, grads = jax.jit(jax.value_and_grad(of_floats))([leaf for leaf in leaves if is_float(leaf)])
+    value, grads = jax.jit(jax.value_and_grad(of_floats))(
+        [leaf for leaf in leaves if is_float(leaf)]
+    )
     return value, dict(zip(names, grads, strict=True))
 
 
@@ -109,7 +114,9 @@ def test_models_of_other_packages(name):
     aligned = {path: leaves[path] for path in feedback}
     if case.limit:  # units near a kink are on its other side at beta 1e-2
         far, near = (distance(floats(follow(beta, aligned)), exact) for beta in (1e-2, 1e-4))
-        assert near <= max(1e-3 * far, rounding), f"distance to backprop {far} at beta 1e-2, {near} at 1e-4"
+        assert near <= max(1e-3 * far, rounding), (
+            f"distance to backprop {far} at beta 1e-2, {near} at 1e-4"
+        )
 
     other = floats(follow(1e-2, feedback))
     for path, one in exact.items():
