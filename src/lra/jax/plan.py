@@ -183,12 +183,20 @@ def _flows(flow: Flow) -> Iterator[Flow]:
             yield from _flows(body)
 
 
-def _is_ordinary(flow: Flow, op: Op) -> bool:
-    """Return whether errors cross an op by automatic differentiation that is not just linear."""
+def is_ordinary(flow: Flow, op: Op, below_layers: bool = True) -> bool:
+    """Return whether errors cross an op by automatic differentiation that is not just linear.
+
+    Args:
+        flow: the graph.
+        op: the op.
+        below_layers: whether to leave out the ops above the last weight layer.
+    """
     level = flow.level
     if op in flow.bodies or level.weight_side(op) is not None or not op.outputs:
         return False
-    if op.outputs[0] not in flow.feeds or not any(level.kind(v).is_learned_data for v in op.inputs):
+    if not any(level.kind(v).is_learned_data for v in op.inputs):
+        return False
+    if below_layers and op.outputs[0] not in flow.feeds:
         return False
     if op.name == "mul":
         return sum(bool(level.kind(v).leaves) for v in op.inputs) > 1
