@@ -36,8 +36,8 @@ class Case:
         build: returns (loss, params, args).
         top: paths of the leaves in or above the last weight layer, or of what contains them. Their
             updates equal backprop's under every rule. All other leaves are below a weight layer.
-        straight: paths of leaves below a weight layer but below no activation that changes how their
-            errors cross. With E = W, their updates equal backprop's.
+        straight: paths of leaves below a weight layer, whose errors no activation changes. With
+            E = W, their updates equal backprop's.
         loss_terms: the option of `lra.jax.value_and_grad`; None for its default.
         has_aux: whether the loss returns (value, aux).
         rounding: the relative error to allow for.

@@ -1,6 +1,6 @@
 """Conformance: on every function of cases.py, rules agree with jax.value_and_grad where they must.
 
-All in float64. `MLP` networks are also compared with NumPy code of each rule.
+All in float64.
 """
 
 import functools
@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, Case, cross_entropy, path_name, squares
+from cases import CASES, Case, path_name
 
 import lra
 import lra.jax
-from lra.pseudocode import MLP
-
 
 QUICK = {"xla_backend_optimization_level": 0}
 """Options that shorten compilation, which takes most of the time here."""

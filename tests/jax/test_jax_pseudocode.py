@@ -1,4 +1,4 @@
-"""Pseudo-code: updates of MLPs equal those of `lra.pseudocode` and of each rule written in NumPy."""
+"""Pseudo-code: updates of MLPs equal those of `lra.pseudocode`, and each rule written in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +41,10 @@ def by_jax(net, rule, x, t, activation="tanh", output="softmax", layout="out_in"
     phi = JAX_ACTIVATIONS[activation]
 
     def loss(params, x, t):
-        for i, layer in enumerate(params):
-            W = layer["W"].T if layout == "out_in" else layer["W"]
-            h = (x if i == 0 else phi(h)) @ W + layer["b"]
+        z = x
+        for layer in params:
+            h = z @ (layer["W"].T if layout == "out_in" else layer["W"]) + layer["b"]
+            z = phi(h)
         return cross_entropy(h, t) if output == "softmax" else squares(h, t)
 
     feedback = lra.jax.init(
@@ -133,7 +134,7 @@ RULES = {
 
 
 def by_hand(net, x, t, every, cross, gamma):
-    """Compute e_i = cross(h_i, d_i) with d_i = e_source E_i, dW = e^T z / N, dE = gamma e_s^T z / N."""
+    """Compute d = e_source E, e = cross(h, d), dW = e^T z / N and dE = gamma e_source^T z / N."""
     h, (x, *z) = net.compute_output(x)
     e = [z[-1] - np.eye(net.layer_sizes[-1])[t]] * len(z)
     sources = [min(i + every, len(z) - 1) for i in range(len(z) - 1)]

@@ -2,13 +2,11 @@
 
 import functools
 
-import numpy as np
-import pytest
-
-torch = pytest.importorskip("torch")
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
 from jax import lax
 from torch import nn
 from torch.nn import functional as F
@@ -126,9 +124,13 @@ def by_torch(model, rule, x, y):
     loss.backward()
     updates = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     E = {name: E for name, E in model.state_dict().items() if name.endswith(".feedback")}
-    stored = lambda d: {n.replace("feedback", "weight"): to_numpy(v) for n, v in d.items()}  # noqa: E731
     moved = {name: updates.pop(name) for name in list(updates) if name in E}
-    return loss.item(), stored(updates), stored(E), stored(moved)
+    return loss.item(), *map(by_weight, (updates, E, moved))
+
+
+def by_weight(tensors):
+    """Convert tensors to arrays, with those of E by the name of W."""
+    return {name.replace("feedback", "weight"): to_numpy(a) for name, a in tensors.items()}
 
 
 def to_numpy(tensor):
@@ -138,6 +140,7 @@ def to_numpy(tensor):
 def close(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name, expected in theirs.items():
+        assert ours[name].dtype == jnp.float32
         off = np.linalg.norm(ours[name] - expected) / np.linalg.norm(expected)
         assert off < 1e-6, (name, off)
 
