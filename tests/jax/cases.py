@@ -210,7 +210,10 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "elu_by_where": lambda h: jnp.where(h > 0, h, jnp.exp(jnp.minimum(h, 0)) - 1),
     "relu_squared": lambda h: jax.nn.relu(h) ** 2,
     "abs": jnp.abs,
-    "piecewise": lambda h: jnp.select([h < -0.5, h < 0.5], [0.1 * h - 0.2, 0.5 * h], 0.1 * h + 0.2),
+    "piecewise": lambda h: jnp.where(
+        h < -0.5, 0.1 * h - 0.2, jnp.where(h < 0.5, 0.5 * h, 0.1 * h + 0.2)
+    ),
+    "select": lambda h: jnp.select([h < -0.5, h < 0.5], [0.1 * h, 0.5 * h], 0.1 * h + 0.2),
     "scaled_tanh": lambda h: 1.7159 * jnp.tanh(2 / 3 * h),
     "custom_jvp": softplus_by_custom_jvp,
     "custom_vjp": cube_by_custom_vjp,
@@ -219,7 +222,8 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "rematerialised": jax.checkpoint(lambda h: jnp.tanh(h) * 0.9),
 }
 for _name, _phi in ACTIVATIONS.items():
-    _straight = "w1 b1 w2 b2" if _name in ("identity", "square") else ""  # two-sided targets: exact
+    # Two-sided targets are exact at the first two; select takes its index from a reduction.
+    _straight = "w1 b1 w2 b2" if _name in ("identity", "square", "select") else ""
     add(f"activation_{_name}", partial(three_layers, _phi, 1), "w3 b3", _straight)
 
 
@@ -1681,7 +1685,7 @@ class EquinoxAttention(eqx.Module):
         return self.head(x.mean(0))
 
 
-@case("head")
+@case("head", straight="mlp.layers.1")
 def equinox_attention(draw):
     return of_equinox(EquinoxAttention, draw, (3, 4, 5), labels=True)
 
