@@ -1,6 +1,5 @@
 """A traced function as a graph of values and ops, with nested calls opened."""
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,9 @@ from lra.jax.primitives import CALLS, ELEMENTWISE, PRODUCTS
 MARK = "lra_"
 """The first letters of the names of jitted functions that `register_...` marks."""
 
-_LIBRARIES = re.compile(r"[/\\](jax|flax|equinox|haiku|optax|lra[/\\]jax|contextlib\.py|functools\.py)[/\\.]")
+_LIBRARIES = re.compile(
+    r"[/\\](jax|flax|equinox|haiku|optax|lra[/\\]jax|contextlib\.py|functools\.py)[/\\.]"
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -195,7 +196,11 @@ def _open(graph: Graph, closed: Any, arguments: list[Value]) -> list[Value]:
         env[variable] = Value(variable.aval, constant=constant)
 
     def value(atom: Any) -> Value:
-        return Value(atom.aval, constant=_literal(atom)) if isinstance(atom, jex.Literal) else env[atom]
+        return (
+            Value(atom.aval, constant=_literal(atom))
+            if isinstance(atom, jex.Literal)
+            else env[atom]
+        )
 
     for eqn in jaxpr.eqns:
         inputs = [value(v) for v in eqn.invars]

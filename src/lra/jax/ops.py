@@ -151,7 +151,8 @@ def phi_of(region: Region, others: dict[Value, Any]) -> Phi:
         found = _walk(region, region.ops, env, h.dtype)[region.end]
         return found.D
 
-    rooms = [room for op in region.ops if region.root in op.inputs and (room := _room(op, region))]
+    reads_h = (_room(op, region) for op in region.ops if region.root in op.inputs)
+    rooms = [limit for limit in reads_h if limit is not None]
 
     def room(h: Any, xp: Any) -> Any:
         return functools.reduce(xp.minimum, [each(h, xp) for each in rooms])
@@ -193,7 +194,9 @@ def _room(op: Op, region: Region) -> Room | None:
     return ROOMS.get("log" if op.name == "pow" else op.name)
 
 
-_LIMITED = frozenset("log log1p sqrt rsqrt asin acos acosh atanh div pow".split())
+_LIMITED = frozenset(
+    ["log", "log1p", "sqrt", "rsqrt", "asin", "acos", "acosh", "atanh", "div", "pow"]
+)
 """The primitives that are not defined everywhere."""
 
 
