@@ -147,7 +147,7 @@ def test_identity_backprop_equals_value_and_grad(case):
 
 @cases
 def test_identity_with_mirrored_feedback_the_rule_tends_to_backprop(case):
-    """With E = W the distance to the gradient falls like beta squared, and is not 0."""
+    """With E = W the distance to the gradient falls like beta squared, down to rounding."""
     own = problem(case)
     far, near = (distance(own.updates(own.mirrored, b)[0], own.gradient) for b in (1e-2, 1e-3))
     assert near < max(1e-10, case.rounding) or 50 < far / near < 200, (far, near)
