@@ -1,4 +1,4 @@
-"""Run the examples in docstrings. The tests of all modules and those of Keras share this."""
+"""Run the examples in docstrings. The tests of all modules, JAX and Keras share this."""
 
 import ast
 import doctest

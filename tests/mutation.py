@@ -1419,10 +1419,10 @@ DEFECTS = (
         "test_a_run_starts_from_a_run_with_own_code",
     ),
     Defect(
-        "leave a user's layers on backprop without saying so",
+        "convert a user's network without an example",
         "lab/training/learning.py",
-        "if not coverage.left:",
-        "if True:",
+        "example = samples if own or ",
+        "example = samples if ",
         CODE,
     ),
     Defect(

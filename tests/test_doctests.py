@@ -1,4 +1,4 @@
-"""The examples in docstrings show what they print. Those of lra.keras run in tests/keras."""
+"""The examples in docstrings show what they print; tests/{jax,keras} run those of their modules."""
 
 import re
 from unittest.mock import patch
@@ -24,7 +24,7 @@ DOCSTRINGS = docstrings()
 EXAMPLES = [
     pytest.param(each, id=str(each), marks=[pytest.mark.slow] * (str(each) in SLOW))
     for each in DOCSTRINGS
-    if not each.path.startswith("lra/keras/")
+    if not each.path.startswith(("lra/jax/", "lra/keras/"))
 ]
 
 

@@ -23,9 +23,10 @@ STEP = (
 """The parts of `lra.torch` that run in a training step."""
 
 FORBIDDEN = [
-    *((axis, ["lra.torch", "lra.keras", "lra.lab"]) for axis in sorted(AXES)),
-    ("lra.torch", ["lra.keras", "lra.lab"]),
-    ("lra.keras", ["lra.torch", "lra.lab"]),
+    *((axis, ["lra.torch", "lra.keras", "lra.jax", "lra.lab"]) for axis in sorted(AXES)),
+    ("lra.torch", ["lra.keras", "lra.jax", "lra.lab"]),
+    ("lra.keras", ["lra.torch", "lra.jax", "lra.lab"]),
+    ("lra.jax", ["lra.torch", "lra.keras", "lra.lab"]),
     *((f"lra.torch.{name}", [f"lra.torch.{room}" for room in ROOMS]) for name in STEP),
     ("lra.torch.ops", [f"lra.torch.{name}" for name in ("layers", "functions", "convert", "phi")]),
     ("lra.torch.layers", ["lra.torch.functions", "lra.torch.convert"]),

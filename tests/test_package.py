@@ -28,6 +28,7 @@ PYTHONS = [
     for text in PROJECT["classifiers"]
     if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", text))
 ]
+OTHERS = ("constraints-jax.txt", "constraints-keras.txt")
 
 
 def read_yaml(path):
@@ -114,9 +115,32 @@ def test_pinned_versions_are_allowed():
     needed = requirements()
     constraints = pins("constraints.txt")
     assert needed.keys() <= constraints.keys()
-    for name in ("constraints.txt", "constraints-keras.txt", "constraints-lowest.txt"):
+    for name in ("constraints.txt", *OTHERS, "constraints-lowest.txt"):
         for package, version in pins(name).items():
             assert package not in needed or needed[package].specifier.contains(version), package
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_constraints_of_a_framework_agree_with_those_of_the_project(name):
+    all_pins, own = pins("constraints.txt"), pins(name)
+    assert {p: v for p, v in own.items() if all_pins.get(p, v) != v} == {}
+
+
+def test_the_oldest_jax_that_is_tested_is_the_lowest_allowed():
+    needed, script = requirements(), (ROOT / ".ci" / "jax").read_text("utf-8")
+    tested = {
+        r: dict(p.split("==") for p in line.split())
+        for r, line in re.findall(r'\[(\w+)\]="(.*)"', script)
+    }
+    assert tested["newest"] == {}
+    for package in ("jax", "optax", "flax", "equinox"):
+        assert str(needed[package].specifier) == f">={tested['oldest'][package]}"
+        between = Version(tested["between"][package])
+        assert (
+            Version(tested["oldest"][package])
+            < between
+            < Version(pins("constraints-jax.txt")[package])
+        )
 
 
 def test_lowest_versions_are_those_that_pyproject_allows():

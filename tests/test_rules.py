@@ -274,13 +274,16 @@ MODULES = {
     *("feedback", "crossing", "wiring", "inits", "methods", "errors", "loss_terms"),
     *("activations", "ensemble", "testing", "pseudocode"),
 }
-"""The modules that hold all other public names, except `lra.keras`, which needs Keras."""
+"""The modules that hold all other public names, except those of `FRAMEWORKS`."""
+
+FRAMEWORKS = {"jax", "keras"}
+"""The modules that need another framework than torch."""
 
 
 def test_the_top_level_has_the_public_names_and_no_others():
-    assert {*PUBLIC, *MODULES, "keras"} <= {*dir(lra)}
+    assert {*PUBLIC, *MODULES, *FRAMEWORKS} <= {*dir(lra)}
     assert dir(lra) == sorted(dir(lra))
-    names = [n for n in dir(lra) if not n.startswith("_") and n != "keras"]
+    names = [n for n in dir(lra) if not n.startswith("_") and n not in FRAMEWORKS]
     assert {n for n in names if not inspect.ismodule(getattr(lra, n))} == PUBLIC
     for name in MODULES:
         assert inspect.ismodule(getattr(lra, name))

@@ -11,7 +11,8 @@ The rules: `LRAE`, `MirroredLRA`, `FeedbackAlignment` and others, all in `lra.RU
 own combines `lra.feedback`, `lra.crossing` and `lra.wiring` in an `lra.Rule`; `lra.check_rule`
 tests it. Methods that need several passes are in `lra.methods`, activations that backprop cannot
 train in `lra.activations`, and the paper's algorithm in plain NumPy in `lra.pseudocode`. Keras
-models are converted by `lra.keras`. The command line is `lra --help`.
+models are converted by `lra.keras`, and `lra.jax` brings the rules to any JAX function. The command
+line is `lra --help`.
 """
 
 import importlib
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from lra.torch.testing import check_rule as check_rule
 
 _LAZY = {
-    **dict.fromkeys(("activations", "ensemble", "keras", "pseudocode", "testing"), ""),
+    **dict.fromkeys(("activations", "ensemble", "jax", "keras", "pseudocode", "testing"), ""),
     **dict.fromkeys(
         ("convert", "feedback_parameters", "is_converted", "restore", "set_loss_terms"), "convert"
     ),
@@ -86,7 +87,7 @@ def __getattr__(name: str) -> Any:
             raise
         raise ImportError(
             f"lra.{name} needs PyTorch, which is not installed: pip install 'lra-e[torch]'. "
-            "For Keras models use lra.keras, which does not need it"
+            "For Keras models use lra.keras, for JAX functions lra.jax, which do not need it"
         ) from error
     value = getattr(module, name) if home else module
     globals()[name] = value

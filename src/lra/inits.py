@@ -17,7 +17,7 @@ class Draw(Protocol):
 
     @property
     def rms(self) -> float:
-        """The root mean square of the layer's weights W."""
+        """The root mean square of the layer's weights W: a float, or a positive traced array."""
 
     def __call__(self, kind: str, scale: float) -> Any:
         """Draw an array of W's shape.
@@ -90,7 +90,7 @@ class LikeWeights(Init):
     def draw(self, draw: Draw) -> Any:
         """Draw E uniformly, with scale times the root mean square of W."""
         rms = draw.rms
-        known = math.isfinite(rms) and rms > 0.0
+        known = not isinstance(rms, float) or (math.isfinite(rms) and rms > 0.0)
         return draw("uniform", self.scale * (math.sqrt(3) * rms if known else draw.fan_in**-0.5))
 
 
