@@ -13,6 +13,8 @@ import lra
 import lra.jax
 from lra.lab import data
 
+# Under the others, errors skip layers: E does not move as W does, and share_feedback refuses them.
+RULES = [name for name in lra.RULES if name not in ("direct-lra", "rec-lra")]
 SIZES = (784, 256, 256, 256, 256, 10)
 BATCH = 50
 
@@ -36,7 +38,7 @@ def accuracy(params, x, y):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rule", choices=lra.RULES, default="lra-e")
+    parser.add_argument("--rule", choices=RULES, default="lra-e")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and sample order")
     options = parser.parse_args()
@@ -44,8 +46,8 @@ def main():
     mnist = data.load("mnist")
     images, labels = jnp.asarray(mnist.x_train.reshape(-1, 784)), jnp.asarray(mnist.y_train)
     x_test, y_test = jnp.asarray(mnist.x_test.reshape(-1, 784)), jnp.asarray(mnist.y_test)
-    x, y = images[:-2000], labels[:-2000]
-    x_valid, y_valid = images[-2000:], labels[-2000:]
+    training, validation = data.split(mnist, validation=2000, seed=0)
+    x, y = images[training], labels[training]
 
     key, feedback_key, *keys = jax.random.split(jax.random.key(options.seed), len(SIZES) + 1)
     draw = jax.nn.initializers.glorot_uniform()
@@ -74,7 +76,7 @@ def main():
     state = (pair, optimizer.init(pair))
     for i, epoch_key in enumerate(jax.random.split(key, options.epochs)):
         state, losses = epoch(state, epoch_key)
-        valid = accuracy(state[0][0], x_valid, y_valid)
+        valid = accuracy(state[0][0], images[validation], labels[validation])
         print(f"epoch {i + 1}: loss {losses.mean():.4f}, validation accuracy {valid:.2%}")
     print(f"test accuracy {accuracy(state[0][0], x_test, y_test):.2%} by {rule.name}")
 

@@ -48,7 +48,7 @@ def loss(model, x, y):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rule", choices=lra.RULES, default="mirrored-lra")
+    parser.add_argument("--rule", default="mirrored-lra")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -60,7 +60,7 @@ def main():
 
     rule = lra.named(options.rule)
     plan = lra.jax.nnx.plan(loss, model, x_test[:16], y_test[:16])
-    print(lra.jax.coverage(plan))
+    print(f"{lra.jax.coverage(plan).share:.0%} of the parameters follow the rule")
     feedback = lra.jax.nnx.init(plan, rule, model, feedback_key)
     value_and_grad = lra.jax.nnx.value_and_grad(loss, rule, loss_terms="tokens")
     optimizer = lra.jax.share_feedback(optax.adamw(3e-3), rule)
