@@ -9,14 +9,14 @@ except ModuleNotFoundError as error:
         "lra.jax needs JAX, which is not installed: pip install 'lra-e[jax]'"
     ) from error
 
-from lra.jax import nnx  # noqa: E402
-from lra.jax.feedback import init, mirror  # noqa: E402
-from lra.jax.gradients import value_and_grad  # noqa: E402
-from lra.jax.numbers import replace  # noqa: E402
-from lra.jax.plan import Plan, plan  # noqa: E402
-from lra.jax.registry import register_activation, register_weight_layer  # noqa: E402
-from lra.jax.report import audit, coverage  # noqa: E402
-from lra.jax.share import share_feedback  # noqa: E402
+from lra.jax import nnx
+from lra.jax.feedback import init, mirror
+from lra.jax.gradients import value_and_grad
+from lra.jax.numbers import replace
+from lra.jax.plan import Plan, plan
+from lra.jax.registry import register_activation, register_weight_layer
+from lra.jax.report import audit, coverage
+from lra.jax.share import share_feedback
 
 __all__ = [
     "Plan",

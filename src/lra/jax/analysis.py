@@ -4,12 +4,11 @@
 data. `Flow` goes back: which values feed the data side of a weight layer.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from lra.jax.graph import Graph, Op, Value
-from lra.jax.primitives import ELEMENTWISE, KNOWN, PRODUCTS, REMAT
+from lra.jax.primitives import KNOWN, PRODUCTS, REMAT
 
 
 class Kind(NamedTuple):
@@ -41,7 +40,6 @@ def join(kinds: Sequence[Kind]) -> Kind:
 
 Kinds = tuple[Kind, ...]
 Flags = tuple[bool, ...]
-Ordinary = Callable[[Op], bool]
 
 
 def level_of(graph: Graph, kinds: Sequence[Kind]) -> "Level":
@@ -95,7 +93,7 @@ class Level:
 
     def weight_side(self, op: Op) -> int | None:
         """Return which operand of a product with data is the weight: 0, 1, or None."""
-        if op.name not in PRODUCTS and op.mark != "weight_layer":
+        if (op.name not in PRODUCTS and op.mark != "weight_layer") or op.override == "ordinary":
             return None
         a, b = self.kinds(op.inputs[:2])
         if b.is_weight and a.data:
@@ -151,10 +149,12 @@ class Level:
                 return ""
             what = "a product inside it" if op.multiplies else "a primitive inside it"
             return (
-                f"{what} combines the parameter with data, where a rule cannot replace the backward "
-                f"pass: {_REMEDY.get(op.name, _OTHERWISE)}"
+                f"{what} combines the parameter with data, where a rule cannot replace the "
+                f"backward pass: {_REMEDY.get(op.name, _OTHERWISE)}"
             )
-        return f"lra does not know how this primitive combines the parameter with data: {_OTHERWISE}"
+        return (
+            f"lra does not know how this primitive combines the parameter with data: {_OTHERWISE}"
+        )
 
 
 def _inside(op: Op) -> list[Op]:
@@ -180,12 +180,14 @@ class Flow:
         level: the level.
         inputs: for each input of the graph, whether it feeds the data side of a weight layer.
         bodies: the flows of the functions that an op calls.
+        cache: what other modules find out about it.
     """
 
     def __init__(self, level: Level, flags: Flags) -> None:
         self.level = level
         self.bodies: dict[Op, list[Flow]] = {}
         self.feeds: set[Value] = set()
+        self.cache: dict[str, Any] = {}
         graph = level.graph
         self._mark(graph.outputs, flags)
         for op in reversed(graph.ops):
@@ -221,23 +223,3 @@ class Flow:
                 self.bodies[op] = [flow]
                 return flow.inputs
             outputs = (*new, *outputs[carries:])
-
-    def needed(self, with_activations: bool) -> list[Op]:
-        """Return the ops to run; what only activations read is left to these."""
-        ends = self.activations if with_activations else {}
-        found = {op for op in self.level.graph.ops if op.eqn.effects}
-        queue = [*self.level.graph.outputs, *(v for op in found for v in op.inputs)]
-        while queue:
-            value = queue.pop()
-            if value.op is not None and value.op not in found:
-                found.add(value.op)
-                end = ends.get(value)
-                queue += value.op.inputs if end is None else [end.root, *end.others]
-        return [op for op in self.level.graph.ops if op in found]
-
-    @cached_property
-    def activations(self) -> "dict[Value, Region]":
-        """The activations, by the value that each computes."""
-        from lra.jax.regions import activations
-
-        return activations(self)

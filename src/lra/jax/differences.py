@@ -199,6 +199,14 @@ def _pow(operands: Any, outs: Any, **_: Any) -> Any:
     return jnp.where(jnp.sign(a) == jnp.sign(b), D, a - b)
 
 
+def _tanh(operands: Any, outs: Any, **_: Any) -> Any:
+    """Compute t (1 - a^2) / (1 - a t) with t = tanh(D) for small D, else a - b."""
+    a, b = outs
+    D = operands[0].D
+    t = jnp.tanh(D)
+    return jnp.where(abs(D) < 1, t * ((1 - a) * (1 + a)) / (1 - a * t), a - b)
+
+
 def _square(operands: Any, outs: Any, **_: Any) -> Any:
     (x,) = operands
     return x.D * (x.a + x.b)
@@ -282,9 +290,9 @@ RULES: dict[str, Rule] = {
     **{"log": _log_rule, "log1p": functools.partial(_log_rule, shift=1.0)},
     **{"max": _max, "min": _min, "clamp": _clamp, "select_n": _select, "abs": _form("absolute")},
     **{"logistic": _form("sigmoid"), "erf": _form("erf"), "erfc": _form("normal", -_ROOT, 2.0)},
-    **{name: _form(name) for name in ("tanh", "sinh", "cosh", "sin", "cos", "tan", "asin")},
+    **{name: _form(name) for name in ("sinh", "cosh", "sin", "cos", "tan", "asin")},
     **{name: _form(name) for name in ("acos", "atan", "asinh", "acosh", "atanh")},
-    "atan2": _atan2,
+    **{"tanh": _tanh, "atan2": _atan2},
     **{name: functools.partial(_compare, getattr(lax, name)) for name in ("gt", "ge", "lt", "le")},
 }
 """The difference of each primitive by its name; every other one is subtracted."""

@@ -60,7 +60,7 @@ class Sampler:
         return (scale * self._orthogonal(key)).astype(dtype)
 
     def _orthogonal(self, key: Any) -> Any:
-        """Draw matrices of (fan_in, units), in whichever order W has these, with orthogonal rows."""
+        """Draw orthogonal matrices of (fan_in, units), or (units, fan_in), as W has them."""
         *stacked, rows, columns = self.shape
         if len(stacked) != 1 or self.fan_in not in (rows, columns):
             stacked = []  # such as a kernel (height, width, in, out)
@@ -155,7 +155,9 @@ def mirror(
     True
     """
     if rule.wiring.reach != 1:
-        raise OptionError("mirror: where errors skip layers, there is no weight that E could mirror")
+        raise OptionError(
+            "mirror: where errors skip layers, there is no weight that E could mirror"
+        )
     bent = sorted(w.path for w in plan.weights if w.path in feedback and not w.linear)
     if bent:
         raise ConversionError(
@@ -167,7 +169,10 @@ def mirror(
         chosen = getattr(rule.feedback, "init", None)
         samples = chosen.samples if isinstance(chosen, Mirror) else Mirror().samples
     traced, leaves = plan.traced, split(params, is_inexact).leaves
-    data = [jnp.zeros(a.shape, a.dtype) if isinstance(a, jax.ShapeDtypeStruct) else a for a in traced.data]
+    data = [
+        jnp.zeros(a.shape, a.dtype) if isinstance(a, jax.ShapeDtypeStruct) else a
+        for a in traced.data
+    ]
     crossing = TargetDifference() if isinstance(rule.crossing, Derivative) else rule.crossing
     sending = Rule(rule.feedback, crossing)
     zeros = jax.tree.map(jnp.zeros_like, dict(feedback))
@@ -192,7 +197,8 @@ def mirror(
         uses = passes * (a - b)
         return total / (uses + (uses == 0))  # an unused weight carries no error
 
-    return jax.tree.map(estimate, total, with_ones, without)
+    found: dict[str, Any] = jax.tree.map(estimate, total, with_ones, without)
+    return found
 
 
 def feedback_shapes(traced: Traced, routes: Routes) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -202,9 +208,7 @@ def feedback_shapes(traced: Traced, routes: Routes) -> dict[str, tuple[tuple[int
     return found | {link.name: (link.shape, link.shape[1]) for link in routes.each}
 
 
-def shadows(
-    rule: Rule, traced: Traced, routes: Routes, feedback: Mapping[str, Any]
-) -> list[Any]:
+def shadows(rule: Rule, traced: Traced, routes: Routes, feedback: Mapping[str, Any]) -> list[Any]:
     """Return the E of each parameter in one pass; None where errors use the parameter itself.
 
     Raises:

@@ -1,7 +1,7 @@
 """A traced function as a graph of values and ops, with nested calls opened."""
 
-import dataclasses
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +17,19 @@ from lra.jax.primitives import CALLS, ELEMENTWISE, PRODUCTS
 MARK = "lra_"
 """The first letters of the names of jitted functions that `register_...` marks."""
 
-_LIBRARIES = re.compile(r"[/\\](jax|flax|equinox|haiku|optax|lra[/\\]jax|contextlib\.py|functools\.py)[/\\.]")
+_LIBRARIES = ("jax", "flax", "equinox", "haiku", "optax", "lra.jax", "contextlib", "functools")
+"""The modules whose lines are not the user's code."""
+
+
+def _is_library(file: str) -> bool:
+    """Return whether a file belongs to one of `_LIBRARIES`."""
+    for name in _LIBRARIES:
+        home = getattr(sys.modules.get(name), "__file__", None)
+        if home is not None:
+            package = PurePath(home).name == "__init__.py"
+            if file == home or (package and PurePath(home).parent in PurePath(file).parents):
+                return True
+    return False
 
 
 @dataclass(eq=False, slots=True)
@@ -108,7 +120,7 @@ class Op:
     def where(self) -> str:
         """The file and line of the user's code, such as "model.py:12"."""
         for _, file, line in self.frames:
-            if not _LIBRARIES.search(file):
+            if not _is_library(file):
                 return f"{PurePath(file).name}:{line}"
         return "?"
 
@@ -195,7 +207,11 @@ def _open(graph: Graph, closed: Any, arguments: list[Value]) -> list[Value]:
         env[variable] = Value(variable.aval, constant=constant)
 
     def value(atom: Any) -> Value:
-        return Value(atom.aval, constant=_literal(atom)) if isinstance(atom, jex.Literal) else env[atom]
+        return (
+            Value(atom.aval, constant=_literal(atom))
+            if isinstance(atom, jex.Literal)
+            else env[atom]
+        )
 
     for eqn in jaxpr.eqns:
         inputs = [value(v) for v in eqn.invars]

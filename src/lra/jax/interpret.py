@@ -13,9 +13,9 @@ from lra.jax.analysis import Flow, Kind
 from lra.jax.graph import Op, Value
 from lra.jax.ops import activation, link, mirrored_layer, weight_layer
 from lra.jax.primitives import REMAT
+from lra.jax.regions import Region, activations, needed
 from lra.jax.registry import ACTIVATIONS, WEIGHT_LAYERS
-from lra.jax.regions import Region
-from lra.jax.wiring import Routes
+from lra.jax.wiring import CHAIN, Routes
 from lra.loss_terms import LossTerms
 from lra.rules import Rule
 
@@ -38,7 +38,7 @@ class Pass:
 
     rule: Rule
     terms: LossTerms | float = 1.0
-    routes: Routes = Routes({})
+    routes: Routes = CHAIN
     feedback: Mapping[str, Any] = field(default_factory=dict)
     key: Any = None
     uses: bool = False
@@ -60,8 +60,8 @@ def run(flow: Flow, inputs: Sequence[Pair], this: Pass) -> list[Pair]:
         A pair for each output.
     """
     env: dict[Value, Pair] = dict(zip(flow.level.graph.inputs, inputs, strict=True))
-    regions = {} if isinstance(this.rule.crossing, Derivative) else flow.activations
-    for op in flow.needed(bool(regions)):
+    regions = {} if isinstance(this.rule.crossing, Derivative) else activations(flow)
+    for op in needed(flow, regions):
         if op.outputs and op.outputs[0] in regions:
             env[op.outputs[0]] = _run_region(regions[op.outputs[0]], env, this), None
             continue
@@ -97,7 +97,7 @@ def _run_op(flow: Flow, op: Op, pairs: list[Pair], this: Pass) -> list[Pair]:
     results = op.bind([array for array, _ in pairs])
     shadows = [None] * len(results)
     if level.kind(op.outputs[0]).is_weight and any(shadow is not None for _, shadow in pairs):
-        shadows = op.bind([array if shadow is None else shadow for array, shadow in pairs])
+        shadows = op.bind([_shadow(pair) for pair in pairs])
     return list(zip(results, shadows, strict=True))
 
 
@@ -128,9 +128,15 @@ def _run_product(flow: Flow, op: Op, pairs: list[Pair], this: Pass) -> Any:
 def _matching(pairs: Sequence[Pair], kinds: Sequence[Kind]) -> list[Pair]:
     """Give a shadow to each weight, and to nothing else."""
     return [
-        (array, (array if shadow is None else shadow) if kind.is_weight else None)
-        for (array, shadow), kind in zip(pairs, kinds, strict=True)
+        (pair[0], _shadow(pair) if kind.is_weight else None)
+        for pair, kind in zip(pairs, kinds, strict=True)
     ]
+
+
+def _shadow(pair: Pair) -> Any:
+    """Return an array's shadow; without one, the array itself, to which E's update does not go."""
+    array, shadow = pair
+    return lax.stop_gradient(array) if shadow is None else shadow
 
 
 def _run_scan(flow: Flow, op: Op, pairs: list[Pair], this: Pass) -> list[Pair]:
@@ -144,7 +150,9 @@ def _run_scan(flow: Flow, op: Op, pairs: list[Pair], this: Pass) -> list[Pair]:
         results = run(body, [*consts, *carry, *xs], this.folded(t))
         return _matching(results[: m - n], kinds[n:m]), results[m - n :]
 
-    settings = {k: params[k] for k in ("length", "reverse", "unroll", "_split_transpose") if k in params}
+    settings = {
+        k: params[k] for k in ("length", "reverse", "unroll", "_split_transpose") if k in params
+    }
     carry, ys = lax.scan(step, carry, (xs, jnp.arange(params["length"])), **settings)
     return [*carry, *ys]
 

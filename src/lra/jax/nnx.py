@@ -1,9 +1,9 @@
 """The same for Flax NNX: functions whose first argument is a module.
 
-    plan = lra.jax.nnx.plan(loss, model, x, y)
-    feedback = lra.jax.nnx.init(plan, rule, model, key)
-    step = nnx.jit(lra.jax.nnx.value_and_grad(loss, rule))
-    value, (grads, feedback_grads) = step(model, feedback, x, y)
+plan = lra.jax.nnx.plan(loss, model, x, y)
+feedback = lra.jax.nnx.init(plan, rule, model, key)
+step = nnx.jit(lra.jax.nnx.value_and_grad(loss, rule))
+value, (grads, feedback_grads) = step(model, feedback, x, y)
 """
 
 from collections.abc import Callable, Mapping

@@ -18,6 +18,7 @@ from lra.feedback import Feedback, Stored
 from lra.jax.differences import CHEAP, NUMPY, Triple, difference_of
 from lra.jax.graph import Op, Value, read
 from lra.jax.numbers import numbers_of, with_numbers
+from lra.jax.registry import ACTIVATIONS
 from lra.jax.regions import Region
 from lra.loss_terms import LossTerms, count_terms
 
@@ -151,7 +152,8 @@ def phi_of(region: Region, others: dict[Value, Any]) -> Phi:
         found = _walk(region, region.ops, env, h.dtype)[region.end]
         return found.D
 
-    rooms = [room for op in region.ops if region.root in op.inputs and (room := _room(op, region))]
+    reads_h = (_room(op, region) for op in region.ops if region.root in op.inputs)
+    rooms = [limit for limit in reads_h if limit is not None]
 
     def room(h: Any, xp: Any) -> Any:
         return functools.reduce(xp.minimum, [each(h, xp) for each in rooms])
@@ -168,6 +170,9 @@ def _walk(region: Region, ops: Iterable[Op], env: dict[Value, Any], dtype: Any) 
         at, below = ([getattr(x, side, x) for x in operands] for side in ("a", "b"))
         if not any(isinstance(x, Triple) for x in operands):
             (env[out],) = region.bind(op, operands, dtype)
+        elif op.mark and (difference := ACTIVATIONS[op.params["name"]].difference):
+            (a,), (b,) = op.bind(at), op.bind(below)
+            env[out] = Triple(a, b, difference(operands[0].a, operands[0].D, NUMPY))
         elif op.bodies:
             (body,) = op.bodies
             inner = dict(zip(body.inputs, operands, strict=True))
@@ -193,7 +198,9 @@ def _room(op: Op, region: Region) -> Room | None:
     return ROOMS.get("log" if op.name == "pow" else op.name)
 
 
-_LIMITED = frozenset("log log1p sqrt rsqrt asin acos acosh atanh div pow".split())
+_LIMITED = frozenset(
+    ["log", "log1p", "sqrt", "rsqrt", "asin", "acos", "acosh", "atanh", "div", "pow"]
+)
 """The primitives that are not defined everywhere."""
 
 

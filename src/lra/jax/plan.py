@@ -10,8 +10,9 @@ from lra.display import as_text, plural
 from lra.jax.analysis import Flow, Level
 from lra.jax.graph import Op, Value
 from lra.jax.primitives import LINEAR, MOVES, PRODUCTS, SUMS
+from lra.jax.regions import activations
 from lra.jax.trace import Traced, check_function, trace
-from lra.jax.wiring import Routes
+from lra.jax.wiring import CHAIN, Routes
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ class Plan:
             for at in w.where
         ]
         parts.append(as_text(("weights", "shape", "", "line"), rows, left=4) if rows else "")
-        units = Counter((a.name + " (step)" * a.flat, str(a.shape), a.where) for a in self.activations)
+        units = Counter(
+            (a.name + " (step)" * a.flat, str(a.shape), a.where) for a in self.activations
+        )
         parts.append(_counted(("activations", "shape", "line"), units))
         left = Counter((o.name, o.where) for o in self.ordinary)
         parts.append(_counted(("left to automatic differentiation", "line"), left))
@@ -108,7 +111,7 @@ class Plan:
         return "\n\n".join(filter(None, parts))
 
 
-def _counted(header: tuple[str, ...], rows: Counter[tuple[str, ...]]) -> str:
+def _counted(header: tuple[str, ...], rows: Mapping[Any, int]) -> str:
     """Return a table with a column of counts, or ""."""
     lines = [(*row, f"{n}x" if n > 1 else "") for row, n in rows.items()]
     return as_text((*header, ""), lines, left=len(header)) if lines else ""
@@ -157,11 +160,11 @@ def plan(
 def plan_of(traced: Traced) -> Plan:
     """Build the plan of a traced function."""
     weights = weights_of(traced)
-    activations: list[Activation] = []
+    found: list[Activation] = []
     ordinary: list[Ordinary] = []
     for flow in _flows(traced.flow):
-        regions = flow.activations.values()
-        activations += [Activation(r.name, r.root.aval.shape, r.is_flat, r.where) for r in regions]
+        regions = activations(flow).values()
+        found += [Activation(r.name, r.root.aval.shape, r.is_flat, r.where) for r in regions]
         inside = {op for region in regions for op in region.ops}
         ordinary += [
             Ordinary(op.function, op.where)
@@ -170,9 +173,7 @@ def plan_of(traced: Traced) -> Plan:
         ]
     used = {w.path for w in weights}
     others = tuple(path for path in traced.params.paths if path not in used)
-    return Plan(
-        tuple(weights), tuple(activations), tuple(ordinary), others, traced.batch, traced
-    )
+    return Plan(tuple(weights), tuple(found), tuple(ordinary), others, traced.batch, traced)
 
 
 def _flows(flow: Flow) -> Iterator[Flow]:
@@ -205,7 +206,7 @@ def is_ordinary(flow: Flow, op: Op, below_layers: bool = True) -> bool:
     return op.name not in LINEAR | MOVES | SUMS and op.outputs[0].is_float
 
 
-def weights_of(traced: Traced, routes: Routes = Routes({})) -> list[Weight]:
+def weights_of(traced: Traced, routes: Routes = CHAIN) -> list[Weight]:
     """Return the parameters that weight layers use; layers that are not chained have no error."""
     own = traced.params
     shapes = {path: tuple(W.shape) for path, W in zip(own.paths, own.leaves, strict=True)}
@@ -249,11 +250,12 @@ def _fan_in(op: Op, side: int) -> int:
         return max(1, int(op.inputs[0].aval.shape[-1]))
     if op.name == "conv_general_dilated":
         specs = op.params["dimension_numbers"]
-        return max(1, math.prod(shape) // shape[(specs.lhs_spec, specs.rhs_spec)[side][0]])
+        units = int(shape[(specs.lhs_spec, specs.rhs_spec)[side][0]])
+        return max(1, math.prod(map(int, shape)) // units)
     numbers = op.params.get("dimension_numbers")
     if numbers is None:
         numbers = op.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-    return max(1, math.prod(shape[axis] for axis in numbers[0][side]))
+    return max(1, math.prod(int(shape[axis]) for axis in numbers[0][side]))
 
 
 def _bent(level: Level) -> tuple[set[str], set[Value]]:

@@ -7,7 +7,7 @@ activations: they use statistics of several numbers, and stay with automatic dif
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -49,8 +49,11 @@ class Region:
 
     @property
     def where(self) -> str:
-        """The line of the user's code that computes z."""
-        return self.ops[-1].where
+        """The line of the user's code that computes z, or where h comes from if that is unknown."""
+        known = [op.where for op in reversed(self.ops) if op.where != "?"]
+        if known or self.root.op is None:
+            return known[0] if known else "?"
+        return f"after {self.root.op.where}"
 
     @cached_property
     def is_flat(self) -> bool:
@@ -88,12 +91,32 @@ class Region:
 
 
 def activations(flow: Flow) -> dict[Value, Region]:
-    """Find the activations whose errors travel on to a weight layer, by the value of each end."""
+    """Return the activations whose errors travel on to a weight layer, by the value of each end."""
+    if "activations" not in flow.cache:
+        flow.cache["activations"] = _activations(flow)
+    found: dict[Value, Region] = flow.cache["activations"]
+    return found
+
+
+def needed(flow: Flow, regions: Mapping[Value, Region]) -> list[Op]:
+    """Return the ops to run; what only activations read is left to these."""
+    found = {op for op in flow.level.graph.ops if op.eqn.effects}
+    queue = [*flow.level.graph.outputs, *(v for op in found for v in op.inputs)]
+    while queue:
+        value = queue.pop()
+        if value.op is not None and value.op not in found:
+            found.add(value.op)
+            region = regions.get(value)
+            queue += value.op.inputs if region is None else [region.root, *region.others]
+    return [op for op in flow.level.graph.ops if op in found]
+
+
+def _activations(flow: Flow) -> dict[Value, Region]:
     level, graph = flow.level, flow.level.graph
     roots, bent = _roots(level)
     statistics = _statistics(level)
     found = {}
-    for end in bent:
+    for end in (v for op in graph.ops for v in op.outputs if v in bent):
         inside = all(roots.get(op.outputs[0]) is roots[end] for op in end.users)
         if end not in flow.feeds or (inside and end not in graph.outputs):
             continue

@@ -9,6 +9,7 @@ from lra.jax.analysis import Flow
 from lra.jax.graph import Op
 from lra.jax.plan import Plan, is_ordinary
 from lra.jax.primitives import PRODUCTS
+from lra.jax.regions import activations
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,10 @@ def _multiplied(flow: Flow) -> Iterator[str]:
         for body in flow.bodies.get(op, ()):
             yield from _multiplied(body)
         kinds = level.kinds(op.inputs)
-        if level.weight_side(op) is None and op.name in PRODUCTS | {"mul"} and op.outputs[0] in flow.feeds:
-            if any(k.is_learned_data for k in kinds):
-                for kind in kinds:
-                    if kind.is_weight:
-                        yield from kind.leaves
+        multiplies = op.name in PRODUCTS | {"mul"} and level.weight_side(op) is None
+        on_the_way = op.outputs and op.outputs[0] in flow.feeds
+        if multiplies and on_the_way and any(k.is_learned_data for k in kinds):
+            yield from (path for kind in kinds if kind.is_weight for path in kind.leaves)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def audit(plan: Plan) -> Audit:
 
 def _steps(flow: Flow) -> Iterator[Step]:
     level = flow.level
-    inside = {op: region for region in flow.activations.values() for op in region.ops}
+    inside = {op: region for region in activations(flow).values() for op in region.ops}
     for op in level.graph.ops:
         bodies = flow.bodies.get(op, ())
         for body in bodies:

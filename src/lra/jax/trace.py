@@ -161,7 +161,9 @@ def _refuse(level: Level) -> None:
 def _refusals(level: Level) -> list[Refusal]:
     found = []
     for op, reason in level.refused.items():
-        paths = sorted(frozenset().union(*(k.leaves for k in level.kinds(op.inputs) if k.is_weight)))
+        paths = sorted(
+            frozenset().union(*(k.leaves for k in level.kinds(op.inputs) if k.is_weight))
+        )
         found.append(Refusal(", ".join(paths), f"{op.name}, {op.where}", reason))
     for bodies in level.bodies.values():
         for body in bodies:

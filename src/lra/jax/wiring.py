@@ -1,4 +1,4 @@
-"""The wirings in which errors skip layers: from which layer the input of each layer gets its error."""
+"""From which layer the input of each layer gets its error, where errors skip layers."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -73,6 +73,10 @@ class Routes:
         return self.chained is None or op in self.chained
 
 
+CHAIN = Routes({})
+"""Every error goes down to its layer's own input."""
+
+
 def find_routes(flow: Flow, wiring: Wiring) -> Routes:
     """Return where errors come from under a wiring.
 
@@ -81,7 +85,7 @@ def find_routes(flow: Flow, wiring: Wiring) -> Routes:
             branch, or where there can be no feedback weights between two layers.
     """
     if wiring.reach == 1:
-        return Routes({})
+        return CHAIN
     level = flow.level
     _refuse_bodies(level, wiring)
     below, order, reached = _below(level)
@@ -89,8 +93,8 @@ def find_routes(flow: Flow, wiring: Wiring) -> Routes:
     heads = [op for op, ops in above.items() if ops == {op}]
     if len(heads) > 1:
         raise ConversionError(
-            f"plan: errors start at several weight layers here ({', '.join(h.where for h in heads)})"
-            f", and wiring={type(wiring).__name__}() needs one output layer above all others; use "
+            f"plan: errors start at several weight layers ({', '.join(h.where for h in heads)}); "
+            f"wiring={type(wiring).__name__}() needs one output layer above all others; use "
             "lra.wiring.Chain()"
         )
     sources = {}
@@ -150,9 +154,7 @@ def _below(level: Level) -> tuple[dict[Op, set[Op]], dict[Op, int], set[Op]]:
     return below, order, made.get(level.graph.outputs[0], set())
 
 
-def _above(
-    below: dict[Op, set[Op]], order: dict[Op, int], reached: set[Op]
-) -> dict[Op, set[Op]]:
+def _above(below: dict[Op, set[Op]], order: dict[Op, int], reached: set[Op]) -> dict[Op, set[Op]]:
     """Return for each layer that the loss depends on the layers above it, and itself."""
     reached = set(reached)
     above: dict[Op, set[Op]] = {op: {op} for op in order}
@@ -176,14 +178,14 @@ def _link(level: Level, op: Op, source: Op, names: Counter[str]) -> Link:
     where = f"{name} ({op.where}) reads {z.shape} and would receive its error from {source.where}"
     if z.ndim < 1 or h.ndim < 1 or z.shape[:1] != h.shape[:1]:
         raise ConversionError(
-            f"plan: {where}, which returns {h.shape}. Both need the batch as their first dimension; "
-            "use lra.wiring.Chain()"
+            f"plan: {where}, which returns {h.shape}. Both need the batch as their first "
+            "dimension; use lra.wiring.Chain()"
         )
     outputs, units = link.shape
     if outputs * units > _MOST:
         raise ConversionError(
-            f"plan: {where}, through {outputs * units:,} feedback weights, more than {_MOST:,}. Use "
-            "lra.wiring.Direct(), whose output layer is small, or lra.wiring.Chain()"
+            f"plan: {where}, through {outputs * units:,} feedback weights, more than {_MOST:,}. "
+            "Use lra.wiring.Direct(), whose output layer is small, or lra.wiring.Chain()"
         )
     return link
 
