@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from speed.steps import Row
+if TYPE_CHECKING:
+    from speed.steps import Row
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: "list[Row]") -> str:
     """Write rows as Markdown."""
     names = [
         name for name in dict.fromkeys(n for _, row in rows for n in row) if name != "backprop"
@@ -18,7 +20,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(rows: "list[Row]", path: Path) -> None:
     """Draw time against depth and width."""
     import matplotlib as mpl
 
