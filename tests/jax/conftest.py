@@ -17,10 +17,10 @@ else:
         collect_ignore = ["test_jax_torch.py"]  # .ci/jax has an environment with both
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    flags = (  # XLA reads them when JAX first needs a device
-        os.environ.get("XLA_FLAGS", ""),
+    flags = (  # XLA reads them when JAX first needs a device, up to the first that has no dashes
         "--xla_force_host_platform_device_count=2",
         "--xla_cpu_multi_thread_eigen=false",
+        os.environ.get("XLA_FLAGS", ""),
     )
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     import jax
