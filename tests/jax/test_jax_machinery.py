@@ -174,7 +174,10 @@ def test_donated_buffers_and_repeated_runs_give_the_same_bits():
     results = []
     for donated in ((), (0,), ()):
         params, feedback, _, args = start(rule)
-        pair, step = jax.tree.map(jnp.array, (params, feedback)), jax.jit(train, donate_argnums=donated)
+        pair, step = (
+            jax.tree.map(jnp.array, (params, feedback)),
+            jax.jit(train, donate_argnums=donated),
+        )
         for _ in range(3):
             pair = step(pair, *args)
         results.append(pair)
@@ -269,7 +272,9 @@ def test_weights_cast_to_bfloat16_in_the_loss_keep_float32_updates_and_feedback(
 def test_float32_parameters_have_float32_updates_beside_float64_ones(rule):
     params, feedback, step, args = start(rule)
     expected = step(params, feedback, *args)
-    cast = [jax.tree.map(lambda a: a.astype(jnp.float32), tree) for tree in (params, feedback, args[0])]
+    cast = [
+        jax.tree.map(lambda a: a.astype(jnp.float32), tree) for tree in (params, feedback, args[0])
+    ]
     found = step(*cast, args[1])
     assert {a.dtype for a in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
     assert distance(found, expected) < 2e-6
@@ -340,7 +345,9 @@ def test_a_summed_loss_with_one_term_has_n_times_the_updates_of_the_mean():
     params, feedback, mean, args = start(lra.LRAE())
     _, expected = mean(params, feedback, *args)
     expected = jax.tree.map(lambda g: 6 * g, expected)
-    _, found = jax.jit(lra.jax.value_and_grad(summed, lra.LRAE(), loss_terms=1))(params, feedback, *args)
+    _, found = jax.jit(lra.jax.value_and_grad(summed, lra.LRAE(), loss_terms=1))(
+        params, feedback, *args
+    )
     assert distance(found, expected) < ROUNDING
     _, wrong = jax.jit(lra.jax.value_and_grad(summed, lra.LRAE()))(params, feedback, *args)
     assert distance(wrong, expected) > 1e-3  # with N = 6 targets lie six times as far
@@ -478,9 +485,7 @@ def test_an_nnx_module_updates_its_statistics_in_place_and_has_nnx_gradients():
         assert distance(value, value_there) < 1e-6
         assert distance(nnx.to_pure_dict(grads), nnx.to_pure_dict(grads_there)) < 2e-5
         for name in ("mean", "var"):
-            assert distance(
-                getattr(ours.norm, name)[...], getattr(theirs.norm, name)[...]
-            ) < 1e-6
+            assert distance(getattr(ours.norm, name)[...], getattr(theirs.norm, name)[...]) < 1e-6
     mean = np.asarray(x @ ours.a.kernel[...]).mean(0)
     assert distance(ours.norm.mean[...], 0.75 * mean) < 1e-5  # from 0 by momentum 0.5, twice
 
