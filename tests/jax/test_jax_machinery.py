@@ -135,7 +135,7 @@ def test_a_traced_beta_reaches_activations_inside_a_scan():
 
 
 def test_replace_refuses_a_number_that_no_axis_has():
-    with pytest.raises(OptionError, match="number of this rule 'betta'.*Did you mean 'beta'"):
+    with pytest.raises(OptionError, match=r"number of this rule 'betta'.*Did you mean 'beta'"):
         lra.jax.replace(lra.LRAE(), betta=0.1)
 
 
