@@ -282,7 +282,7 @@ for _name, _norm in NORMS.items():
     add(f"norm_{_name}", _function, "w3 b3", **_options)
 
 
-@case("w3")
+@case("w3", straight="slope2")
 def prelu_with_a_learned_slope(draw):
     def loss(p, x, y):
         h = x @ p["w1"]
@@ -1514,7 +1514,7 @@ class LinenMany(linen.Module):
 
 @case("head")
 def linen_dense_general(draw):
-    return of_linen(LinenMany(), draw, draw(4, 5), draw(4, 3))
+    return of_linen(LinenMany(), draw, draw(3, 5), draw(3, 3))
 
 
 class LinenConvolutions(linen.Module):
@@ -1629,7 +1629,7 @@ def equinox_mlp(draw):
     return of_equinox(make, draw, (4, 5), labels=True)
 
 
-@case("layers.5", rounding=REORDERED)
+@case("layers.5", straight="layers.4", rounding=REORDERED)
 def equinox_sequential(draw):
     def make(key):
         layers = [

@@ -168,15 +168,7 @@ def test_identity_random_feedback_moves_all_that_is_below_a_weight_layer(case):
         assert update.shape == own.arrays[path].shape
 
 
-LEARNED_SLOPES = ("prelu_with_a_learned_slope", "equinox_sequential")
-by_derivative = pytest.mark.xfail(strict=True, reason="a learned slope: crosses by its derivative")
-marked = [
-    pytest.param(case, marks=by_derivative) if case.name in LEARNED_SLOPES else case
-    for case in CASES
-]
-
-
-@pytest.mark.parametrize("case", marked, ids=lambda case: case.name)
+@cases
 def test_identity_far_targets_move_all_that_is_below_an_activation(case):
     """With E = W, the updates that still equal backprop's are those that cross no activation."""
     own = problem(case)

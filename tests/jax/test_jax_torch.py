@@ -142,7 +142,7 @@ def close(ours, theirs):
     for name, expected in theirs.items():
         assert ours[name].dtype == jnp.float32
         off = np.linalg.norm(ours[name] - expected) / np.linalg.norm(expected)
-        assert off < 1e-6, (name, off)
+        assert off < 2e-6, (name, off)  # the sums of some biases nearly cancel
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -142,21 +142,30 @@ def _roots(level: Level) -> tuple[dict[Value, Value], set[Value]]:
     root again in an op that is not linear: the learned slope of a PReLU is part of an activation.
     """
     roots: dict[Value, Value] = {}
-    origins: dict[Value, Value] = {}  # the same, but through biases and gains
+    below: dict[Value, Value] = {}  # from each value to the root of what computes it
     bent: set[Value] = set()
+
+    def chain(value: Value) -> list[Value]:
+        """Return the root of a value, and those below it through biases and gains."""
+        found = [roots.get(value, value)]
+        while found[-1] in below:
+            found.append(below[found[-1]])
+        return found
+
     for op in level.graph.ops:
         data = level.data(op)
         if not op.elementwise or not data:
             continue
         own = {roots.get(v, v) for v in data}
-        (root, *more) = own if len(own) == 1 else {origins.get(v, v) for v in data}
+        (first, *others) = map(chain, data)
+        root = next((v for v in first if all(v in other for other in others)), None)
         out = op.outputs[0]
-        if more or root.aval.shape != out.aval.shape or not level.kind(root).leaves:
+        if root is None or root.aval.shape != out.aval.shape or not level.kind(root).leaves:
             continue
         bends = _bends(op, data)
         is_bent = bends or any(v in bent for v in data)
         reads_parameter = any(level.kind(v).is_weight for v in op.inputs)
-        origins[out] = origins.get(root, root)
+        below[out] = root
         if bends if reads_parameter else (is_bent or len(own) == 1):
             roots[out] = root
             if is_bent:
