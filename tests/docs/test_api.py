@@ -22,7 +22,7 @@ MODULES = [
     *("lra.activations", "lra.loss_terms", "lra.ensemble", "lra.testing", "lra.pseudocode"),
     *("lra.errors", "lra.lab", "lra.lab.data", "lra.torch.lightning"),
 ]
-"""The modules that users import. Those of Keras are read as text, since it may be missing."""
+"""The modules that users import. Those of Keras and JAX are read as text: both may be missing."""
 
 INSIDE = {
     *("lra.axis." + name for name in ("choice", "count", "finite", "flag", "instance", "unknown")),
@@ -54,7 +54,7 @@ def public() -> dict[str, object]:
         ]  # fmt: skip
         names = dir(lra) if module is lra else getattr(module, "__all__", own)
         for name in names:
-            if name == "keras":  # a module, which may be missing
+            if name in ("keras", "jax"):  # modules, which may be missing
                 continue
             value, full = getattr(module, name), f"{module.__name__}.{name}"
             hidden = name.startswith("_") or full in INSIDE or isinstance(value, types.ModuleType)
@@ -63,21 +63,34 @@ def public() -> dict[str, object]:
     return found
 
 
-def public_of_keras() -> set[str]:
-    """Return the public names of lra.keras."""
-    folder = ROOT / "src" / "lra" / "keras"
-    tree = ast.parse((folder / "__init__.py").read_text("utf-8"))
+def names_of(package: str) -> list[str]:
+    """Return `__all__` of a package of lra, read as text."""
+    tree = ast.parse((ROOT / "src" / "lra" / package / "__init__.py").read_text("utf-8"))
     (names,) = (
         ast.literal_eval(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
     )
-    found = {f"lra.keras.{name}" for name in names if not (folder / name).is_dir()}
+    return names
+
+
+def public_of_keras() -> set[str]:
+    """Return the public names of lra.keras."""
+    folder = ROOT / "src" / "lra" / "keras"
+    found = {f"lra.keras.{name}" for name in names_of("keras") if not (folder / name).is_dir()}
     for module in ("activations", "recipes"):
         tree = ast.parse((folder / f"{module}.py").read_text("utf-8"))
         classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
         found |= {f"lra.keras.{module}.{name}" for name in classes if name[0] != "_"}
     return found - {"lra.keras.activations"}
+
+
+def public_of_jax() -> set[str]:
+    """Return the public names of lra.jax."""
+    tree = ast.parse((ROOT / "src" / "lra" / "jax" / "nnx.py").read_text("utf-8"))
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    found = {f"lra.jax.nnx.{name}" for name in functions if name[0] != "_"}
+    return found | {f"lra.jax.{name}" for name in names_of("jax") if name != "nnx"}
 
 
 def directives(page: str) -> list[tuple[str, str]]:
@@ -124,8 +137,9 @@ PUBLIC = public()
 def test_each_public_name_is_documented_once():
     names = [name for _, name in DOCUMENTED]
     assert sorted(set(names)) == sorted(names)
-    assert public_of_keras() <= set(names)
-    objects = [resolve(name) for name in names if not name.startswith("lra.keras.")]
+    assert public_of_keras() | public_of_jax() <= set(names)
+    optional = ("lra.keras.", "lra.jax.")
+    objects = [resolve(name) for name in names if not name.startswith(optional)]
     counts = {name: sum(each is value for each in objects) for name, value in PUBLIC.items()}
     assert {name: n for name, n in counts.items() if n != 1} == {}
 
