@@ -9,7 +9,14 @@ SOURCE = Path(__file__).resolve().parent.parent / "src"
 
 AXES = {
     *("lra.axis", "lra.crossing", "lra.differences", "lra.errors", "lra.feedback", "lra.inits"),
-    *("lra.loss_terms", "lra.methods", "lra.pseudocode", "lra.rules", "lra.wiring"),
+    *(
+        "lra.identities",
+        "lra.loss_terms",
+        "lra.methods",
+        "lra.pseudocode",
+        "lra.rules",
+        "lra.wiring",
+    ),
 }
 """The rule language: no framework, and nothing of ours but itself."""
 

@@ -13,9 +13,10 @@ from nets import ALL_RULES
 
 import lra
 from lra.feedback import Stored
+from lra.identities import Identities, differing
 from lra.torch.layers import sequential
 from lra.torch.testing import check_rule, rules
-from lra.torch.testing.identities import Identities, differing, gap
+from lra.torch.testing.identities import gap
 from lra.torch.testing.rules import IDENTITIES
 
 CALLS = itertools.count()

@@ -13,9 +13,10 @@ import torch
 from nets import METHOD_SETTINGS
 
 import lra
+from lra.identities import CANCELLED, ROUNDING
 from lra.loss_terms import LossTerms
 from lra.torch.testing import check_rule
-from lra.torch.testing.identities import CANCELLED, ROUNDING, by_backward, gap
+from lra.torch.testing.identities import by_backward, gap
 from lra.torch.testing.methods import MethodBench
 
 

@@ -17,10 +17,12 @@ from lra.jax.plan import Plan, plan
 from lra.jax.registry import register_activation, register_weight_layer
 from lra.jax.report import audit, coverage
 from lra.jax.share import share_feedback
+from lra.jax.testing import check_rule
 
 __all__ = [
     "Plan",
     "audit",
+    "check_rule",
     "coverage",
     "init",
     "mirror",

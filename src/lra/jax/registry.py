@@ -69,8 +69,8 @@ def register_activation(
     >>> @lra.jax.register_activation
     ... def step(h):
     ...     return jnp.where(h > 0, 1.0, -1.0)
-    >>> step(jnp.array([-2.0, 3.0]))
-    Array([-1.,  1.], dtype=float32)
+    >>> step(jnp.array([-2.0, 3.0])).tolist()
+    [-1.0, 1.0]
     """
     name, marked = _marked(f, "activation")
     ACTIVATIONS[name] = _Activation(surrogate, difference)

@@ -44,8 +44,8 @@ def share_feedback(optimizer: Any, rule: Rule) -> Any:
     >>> grads = {"a": jnp.ones((3, 4))}
     >>> updates, state = optimizer.update((grads, E), state, (params, E))
     >>> params, E = optax.apply_updates((params, E), updates)
-    >>> float(params["a"][0, 0]), float(E["['a']"][0, 0])
-    (0.8999999761581421, -0.10000000149011612)
+    >>> round(float(params["a"][0, 0]), 6), round(float(E["['a']"][0, 0]), 6)
+    (0.9, -0.1)
     """
     import optax
 

@@ -11,17 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lra.errors import MethodError
+from lra.identities import CANCELLED, ROUNDING, Identities, differing
 from lra.loss_terms import LossTerms
 from lra.methods import Loss, Method
 from lra.torch.testing.identities import (
-    CANCELLED,
-    ROUNDING,
     Bench,
-    Identities,
     Updates,
     by_backward,
     contents,
-    differing,
     gap,
     gap_of_copy,
     grads_of,

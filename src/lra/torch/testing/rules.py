@@ -13,17 +13,14 @@ from torch import Tensor, nn
 from lra.crossing import Crossing, Derivative, Relative, Squared, TargetDifference
 from lra.differences import known
 from lra.feedback import Stored, Transpose
+from lra.identities import CANCELLED, ROUNDING, Identities, differing
 from lra.rules import Rule
 from lra.torch.convert import convert, restore
 from lra.torch.layers import LocalWeights
 from lra.torch.testing.identities import (
-    CANCELLED,
-    ROUNDING,
     Bench,
-    Identities,
     Updates,
     by_backward,
-    differing,
     gap,
     gap_of_copy,
     largest,
