@@ -75,15 +75,19 @@ class Rule(Axis):
             )
 
 
-def require_rule(rule: object) -> Rule:
-    """Return what `convert` was given, if it is a rule.
+def require_rule(rule: object, by: str = "convert") -> Rule:
+    """Return what a function was given, if it is a rule.
+
+    Args:
+        rule: what it was given.
+        by: the function's name.
 
     Raises:
         ConversionError: it is something else, such as a function that builds a rule.
     """
     if not isinstance(rule, Rule):
         call = f"; call it: {rule.__name__}()" if isinstance(rule, FunctionType) else ""
-        raise ConversionError(f"convert: expected a rule such as lra.LRAE(), got {rule!r}{call}")
+        raise ConversionError(f"{by}: expected a rule such as lra.LRAE(), got {rule!r}{call}")
     return rule
 
 

@@ -58,7 +58,8 @@ def distance(found, expected):
     """Return the largest difference of two pytrees, relative to each array's largest number."""
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
-    assert pairs and all(a.shape == b.shape for a, b in pairs)
+    assert pairs
+    assert all(a.shape == b.shape for a, b in pairs)
     arrays = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs]
     return max(float(abs(a - b).max() / max(abs(b).max(), 1e-300)) for a, b in arrays)
 

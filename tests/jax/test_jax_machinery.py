@@ -135,7 +135,7 @@ def test_a_traced_beta_reaches_activations_inside_a_scan():
 
 
 def test_replace_refuses_a_number_that_no_axis_has():
-    with pytest.raises(OptionError, match="number of this rule 'betta'.*Did you mean 'beta'"):
+    with pytest.raises(OptionError, match=r"number of this rule 'betta'.*Did you mean 'beta'"):
         lra.jax.replace(lra.LRAE(), betta=0.1)
 
 
@@ -174,10 +174,8 @@ def test_donated_buffers_and_repeated_runs_give_the_same_bits():
     results = []
     for donated in ((), (0,), ()):
         params, feedback, _, args = start(rule)
-        pair, step = (
-            jax.tree.map(jnp.array, (params, feedback)),
-            jax.jit(train, donate_argnums=donated),
-        )
+        pair = jax.tree.map(jnp.array, (params, feedback))
+        step = jax.jit(train, donate_argnums=donated)
         for _ in range(3):
             pair = step(pair, *args)
         results.append(pair)
@@ -327,9 +325,8 @@ def test_keyword_arguments_reach_the_loss():
     plan = lra.jax.plan(scaled, params, x, y=y, train=True)
     rule = lra.LRAE()
     feedback = lra.jax.init(plan, rule, params, jax.random.key(0))
-    found = jax.jit(lra.jax.value_and_grad(scaled, rule))(
-        params, feedback, x, y=y, temperature=jnp.asarray(2.0), train=True
-    )
+    step = jax.jit(lra.jax.value_and_grad(scaled, rule), static_argnames="train")
+    found = step(params, feedback, x, y=y, temperature=jnp.asarray(2.0), train=True)
 
     def fixed(params, x, y):
         return cross_entropy(hidden(params, x) @ params["c"] / 2.0, y)
@@ -396,7 +393,7 @@ def test_leaves_that_are_no_float_arrays_stay_as_they_are():
     plan = lra.jax.plan(of_tree, tree, *args)
     assert [w.path for w in plan.weights] == [".net['a']", ".net['b']", ".net['c']"]
     feedback = lra.jax.init(plan, rule, tree, jax.random.key(0))
-    _, (grads, _) = jax.jit(lra.jax.value_and_grad(of_tree, rule))(tree, feedback, *args)
+    _, (grads, _) = lra.jax.value_and_grad(of_tree, rule)(tree, feedback, *args)
     assert isinstance(grads, Params)
     assert (grads.steps, grads.nothing, grads.counts) == (None, None, None)
     plain = {path.removeprefix(".net"): E for path, E in feedback.items()}

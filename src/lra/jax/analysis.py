@@ -141,6 +141,11 @@ class Level:
         """Return why a rule cannot follow an op, or ""."""
         if not any(k.is_weight for k in kinds) or not any(k.data for k in kinds):
             return ""
+        if op.mark == "weight_layer" and self.weight_side(op) is None and not op.override:
+            return (
+                "a registered weight layer takes the data first and the parameter second, "
+                "f(x, W, ...): change the order of its arguments"
+            )
         if op.mark or op.name in KNOWN:
             return ""
         if op.bodies:

@@ -100,7 +100,7 @@ def init(plan: Plan, rule: Rule, params: Any, key: Any) -> dict[str, Any]:
     >>> {path: array.shape for path, array in E.items()}
     {"['b']": (4, 2)}
     """
-    feedback = require_rule(rule).feedback
+    feedback = require_rule(rule, "init").feedback
     if feedback.stored is Stored.NOTHING:
         return {}
     own = split(params, is_inexact)
@@ -154,7 +154,7 @@ def mirror(
     >>> bool(jnp.abs(E["['b']"] - params["b"]).max() < 0.2)
     True
     """
-    if rule.wiring.reach != 1:
+    if require_rule(rule, "mirror").wiring.reach != 1:
         raise OptionError(
             "mirror: where errors skip layers, there is no weight that E could mirror"
         )

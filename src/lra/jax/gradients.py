@@ -61,7 +61,7 @@ def value_and_grad(
     ((3, 4), (4, 2))
     """
     check_function(fn, "value_and_grad")
-    _check_rule(require_rule(rule))
+    _check_rule(require_rule(rule, "value_and_grad"))
     terms = check_terms(loss_terms)
     learned = rule.feedback.stored is Stored.LEARNED
 

@@ -70,6 +70,7 @@ class Op:
         bodies: the functions that it calls, such as the body of a scan.
         index: its position in the graph.
         override: "activation" or "ordinary", where the user says so.
+        callers: the equations of the calls that it is inside, the innermost first.
     """
 
     eqn: Any
@@ -78,6 +79,7 @@ class Op:
     bodies: "tuple[Graph, ...]" = ()
     index: int = 0
     override: str = ""
+    callers: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:
@@ -112,8 +114,9 @@ class Op:
     @cached_property
     def frames(self) -> list[tuple[str, str, int]]:
         """The function, file and line of each frame of the call, the innermost first."""
-        traceback = self.eqn.source_info.traceback
-        frames = traceback.frames if traceback is not None else []
+        # A compiled function of JAX may not know its caller.
+        tracebacks = [eqn.source_info.traceback for eqn in (self.eqn, *self.callers)]
+        frames = [frame for traceback in tracebacks if traceback for frame in traceback.frames]
         return [(f.function_name, f.file_name, f.line_num) for f in frames]
 
     @cached_property
@@ -187,11 +190,11 @@ def read(env: dict[Value, Any], value: Value) -> Any:
     return value.constant if value.is_constant else env[value]
 
 
-def graph_of(closed: Any) -> Graph:
-    """Build the graph of a jaxpr, closed or not."""
+def graph_of(closed: Any, callers: tuple[Any, ...] = ()) -> Graph:
+    """Build the graph of a jaxpr, closed or not, that some equations call."""
     jaxpr = getattr(closed, "jaxpr", closed)
     graph = Graph([Value(v.aval) for v in jaxpr.invars], [], [])
-    graph.outputs = _open(graph, closed, graph.inputs)
+    graph.outputs = _open(graph, closed, graph.inputs, callers)
     for i, op in enumerate(graph.ops):
         op.index = i
         for value in {*op.inputs}:
@@ -199,7 +202,9 @@ def graph_of(closed: Any) -> Graph:
     return graph
 
 
-def _open(graph: Graph, closed: Any, arguments: list[Value]) -> list[Value]:
+def _open(
+    graph: Graph, closed: Any, arguments: list[Value], callers: tuple[Any, ...]
+) -> list[Value]:
     """Add the ops of a jaxpr to a graph, and return its outputs."""
     jaxpr = getattr(closed, "jaxpr", closed)
     env = dict(zip(jaxpr.invars, arguments, strict=True))
@@ -215,12 +220,12 @@ def _open(graph: Graph, closed: Any, arguments: list[Value]) -> list[Value]:
 
     for eqn in jaxpr.eqns:
         inputs = [value(v) for v in eqn.invars]
-        op = Op(eqn, inputs, [])
+        op = Op(eqn, inputs, [], callers=callers)
         if eqn.primitive.name in CALLS and not op.mark:
             (inner,) = _jaxprs(eqn.params)
-            outputs = _open(graph, inner, inputs)
+            outputs = _open(graph, inner, inputs, (eqn, *callers))
         else:
-            op.bodies = tuple(map(graph_of, _jaxprs(eqn.params)))
+            op.bodies = tuple(graph_of(j, (eqn, *callers)) for j in _jaxprs(eqn.params))
             op.outputs = outputs = [Value(v.aval, op) for v in eqn.outvars]
             graph.ops.append(op)
         env.update(zip(eqn.outvars, outputs, strict=True))

@@ -119,7 +119,7 @@ def _run_product(flow: Flow, op: Op, pairs: list[Pair], this: Pass) -> Any:
     if E is None or not level.kind(op.inputs[1 - side]).leaves:
         if f is forward:
             return forward(x, W, *rest)
-        E = W
+        E = lax.stop_gradient(W)  # W gets dW alone, also where feedback is learned
     if this.key is not None:
         return mirrored_layer(f, forward, this.uses, this.key, x, W, E, *rest)
     return weight_layer(f, forward, this.rule.feedback, x, W, E, *rest)

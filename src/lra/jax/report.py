@@ -78,8 +78,7 @@ def _multiplied(flow: Flow) -> Iterator[str]:
             yield from _multiplied(body)
         kinds = level.kinds(op.inputs)
         multiplies = op.name in PRODUCTS | {"mul"} and level.weight_side(op) is None
-        on_the_way = op.outputs and op.outputs[0] in flow.feeds
-        if multiplies and on_the_way and any(k.is_learned_data for k in kinds):
+        if multiplies and any(k.is_learned_data for k in kinds):
             yield from (path for kind in kinds if kind.is_weight for path in kind.leaves)
 
 

@@ -49,7 +49,7 @@ def share_feedback(optimizer: Any, rule: Rule) -> Any:
     """
     import optax
 
-    feedback_axis = require_rule(rule).feedback
+    feedback_axis = require_rule(rule, "share_feedback").feedback
     learned = feedback_axis.stored is Stored.LEARNED
     if learned and (rule.wiring.reach != 1 or getattr(feedback_axis, "gamma", None) != 1):
         what = feedback_axis if rule.wiring.reach == 1 else rule.wiring

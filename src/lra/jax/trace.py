@@ -164,7 +164,8 @@ def _refusals(level: Level) -> list[Refusal]:
         paths = sorted(
             frozenset().union(*(k.leaves for k in level.kinds(op.inputs) if k.is_weight))
         )
-        found.append(Refusal(", ".join(paths), f"{op.name}, {op.where}", reason))
+        name = op.function if op.mark else op.name
+        found.append(Refusal(", ".join(paths), f"{name}, {op.where}", reason))
     for bodies in level.bodies.values():
         for body in bodies:
             found += [refusal for refusal in _refusals(body) if refusal not in found]
