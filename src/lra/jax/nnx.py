@@ -28,7 +28,8 @@ def plan(
 
     Args:
         fn: a function of a module, such as a loss.
-        model: a `flax.nnx.Module`, whose parameters are its `nnx.Param` variables. It is left unchanged.
+        model: a `flax.nnx.Module`, whose parameters are its `nnx.Param` variables. It stays
+            unchanged.
         *args: its other arguments.
         overrides: as in `lra.jax.plan`.
         **kwargs: its keyword arguments.
