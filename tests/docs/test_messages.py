@@ -1,6 +1,7 @@
 """The page on troubleshooting quotes the messages of the code, and every refusal is on it."""
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -118,10 +119,32 @@ def refusals() -> Iterator[tuple[str, str]]:
                             yield name, template(value, constants)
 
 
+def refusals_of_jax() -> Iterator[tuple[str, str]]:
+    """Yield the same of lra.jax, whose reasons and remedies are in `analysis.py`."""
+    for path in sorted((SOURCE / "jax").rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        constants = constants_of(tree)
+        for node in ast.walk(tree):
+            match node:
+                case ast.Raise(
+                    exc=ast.Call(
+                        func=ast.Name(id="ConversionError" | "OptionError"), args=[text, *_]
+                    )
+                ):
+                    yield f"jax/{path.name}", template(text, constants)
+                case ast.FunctionDef(name="_reason"):
+                    for part in ast.walk(node):
+                        if isinstance(part, ast.Return) and part.value is not None:
+                            yield f"jax/{path.name}", template(part.value, constants)
+                case ast.Assign(targets=[ast.Name(id="_REMEDY")], value=ast.Dict(values=values)):
+                    for value in values:
+                        yield f"jax/{path.name}", template(value, constants)
+
+
 REFUSALS = sorted(
     {
         (name, text)
-        for name, text in refusals()
+        for name, text in itertools.chain(refusals(), refusals_of_jax())
         if re.search(r"\w{3}", text)
         # a wrong type explains itself, and the last one is the frame of the reasons
         and not re.search("expected a|these layers cannot follow", text)

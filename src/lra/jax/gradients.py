@@ -30,7 +30,7 @@ def value_and_grad(
     under `jax.vmap`, inside `jax.lax.scan`, and over sharded arrays.
 
     Args:
-        fn: a function of (params, *args) that returns a scalar loss, or (loss, aux).
+        fn: a function `fn(params, *args)` that returns a scalar loss, or (loss, aux).
         rule: the rule.
         has_aux: whether fn returns (loss, aux).
         loss_terms: the number of terms N that the loss is a mean over: "batch" for the first
@@ -39,7 +39,7 @@ def value_and_grad(
         overrides: as in `lra.jax.plan`.
 
     Returns:
-        A function of (params, feedback, *args), with feedback from `lra.jax.init`. It returns
+        A function `step(params, feedback, *args)`, with feedback from `lra.jax.init`. It returns
         (value, (grads, feedback_grads)), with value fn's result. Both are in the sense of a
         gradient: an optimizer subtracts them. grads is a pytree like params, with None for leaves
         that are not arrays of floating-point numbers. feedback_grads is a dict like feedback for

@@ -24,11 +24,12 @@ def plan(
     overrides: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> plans.Plan:
-    """Find what a rule does with fn(model, *args, **kwargs): `lra.jax.plan` for a module.
+    """Find what a rule does with `fn(model, *args, **kwargs)`, as `lra.jax.plan`.
 
     Args:
         fn: a function of a module, such as a loss.
-        model: a `flax.nnx.Module`, whose parameters are its `nnx.Param`s. It is left unchanged.
+        model: a `flax.nnx.Module`, whose parameters are its `nnx.Param` variables. It stays
+            unchanged.
         *args: its other arguments.
         overrides: as in `lra.jax.plan`.
         **kwargs: its keyword arguments.
@@ -77,15 +78,15 @@ def value_and_grad(
     its random numbers, is updated in place.
 
     Args:
-        fn: a function of (model, *args) that returns a scalar loss, or (loss, aux).
+        fn: a function `fn(model, *args)` that returns a scalar loss, or (loss, aux).
         rule: the rule.
         has_aux: whether fn returns (loss, aux).
         loss_terms: as in `lra.jax.value_and_grad`.
         overrides: as in `lra.jax.plan`.
 
     Returns:
-        A function of (model, feedback, *args). It returns (value, (grads, feedback_grads)), with
-        grads an `nnx.State` like that of the module's `nnx.Param`s, for `nnx.Optimizer`.
+        A function `step(model, feedback, *args)`. It returns (value, (grads, feedback_grads)), with
+        grads an `nnx.State` like that of the parameters, for `nnx.Optimizer`.
 
     Raises:
         OptionError: as `lra.jax.value_and_grad`.

@@ -124,7 +124,7 @@ def plan(
     overrides: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> Plan:
-    """Find what a rule does with fn(params, *args, **kwargs), without running it.
+    """Find what a rule does with `fn(params, *args, **kwargs)`, without running it.
 
     Args:
         fn: a function that JAX can trace, such as a loss.
