@@ -158,10 +158,10 @@ def mirror(
         raise OptionError(
             "mirror: where errors skip layers, there is no weight that E could mirror"
         )
-    bent = sorted(w.path for w in plan.weights if w.path in feedback and not w.linear)
-    if bent:
+    curved = sorted(w.path for w in plan.weights if w.path in feedback and not w.linear)
+    if curved:
         raise ConversionError(
-            f"mirror: weights are derived from {', '.join(bent)} by a nonlinear function, which "
+            f"mirror: weights are derived from {', '.join(curved)} by a nonlinear function, which "
             "noise cannot see through; use init=lra.inits.LikeWeights() with lra.LRAE(two_sided="
             "True, relative='batch', normalized=True, beta=1.0) instead"
         )

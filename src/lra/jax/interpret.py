@@ -60,7 +60,8 @@ def run(flow: Flow, inputs: Sequence[Pair], this: Pass) -> list[Pair]:
         A pair for each output.
     """
     env: dict[Value, Pair] = dict(zip(flow.level.graph.inputs, inputs, strict=True))
-    regions = {} if isinstance(this.rule.crossing, Derivative) else activations(flow)
+    by_autodiff = type(this.rule.crossing) is Derivative  # a subclass has an error of its own
+    regions = {} if by_autodiff else activations(flow)
     for op in needed(flow, regions):
         if op.outputs and op.outputs[0] in regions:
             env[op.outputs[0]] = _run_region(regions[op.outputs[0]], env, this), None
@@ -126,7 +127,7 @@ def _run_product(flow: Flow, op: Op, pairs: list[Pair], this: Pass) -> Any:
 
 
 def _matching(pairs: Sequence[Pair], kinds: Sequence[Kind]) -> list[Pair]:
-    """Give a shadow to each weight, and to nothing else."""
+    """Return pairs in which each weight has a shadow, and nothing else has one."""
     return [
         (pair[0], _shadow(pair) if kind.is_weight else None)
         for pair, kind in zip(pairs, kinds, strict=True)

@@ -210,7 +210,7 @@ def weights_of(traced: Traced, routes: Routes = CHAIN) -> list[Weight]:
     """Return the parameters that weight layers use; layers that are not chained have no error."""
     own = traced.params
     shapes = {path: tuple(W.shape) for path, W in zip(own.paths, own.leaves, strict=True)}
-    bent, _ = _bent(traced.level)
+    curved, _ = _curved(traced.level)
     found: dict[str, Weight] = {}
     for level, op in _layers(traced.level):
         side = level.weight_side(op)
@@ -218,7 +218,7 @@ def weights_of(traced: Traced, routes: Routes = CHAIN) -> list[Weight]:
         has_error = bool(level.kind(op.inputs[1 - side]).leaves) and routes.is_chained(op)
         for path in _matrices(level.kind(op.inputs[side]).leaves, shapes):
             new = Weight(
-                path, shapes[path], _fan_in(op, side), has_error, path not in bent, (op.where,)
+                path, shapes[path], _fan_in(op, side), has_error, path not in curved, (op.where,)
             )
             if path in found:
                 before = found[path]
@@ -258,20 +258,20 @@ def _fan_in(op: Op, side: int) -> int:
     return max(1, math.prod(int(shape[axis]) for axis in numbers[0][side]))
 
 
-def _bent(level: Level) -> tuple[set[str], set[Value]]:
+def _curved(level: Level) -> tuple[set[str], set[Value]]:
     """Return the parameters from which weights derive by nonlinear ops.
 
     The second result holds the inputs of the graph from which weights derive.
     """
-    bent: set[str] = set()
+    curved: set[str] = set()
     queue: list[Value] = []
     for op in level.graph.ops:
         side = level.weight_side(op)
         if side is not None:
             queue.append(op.inputs[side])
         for body in level.bodies.get(op, ()):
-            inner, inputs = _bent(body)
-            bent |= inner
+            inner, inputs = _curved(body)
+            curved |= inner
             given = op.inputs[1:] if op.name == "cond" else op.inputs
             pairs = zip(given, body.graph.inputs, strict=True)
             queue += [value for value, own in pairs if own in inputs]
@@ -283,9 +283,9 @@ def _bent(level: Level) -> tuple[set[str], set[Value]]:
         seen.add(value)
         if value.op is not None:
             if not _is_linear(level, value.op):
-                bent |= level.kind(value).leaves
+                curved |= level.kind(value).leaves
             queue += value.op.inputs
-    return bent, seen
+    return curved, seen
 
 
 def _is_linear(level: Level, op: Op) -> bool:

@@ -115,15 +115,15 @@ def needed(flow: Flow, regions: Mapping[Value, Region]) -> list[Op]:
 
 def _activations(flow: Flow) -> dict[Value, Region]:
     level, graph = flow.level, flow.level.graph
-    roots, bent = _roots(level)
+    roots, curved = _roots(level)
     statistics = _statistics(level)
     found = {}
-    for end in (v for op in graph.ops for v in op.outputs if v in bent):
+    for end in (v for op in graph.ops for v in op.outputs if v in curved):
         inside = all(roots.get(op.outputs[0]) is roots[end] for op in end.users)
         if end not in flow.feeds or (inside and end not in graph.outputs):
             continue
         root = roots[end]
-        end = _without_linear_tail(level, end, bent)
+        end = _without_linear_tail(level, end, curved)
         ops = _between(root, end, level)
         parameters = frozenset(v for op in ops for v in op.inputs if level.kind(v).is_weight)
         region = Region(root, end, ops, parameters)
@@ -143,7 +143,7 @@ def _roots(level: Level) -> tuple[dict[Value, Value], set[Value]]:
     """
     roots: dict[Value, Value] = {}
     below: dict[Value, Value] = {}  # from each value to the root of what computes it
-    bent: set[Value] = set()
+    curved: set[Value] = set()
 
     def chain(value: Value) -> list[Value]:
         """Return the root of a value, and those below it through biases and gains."""
@@ -162,18 +162,18 @@ def _roots(level: Level) -> tuple[dict[Value, Value], set[Value]]:
         out = op.outputs[0]
         if root is None or root.aval.shape != out.aval.shape or not level.kind(root).leaves:
             continue
-        bends = _bends(op, data)
-        is_bent = bends or any(v in bent for v in data)
+        curves = _curves(op, data)
+        is_curved = curves or any(v in curved for v in data)
         reads_parameter = any(level.kind(v).is_weight for v in op.inputs)
         below[out] = root
-        if bends if reads_parameter else (is_bent or len(own) == 1):
+        if curves if reads_parameter else (is_curved or len(own) == 1):
             roots[out] = root
-            if is_bent:
-                bent.add(out)
-    return roots, bent
+            if is_curved:
+                curved.add(out)
+    return roots, curved
 
 
-def _bends(op: Op, data: list[Value]) -> bool:
+def _curves(op: Op, data: list[Value]) -> bool:
     """Return whether an elementwise op is not linear in the data that it reads."""
     if op.name == "mul":
         return len(data) > 1
@@ -184,11 +184,11 @@ def _bends(op: Op, data: list[Value]) -> bool:
     return op.name in NONLINEAR or op.name not in LINEAR
 
 
-def _without_linear_tail(level: Level, end: Value, bent: set[Value]) -> Value:
+def _without_linear_tail(level: Level, end: Value, curved: set[Value]) -> Value:
     """Leave out what scales or shifts an activation's output, unless it is part of a function."""
     while end.op is not None and end.op.name in LINEAR | {"div"} and end.op.function == end.op.name:
         data = level.data(end.op)
-        if len(data) != 1 or data[0] not in bent or len(data[0].users) != 1:
+        if len(data) != 1 or data[0] not in curved or len(data[0].users) != 1:
             break
         end = data[0]
     return end

@@ -181,7 +181,7 @@ def _shape(bench: Bench) -> float | None:
     if not isinstance(bench.rule.wiring, Chain):
         return None
     pairs = [(E, bench.params[path[2:-2]]) for path, E in bench.feedback().items()]
-    return sum(E.shape != W.shape or E.dtype != W.dtype for E, W in pairs)
+    return float(sum(E.shape != W.shape or E.dtype != W.dtype for E, W in pairs))
 
 
 @IDENTITIES.add("one layer", ROUNDING)
@@ -265,9 +265,10 @@ def _numpy(bench: Bench) -> float | None:
     if isinstance(crossing, Derivative):
         return None
     h, d = np.random.default_rng(4).normal(size=(2, 6, 4))
-    e = crossing.error(known("tanh", np.tanh), h, np.tanh(h), d / 6, 6, np)
-    arrays = map(jnp.asarray, (h, np.tanh(h), d / 6))
-    return gap({"e": crossing.error(known("tanh", jnp.tanh), *arrays, 6, NUMPY)}, {"e": e})
+    arrays = h, np.tanh(h), d / 6
+    e = crossing.error(known("tanh", np.tanh), *arrays, 6, np)
+    h, z, d = map(jnp.asarray, arrays)
+    return gap({"e": crossing.error(known("tanh", jnp.tanh), h, z, d, 6, NUMPY)}, {"e": e})
 
 
 @IDENTITIES.add("weight transport", ROUNDING)
