@@ -122,7 +122,8 @@ class Bench:
     @cached_property
     def compiled(self) -> Callable[..., Any]:
         """The compiled step of the network and the rule under test."""
-        return jax.jit(self.step())
+        step: Callable[..., Any] = jax.jit(self.step())
+        return step
 
     @cached_property
     def own(self) -> Arrays:
