@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
-import mutation
-from mutation import Defect
+import mutation  # noqa: E402
+from mutation import Defect  # noqa: E402
 
 CONFORMANCE = "tests/jax/test_jax_conformance.py"
 DIFFERENCES = "tests/jax/test_jax_differences.py"
