@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -2025,10 +2025,15 @@ import tensorboardX, torch._dynamo, transformers, tyro"""
 package: Path
 """The copy of the package that this process breaks and tests."""
 
+options: list[str]
+"""The options with which this process runs pytest."""
 
-def set_up(folder: Path) -> None:
+
+def set_up(folder: Path, loaded: str, more: Sequence[str]) -> None:
     """Copy the package for this process, and load what the tests need besides."""
-    global package
+    global package, options
+    options = [*OPTIONS, *more]
+    sys.path[0] = str(ROOT)  # as for `python -m pytest`; the folder of this file has a `torch`
     package = folder / str(os.getpid()) / "lra"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "src" / "lra", package, ignore=ignored)
@@ -2041,9 +2046,9 @@ def set_up(folder: Path) -> None:
     os.environ |= dict.fromkeys(("PYTHONPATH", "LRA_UNDER_TEST"), str(package.parent))
     if FORKS:
         imports = package.parent / "test_nothing.py"
-        imports.write_text(LOADED)
+        imports.write_text(loaded)
         with contextlib.redirect_stdout(io.StringIO()):  # pytest loads its plugins, too
-            pytest.main([*OPTIONS, "--collect-only", str(imports)])
+            pytest.main([*options, "--collect-only", str(imports)])
         assert "lra" not in sys.modules
 
 
@@ -2057,13 +2062,13 @@ def run_tests(tests: list[str]) -> tuple[int, str]:
                 try:
                     os.dup2(output.fileno(), 1)
                     os.dup2(output.fileno(), 2)
-                    status = pytest.main([*OPTIONS, *tests])
+                    status = pytest.main([*options, *tests])
                     sys.stdout.flush()
                 finally:
                     os._exit(status)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         else:
-            command = [sys.executable, "-m", "pytest", *OPTIONS, *tests]
+            command = [sys.executable, "-m", "pytest", *options, *tests]
             status = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
         output.seek(0)
         return status, output.read()
@@ -2096,8 +2101,10 @@ def timed(function: Callable[[T], tuple[R, str]], argument: T) -> tuple[R, str, 
     return *function(argument), time.perf_counter() - started
 
 
-def main() -> int:
-    """Try every defect that was asked for."""
+def main(
+    defects: Sequence[Defect] = DEFECTS, loaded: str = LOADED, more: Sequence[str] = ()
+) -> int:
+    """Try every defect that was asked for, with some modules loaded and more options of pytest."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="WORD", help="defects with such a word")
     parser.add_argument("--list", action="store_true", help="list the defects and stop")
@@ -2105,20 +2112,22 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = [
         defect
-        for defect in DEFECTS
+        for defect in defects
         if not arguments.only or any(word in defect.name for word in arguments.only)
     ]
     if arguments.list or not chosen:
-        print("\n".join(f"{d.file}: {d.name}" for d in DEFECTS))
+        print("\n".join(f"{d.file}: {d.name}" for d in defects))
         return 0 if arguments.list else 1
     files: dict[str, set[str]] = {}
     for defect in chosen:
         files.setdefault(defect.tests, set()).update(defect.nodes)
-    sys.path[0] = str(ROOT)  # as for `python -m pytest`; the folder of this file has a `torch`
     with (
         tempfile.TemporaryDirectory() as folder,
         concurrent.futures.ProcessPoolExecutor(
-            arguments.jobs, multiprocessing.get_context("spawn"), set_up, (Path(folder),)
+            arguments.jobs,
+            multiprocessing.get_context("spawn"),
+            set_up,
+            (Path(folder), loaded, more),
         ) as pool,
     ):
         os.environ |= {  # of the pool's processes

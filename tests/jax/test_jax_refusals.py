@@ -176,6 +176,32 @@ def test_a_loop_without_products_is_left_to_autodiff():
     assert [w.path for w in lra.jax.plan(shifted, W, X).weights] == ["['W']"]
 
 
+def test_an_activation_that_only_the_next_step_of_a_loop_reads_is_found():
+    def delayed(params, xs):
+        def step(z, x):
+            return jnp.tanh(x @ params["W"]), z @ params["W"]
+
+        return jax.lax.scan(step, xs[0], xs)[1].sum()
+
+    assert [a.name for a in lra.jax.plan(delayed, W, jnp.stack([X, X])).activations] == ["tanh"]
+
+
+@pytest.mark.parametrize(
+    ("phi", "flat"),
+    [
+        (jnp.sign, True),
+        (lambda h: jnp.where(h > 0, 1.0, -1.0), True),
+        (lambda h: jnp.where(h > 0, h, -1.0), False),
+        (jnp.tanh, False),
+    ],
+    ids=["sign", "step", "half", "tanh"],
+)
+def test_activations_without_a_slope_are_step_functions(phi, flat):
+    plan = lra.jax.plan(lambda params, x: jnp.sum(phi(x @ params["W"]) @ params["W"]), W, X)
+    assert [a.flat for a in plan.activations] == [flat]
+    assert ("(step)" in str(plan)) == flat
+
+
 # ------------------------------------------------------------------ functions with little in them
 
 
@@ -404,8 +430,8 @@ def test_a_surrogate_takes_the_targets_of_its_activation_alone():
     _, feedback, step, args = start(lra.LRAE(surrogate=TanhSurrogate()), plain)
     expected = step(params, feedback, *args)
     marked = lra.jax.register_activation(step_function, surrogate=TanhSurrogate())
+    unmarked = lra.jax.register_activation(step_function)  # under the same name
     assert distance(updates(with_units(marked), params, feedback, *args), expected) < ROUNDING
-    unmarked = lra.jax.register_activation(step_function)
     other = updates(with_units(unmarked), params, feedback, *args)
     assert distance(other[1], expected[1]) > 1e-3
 
