@@ -476,3 +476,21 @@ def test_sharing_takes_a_pair_of_parameters_and_feedback():
     state = shared.init((params, E))
     with pytest.raises(OptionError, match="got NoneType"):
         shared.update((params, E), state)
+
+
+@pytest.mark.parametrize("wrong", ["other shape", "missing", "more"])
+def test_a_plan_of_other_parameters_is_refused_by_path(wrong):
+    params, args = params_of(), batch_of()
+    plan = lra.jax.plan(loss, params, *args)
+    feedback = lra.jax.init(plan, lra.LRAE(), params, jax.random.key(0))
+    others = {
+        "other shape": params | {"b": jnp.ones((7, 5))},
+        "missing": {name: W for name, W in params.items() if name != "b"},
+        "more": params | {"b2": jnp.ones(3)},
+    }[wrong]
+    path = "['b2']" if wrong == "more" else "['b']"
+    message = rf"of other parameters: it has .* at {re.escape(path)}, and params has"
+    with pytest.raises(OptionError, match=f"init: the plan is {message}"):
+        lra.jax.init(plan, lra.LRAE(), others, jax.random.key(0))
+    with pytest.raises(OptionError, match=f"mirror: the plan is {message}"):
+        lra.jax.mirror(plan, lra.LRAE(), others, feedback, jax.random.key(0))

@@ -91,6 +91,7 @@ def init(plan: Plan, rule: Rule, params: Any, key: Any) -> dict[str, Any]:
 
     Raises:
         ConversionError: for a function whose layers cannot be wired or mirrored as the rule says.
+        OptionError: for a plan of other parameters.
 
     >>> def loss(params, x):
     ...     return jnp.sum(jnp.tanh(x @ params["a"]) @ params["b"])
@@ -103,8 +104,7 @@ def init(plan: Plan, rule: Rule, params: Any, key: Any) -> dict[str, Any]:
     feedback = require_rule(rule, "init").feedback
     if feedback.stored is Stored.NOTHING:
         return {}
-    own = split(params, is_inexact)
-    leaves = dict(zip(own.paths, own.leaves, strict=True))
+    leaves = _leaves(plan, params, "init")
     shapes = feedback_shapes(plan.traced, find_routes(plan.traced.flow, rule.wiring))
     if isinstance(getattr(feedback, "init", None), Mirror):
         zeros = {path: jnp.zeros_like(leaves[path]) for path in shapes}
@@ -113,6 +113,22 @@ def init(plan: Plan, rule: Rule, params: Any, key: Any) -> dict[str, Any]:
     for i, (name, (shape, fan_in)) in enumerate(sorted(shapes.items())):
         W = leaves[name.partition(" #")[0]]
         found[name] = feedback.draw(Sampler(W, shape, fan_in, jax.random.fold_in(key, i)))
+    return found
+
+
+def _leaves(plan: Plan, params: Any, what: str) -> dict[str, Any]:
+    """Return the parameters by their paths, if the plan is of these."""
+    own, planned = split(params, is_inexact), plan.traced.params
+    found = dict(zip(own.paths, own.leaves, strict=True))
+    shapes = {path: tuple(W.shape) for path, W in found.items()}
+    expected = {path: tuple(W.shape) for path, W in zip(planned.paths, planned.leaves, strict=True)}
+    for path in {**expected, **shapes}:
+        if shapes.get(path) != expected.get(path):
+            here, there = (each.get(path, "nothing") for each in (shapes, expected))
+            raise OptionError(
+                f"{what}: the plan is of other parameters: it has {there} at {path}, and params "
+                f"has {here}; call lra.jax.plan with these parameters"
+            )
     return found
 
 
@@ -141,7 +157,7 @@ def mirror(
 
     Raises:
         ConversionError: for parameters from which weights are derived by a nonlinear function.
-        OptionError: for a rule whose errors skip layers.
+        OptionError: for a rule whose errors skip layers, or a plan of other parameters.
 
     Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
 
@@ -168,7 +184,7 @@ def mirror(
     if samples is None:
         chosen = getattr(rule.feedback, "init", None)
         samples = chosen.samples if isinstance(chosen, Mirror) else Mirror().samples
-    traced, leaves = plan.traced, split(params, is_inexact).leaves
+    traced, leaves = plan.traced, list(_leaves(plan, params, "mirror").values())
     data = [
         jnp.zeros(a.shape, a.dtype) if isinstance(a, jax.ShapeDtypeStruct) else a
         for a in traced.data
