@@ -20,6 +20,8 @@ else:
     flags = (  # XLA reads them when JAX first needs a device, up to the first that has no dashes
         "--xla_force_host_platform_device_count=2",
         "--xla_cpu_multi_thread_eigen=false",
+        "--xla_backend_optimization_level=0",  # most of the time goes into compiling
+        "--xla_llvm_disable_expensive_passes=true",
         os.environ.get("XLA_FLAGS", ""),
     )
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()

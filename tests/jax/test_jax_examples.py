@@ -1,5 +1,6 @@
 """Oracle: learning. The examples of lra.jax run without warnings and reach an accuracy."""
 
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ def run(example, *options):
     done = subprocess.run(
         [sys.executable, "-W", "error", f"examples/{example}.py", *options],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
         capture_output=True,
         text=True,
     )
