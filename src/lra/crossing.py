@@ -22,7 +22,7 @@ class LocalLoss(Axis):
 
         Args:
             difference: z - y, any shape.
-            xp: the array namespace: numpy, torch or keras.ops.
+            xp: the array namespace: numpy, torch, keras.ops or jax.numpy.
 
         Returns:
             dL/dz, of the same shape.
@@ -226,7 +226,7 @@ class Crossing(Axis):
             z: activations phi(h), of h's shape.
             d: the error at z, of h's shape, divided by N as the loss's mean left it.
             n: N, the number of terms of the loss.
-            xp: the array namespace: numpy, torch or keras.ops.
+            xp: the array namespace: numpy, torch, keras.ops or jax.numpy.
 
         Returns:
             The error at h, of h's shape, divided by N.

@@ -64,7 +64,7 @@ class Feedback(Axis):
             W: the layer's weights, any shape.
             kept: what the layer stores, of W's shape, or None.
             draw: the layer, and the source of random numbers.
-            xp: the array namespace: numpy, torch or keras.ops.
+            xp: the array namespace: numpy, torch, keras.ops or jax.numpy.
 
         Returns:
             E, of W's shape.

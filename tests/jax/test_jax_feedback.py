@@ -1,6 +1,7 @@
 """Feedback weights: drawn, mirrored from noise, checked, and moved with their weights."""
 
 import re
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -353,6 +354,30 @@ def test_rules_that_store_nothing_take_no_feedback():
     assert step(params, {}, *args)[1][1] == {}
     with pytest.raises(OptionError, match="draws magnitudes in every pass"):
         lra.jax.value_and_grad(loss, lra.SignSymmetry(lra.feedback.Magnitude.BATCH))
+
+
+@dataclass(frozen=True)
+class Noisy(lra.feedback.Feedback):
+    """E = W + noise, new in each pass."""
+
+    noise: float = 0.5
+
+    @property
+    def stored(self):
+        return lra.feedback.Stored.NOTHING
+
+    def effective(self, W, kept, draw, xp):
+        return W + draw("normal", self.noise * draw.rms)
+
+
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_feedback_of_the_user_that_draws_in_every_pass_is_refused(dtype):
+    params = {"a": jnp.ones((3, 4), dtype), "b": jnp.ones((4, 2), dtype)}
+    step = lra.jax.value_and_grad(
+        lambda params, x: jnp.sum(jnp.abs(x @ params["a"] @ params["b"])), lra.Rule(Noisy())
+    )
+    with pytest.raises(OptionError, match="draws numbers in every pass, and a function of JAX"):
+        step(params, {}, jnp.ones((5, 3), dtype))
 
 
 # ------------------------------------------------------------------ numbers

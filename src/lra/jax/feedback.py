@@ -29,7 +29,7 @@ class Sampler:
         W: the parameter, which sets the scale.
         shape: the shape to draw.
         fan_in: the number of inputs that each unit reads.
-        key: the source of random numbers; None where nothing is drawn.
+        key: the source of random numbers; None in a pass, which cannot draw.
     """
 
     W: Any
@@ -45,6 +45,11 @@ class Sampler:
 
     def __call__(self, kind: str, scale: Any) -> Any:
         """Draw an array: normal by std, uniform by bound, or orthogonal by gain."""
+        if self.key is None:
+            raise OptionError(
+                "value_and_grad: this feedback draws numbers in every pass, and a function of JAX "
+                "has no random state; draw them once, in its method draw"
+            )
         dtype = self.W.dtype
         if jnp.issubdtype(dtype, jnp.complexfloating):
             real = jnp.finfo(dtype).dtype
