@@ -85,7 +85,7 @@ DEFECTS = (
     Defect(
         "take a bias for a part of an activation",
         "jax/regions.py",
-        "if bends if reads_parameter else (is_bent or len(own) == 1):",
+        "if curves if reads_parameter else (is_curved or len(own) == 1):",
         "if is_bent or len(own) == 1:",
         PSEUDOCODE,
         "test_lra_e_equals_the_pseudocode[in_out-linear-2-layers]",

@@ -137,12 +137,16 @@ def test_there_are_enough_cases_and_each_name_is_unique():
 
 @cases
 def test_identity_backprop_equals_value_and_grad(case):
-    """Value, auxiliary output and updates are equal to the bit, unless the case says otherwise."""
+    """Value, auxiliary output and updates are equal to the bit, unless the case says otherwise.
+
+    XLA of older releases rounds some of them differently.
+    """
+    rounding = max(case.rounding, 0.0 if jax.__version_info__ >= (0, 10) else 1e-13)
     (value, gradient), (ours, updates, feedback_grads) = problem(case).exact
     assert feedback_grads == {}
     pairs = jax.tree.leaves(jax.tree.map(lambda a, b: (a, b), (value, gradient), (ours, updates)))
     for ours, theirs in zip(pairs[1::2], pairs[::2], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=case.rounding, atol=case.rounding)
+        np.testing.assert_allclose(ours, theirs, rtol=rounding, atol=rounding)
 
 
 @cases

@@ -1,6 +1,7 @@
 """Machinery: what JAX and its libraries do to a step leaves a rule's updates as they are."""
 
 import dataclasses
+import inspect
 
 import equinox as eqx
 import flax.linen as linen
@@ -28,6 +29,7 @@ import lra.jax
 from lra.errors import OptionError
 
 ROUNDING = 1e-12
+OLD_FLAX = len(inspect.signature(nnx.Optimizer.update).parameters) == 2  # before 0.11
 RULES = {
     "lra-e": lra.LRAE(),
     "mirrored": lra.MirroredLRA(),
@@ -503,7 +505,8 @@ def test_an_nnx_module_trains_with_an_nnx_optimizer():
         value, (grads, feedback_grads) = lra.jax.nnx.value_and_grad(of_net, rule)(
             model, feedback, x, y
         )
-        optimizer.update(model, grads)
+        of_model = () if OLD_FLAX else (model,)
+        optimizer.update(*of_model, grads)
         updates, state = moved.update(feedback_grads, state, feedback)
         return value, optax.apply_updates(feedback, updates), state
 

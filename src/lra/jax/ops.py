@@ -84,28 +84,32 @@ def mirrored_layer(
         E: the present feedback weights.
         *rest: more arguments of f.
     """
+    # JAX 0.6 cannot save a key in a branch, only its numbers.
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    impl = jax.random.key_impl(key) if typed else None
 
     @jax.custom_vjp
-    def layer(key: Any, x: Any, W: Any, E: Any, *rest: Any) -> Any:
+    def layer(seed: Any, x: Any, W: Any, E: Any, *rest: Any) -> Any:
         return run(x, W, *rest)
 
-    def forward(key: Any, x: Any, W: Any, E: Any, *rest: Any) -> tuple[Any, Any]:
-        return run(x, W, *rest), (key, x, W, E, rest)
+    def forward(seed: Any, x: Any, W: Any, E: Any, *rest: Any) -> tuple[Any, Any]:
+        return run(x, W, *rest), (seed, x, W, E, rest)
 
     def backward(saved: Any, e: Any) -> tuple[Any, ...]:
-        key, x, W, E, rest = saved
+        seed, x, W, E, rest = saved
 
         def correlation(n: Any, answer: Any) -> Any:
             return jax.vjp(lambda W: f(n, W, *rest), W)[1](answer)[0]
 
         sent = correlation(jnp.ones_like(x), jnp.ones_like(e)) * E
         if not uses:
+            key = jax.random.wrap_key_data(seed, impl=impl) if typed else seed
             noise = jax.random.normal(key, x.shape, x.dtype)
             sent = correlation(noise, run(noise, W, *rest)) - sent
         return None, jnp.zeros_like(x), jnp.zeros_like(W), sent, *[None] * len(rest)
 
     layer.defvjp(forward, backward)
-    return layer(key, x, W, E, *rest)
+    return layer(jax.random.key_data(key) if typed else key, x, W, E, *rest)
 
 
 def activation(
