@@ -86,7 +86,7 @@ DEFECTS = (
         "take a bias for a part of an activation",
         "jax/regions.py",
         "if curves if reads_parameter else (is_curved or len(own) == 1):",
-        "if is_bent or len(own) == 1:",
+        "if is_curved or len(own) == 1:",
         PSEUDOCODE,
         "test_lra_e_equals_the_pseudocode[in_out-linear-2-layers]",
     ),
