@@ -29,7 +29,7 @@ import lra.jax
 from lra.errors import OptionError
 
 ROUNDING = 1e-12
-OLD_FLAX = len(inspect.signature(nnx.Optimizer.update).parameters) == 2  # before 0.11
+OLD_FLAX = "model" not in inspect.signature(nnx.Optimizer.update).parameters  # before 0.11
 RULES = {
     "lra-e": lra.LRAE(),
     "mirrored": lra.MirroredLRA(),
