@@ -187,7 +187,7 @@ DEFECTS = (
         "test_differences_are_finite_where_the_values_are[rsqrt]",
     ),
     Defect(
-        "chain layers that hear another one",
+        "chain layers whose error comes from another one",
         "jax/interpret.py",
         "if not this.routes.is_chained(op):",
         "if False:",
@@ -219,7 +219,7 @@ DEFECTS = (
         "test_a_surrogate_takes_the_targets_of_its_activation_alone",
     ),
     Defect(
-        "hear the nearest layer",
+        "take errors from the nearest layer",
         "jax/wiring.py",
         "max(able, key=order.__getitem__)",
         "min(able, key=order.__getitem__)",

@@ -161,7 +161,7 @@ EXACT = {
     "power 2.5": lambda x: jnp.abs(x) ** 2.5,
     "power x": lambda x: 1.5**x,
     "square": jnp.square,
-    "bent": lambda x: (jnp.sqrt(x * x + 1) - 1) / 2 + x,
+    "smooth kink": lambda x: (jnp.sqrt(x * x + 1) - 1) / 2 + x,
     "rsqrt": lambda x: lax.rsqrt(x * x + 1),
     "angle": lambda x: jnp.arctan2(x, 2.0),
     "angle of both": lambda x: jnp.arctan2(nn.softplus(x), x - 3),

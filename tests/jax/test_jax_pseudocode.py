@@ -21,7 +21,7 @@ JAX_ACTIVATIONS = {
 
 
 def network(sizes, every=1, activation="tanh", output="softmax", N=4):
-    """Draw a network and a batch. E[i + 1] goes from the layer that z[i] hears to z[i]."""
+    """Draw a network and a batch. E[i + 1] carries the error of a layer above to z[i]."""
     net = MLP(sizes, activation=activation, output=output, weight_std=0.7, seed=len(sizes))
     rng = np.random.default_rng(0)
     for b in net.b:
