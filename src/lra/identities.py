@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
@@ -158,6 +158,19 @@ class Identities(list[Identity[B]]):
                 + "\n".join(f"  - {outcome}" for outcome in failed)
             )
         return RuleReport(rule, outcomes)
+
+
+def gap(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+    """Return the largest difference, relative to the largest value of the same array."""
+    if found.keys() != expected.keys():
+        return math.inf
+    gaps = [0.0]
+    for name, b in expected.items():
+        if found[name].shape != b.shape:
+            return math.inf
+        distance = float(abs(found[name] - b).max())
+        gaps.append(distance and distance / max(float(abs(b).max()), 1e-300))
+    return max(gaps, key=lambda each: math.inf if math.isnan(each) else each)
 
 
 def differing(a: Any, b: Any) -> float:

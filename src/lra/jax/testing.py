@@ -1,7 +1,6 @@
 """Test a rule against the identities that each must keep, in JAX."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,7 @@ from lra.crossing import Crossing, Derivative, Relative, Squared, TargetDifferen
 from lra.differences import known
 from lra.errors import OptionError
 from lra.feedback import Stored, Transpose
-from lra.identities import CANCELLED, ROUNDING, Identities, RuleReport
+from lra.identities import CANCELLED, ROUNDING, Identities, RuleReport, gap
 from lra.jax.differences import NUMPY
 from lra.jax.feedback import init
 from lra.jax.gradients import value_and_grad
@@ -150,19 +149,6 @@ class Bench:
 def cross_entropy(logits: Any, y: Any) -> Any:
     """Compute the mean cross-entropy."""
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], -1).mean()
-
-
-def gap(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    """Return the largest difference, relative to the largest value of the same array."""
-    if found.keys() != expected.keys():
-        return math.inf
-    gaps = [0.0]
-    for name, b in expected.items():
-        if found[name].shape != b.shape:
-            return math.inf
-        distance = float(abs(found[name] - b).max())
-        gaps.append(distance and distance / max(float(abs(b).max()), 1e-300))
-    return max(gaps, key=lambda each: math.inf if math.isnan(each) else each)
 
 
 IDENTITIES: Identities[Bench] = Identities()

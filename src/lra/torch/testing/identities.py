@@ -1,7 +1,6 @@
 """The networks and data that identities of rules and methods are measured with, and gaps."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lra import identities
 from lra.loss_terms import LossTerms
 
 Updates = dict[str, Tensor]
@@ -58,15 +58,7 @@ def largest(updates: Updates) -> float:
 
 def gap(found: Updates, expected: Updates) -> float:
     """Return the largest difference, relative to the largest value of the same tensor."""
-    if found.keys() != expected.keys():
-        return math.inf
-    gaps = [0.0]
-    for key, b in expected.items():
-        if found[key].shape != b.shape:
-            return math.inf
-        distance = float((found[key] - b).detach().abs().max())
-        gaps.append(distance and distance / max(float(b.detach().abs().max()), 1e-300))
-    return max(gaps, key=lambda each: math.inf if math.isnan(each) else each)
+    return identities.gap(*({k: u.detach() for k, u in each.items()} for each in (found, expected)))
 
 
 def gap_of_copy(net: nn.Module, updates: Callable[[nn.Module], Updates]) -> float:
