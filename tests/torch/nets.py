@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from typing import TypeVar
 
 import torch
@@ -211,6 +212,13 @@ def copy_weights_to_feedback(model: nn.Module) -> None:
             E = getattr(module, "feedback", None)
             if isinstance(E, Tensor):
                 E.copy_(module.weight)
+
+
+def angle(a: Tensor, b: Tensor) -> float:
+    """Compute the angle between two tensors by the arc cosine, in degrees."""
+    a, b = a.detach().flatten(), b.detach().flatten()
+    # The cosine of parallel tensors may be rounded to more than 1.
+    return math.degrees(math.acos(min(1.0, float(a @ b / (a.norm() * b.norm())))))
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], **tolerances) -> None:

@@ -11,7 +11,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from nets import alone, assert_same, taken
+from nets import alone, angle, assert_same, taken
 from torch import nn
 from torch.nn import functional as F
 
@@ -176,10 +176,6 @@ def updates(model, x, t, run=None):
     model.zero_grad()
     F.cross_entropy((run or model)(x), t).backward()
     return taken(model)
-
-
-def angle(E, W):
-    return math.degrees(math.acos(float((E * W).sum() / E.norm() / W.norm())))
 
 
 @pytest.mark.parametrize("bias", [True, False])

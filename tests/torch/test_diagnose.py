@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from nets import ALL_RULES, MODELS, convert, copy_weights_to_feedback, images, mlp
+from nets import ALL_RULES, MODELS, angle, convert, copy_weights_to_feedback, images, mlp
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -41,12 +41,6 @@ def close(a, b, rtol=1e-9):
     """Assert that two numbers are equal up to rounding."""
     a, b = (torch.tensor(v, dtype=torch.float64) for v in (a, b))
     torch.testing.assert_close(a, b, rtol=rtol, atol=0)
-
-
-def by_hand(a, b):
-    """Compute the angle between two tensors by the arc cosine."""
-    a, b = a.detach().flatten(), b.detach().flatten()
-    return math.degrees(math.acos(float(a @ b / (a.norm() * b.norm()))))
 
 
 # ---------------------------------------------------------------- identities
@@ -146,7 +140,7 @@ def test_a_perceptron_equals_its_formulas():
         close(found[name].moved_relative, far / float(h.norm()))
     assert found["0"].feedback_angle is None
     for name, E, W in (("2", E2, W2), ("4", E3, W3)):
-        close(found[name].feedback_angle, by_hand(E, W))
+        close(found[name].feedback_angle, angle(E, W))
 
     b1, b2 = (v.detach().requires_grad_() for v in (W1, W2))
     plain = F.linear(F.linear(F.linear(x, b1, model[0].bias).tanh(), b2, model[2].bias).tanh(), W3)
@@ -157,7 +151,7 @@ def test_a_perceptron_equals_its_formulas():
         close(update.size, float(dW.norm()))
         close(update.relative, float(dW.norm() / W.norm()))
         close(update.gradient, float(own.grad.norm()))
-        close(found[name].angle, by_hand(dW, own.grad))
+        close(found[name].angle, angle(dW, own.grad))
     close(found.loss, float(F.cross_entropy(plain + model[4].bias, t).detach()))
 
 
@@ -179,7 +173,7 @@ def test_computed_feedback_is_compared_with_the_weights():
     found = lra.diagnose(model, *data())
     for i in (2, 4):
         E = model[i].feedback.abs() * model[i].weight.sign()
-        close(found[str(i)].feedback_angle, by_hand(E, model[i].weight))
+        close(found[str(i)].feedback_angle, angle(E, model[i].weight))
 
 
 def test_small_angles_are_exact_and_undefined_ones_none():
@@ -606,8 +600,8 @@ def test_updates_of_methods_are_compared_with_backprops(method):
     for layer in found.weights:
         W = model.get_parameter(layer.update.name)
         close(layer.update.size, float(W.grad.norm()))
-        angle = by_hand(W.grad, gradients[layer.update.name])
-        torch.testing.assert_close(layer.angle, angle, rtol=1e-5, atol=1e-5)
+        expected = angle(W.grad, gradients[layer.update.name])
+        torch.testing.assert_close(layer.angle, expected, rtol=1e-5, atol=1e-5)
         assert layer.arrival is Arrival.USABLE
     assert found["1"].saturated is not None
     with pytest.raises(lra.errors.OptionError, match="a method takes a tensor"):

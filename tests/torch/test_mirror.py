@@ -10,6 +10,7 @@ import pickle
 
 import pytest
 import torch
+from nets import angle
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -75,10 +76,6 @@ def pairs(model):
             (W,) = (state[key] for key in (head + dot + name for name in names) if key in state)
             found.append((E, W))
     return found
-
-
-def angle(E, W):
-    return math.degrees(math.acos(float((E * W).sum() / E.norm() / W.norm())))
 
 
 @pytest.mark.parametrize(("build", "shape"), LAYERS.values(), ids=LAYERS)
