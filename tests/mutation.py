@@ -2107,6 +2107,14 @@ def main(
     """Try every defect that was asked for, with some modules loaded and more options of pytest."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="WORD", help="defects with such a word")
+    parser.add_argument(
+        "--part",
+        nargs=2,
+        type=int,
+        metavar=("K", "N"),
+        default=(0, 1),
+        help="each Nth from the Kth",
+    )
     parser.add_argument("--list", action="store_true", help="list the defects and stop")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="tries at once")
     arguments = parser.parse_args()
@@ -2114,7 +2122,7 @@ def main(
         defect
         for defect in defects
         if not arguments.only or any(word in defect.name for word in arguments.only)
-    ]
+    ][arguments.part[0] :: arguments.part[1]]
     if arguments.list or not chosen:
         print("\n".join(f"{d.file}: {d.name}" for d in defects))
         return 0 if arguments.list else 1
