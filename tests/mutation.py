@@ -2113,7 +2113,7 @@ def main(
         type=int,
         metavar=("K", "N"),
         default=(0, 1),
-        help="each Nth from the Kth",
+        help="every Nth defect, from the Kth on, counted from 0",
     )
     parser.add_argument("--list", action="store_true", help="list the defects and stop")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="tries at once")
