@@ -508,7 +508,7 @@ DEFECTS = (
     ),
     Defect(
         "check a limit where states have not settled",
-        "methods.py",
+        "methods/equilibrium.py",
         "free_steps=100, nudged_steps=100",
         "free_steps=5, nudged_steps=5",
         "tests/torch/test_method_limits.py",

@@ -9,7 +9,7 @@ from torch.autograd import Function
 
 from lra.errors import OptionError
 from lra.loss_terms import LossTerms
-from lra.methods import Loss, Method
+from lra.methods.base import Loss, Method
 from lra.torch.activations import BlackBox
 from lra.torch.diagnose.measures import compare
 from lra.torch.diagnose.optimizers import Epsilons

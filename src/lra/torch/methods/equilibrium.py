@@ -9,7 +9,8 @@ from torch.nn.modules.pooling import _MaxPoolNd
 
 from lra.errors import MethodError, Refusal
 from lra.loss_terms import LossTerms
-from lra.methods import EquilibriumPropagation, Loss
+from lra.methods import EquilibriumPropagation
+from lra.methods.base import Loss
 from lra.torch.methods.chain import split_into_segments
 from lra.torch.methods.runs import (
     Runs,

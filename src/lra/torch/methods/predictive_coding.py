@@ -6,7 +6,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from lra.errors import Refusal
 from lra.loss_terms import LossTerms
-from lra.methods import Loss, PredictiveCoding
+from lra.methods import PredictiveCoding
+from lra.methods.base import Loss
 from lra.torch.audit.classify import Kind
 from lra.torch.convert.forward_scan import escapes
 from lra.torch.methods.runs import (

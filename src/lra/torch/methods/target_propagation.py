@@ -12,7 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from lra.errors import MethodError, Refusal
 from lra.loss_terms import LossTerms
-from lra.methods import DTP, Loss
+from lra.methods import DTP
+from lra.methods.base import Loss
 from lra.torch.layers import is_activation
 from lra.torch.methods.chain import Segment, SegmentedModel, split_into_segments
 from lra.torch.methods.runs import Runs, count_loss_terms, detached_copy, raise_if_refused

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lra.errors import MethodError
 from lra.identities import CANCELLED, ROUNDING, Identities, differing
 from lra.loss_terms import LossTerms
-from lra.methods import Loss, Method
+from lra.methods.base import Loss, Method
 from lra.torch.testing.identities import (
     Bench,
     Updates,

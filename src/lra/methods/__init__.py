@@ -1,0 +1,17 @@
+"""Learning methods whose step takes several passes: their options, and the table of all of them.
+
+A rule is swapped into a model, and `loss.backward()` computes it. A method replaces that call: it
+takes the model, the loss and a batch, and adds the update to ``.grad`` as `backward()` would.
+"""
+
+from lra.methods.base import Method
+from lra.methods.equilibrium import EquilibriumPropagation
+from lra.methods.predictive_coding import PredictiveCoding
+from lra.methods.target_propagation import DTP
+
+METHODS: dict[str, type[Method]] = {
+    cls.name: cls for cls in (PredictiveCoding, EquilibriumPropagation, DTP)
+}
+"""The methods by name, for scripts and the command line."""
+
+__all__ = ["DTP", "METHODS", "EquilibriumPropagation", "Method", "PredictiveCoding"]
