@@ -51,7 +51,8 @@ _NAMED = (
 
 _OTHERS = (
     *("augment", "betas", "compile", "feedback_lr", "momentum", "precision", "share_feedback"),
-    *("smoothing", "warmup"),
+    *("smoothing", "warmup", "milestones"),
+    *("mirror_every", "mirror_samples", "mirror_step", "mirror_decay"),
 )
 """The fields of `TrainConfig` that its parameter `settings` may hold."""
 
@@ -89,7 +90,7 @@ class LraClassifier(ClassifierMixin, BaseEstimator):
         device: auto, cpu, cuda or mps; auto uses an accelerator if there is one.
         random_state: the seed, a `numpy.random.RandomState`, or None for NumPy's.
         settings: other fields of `TrainConfig`: augment, betas, compile, feedback_lr, momentum,
-            precision, share_feedback, smoothing and warmup.
+            precision, share_feedback, smoothing, warmup, milestones, and those of mirrors.
 
     Attributes:
         classes_: the labels, sorted, (classes,).

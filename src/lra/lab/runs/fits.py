@@ -115,7 +115,9 @@ def expect_state(saved: Any, steps: int, weights: Mapping[str, Tensor]) -> dict[
     """
     rows = saved.get("rows") if isinstance(saved, dict) else None
     n = len(rows) if isinstance(rows, list) else 0
-    figures = {name: _FIGURE if name.startswith("validation") else _NUMBER for name in COLUMNS}
+    figures = {
+        name: _FIGURE if name.startswith(("validation", "test")) else _NUMBER for name in COLUMNS
+    }
     expected: dict[str, Any] = {
         "rows": [figures | {"epoch": _whole(i + 1, i + 1)} for i in range(n)],
         "epoch": _whole(n, n),

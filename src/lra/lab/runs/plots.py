@@ -15,7 +15,7 @@ from lra.figures import Figure
 from lra.lab.runs.atomic import write_atomically, write_error
 
 _PANELS = {
-    "loss": ("loss (cross-entropy, nats{})", "loss", "validation_loss", "test_loss", ".4f"),
+    "loss": ("loss (nats{})", "loss", "validation_loss", "test_loss", ".4f"),
     "accuracy": ("accuracy (%)", "train_accuracy", "validation_accuracy", "test_accuracy", ".2f"),
 }
 """The label of each panel, the columns of training and validation, and the test value."""

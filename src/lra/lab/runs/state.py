@@ -9,7 +9,7 @@ from lra.lab.runs.measure import Metrics
 
 COLUMNS = (
     *("epoch", "loss", "train_accuracy"),
-    *("validation_loss", "validation_accuracy", "seconds"),
+    *("validation_loss", "validation_accuracy", "test_loss", "test_accuracy", "seconds"),
 )
 """The metrics of an epoch."""
 
@@ -42,7 +42,9 @@ class State:
         """Return a metric of the best epoch; None before the first one ends."""
         return self.rows[self.best_epoch - 1][column] if self.best_epoch else None
 
-    def close_epoch(self, predictions: int, validation: Metrics | None, text: bool) -> bool:
+    def close_epoch(
+        self, predictions: int, validation: Metrics | None, text: bool, test: Metrics | None = None
+    ) -> bool:
         """Record the metrics of an epoch, and return whether it is the best one so far.
 
         Epochs are compared by validation accuracy, or by validation loss for text, where it is more
@@ -52,6 +54,7 @@ class State:
             predictions: the number of predictions in the epoch.
             validation: the metrics on the validation samples, if any.
             text: whether the data are text.
+            test: the metrics on the test samples, if they are wanted after each epoch.
         """
         self.epoch, self.step = self.epoch + 1, 0
         self.rows.append(
@@ -61,6 +64,8 @@ class State:
                 "train_accuracy": 100.0 * self.correct / predictions,
                 "validation_loss": validation and validation.loss,
                 "validation_accuracy": validation and validation.accuracy,
+                "test_loss": test and test.loss,
+                "test_accuracy": test and test.accuracy,
                 "seconds": round(self.seconds, 3),
             }
         )

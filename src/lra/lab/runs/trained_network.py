@@ -22,7 +22,7 @@ from lra.lab.data.dataset import Floats
 from lra.lab.data.samples import read_samples
 from lra.lab.networks.build import build_network
 from lra.lab.runs import files, fits
-from lra.lab.runs.measure import Predictor, compute_logits, measure
+from lra.lab.runs.measure import LOSSES, Predictor, class_probabilities, compute_logits, measure
 from lra.lab.settings.config import TrainConfig
 from lra.lab.training.learning import make_predictor
 
@@ -93,7 +93,7 @@ class Evaluation:
         samples: the number of samples.
         predictions: the number of predictions: one per sample, or one per character of text.
         accuracy: the share of correct predictions, in percent.
-        loss: the mean cross-entropy, in nats.
+        loss: the mean loss, in nats.
         per_class: the accuracy for each class with test samples; empty for text.
     """
 
@@ -138,7 +138,7 @@ def evaluate(
     assert arrays.x_test is not None
     y = torch.from_numpy(arrays.y_test)
     samples = _samples(trained, arrays.x_test)
-    metrics = measure(trained.predictor, samples, y)
+    metrics = measure(trained.predictor, samples, y, LOSSES[config.loss])
     return Evaluation(
         *(arrays.name, len(y), y.numel(), metrics.accuracy, metrics.loss),
         _per_class(trained, samples, y) if arrays.reads == "values" else {},
@@ -237,9 +237,8 @@ def compute_probabilities(trained: Trained, x: Floats) -> Floats:
     if trained.reads == "text":
         raise RunError("the network reads text; use lra write to continue a text")
     _check_shape(trained, x.shape[1:], "x")
-    probabilities: Floats = (
-        compute_logits(trained.predictor, _samples(trained, x)).softmax(1).numpy()
-    )
+    logits = compute_logits(trained.predictor, _samples(trained, x))
+    probabilities: Floats = class_probabilities(trained.config.loss, logits).numpy()
     return probabilities
 
 

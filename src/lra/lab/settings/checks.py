@@ -1,6 +1,7 @@
 """Checks that stand beside the fields of a configuration, as `Annotated[int, whole(1)]`."""
 
 import functools
+import itertools
 import math
 import typing
 from collections.abc import Callable, Collection
@@ -45,6 +46,14 @@ fraction = Check("0 or more, and below 1", lambda value: _number(value) and 0 <=
 fractions = Check(
     "two numbers, 0 or more, and below 1",
     lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(fraction.good, value)),
+)
+increasing = Check(
+    "whole numbers, 1 or more, each above the one before",
+    lambda value: (
+        isinstance(value, tuple)
+        and all(type(one) is int and one >= 1 for one in value)
+        and all(a < b for a, b in itertools.pairwise(value))
+    ),
 )
 flag = Check("true or false", lambda value: isinstance(value, bool))
 

@@ -11,12 +11,14 @@ from lra.axis import Axis
 from lra.errors import OptionError
 from lra.lab.networks.model import Model, parse_model
 from lra.lab.networks.table import NETWORKS
+from lra.lab.runs.measure import LOSSES
 from lra.lab.settings import code
 from lra.lab.settings.checks import (
     check_fields,
     flag,
     fraction,
     fractions,
+    increasing,
     not_negative,
     one_of,
     positive,
@@ -85,12 +87,16 @@ class TrainConfig(Axis):
     (residual-mlp, resnet, vit, gpt), patch (vit), context (gpt), and for each activation, init,
     bias and straight_through. Your own is called with the shape of a sample, the number of classes
     and its options."""
+    loss: Annotated[str, one_of(LOSSES)] = "cross-entropy"
+    """cross-entropy, or logistic (of each class by itself, summed over the classes)."""
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
     """sgd, adam, adamw or rmsprop."""
     lr: Annotated[float, positive] = 1e-3
     """Learning rate, the maximum of the schedule."""
     schedule: Annotated[str, one_of(SCHEDULES)] = "constant"
     """Learning rate schedule: constant, cosine (to 0), or one-cycle (linearly up and down)."""
+    milestones: Annotated[tuple[int, ...], increasing, optional("EPOCHS [EPOCHS ...]")] = ()
+    """Numbers of epochs after which the learning rate is divided by 10, such as 50 75."""
     warmup: Annotated[MaybeFloat, fraction] = None
     """Share of all steps in which the learning rate rises; by default 0.3 for one-cycle, else 0."""
     feedback_lr: Annotated[MaybeFloat, not_negative] = None
@@ -99,6 +105,14 @@ class TrainConfig(Axis):
     """Store learned feedback as its difference from the weights: auto, always or never.
     This costs the optimizer nothing and gives the same results.
     auto does so where it is exact; always fails where it is not."""
+    mirror_every: Annotated[MaybeInt, whole(1)] = None
+    """Number of steps between mirrors of the feedback weights (lra.mirror); by default none."""
+    mirror_samples: Annotated[int, whole(1)] = 128
+    """Number of noise samples of a mirror."""
+    mirror_step: Annotated[float, positive] = 1.0
+    """Weight of a mirror's estimate of W in the new feedback weights."""
+    mirror_decay: Annotated[MaybeFloat, fraction] = None
+    """Share of the old feedback weights that a mirror removes; by default mirror_step."""
     weight_decay: Annotated[MaybeFloat, not_negative] = None
     """Weight decay; by default 0.01 for adamw (decoupled), 0 for others (added to the gradient)."""
     momentum: Annotated[MaybeFloat, fraction] = None
@@ -121,6 +135,8 @@ class TrainConfig(Axis):
     """Seed of the split, the weights, the order of the samples, and their augmentation."""
     test: Annotated[bool, flag] = True
     """Whether to evaluate on the test set once, at the end."""
+    test_each_epoch: Annotated[bool, flag] = False
+    """Whether to evaluate on the test set after each epoch as well, only for the record."""
     device: Annotated[str, one_of(("auto", "cpu", "cuda", "mps"))] = "auto"
     """auto, cpu, cuda or mps; auto uses an accelerator if there is one."""
     devices: Annotated[int, whole(1)] = 1
@@ -145,7 +161,7 @@ class TrainConfig(Axis):
     """The folder from which they were named."""
 
     def __post_init__(self) -> None:
-        for name in ("betas", "augment"):
+        for name in ("betas", "augment", "milestones"):
             if isinstance(getattr(self, name), list):  # from JSON
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.dataset, Path):
@@ -164,6 +180,9 @@ class TrainConfig(Axis):
             raise OptionError(
                 f"devices must be 1 for the method {self.rule_name}; got {self.devices}"
             )
+        self._check_mirror_options()
+        if self.test_each_epoch and not self.test:
+            raise OptionError("test_each_epoch needs the test set, and test is false")
         if self.compile == "always" and self.compile_obstacle:
             raise OptionError(
                 f"compile is always, but {self.compile_obstacle}; leave --compile out"
@@ -236,6 +255,20 @@ class TrainConfig(Axis):
                     f"{option} is an option of {' and '.join(owners)}, not of {self.optimizer}; "
                     "leave it out, or choose another optimizer"
                 )
+
+    def _check_mirror_options(self) -> None:
+        """Raise `OptionError` for options of mirrors that have no effect here."""
+        options = ("mirror_samples", "mirror_step", "mirror_decay")
+        given = [name for name in options if getattr(self, name) != getattr(type(self), name)]
+        if self.mirror_every is None:
+            if given:
+                raise OptionError(f"{given[0]} has no effect without mirror_every; give both")
+        elif isinstance(self.built_rule, Method):
+            raise OptionError(
+                f"mirror_every has no effect on the method {self.rule_name}; leave it out"
+            )
+        elif self.devices > 1:
+            raise OptionError(f"devices must be 1 with mirror_every; got {self.devices}")
 
     @property
     def compile_obstacle(self) -> str:

@@ -26,7 +26,10 @@ RULES_AND_METHODS: dict[str, Callable[..., Any]] = {**RULES, **METHODS}
 """All that can train a network: the rules, and the methods of several passes."""
 
 
-STEP = ("lr", "feedback_lr", "weight_decay", "momentum", "smoothing", "optimizer")
+STEP = (
+    *("lr", "feedback_lr", "weight_decay", "momentum", "smoothing", "optimizer"),
+    *("mirror_every", "mirror_samples", "mirror_step", "mirror_decay"),
+)
 """Settings of a run that a comparison may give to a rule; the budget and the data are not."""
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import lra
 from lra.errors import ConversionError, OptionError
-from lra.lab.runs.measure import Predictor, count_correct, cross_entropy
+from lra.lab.runs.measure import LOSSES, Predictor, count_correct
 from lra.lab.settings.config import TrainConfig
 from lra.methods import Method
 from lra.rules import Rule
@@ -119,7 +119,7 @@ def compile_step(
         raise OptionError(f"compile is always, but {obstacle}")
 
     def loss(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return cross_entropy(logits, y), count_correct(logits, y)
+        return LOSSES[config.loss](logits, y), count_correct(logits, y)
 
     return lra.compile_step(network, loss, optimizer, has_aux=True)
 

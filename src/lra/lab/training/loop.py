@@ -18,7 +18,7 @@ from lra.lab.networks.build import build_network, plain_state
 from lra.lab.runs import files, trackers
 from lra.lab.runs.diagnoses import DiagnosesReporter
 from lra.lab.runs.display import Reporter
-from lra.lab.runs.measure import Metrics, count_correct, cross_entropy, measure
+from lra.lab.runs.measure import LOSSES, Metrics, count_correct, measure
 from lra.lab.runs.reporters import EventsReporter, FilesReporter, Reporters
 from lra.lab.runs.state import State
 from lra.lab.runs.verdict import verdict
@@ -140,6 +140,7 @@ class TrainingLoop(Session):
         dataset: Dataset | None,
     ) -> None:
         super().__init__(config, folder, data_folder, reporter or Reporter(), dataset)
+        self.loss = LOSSES[config.loss]
         self.check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
         self.stop = Stop()
         self.last_report = time.monotonic()
@@ -202,6 +203,7 @@ class TrainingLoop(Session):
                 self.fabric.backward(loss)
             self._set_rates(state.epoch * steps + state.step - 1)
             self.stepper.step()
+            self._mirror(state.epoch * steps + state.step)
             now = time.monotonic()
             due = state.step % CHECK_EVERY == 0 or now - self.last_report > REPORT_EVERY
             if not pending and (due or state.step == steps):
@@ -216,6 +218,15 @@ class TrainingLoop(Session):
                 self.save(state)
         self._close_epoch(state)
 
+    def _mirror(self, done: int) -> None:
+        """Mirror the feedback weights, if that is due after this number of steps."""
+        config = self.config
+        if config.mirror_every and done % config.mirror_every == 0:
+            lra.mirror(
+                *(self.network, config.mirror_samples),
+                step=config.mirror_step, decay=config.mirror_decay,
+            )  # fmt: skip
+
     def _diagnose(self, state: State, batch: Batch, reporter: Reporter) -> None:
         """Diagnose the rule on a batch in the first process, if a diagnosis is due."""
         done = state.epoch * self.batches.steps + state.step
@@ -225,7 +236,7 @@ class TrainingLoop(Session):
         with self.fabric.autocast():
             if isinstance(self.rule, Method):
                 diagnosis = lra.diagnose(
-                    *(self.network, batch.x, batch.y), loss=cross_entropy,
+                    *(self.network, batch.x, batch.y), loss=self.loss,
                     method=self.rule, loss_terms=batch.predictions, optimizer=self.optimizer,
                 )  # fmt: skip
             else:
@@ -257,23 +268,25 @@ class TrainingLoop(Session):
             with self.fabric.autocast():
                 loss, logits = method_step(
                     *(self.rule, self.network, batch.x),
-                    lambda logits: cross_entropy(logits, batch.y), batch.predictions,
+                    lambda logits: self.loss(logits, batch.y), batch.predictions,
                 )  # fmt: skip
             return loss, count_correct(logits, batch.y)
         if self.world == 1:
             logits = model(batch.x)
-            return cross_entropy(logits, batch.y), count_correct(logits, batch.y)
+            return self.loss(logits, batch.y), count_correct(logits, batch.y)
         # Processes average their updates, so each multiplies its share of the mean by their number.
         lra.set_loss_terms(self.network, batch.predictions / self.world)
         logits = model(batch.x)
         share = self.world / batch.predictions * batch.counts
-        return cross_entropy(logits, batch.y, "sum") * share, (
+        return self.loss(logits, batch.y, "sum") * share, (
             count_correct(logits, batch.y) * batch.counts
         )
 
     def _set_rates(self, step: int) -> None:
         """Set the learning rates for a step of the run, counted from 0."""
-        scale = factor(self.config.schedule, self.config.warmup, step, self.all_steps)
+        config = self.config
+        scale = factor(config.schedule, config.warmup, step, self.all_steps)
+        scale *= 0.1 ** sum(step >= end * self.batches.steps for end in config.milestones)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * scale
 
@@ -298,9 +311,11 @@ class TrainingLoop(Session):
         """Validate, keep the best weights, and save a checkpoint."""
         self.require_finite_weights(state)
         unwrapped = isinstance(self.rule, Method)  # attached to the network, not to Fabric's
-        validation = self._measure(self.network if unwrapped else self.model, self.validation_set)
+        model = self.network if unwrapped else self.model
+        validation = self._measure(model, self.validation_set)
+        test = self._measure(model, self.test_set) if self.config.test_each_epoch else None
         state.seconds = time.monotonic() - self.began
-        if state.close_epoch(self.batches.y.numel(), validation, self.text):
+        if state.close_epoch(self.batches.y.numel(), validation, self.text, test):
             best = plain_state(self.network, self.plain_names)
             state.best_weights = {name: value.clone() for name, value in best.items()}
         self.save(state)
@@ -310,7 +325,7 @@ class TrainingLoop(Session):
             return None
         network.eval()
         with self.fabric.autocast():
-            return measure(make_predictor(self.rule, network), *pair)
+            return measure(make_predictor(self.rule, network), *pair, self.loss)
 
     def _result(self, state: State) -> dict[str, Any]:
         """Return the result, with the best and the last weights evaluated on the test set."""
