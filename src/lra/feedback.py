@@ -217,6 +217,10 @@ class _Scale:
         return self.layer.fan_in
 
     @property
+    def fan_out(self) -> int:
+        return self.layer.fan_out
+
+    @property
     def rms(self) -> float:
         return self.layer.rms
 

@@ -16,6 +16,10 @@ class Draw(Protocol):
         """The number of inputs that each unit of the layer reads."""
 
     @property
+    def fan_out(self) -> int:
+        """The number of units that read each input: in a convolution, those at all offsets."""
+
+    @property
     def rms(self) -> float:
         """The root mean square of the layer's weights W: a float, or a positive traced array."""
 
@@ -151,6 +155,37 @@ class Normal(Init):
 
 
 @dataclass(frozen=True)
+class Xavier(Init):
+    """Draw E uniformly by the numbers of inputs and of units.
+
+        E ~ U(-b, b),  b = gain sqrt(6 / (fan_in + fan_out))
+
+    Args:
+        gain: the factor of the bound.
+
+    Raises:
+        OptionError: for a gain that is not positive.
+
+    Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural
+    networks, AISTATS 2010.
+
+    >>> net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 32))
+    >>> net = lra.convert(net, lra.LRAE(init=lra.inits.Xavier(gain=2.0)))
+    >>> round(net[2].feedback.max().item(), 1)
+    0.5
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        finite(self, "gain", above=0.0)
+
+    def draw(self, draw: Draw) -> Any:
+        """Draw E uniformly, within gain sqrt(6 / (fan_in + fan_out))."""
+        return draw("uniform", self.gain * math.sqrt(6 / (draw.fan_in + draw.fan_out)))
+
+
+@dataclass(frozen=True)
 class Orthogonal(Init):
     """Draw E orthogonal.
 
@@ -226,3 +261,17 @@ class Mirror(Init):
             more, used = layer.noise_correlation(min(at_once, self.samples - done))
             total, uses = total + more, uses + used
         return total / (uses + (uses == 0))  # an unused weight carries no error
+
+
+def check_mirror(step: float, decay: float | None) -> tuple[float, float]:
+    """Return the step and the decay of a mirror; the default of the decay is the step.
+
+    Raises:
+        OptionError: if one is out of range.
+    """
+    decay = step if decay is None else decay
+    for name, value, good in (("step", step, "above 0"), ("decay", decay, "0 or more")):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and 0 <= value <= 1 and (value or name == "decay")):
+            raise OptionError(f"mirror: {name} must be {good} and at most 1, got {value!r}")
+    return float(step), float(decay)

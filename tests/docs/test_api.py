@@ -26,7 +26,7 @@ MODULES = [
 
 INSIDE = {
     *("lra.axis." + name for name in ("choice", "count", "finite", "flag", "instance", "unknown")),
-    *("lra.crossing.crossing_at", "lra.errors.one_line"),
+    *("lra.crossing.crossing_at", "lra.errors.one_line", "lra.inits.check_mirror"),
     *("lra.loss_terms.check_terms", "lra.loss_terms.count_terms"),
 }
 """Names of these modules that only lra itself uses."""

@@ -38,6 +38,20 @@ class Sampler:
     key: Any = None
 
     @property
+    def fan_out(self) -> int:
+        """The number of units that read each input.
+
+        Raises:
+            OptionError: for an array that is no matrix, of which this is not known.
+        """
+        if len(self.shape) != 2:
+            raise OptionError(
+                f"Xavier: how many units read each input is not known in JAX for a weight of shape "
+                f"{self.shape}; use lra.inits.FanIn or lra.inits.LikeWeights"
+            )
+        return math.prod(self.shape) // self.fan_in
+
+    @property
     def rms(self) -> Any:
         """The root mean square of W; where W is all zeros, that of `FanIn`."""
         size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(self.W)).astype(jnp.float32)))

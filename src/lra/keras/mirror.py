@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from lra.errors import ConversionError, OptionError
+from lra.errors import ConversionError
 from lra.feedback import Learned, Random
-from lra.inits import Mirror
+from lra.inits import Mirror, check_mirror
 from lra.keras.convert import local_weights, require_converted
 
 
-def mirror(model: Any, samples: int = 10_000, *, step: float = 1.0) -> Any:
+def mirror(
+    model: Any, samples: int = 10_000, *, step: float = 1.0, decay: float | None = None
+) -> Any:
     """Move the feedback weights of a converted model towards its kernels, by noise alone.
 
-        E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E),  x ~ N(0, 1)
+        E <- (1 - decay) E + step f*(x; f(x, W)) / f*(1; 1),  x ~ N(0, 1)
 
     This happens in every layer that stores feedback weights. f is the layer, and f* its adjoint in
     W. Use it after changing weights by hand, or where E drifts away from W.
@@ -19,7 +21,9 @@ def mirror(model: Any, samples: int = 10_000, *, step: float = 1.0) -> Any:
     Args:
         model: a converted model, which is built.
         samples: the number of noise samples per layer, drawn from Keras's global seed.
-        step: how far E moves, above 0 and at most 1.
+        step: the weight of the estimate, above 0 and at most 1.
+        decay: the share of the present E that is removed, from 0 to 1; by default `step`, so that
+            E moves towards W. With 0, the estimates of all calls add up.
 
     Returns:
         The same model.
@@ -37,8 +41,7 @@ def mirror(model: Any, samples: int = 10_000, *, step: float = 1.0) -> Any:
     >>> converted = lra.keras.mirror(lra.keras.convert(model, lra.LRAE()))
     """
     init = Mirror(samples)
-    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= 1:
-        raise OptionError(f"mirror: step must be above 0 and at most 1, got {step!r}")
+    step, decay = check_mirror(step, decay)
     require_converted(model, "mirror")
     mirrored = [
         layer
@@ -53,5 +56,5 @@ def mirror(model: Any, samples: int = 10_000, *, step: float = 1.0) -> Any:
         )
     for layer in mirrored:
         old, new = layer.feedback.value, init.draw(layer.sampler(layer.kernel))
-        layer.feedback.assign(old + step * (new - old))
+        layer.feedback.assign((1 - decay) * old + step * new)
     return model

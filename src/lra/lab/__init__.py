@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lra.lab.comparison.api import Comparison, Tuning, compare, tune
     from lra.lab.estimator import LraClassifier
+    from lra.lab.published.reproduction import Reproduction, reproduce
     from lra.lab.run import Run, train
     from lra.lab.settings.config import TrainConfig
 
@@ -24,6 +25,8 @@ _MODULES = {
     "Comparison": "comparison.api",
     "tune": "comparison.api",
     "Tuning": "comparison.api",
+    "reproduce": "published.reproduction",
+    "Reproduction": "published.reproduction",
     "LraClassifier": "estimator",
     "TrainConfig": "settings.config",
 }
@@ -32,10 +35,12 @@ _MODULES = {
 __all__ = [
     "Comparison",
     "LraClassifier",
+    "Reproduction",
     "Run",
     "TrainConfig",
     "Tuning",
     "compare",
+    "reproduce",
     "train",
     "tune",
 ]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lra.errors import ConversionError, LraWarning, OptionError
+from lra.errors import ConversionError, LraWarning
 from lra.feedback import Learned, Offset, Random
-from lra.inits import Mirror
+from lra.inits import Mirror, check_mirror
 from lra.torch.convert import is_converted
 from lra.torch.distributed import is_sharded
 from lra.torch.layers.sampler import FeedbackSampler
@@ -24,11 +24,12 @@ def mirror(
     samples: int = 10_000,
     *,
     step: float = 1.0,
+    decay: float | None = None,
     generator: torch.Generator | None = None,
 ) -> M:
     """Move the feedback weights of a converted model towards its weights, by noise alone.
 
-        E <- E + step (f*(x; f(x, W)) / f*(1; 1) - E),  x ~ N(0, 1)
+        E <- (1 - decay) E + step f*(x; f(x, W)) / f*(1; 1),  x ~ N(0, 1)
 
     This happens in every layer that stores feedback weights. f is the layer, and f* its adjoint in
     W. Use it after loading or changing weights, or every few steps where E drifts
@@ -38,7 +39,9 @@ def mirror(
     Args:
         model: a converted model.
         samples: the number of noise samples per layer.
-        step: how far E moves, above 0 and at most 1.
+        step: the weight of the estimate, above 0 and at most 1.
+        decay: the share of the present E that is removed, from 0 to 1; by default `step`, so that
+            E moves towards W. With 0, the estimates of all calls add up.
         generator: the source of the noise, by default that of the weights' device.
 
     Returns:
@@ -62,8 +65,7 @@ def mirror(
     tensor(True)
     """
     init = Mirror(samples)
-    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= 1:
-        raise OptionError(f"mirror: step must be above 0 and at most 1, got {step!r}")
+    step, decay = check_mirror(step, decay)
     if not is_converted(model):
         raise ConversionError(
             f"mirror: no layer of this {type(model).__name__} is converted; "
@@ -99,8 +101,10 @@ def mirror(
             "use a rule with lra.feedback.Learned or lra.feedback.Random"
         )
     for module, slot, sampler in pairs:
-        E = init.draw(sampler)
-        slot.stored(module).lerp_(E - sampler.W if slot.offset else E, float(step))
+        E, stored = init.draw(sampler), slot.stored(module)
+        stored.mul_(1 - decay).add_(E - sampler.W if slot.offset else E, alpha=step)
+        if slot.offset and step != decay:  # what is stored is E - W
+            stored.add_(sampler.W, alpha=step - decay)
     _average(model, [slot.stored(module) for module, slot, _ in pairs], generator is not None)
     for module, slot, sampler in pairs:
         slot.note_mirror(sampler.W, slot.stored(module), always=True)

@@ -253,6 +253,13 @@ class FeedbackSampler:
     seed: Any = None
 
     @property
+    def fan_out(self) -> int:
+        """The number of units that read each input."""
+        shape = tuple(self.W.shape)
+        units: int = math.prod(shape) // self.fan_in
+        return units * int(math.prod(shape[:-2]))
+
+    @property
     def rms(self) -> float:
         """The root mean square of W."""
         return float(np.sqrt(np.mean(np.square(ops.convert_to_numpy(self.W), dtype="float64"))))

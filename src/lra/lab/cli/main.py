@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "compare:Tune",
         "Search each rule's settings on the validation split, with the same number of trials each.",
     ),
+    "reproduce": (
+        "reproduce:Reproduce",
+        "Train a published set-up, and print what is measured beside what was published.",
+    ),
     "data list": (
         "commands:DataList",
         "List the datasets and show which are on this machine.",

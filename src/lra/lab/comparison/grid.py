@@ -32,6 +32,7 @@ from lra.lab.settings.spec import (
     is_reference,
     parse_rule,
     parse_value,
+    parse_values,
     reference,
     rule_option_types,
     with_options,
@@ -39,6 +40,15 @@ from lra.lab.settings.spec import (
 from lra.rules import RULES
 
 _CONFIG_TYPES = typing.get_type_hints(TrainConfig)
+
+_OTHERS = {
+    name: _CONFIG_TYPES[name]
+    for name in (
+        *("loss", "milestones", "warmup", "augment", "betas", "momentum", "smoothing"),
+        *("feedback_lr", "share_feedback", "patience", "precision", "compile", "test_each_epoch"),
+    )
+}
+"""The settings of a run that `Grid.settings` may hold, and their types."""
 
 TRIAL_SEED = 1000
 """Seed of the trials of a search; the runs have seeds 0, 1, 2, ..."""
@@ -103,6 +113,8 @@ class Grid(Axis):
     """Weight decay (default: the optimizer's)."""
     validation: MaybeInt = None
     """Training samples held out for validation (default: 2,000, or a tenth if that is less)."""
+    settings: Annotated[tuple[str, ...], optional("NAME=VALUE [NAME=VALUE ...]")] = ()
+    """Other settings of lra train for all runs, such as loss=logistic milestones=50-75."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     margin: MaybeFloat = None
@@ -112,11 +124,11 @@ class Grid(Axis):
     options: Annotated[Search, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Search)
 
     def __post_init__(self) -> None:
-        for name in ("datasets", "rules", "models", "depths"):
+        for name in ("datasets", "rules", "models", "depths", "settings"):
             values = getattr(self, name)
             if values is not None:
                 object.__setattr__(self, name, tuple(values))
-            if values is not None and not values and name != "datasets":
+            if values is not None and not values and name not in ("datasets", "settings"):
                 raise OptionError(f"{name} has no values; name at least one, or leave it out")
         for name in ("seeds", "trials"):
             if getattr(self, name) < 0:
@@ -169,7 +181,7 @@ class Grid(Axis):
             idle["search"] = f"on {unused[0]}, since every rule that has it sets it"
         if self.depths and all(problem.depth is None for problem in self.problems):
             idle["depths"] = "since every model sets its depth or has none"
-        for name in changed(self).keys() & set(STEP):
+        for name in (changed(self).keys() | self.other_settings.keys()) & set(STEP):
             pairs = zip(self.experiments, searched, strict=True)
             if all(name in e.rule.options or name in names for e, names in pairs):
                 idle[name] = "since every rule sets or searches it"
@@ -181,6 +193,20 @@ class Grid(Axis):
         """The rules; the first is the baseline."""
         settings = {name: _CONFIG_TYPES[name] for name in STEP}
         return tuple(parse_rule(text, settings) for text in self.rules)
+
+    @cached_property
+    def other_settings(self) -> dict[str, Any]:
+        """The values of `settings`, by name."""
+        words = dict(_split_setting(text) for text in self.settings)
+        check_distinct("settings", (text.partition("=")[0] for text in self.settings))
+        for name in words:
+            if name in _CONFIG_TYPES and name not in _OTHERS:
+                own = f"it is an option of its own here, --{name.replace('_', '-')}"
+                reason = (
+                    own if hasattr(self, name) else "it differs between runs, or is given to a rule"
+                )
+                raise OptionError(f"settings: {name} cannot be set so: {reason}")
+        return parse_values("a run", words, _OTHERS)
 
     @cached_property
     def space(self) -> tuple[Dimension, ...]:
@@ -210,9 +236,21 @@ class Grid(Axis):
     ) -> TrainConfig:
         names = ("epochs", "batch_size", "optimizer", "lr", "schedule", "validation", "device")
         own = {name: getattr(self, name) for name in names} | {"weight_decay": self.weight_decay}
-        own |= problem.settings
+        own |= self.other_settings | problem.settings
         settings = own | dict(steps) | dict(rule) | more
         return TrainConfig(problem.dataset, **settings)
+
+
+def _split_setting(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE.
+
+    Raises:
+        OptionError: the text is not of this form.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise OptionError(f"settings must be NAME=VALUE, such as loss=logistic; got {text!r}")
+    return name, value
 
 
 def _split_batch_size(text: str) -> tuple[str, int | None]:
@@ -318,7 +356,7 @@ class Experiment:
 
     def trial_config(self, found: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration of a trial: `trial_epochs` long, without the test split."""
-        more: dict[str, Any] = {"test": False}
+        more: dict[str, Any] = {"test": False, "test_each_epoch": False}
         if self.grid.options.trial_epochs is not None:
             more["epochs"] = self.grid.options.trial_epochs
         return self.config(TRIAL_SEED, found, **more)

@@ -165,8 +165,13 @@ def _row_command(grid: Grid, entry: Entry) -> str:
     chosen = settings_text(entry.settings)
     text = with_options(entry.label, chosen)
     problem = entry.experiment.problem
+    own = {*entry.experiment.rule.options, *entry.settings}  # these would have no effect
+    defaults: dict[str, Any] = {
+        f.name: f.default for f in dataclasses.fields(grid) if f.name in own
+    }
+    settings = tuple(text for text in grid.settings if text.partition("=")[0] not in own)
     one = dataclasses.replace(
         grid, datasets=(problem.dataset,), rules=(text,), models=(problem.model_text,), depths=None,
-        trials=0, options=type(grid.options)(),
+        trials=0, options=type(grid.options)(), settings=settings, **defaults,
     )  # fmt: skip
     return command(one)

@@ -12,13 +12,14 @@ from torch import nn
 
 from lra.errors import OptionError
 from lra.inits import Init
-from lra.lab.networks.parts import Parts
+from lra.lab.networks.parts import Parts, Standardize
 from lra.lab.networks.table import NETWORKS, Network, hidden_sizes
 from lra.lab.settings import code
 from lra.lab.settings.options import make_activation
 from lra.lab.settings.spec import (
     check_required,
     format_spec,
+    format_value,
     is_reference,
     option_types,
     parse_values,
@@ -31,6 +32,8 @@ _TYPES: dict[str, Any] = {
     "straight_through": str | None,
     "init": Init,
     "bias": bool,
+    "standardize": tuple[float, ...] | None,
+    "resize": bool,
 }
 """The types of the options of the table's networks; all others are whole numbers."""
 
@@ -84,9 +87,14 @@ class Model:
         if self.entry is None:
             return self._build_own(tuple(shape), classes)
         sizes = {name: self.settings[name] for name in self.entry.options}
-        activation, through, init, bias = (self.settings[name] for name in list(_TYPES)[1:])
+        names = ("activation", "straight_through", "init", "bias")
+        activation, through, init, bias = (self.settings[name] for name in names)
         parts = Parts(lambda: make_activation(activation, through), init, bias)
-        return self.entry.build(parts, tuple(shape), classes, **sizes)
+        network = self.entry.build(parts, tuple(shape), classes, **sizes)
+        if not (numbers := self.settings.get("standardize")):
+            return network
+        rest = network if isinstance(network, nn.Sequential) else (network,)
+        return nn.Sequential(Standardize(*numbers), *rest)
 
     def _build_own(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         factory = code.load(self.name, self.folder)
@@ -108,7 +116,7 @@ class Model:
         if self.name == "mlp":
             all_sizes = math.prod(shape), *hidden_sizes(**sizes), classes
             return f"{_join_sizes(all_sizes)}, {activation}"
-        options = (f"{name} {size}" for name, size in sizes.items() if size is not None)
+        options = (f"{k} {v}" for k, v in sizes.items() if v not in (None, False))
         return ", ".join((self.name, *options, activation))
 
 
@@ -122,6 +130,11 @@ def _parse(text: str, folder: str, stamp: object) -> Model:
         return model
     for option, value in options.items():
         _check_sizes(f"{option} of network {name!r}", value, _MOST.get(option, 10**6))
+    if (numbers := options.get("standardize")) and not (len(numbers) == 2 and numbers[1] > 0):
+        raise OptionError(
+            f"standardize of network {name!r} must be MEAN-DEVIATION, such as 0.13-0.31, with a "
+            f"deviation above 0; got {format_value(numbers)}"
+        )
     if both := [option for option in ("width", "depth") if {option, "hidden"} <= options.keys()]:
         raise OptionError(f"{text!r}: hidden already sets all sizes; leave out hidden or {both[0]}")
     make_activation(model.settings["activation"], model.settings["straight_through"])

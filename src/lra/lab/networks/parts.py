@@ -97,6 +97,18 @@ class ChannelsFirst(nn.Module):
         return channels_first(x)
 
 
+class Standardize(nn.Module):
+    """(x - mean) / deviation, with two numbers for all values of a sample."""
+
+    def __init__(self, mean: float, deviation: float) -> None:
+        super().__init__()
+        self.mean, self.deviation = mean, deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Subtract the mean and divide by the deviation."""
+        return (x - self.mean) / self.deviation
+
+
 class Residual(nn.Module):
     """The residual block x + scale f(x)."""
 

@@ -62,17 +62,17 @@ def residual_mlp(parts: Parts, shape: Shape, classes: int, width: int, depth: in
     return nn.Sequential(*layers, parts.linear(width, classes))
 
 
-def lenet(parts: Parts, shape: Shape, classes: int) -> nn.Sequential:
+def lenet(parts: Parts, shape: Shape, classes: int, resize: bool) -> nn.Sequential:
     """Build LeNet-5 for 32x32 images: 5x5 convolutions with 6, 16 and 120 maps, then 84 units.
 
-    Images from 28x28 to 32x32 are padded with zeros, others are resized.
+    Images from 28x28 to 32x32 are padded with zeros unless `resize`, others are resized.
 
     Source: LeCun et al., Gradient-based learning applied to document recognition, 1998; with
     max-pooling.
     """
     channels, height, width = image_sizes(shape)
     layers: list[nn.Module] = [ChannelsFirst()]
-    if min(height, width) >= 28 and max(height, width) <= 32:
+    if not resize and min(height, width) >= 28 and max(height, width) <= 32:
         down, right = 32 - height, 32 - width
         layers.append(nn.ZeroPad2d((right // 2, right - right // 2, down // 2, down - down // 2)))
     else:
@@ -200,12 +200,17 @@ class Network:
     @property
     def defaults(self) -> dict[str, Any]:
         """All its options with their defaults, in the order of the help."""
-        return dict(self.options) | {
-            "activation": self.activation,
-            "straight_through": None,
-            "init": self.init,
-            "bias": True,
-        }
+        standardize = {} if self.text else {"standardize": None}
+        return (
+            dict(self.options)
+            | {
+                "activation": self.activation,
+                "straight_through": None,
+                "init": self.init,
+                "bias": True,
+            }
+            | standardize
+        )
 
 
 NETWORKS: dict[str, Network] = {
@@ -217,7 +222,7 @@ NETWORKS: dict[str, Network] = {
         *("perceptron of residual layers", residual_mlp, "values", "tanh", LECUN),
         {"width": 128, "depth": 32},
     ),
-    "lenet": Network("LeNet-5", lenet, "images", "relu", KAIMING),
+    "lenet": Network("LeNet-5", lenet, "images", "relu", KAIMING, {"resize": False}),
     "resnet": Network(
         *("residual network with batch norm", resnet, "images", "relu", KAIMING),
         {"width": 16, "depth": 8},

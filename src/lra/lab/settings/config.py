@@ -9,6 +9,7 @@ import tyro
 
 from lra.axis import Axis
 from lra.errors import OptionError
+from lra.feedback import Learned, Offset, Random
 from lra.lab.networks.model import Model, parse_model
 from lra.lab.networks.table import NETWORKS
 from lra.lab.runs.measure import LOSSES
@@ -43,6 +44,7 @@ from lra.lab.settings.spec import (
 from lra.lab.training.augment import AUGMENTATIONS
 from lra.methods import Method
 from lra.rules import LRAE, Rule
+from lra.wiring import Chain
 
 RuleText = Annotated[
     Rule | Method | str,
@@ -85,8 +87,9 @@ class TrainConfig(Axis):
     """The network: mlp, residual-mlp, lenet, resnet, vit, gpt, or your own, my_nets.py:Net.
     Options, as in mlp:width=64,depth=3: hidden=256-128 or width and depth (mlp), width and depth
     (residual-mlp, resnet, vit, gpt), patch (vit), context (gpt), and for each activation, init,
-    bias and straight_through. Your own is called with the shape of a sample, the number of classes
-    and its options."""
+    bias, straight_through and standardize (MEAN-DEVIATION). lenet
+    pads small images, or with resize=true enlarges them. Your own is called with the shape of a
+    sample, the number of classes and its options."""
     loss: Annotated[str, one_of(LOSSES)] = "cross-entropy"
     """cross-entropy, or logistic (of each class by itself, summed over the classes)."""
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
@@ -263,9 +266,10 @@ class TrainConfig(Axis):
         if self.mirror_every is None:
             if given:
                 raise OptionError(f"{given[0]} has no effect without mirror_every; give both")
-        elif isinstance(self.built_rule, Method):
+        elif not _has_own_feedback(self.built_rule):
             raise OptionError(
-                f"mirror_every has no effect on the method {self.rule_name}; leave it out"
+                f"mirror_every needs a rule with feedback weights between the layers, such as "
+                f"lra-e or feedback-alignment; {self.rule_name} has none. Leave it out"
             )
         elif self.devices > 1:
             raise OptionError(f"devices must be 1 with mirror_every; got {self.devices}")
@@ -288,6 +292,12 @@ class TrainConfig(Axis):
     def data_options(self) -> dict[str, Any]:
         """The options of the network that loading the data depends on."""
         return {k: v for k, v in self.network.settings.items() if k == "context"}
+
+
+def _has_own_feedback(rule: Rule | Method) -> bool:
+    """Return whether a rule stores feedback weights that `lra.mirror` can move."""
+    stored = (Learned, Random, Offset)
+    return isinstance(rule, Rule) and isinstance(rule.feedback, stored) and rule.wiring == Chain()
 
 
 def _references(model: object, rule: object) -> list[str]:

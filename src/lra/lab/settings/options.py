@@ -23,7 +23,7 @@ from lra.crossing import (
     TanhSurrogate,
 )
 from lra.errors import OptionError
-from lra.inits import FanIn, Init, LikeWeights, Normal, Orthogonal
+from lra.inits import FanIn, Init, LikeWeights, Normal, Orthogonal, Xavier
 from lra.lab.networks.parts import KAIMING, LECUN, Table
 from lra.torch.registry import TORCH_ACTIVATIONS
 
@@ -83,6 +83,7 @@ INITS: dict[str, Callable[..., Init]] = {
     "like-weights": LikeWeights,
     "normal": Normal,
     "orthogonal": Orthogonal,
+    "xavier": Xavier,
 }
 """The initialisations by name. Each takes an optional number."""
 

@@ -50,6 +50,12 @@ class FeedbackSampler:
         return max(1, math.prod(self.W.shape[1:])) if self.inputs is None else self.inputs
 
     @property
+    def fan_out(self) -> int:
+        """The number of units that read each input."""
+        offsets = math.prod(self.W.shape[2:]) if self.inputs is None else 1
+        return max(1, self.W.numel() // self.fan_in * offsets)
+
+    @property
     def rms(self) -> float:
         """The root mean square of W; nan where W holds no values."""
         W = (self.W if self.like is None else self.like).detach()

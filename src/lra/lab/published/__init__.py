@@ -1,0 +1,1 @@
+"""Published results: set-ups as data, training them as published, and the page of what came out."""
