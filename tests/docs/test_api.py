@@ -37,7 +37,8 @@ WITHOUT_EXAMPLE = {
     "lra.methods.Method", "lra.activations.Activation", "lra.inits.Draw", "lra.inits.RunnableDraw",
     # returned by functions that have one
     "lra.testing.RuleReport", "lra.testing.Outcome", "lra.testing.Identity",
-    "lra.pseudocode.Updates", "lra.lab.Comparison", "lra.lab.Tuning", "lra.lab.data.Entry",
+    "lra.pseudocode.Updates", "lra.lab.Comparison", "lra.lab.Tuning",
+    "lra.lab.Reproduction", "lra.lab.data.Entry",
     # data of errors
     "lra.errors.Refusal",
 }  # fmt: skip

@@ -61,12 +61,18 @@ def test_every_field_survives_json() -> None:
         "dataset": "a.npz",
         "rule": lra.KolenPollack(0.5),
         "model": "mlp:hidden=3-2,activation=sign,straight_through=tanh,init=normal:0.25,bias=false",
+        "loss": "logistic",
         "optimizer": "adam",
         "lr": 0.25,
         "schedule": "cosine",
+        "milestones": (2, 5),
         "warmup": 0.125,
         "feedback_lr": 0.125,
         "share_feedback": "never",
+        "mirror_every": None,  # excludes two devices
+        "mirror_samples": 128,
+        "mirror_step": 1.0,
+        "mirror_decay": None,
         "weight_decay": 0.5,
         "momentum": None,
         "betas": (0.5, 0.75),
@@ -78,6 +84,7 @@ def test_every_field_survives_json() -> None:
         "patience": 2,
         "seed": 11,
         "test": False,
+        "test_each_epoch": False,
         "device": "cpu",
         "devices": 2,
         "precision": "64",
@@ -97,6 +104,15 @@ def test_every_field_survives_json() -> None:
         TrainConfig("digits", optimizer="rmsprop", momentum=0.5, smoothing=0.25),
         TrainConfig("digits", model="vit:width=32,depth=2,patch=4,init=orthogonal:0.5"),
         TrainConfig("python", model="gpt:context=16", compile="always"),
+        TrainConfig(
+            "digits",
+            "feedback-alignment",
+            mirror_every=5,
+            mirror_samples=9,
+            mirror_step=0.5,
+            mirror_decay=0.25,
+            test_each_epoch=True,
+        ),
     ):
         assert through_json(others) == others
 
@@ -156,6 +172,25 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "mlp:width"}, r"expected NAME or NAME:OPTION=VALUE,OPTION=VALUE; got 'width'"),
     ({"model": "mlp:width=4,width=5"}, r"width is given twice"),
     ({"model": 5}, r"model must be a text such as mlp:width=64; got 5"),
+    ({"model": "lenet:standardize=1"}, r"standardize .* must be MEAN-DEVIATION, .*; got 1.0"),
+    ({"model": "mlp:standardize=1-0"}, r"a deviation above 0; got 1.0-0.0"),
+    ({"model": "gpt:standardize=1-2"}, r"unknown option of network 'gpt' 'standardize'"),
+    ({"loss": "logistc"}, r"loss 'logistc'; known: cross-entropy, logistic.*mean 'logistic'"),
+    ({"milestones": (5, 5)}, r"milestones must be .* each above the one before; got \(5, 5\)"),
+    ({"milestones": (0,)}, r"milestones must be whole numbers, 1 or more, .*; got \(0,\)"),
+    ({"milestones": 5}, r"milestones must be whole numbers"),
+    ({"mirror_every": 0}, r"mirror_every must be a whole number, 1 or more; got 0"),
+    ({"mirror_samples": 0}, r"mirror_samples must be a whole number, 1 or more; got 0"),
+    ({"mirror_samples": 9}, r"mirror_samples has no effect without mirror_every"),
+    ({"mirror_step": 0.0}, r"mirror_step must be above 0 and at most 1; got 0.0"),
+    ({"mirror_step": 2.0}, r"mirror_step must be above 0 and at most 1; got 2.0"),
+    ({"mirror_decay": 1.5}, r"mirror_decay must be 0 or more and at most 1; got 1.5"),
+    ({"mirror_every": 1, "rule": "backprop"}, r"mirror_every needs a rule .*; backprop has none"),
+    ({"mirror_every": 1, "rule": "dtp"}, r"mirror_every needs a rule .*; dtp has none"),
+    ({"mirror_every": 1, "rule": "direct-lra"}, r"mirror_every needs .*; direct-lra has none"),
+    ({"mirror_every": 1, "devices": 2}, r"devices must be 1 with mirror_every; got 2"),
+    ({"test_each_epoch": 1}, r"test_each_epoch must be true or false; got 1"),
+    ({"test_each_epoch": True, "test": False}, r"test_each_epoch needs the test set"),
     ({"compile": "no"}, r"unknown compile 'no'; known: always, auto, never"),
     ({"compile": "always", "devices": 2}, r"compile is always, but several .*; leave --compile"),
     ({"test": "no"}, r"test.*'no'"),
@@ -253,7 +288,7 @@ def test_default_sizes() -> None:
     assert sizes == {
         "mlp": {"hidden": None, "width": 256, "depth": 5},
         "residual-mlp": {"width": 128, "depth": 32},
-        "lenet": {},
+        "lenet": {"resize": False},
         "resnet": {"width": 16, "depth": 8},
         "vit": {"width": 64, "depth": 4, "patch": None},
         "gpt": {"width": 128, "depth": 4, "context": 128},
@@ -371,6 +406,7 @@ def test_defaults() -> None:
         ("normal", Normal()),
         ("normal:0.1", Normal(0.1)),
         ("normal:1e-9", Normal(1e-9)),
+        ("xavier:0.5", lra.inits.Xavier(0.5)),
         ("orthogonal", lra.inits.Orthogonal()),
         ("orthogonal:1.5", lra.inits.Orthogonal(1.5)),
         ("lecun", FanIn(math.sqrt(3))),
@@ -461,7 +497,7 @@ def test_help_lists_the_networks_with_a_size() -> None:
     for option in {name for network in NETWORKS.values() for name in network.options}:
         owners = {name for name, network in NETWORKS.items() if option in network.options}
         (found,) = re.findall(
-            rf"{option}(?:=256-128)?(?: or width)?(?: and depth)? \(([^)]*)\)", text
+            rf"{option}(?:=256-128)?(?: or width)?(?: and depth)? \(([^):]*)[:)]", text
         )[-1:]
         assert owners - {"mlp"} == set(found.split(", ")) - {"mlp"}, option
     for option in NETWORKS["mlp"].defaults:

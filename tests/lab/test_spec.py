@@ -32,6 +32,8 @@ NETWORK_VALUES: dict[str, list[tuple[str, Any]]] = {
         *(("fan-in:3", FanIn(3.0)), ("like-weights:2", LikeWeights(2.0))),
     ],
     "bias": [("false", False)],
+    "standardize": [("0.5-0.25", (0.5, 0.25))],
+    "resize": [("true", True)],
 }
 NETWORK_CASES = [
     (name, option, text, value)

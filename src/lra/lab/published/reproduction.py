@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lra.errors import RunError, one_line
+from lra.errors import OptionError, RunError, one_line
 from lra.lab.cli.terminal import Terminal
 from lra.lab.comparison import api
 from lra.lab.comparison.progress import Display
@@ -134,7 +134,10 @@ def run(
     display: Display,
 ) -> Reproduction:
     """Train a set-up; see `reproduce`."""
-    rows, length = setup.select(rules), epochs or setup.epochs
+    length = setup.epochs if epochs is None else epochs
+    if not 1 <= length <= setup.epochs:
+        raise OptionError(f"epochs must be from 1 to {setup.epochs}, as published; got {epochs}")
+    rows = setup.select(rules)
     shortened = "" if length == setup.epochs else f"-{length}-epochs"
     out = Path(folder) if folder else Path("runs") / f"reproduce-{setup.name}{shortened}"
     comparison = api.run_grid(setup.grid(rows, seeds, length), out, jobs, display)

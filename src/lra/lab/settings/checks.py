@@ -42,6 +42,8 @@ def _number(value: Any) -> bool:
 
 positive = Check("a number, above 0", lambda value: _number(value) and value > 0)
 not_negative = Check("a number, 0 or more", lambda value: _number(value) and value >= 0)
+share = Check("0 or more and at most 1", lambda value: _number(value) and 0 <= value <= 1)
+positive_share = Check("above 0 and at most 1", lambda value: _number(value) and 0 < value <= 1)
 fraction = Check("0 or more, and below 1", lambda value: _number(value) and 0 <= value < 1)
 fractions = Check(
     "two numbers, 0 or more, and below 1",

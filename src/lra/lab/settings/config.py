@@ -23,6 +23,8 @@ from lra.lab.settings.checks import (
     not_negative,
     one_of,
     positive,
+    positive_share,
+    share,
     some_of,
     whole,
 )
@@ -86,10 +88,10 @@ class TrainConfig(Axis):
     model: Annotated[str, tyro.conf.arg(metavar="NAME[:OPTION=VALUE,...]")] = "mlp"
     """The network: mlp, residual-mlp, lenet, resnet, vit, gpt, or your own, my_nets.py:Net.
     Options, as in mlp:width=64,depth=3: hidden=256-128 or width and depth (mlp), width and depth
-    (residual-mlp, resnet, vit, gpt), patch (vit), context (gpt), and for each activation, init,
-    bias, straight_through and standardize (MEAN-DEVIATION). lenet
-    pads small images, or with resize=true enlarges them. Your own is called with the shape of a
-    sample, the number of classes and its options."""
+    (residual-mlp, resnet, vit, gpt), patch (vit), context (gpt), resize (lenet: enlarge small
+    images instead of padding them), and for each activation, init, bias, straight_through, and for
+    all but gpt standardize=MEAN-DEVIATION. Your own is called with the shape of a sample, the
+    number of classes and its options."""
     loss: Annotated[str, one_of(LOSSES)] = "cross-entropy"
     """cross-entropy, or logistic (of each class by itself, summed over the classes)."""
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
@@ -112,9 +114,9 @@ class TrainConfig(Axis):
     """Number of steps between mirrors of the feedback weights (lra.mirror); by default none."""
     mirror_samples: Annotated[int, whole(1)] = 128
     """Number of noise samples of a mirror."""
-    mirror_step: Annotated[float, positive] = 1.0
+    mirror_step: Annotated[float, positive_share] = 1.0
     """Weight of a mirror's estimate of W in the new feedback weights."""
-    mirror_decay: Annotated[MaybeFloat, fraction] = None
+    mirror_decay: Annotated[MaybeFloat, share] = None
     """Share of the old feedback weights that a mirror removes; by default mirror_step."""
     weight_decay: Annotated[MaybeFloat, not_negative] = None
     """Weight decay; by default 0.01 for adamw (decoupled), 0 for others (added to the gradient)."""
