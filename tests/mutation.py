@@ -58,6 +58,8 @@ REPORT = "tests/lab/test_compare_report.py"
 TEXT_RUNS = "tests/lab/test_text_runs.py"
 COMPILED_RUNS = "tests/lab/test_compiled_runs.py"
 CODE = "tests/lab/test_code.py"
+RUN_SETTINGS = "tests/lab/test_run_settings.py"
+PUBLISHED = "tests/lab/test_published.py"
 TARGETS = "tests/torch/test_target_propagation.py"
 CHECKS = "tests/torch/test_check_methods.py"
 BIOTORCH = "tests/torch/test_biotorch.py"
@@ -911,6 +913,83 @@ DEFECTS = (
         "total / (uses + (uses == 0))",
         "total / uses",
         MIRROR,
+    ),
+    Defect(
+        "forget that E - W is stored",
+        "torch/mirror.py",
+        "if slot.offset and step != decay:",
+        "if False:",
+        MIRROR,
+    ),
+    Defect(
+        "decay by the step",
+        "torch/mirror.py",
+        "stored.mul_(1 - decay)",
+        "stored.mul_(1 - step)",
+        MIRROR,
+    ),
+    Defect(
+        "count units without the kernel's size",
+        "torch/layers/sampler.py",
+        "offsets = math.prod(self.W.shape[2:])",
+        "offsets = 1 + 0 * math.prod(self.W.shape[2:])",
+        AXES,
+    ),
+    Defect(
+        "divide a logistic loss by the classes",
+        "lab/runs/measure.py",
+        'total if reduction == "sum" else total / len(y)',
+        'total if reduction == "sum" else total / target.numel()',
+        RUN_SETTINGS,
+    ),
+    Defect(
+        "reach milestones an epoch late",
+        "lab/training/loop.py",
+        "step >= end * self.batches.steps",
+        "step >= (end + 1) * self.batches.steps",
+        RUN_SETTINGS,
+    ),
+    Defect(
+        "mirror after every step",
+        "lab/training/loop.py",
+        "if config.mirror_every and done % config.mirror_every == 0:",
+        "if config.mirror_every:",
+        RUN_SETTINGS,
+    ),
+    Defect(
+        "multiply by the deviation",
+        "lab/networks/parts.py",
+        "(x - self.mean) / self.deviation",
+        "(x - self.mean) * self.deviation",
+        RUN_SETTINGS,
+    ),
+    Defect(
+        "repeat settings that a rule sets itself",
+        "lab/comparison/report.py",
+        'if text.partition("=")[0] not in own',
+        "if text",
+        RUN_SETTINGS,
+    ),
+    Defect(
+        "one standard error",
+        "lab/published/setup.py",
+        "return 2 * math.sqrt(2 * published",
+        "return math.sqrt(2 * published",
+        PUBLISHED,
+    ),
+    Defect(
+        "leave milestones where they are",
+        "lab/published/setup.py",
+        "round(m * epochs / self.epochs)",
+        "round(m)",
+        PUBLISHED,
+    ),
+    Defect(
+        "report the last accuracy for the highest",
+        "lab/published/reproduction.py",
+        'return max(row["test_accuracy"] for row in run.curve)',
+        'return run.curve[-1]["test_accuracy"]',
+        PUBLISHED,
     ),
     Defect(
         "believe every mirror",

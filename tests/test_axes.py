@@ -454,6 +454,22 @@ def test_orthogonal_draws_are_orthogonal(shape, dtype):
     assert not torch.equal(E, lra.inits.Orthogonal(1.5).draw(FeedbackSampler(W)))
 
 
+@pytest.mark.parametrize("shape", [(40, 30), (30, 20, 3, 2), (24, 40, 5)], ids=str)
+def test_xavier_has_torchs_bound(shape):
+    """The bound is that of torch's own initialisation of a weight of this shape."""
+    torch.manual_seed(0)
+    W = torch.empty(shape)
+    bound = 2 * float(torch.nn.init.xavier_uniform_(W.clone()).abs().max())
+    E = lra.inits.Xavier(2.0).draw(FeedbackSampler(W))
+    assert float(E.abs().max()) == pytest.approx(bound, rel=5e-3)
+    assert float(E.square().mean()) == pytest.approx(bound**2 / 3, rel=0.1)
+    feedback = lra.feedback.SignSymmetric(init=lra.inits.Xavier(3**-0.5))
+    exact = math.sqrt(2 / sum(torch.nn.init._calculate_fan_in_and_fan_out(W)))
+    torch.testing.assert_close(
+        feedback.effective(E, None, FeedbackSampler(W), torch), exact * E.sign()
+    )
+
+
 def test_uniform_magnitude_of_an_orthogonal_init():
     """The constant of uSF is the root mean square of an orthogonal row."""
     W = rng.normal(size=(3, 16))

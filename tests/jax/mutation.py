@@ -331,6 +331,14 @@ DEFECTS = (
         "test_an_audit_has_the_role_of_each_line",
     ),
     Defect(
+        "count inputs for units",
+        "jax/feedback.py",
+        "return math.prod(self.shape) // self.fan_in",
+        "return self.fan_in",
+        FEEDBACK,
+        "test_xavier_is_uniform_by_the_numbers_of_inputs_and_units",
+    ),
+    Defect(
         "draw zeros like zeros",
         "jax/feedback.py",
         "return jnp.where(size > 0, size, 1 / math.sqrt(3 * self.fan_in))",

@@ -13,7 +13,7 @@ from small_nets import batch_of, distance, loss, params_of, same, start
 import lra
 import lra.jax
 from lra.errors import ConversionError, OptionError
-from lra.inits import FanIn, LikeWeights, Mirror, Normal, Orthogonal
+from lra.inits import FanIn, LikeWeights, Mirror, Normal, Orthogonal, Xavier
 from lra.wiring import Direct, Stride
 
 WIDE = {"a": (8, 40), "b": (40, 60), "c": (60, 30)}
@@ -86,6 +86,24 @@ def test_fan_in_is_uniform_by_the_number_of_inputs(scale):
         bound = scale / np.sqrt(rows)
         assert 0.99 * bound < float(abs(E[path]).max()) <= bound
         assert rms(E[path]) == pytest.approx(bound / np.sqrt(3), rel=0.05)
+
+
+def test_xavier_is_uniform_by_the_numbers_of_inputs_and_units():
+    E = draw(Xavier(2.0))
+    for path, both in (("['b']", 100), ("['c']", 90)):
+        bound = 2 * np.sqrt(6 / both)
+        assert 0.99 * bound < float(abs(E[path]).max()) <= bound
+        assert rms(E[path]) == pytest.approx(bound / np.sqrt(3), rel=0.05)
+
+
+def test_xavier_needs_a_matrix():
+    def loss(params, x):
+        return jnp.sum(jax.lax.scan(lambda h, W: (jnp.tanh(h @ W), None), x, params["stack"])[0])
+
+    with pytest.raises(OptionError, match=r"Xavier: .* shape \(3, 4, 4\); use lra.inits.FanIn"):
+        planned(
+            loss, {"stack": jnp.ones((3, 4, 4))}, jnp.ones((2, 4)), rule=lra.LRAE(init=Xavier())
+        )
 
 
 def test_normal_has_its_std_and_no_bound():

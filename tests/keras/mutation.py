@@ -176,9 +176,23 @@ MUTANTS = [  # what breaks, file, old text, new text, the tests that have to fai
     (
         "mirror at once, whatever the step",
         "mirror.py",
-        "old + step * (new - old)",
+        "(1 - decay) * old + step * new",
         "new",
         [FEEDBACK, "-k", "towards"],
+    ),
+    (
+        "forget what was mirrored before",
+        "mirror.py",
+        "(1 - decay) * old + step * new",
+        "(1 - step) * old + step * new",
+        [FEEDBACK, "-k", "add_up"],
+    ),
+    (
+        "count units without the kernel's size",
+        "layers/base.py",
+        "return units * int(math.prod(shape[:-2]))",
+        "return units",
+        [FEEDBACK, "-k", "glorots"],
     ),
     (
         "look at single operations only",

@@ -105,13 +105,42 @@ def test_mirror_turns_feedback_towards_new_weights(rule):
     np.testing.assert_allclose(numpy(layer.feedback), before + 0.25 * (target - before), atol=0.1)
 
 
+def test_mirrors_without_decay_add_up():
+    model = lra.keras.convert(dense(), lra.LRAE())
+    layer = model.layers[1]
+    before, W = numpy(layer.feedback), numpy(layer.kernel)
+    for _ in range(4):
+        lra.keras.mirror(model, 2000, step=0.5, decay=0.0)
+    change = numpy(layer.feedback) - before
+    assert (change * W).sum() / (W * W).sum() == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: keras.layers.Dense(50), (30,)),
+        (lambda: keras.layers.Conv2D(20, (3, 2)), (6, 6, 15)),
+    ],
+    ids=["dense", "convolution"],
+)
+def test_xavier_has_the_bound_of_glorots_initializer(layer, shape):
+    model = keras.Sequential(
+        [keras.Input(shape), layer(), keras.layers.Activation("tanh"), layer()]
+    )
+    rule = lra.LRAE(init=lra.inits.Xavier(2.0))
+    first = lra.keras.convert(model, rule).layers[2]
+    kernel = first.kernel.shape
+    bound = abs(numpy(keras.initializers.GlorotUniform(0)(kernel))).max()
+    assert abs(numpy(first.feedback)).max() == pytest.approx(2 * bound, rel=5e-3)
+
+
 def test_mirror_says_what_it_cannot_do():
     with pytest.raises(ConversionError, match="mirror: no layer of this Sequential is converted"):
         lra.keras.mirror(dense())
     for rule in (lra.Backprop(), lra.SignSymmetry("fixed")):
         with pytest.raises(ConversionError, match="no feedback weights that could mirror"):
             lra.keras.mirror(lra.keras.convert(dense(), rule))
-    for wrong in ({"samples": 0}, {"step": 0.0}, {"step": 1.5}, {"step": True}):
+    for wrong in ({"samples": 0}, {"step": 0.0}, {"step": 1.5}, {"step": True}, {"decay": 2.0}):
         with pytest.raises(OptionError, match=next(iter(wrong))):
             lra.keras.mirror(lra.keras.convert(dense(), lra.LRAE()), **wrong)
 

@@ -103,6 +103,31 @@ def test_a_generator_makes_mirrors_repeatable_and_step_interpolates():
     torch.testing.assert_close(half[2].feedback, (before + whole) / 2)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("step", "decay"), [(0.25, None), (0.25, 0.0), (0.5, 0.25), (1.0, 1.0)])
+def test_decay_and_step_weigh_the_old_and_the_new(step, decay, shared):
+    """E <- (1 - decay) E + step times the estimate, also where E - W is stored."""
+
+    def mirrored(**options):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+        lra.convert(net, lra.LRAE())
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        before = net[2].feedback.detach().clone()
+        if shared:
+            lra.share_feedback(net, optimizer)
+        lra.mirror(net, 100, generator=torch.Generator().manual_seed(3), **options)
+        state = net.state_dict()
+        after = net[2].weight + state["2.feedback_offset"] if shared else state["2.feedback"]
+        return before, after.detach()
+
+    before, estimate = mirrored()
+    removed = step if decay is None else decay
+    torch.testing.assert_close(
+        mirrored(step=step, decay=decay)[1], (1 - removed) * before + step * estimate
+    )
+
+
 def small_net():
     return nn.Sequential(
         nn.Linear(6, 80), nn.Tanh(), nn.Linear(80, 70), nn.ReLU(), nn.Linear(70, 5)
@@ -410,6 +435,8 @@ def test_mirrored_lra_starts_close_to_backprop():
         (lra.SignSymmetry("fixed"), {}, "stores no feedback weights that could mirror W"),
         (lra.LRAE(), {"step": 0}, "step must be above 0 and at most 1, got 0"),
         (lra.LRAE(), {"step": 1.5}, "step must be above 0 and at most 1, got 1.5"),
+        (lra.LRAE(), {"decay": -0.5}, "decay must be 0 or more and at most 1, got -0.5"),
+        (lra.LRAE(), {"decay": True}, "decay must be 0 or more and at most 1, got True"),
         (lra.LRAE(), {"samples": 0}, "samples must be a whole number above 0, got 0"),
     ],
 )
