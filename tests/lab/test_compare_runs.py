@@ -17,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 from test_compare_fair import small
-from workbench import PATIENCE, fork_lra, wait_for, write_blobs
+from workbench import PATIENCE, fork_lra, wait_for, work_alone, write_blobs
 
 import lra
 from lra.lab.comparison import pool
@@ -45,19 +45,6 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "save", lambda *args, **more: None)
-
-
-def work_alone(grid: Grid, out: Path) -> Schedule:
-    """Run all jobs in this process, one after the other."""
-    schedule, end = Schedule(grid, out), time.monotonic() + PATIENCE
-    while not schedule.finished():
-        assert time.monotonic() < end
-        next_job = schedule.next(())
-        if next_job is None:  # another process has it
-            time.sleep(0.1)
-        else:
-            schedule.ended(next_job, execute(grid, out, next_job))
-    return schedule
 
 
 def table_of(schedule: Schedule, path: Path) -> list[dict[str, str]]:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from workbench import write_blobs
+from workbench import work_alone, write_blobs
 
 import lra.lab
 from lra.errors import OptionError, RunError
 from lra.lab.cli import main
 from lra.lab.cli.reproduce import Reproduce
+from lra.lab.comparison import api
 from lra.lab.comparison.progress import Display
 from lra.lab.published import page, reproduction
 from lra.lab.published.reproduction import Measured, Reproduction
@@ -47,6 +48,11 @@ name = "FA"
 rule = "feedback-alignment:lr=0.05"
 published = { 4 = 80.0 }
 """
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_work", lambda grid, out, jobs, display: work_alone(grid, out))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from workbench import assert_same_run, interrupt_at, tiny, write_blobs
+from workbench import assert_same_run, interrupt_at, tiny, work_alone, write_blobs
 
 import lra
 from lra.errors import OptionError
@@ -206,8 +206,11 @@ def test_a_setting_that_every_rule_sets_has_no_effect(blobs: Path) -> None:
         Grid((str(blobs),), rules, optimizer="sgd", settings=("momentum=0.1",))
 
 
-def test_a_report_where_a_rule_sets_what_the_others_take(blobs: Path, tmp_path: Path) -> None:
+def test_a_report_where_a_rule_sets_what_the_others_take(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command of the rule's row leaves out what the rule sets itself."""
+    monkeypatch.setattr(api, "_work", lambda grid, out, jobs, display: work_alone(grid, out))
     found = api.compare(
         blobs, ["backprop", "lra-e:lr=0.1,momentum=0.5"], ["mlp:hidden=4"], folder=tmp_path / "out",
         seeds=1, epochs=1, lr=0.2, optimizer="sgd", settings=("momentum=0.25",), device="cpu",

@@ -29,6 +29,9 @@ from torch import Tensor
 
 from lra.lab.cli import main
 from lra.lab.cli.train import Train
+from lra.lab.comparison.grid import Grid
+from lra.lab.comparison.job import execute
+from lra.lab.comparison.schedule import Schedule
 from lra.lab.runs import checkpoint, files
 from lra.lab.runs.display import Reporter
 from lra.lab.settings.config import TrainConfig
@@ -52,6 +55,19 @@ def write_blobs(path: Path, n: int = 130, n_test: int | None = 41, seed: int = 0
         arrays["x_test"], arrays["y_test"] = draw(n_test)
     np.savez(path, **arrays)
     return path
+
+
+def work_alone(grid: Grid, out: Path) -> Schedule:
+    """Run all jobs in this process, one after the other."""
+    schedule, end = Schedule(grid, out), time.monotonic() + PATIENCE
+    while not schedule.finished():
+        assert time.monotonic() < end
+        next_job = schedule.next(())
+        if next_job is None:  # another process has it
+            time.sleep(0.1)
+        else:
+            schedule.ended(next_job, execute(grid, out, next_job))
+    return schedule
 
 
 def tiny(dataset: Path | str, **changes: Any) -> TrainConfig:
