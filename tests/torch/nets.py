@@ -235,6 +235,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], **tolerances) -> Non
 
 METHOD_SETTINGS = {
     "predictive-coding": {"steps": 3, "step": 0.5},
+    "error-predictive-coding": {"steps": 3, "step": 0.5, "precision": 2.0},
     "equilibrium-propagation": {
         "beta": 0.3,
         "free_steps": 5,

@@ -53,6 +53,31 @@ def small_errors(bench):
     return nearer / near
 
 
+# Predictive coding in error form
+
+
+def settled_errors(bench):
+    """Settled errors give predictive coding's updates for the loss over the precision."""
+    net, (x, t) = bench.net(), bench.batch()
+    p = bench.method.precision or 2  # the number of states
+    coding = lra.methods.PredictiveCoding(300, 0.3)
+    loss = bench.loss(t)
+    theirs = bench.step(net, lambda output: loss(output) / p, x, method=coding)
+    found = bench.updates(net, x, t, method=replace(bench.method, steps=300, step=0.3))
+    return gap(found, {key: p * update for key, update in theirs.items()})
+
+
+def precise_errors(bench):
+    """Settled updates come to backprop as the precision grows: the gap at 1e4 over that at 1e3."""
+    net, batch = bench.net(), bench.batch()
+    expected, method = bench.backprop(net), bench.method.settled()
+    nearer, near = (
+        gap(bench.updates(net, *batch, method=replace(method, precision=p)), expected)
+        for p in (1e4, 1e3)
+    )
+    return nearer / near
+
+
 # Equilibrium propagation
 
 
@@ -119,6 +144,10 @@ LIMITS = {
         "zero divergence": Limit(ROUNDING, zero_divergence),
         "small errors": Limit(0.12, small_errors),
     },
+    "error-predictive-coding": {
+        "settled errors": Limit(CANCELLED, settled_errors),
+        "precise errors": Limit(0.12, precise_errors),
+    },
     "equilibrium-propagation": {"nudging": Limit(0.12, nudging)},
     "dtp": {
         "two layers": Limit(CANCELLED, two_layers),
@@ -170,6 +199,10 @@ class LongerCoding(Longer, lra.methods.PredictiveCoding):
     pass
 
 
+class LongerErrors(Longer, lra.methods.ErrorPredictiveCoding):
+    pass
+
+
 class LongerEquilibrium(Longer, lra.methods.EquilibriumPropagation):
     pass
 
@@ -180,6 +213,7 @@ class LongerTargets(Longer, lra.methods.DTP):
 
 LONGER = {
     "predictive-coding": LongerCoding(),
+    "error-predictive-coding": LongerErrors(),
     "equilibrium-propagation": LongerEquilibrium(free_steps=3, nudged_steps=2),
     "dtp": LongerTargets(),
 }
@@ -191,7 +225,7 @@ def test_longer_updates_miss_every_limit(name, limit):
     assert deviation(MethodBench(LossTerms.BATCH, LONGER[name])) > allowed
 
 
-@pytest.mark.parametrize("name", ["predictive-coding", "dtp"])
+@pytest.mark.parametrize("name", ["predictive-coding", "error-predictive-coding", "dtp"])
 def test_longer_updates_break_one_identity_of_all_methods(name):
     with pytest.raises(lra.errors.RuleError) as caught:
         check_rule(LONGER[name])

@@ -6,7 +6,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lra.errors import Refusal
 from lra.loss_terms import LossTerms
-from lra.methods import PredictiveCoding
+from lra.methods import Method, PredictiveCoding
 from lra.methods.base import Loss
 from lra.torch.audit.classify import Kind
 from lra.torch.convert.forward_scan import escapes
@@ -25,7 +25,7 @@ from lra.torch.registry import INTERCEPTED, WEIGHT_LAYERS
 _REMEDY = "Use a shorter step or smaller weights"
 
 
-def find_weight_layers(method: PredictiveCoding, model: nn.Module) -> list[nn.Module]:
+def find_weight_layers(method: Method, model: nn.Module) -> list[nn.Module]:
     """List the weight layers of a model, each of which reads a state.
 
     Raises:
@@ -56,46 +56,43 @@ def find_weight_layers(method: PredictiveCoding, model: nn.Module) -> list[nn.Mo
     return found
 
 
-class _States(Runs):
-    """Runs of a model in which states replace the inputs of weight layers.
+class StateRuns(Runs):
+    """Runs of a model that replace the inputs of weight layers by states.
 
     Attributes:
-        states: x_l, in the order of the first run.
-        energy: sum |x_l - z_l|^2 / 2 of the last run.
+        count: the number of states, known after the first run.
     """
 
-    def __init__(self, method: PredictiveCoding, model: nn.Module, x: Tensor) -> None:
+    def __init__(self, method: Method, model: nn.Module, x: Tensor) -> None:
         super().__init__(method, model, x)
-        self.states: list[Tensor] = []
-        self.energy = torch.zeros((), device=x.device)
+        self.count = 0
         self._calls: list[int | None] = []  # the index of the state that each call reads
         self._first = True
-        self._seen: dict[tuple[int, int], tuple[Tensor, int]] = {}
+        self._seen: dict[tuple[int, int], tuple[Tensor, int, Tensor]] = {}
         self._call = 0
         self.replace_inputs(find_weight_layers(method, model), self._replace_input)
 
     def __call__(self, *, last: bool = False) -> object:
+        """Run the model with its states."""
         self._seen, self._call = {}, 0
-        self.energy = torch.zeros_like(self.energy)
-        if last:
-            self.states = [state.detach() for state in self.states]
         output = super().__call__(last=last)
         self._first = False
         self._seen = {}
         return output
 
+    def state(self, at: int, z: Tensor) -> Tensor:
+        """Return the state with an index, for its prediction z, of z's shape and type."""
+        raise NotImplementedError
+
     def _replace_input(self, module: nn.Module, z: Tensor) -> Tensor:
-        """Return the state for its prediction z, and add their distance to the energy."""
         if self._first:
             self._calls.append(self._state_index(z))
         at, self._call = self._calls[self._call], self._call + 1
         if at is None:
             return z
-        x = self.states[at]
-        if _key(z) not in self._seen:
-            self._seen[_key(z)] = z, at  # a reference to z, so that no other tensor gets its id
-            self.energy = self.energy + (x - z.to(x.dtype)).square().sum() / 2
-        return x.to(z.dtype)
+        if _key(z) not in self._seen:  # with z, so that no other tensor gets its id
+            self._seen[_key(z)] = z, at, self.state(at, z)
+        return self._seen[_key(z)][2]
 
     def _state_index(self, z: Tensor) -> int | None:
         """Return the index of z's state, or None if z depends on no trainable parameter."""
@@ -103,8 +100,41 @@ class _States(Runs):
             return None
         if _key(z) in self._seen:
             return self._seen[_key(z)][1]
-        self.states.append(detached_copy(z).requires_grad_())
-        return len(self.states) - 1
+        self.count += 1
+        return self.count - 1
+
+
+def _key(z: Tensor) -> tuple[int, int]:
+    """Return a key of a tensor's identity and version: an in-place change makes another state."""
+    return id(z), z._version
+
+
+class _States(StateRuns):
+    """Runs with free states.
+
+    Attributes:
+        states: x_l, in the order of the first run.
+        energy: sum |x_l - z_l|^2 / 2 of the last run.
+    """
+
+    def __init__(self, method: PredictiveCoding, model: nn.Module, x: Tensor) -> None:
+        self.states: list[Tensor] = []
+        self.energy = torch.zeros((), device=x.device)
+        super().__init__(method, model, x)
+
+    def __call__(self, *, last: bool = False) -> object:
+        self.energy = torch.zeros_like(self.energy)
+        if last:
+            self.states = [state.detach() for state in self.states]
+        return super().__call__(last=last)
+
+    def state(self, at: int, z: Tensor) -> Tensor:
+        """Return the state for its prediction z, and add their distance to the energy."""
+        if at == len(self.states):
+            self.states.append(detached_copy(z).requires_grad_())
+        x = self.states[at]
+        self.energy = self.energy + (x - z.to(x.dtype)).square().sum() / 2
+        return x.to(z.dtype)
 
     def move(self, F: Tensor, step: float) -> Tensor:
         """Step the states by x <- x - step dF/dx, and return the size of the step."""
@@ -114,11 +144,6 @@ class _States(Runs):
             for x, g in zip(self.states, grads, strict=True)
         ]
         return step * size(grads)
-
-
-def _key(z: Tensor) -> tuple[int, int]:
-    """Return a key of a tensor's identity and version: an in-place change makes another state."""
-    return id(z), z._version
 
 
 def step(
