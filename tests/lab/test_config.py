@@ -172,6 +172,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "mlp:width"}, r"expected NAME or NAME:OPTION=VALUE,OPTION=VALUE; got 'width'"),
     ({"model": "mlp:width=4,width=5"}, r"width is given twice"),
     ({"model": 5}, r"model must be a text such as mlp:width=64; got 5"),
+    ({"model": "residual-mlp:scaling=mupcc"}, r"scaling .*'mupcc' is not .*one of depth, mupc"),
     ({"model": "lenet:standardize=1"}, r"standardize .* must be MEAN-DEVIATION, .*; got 1.0"),
     ({"model": "mlp:standardize=1-0"}, r"a deviation above 0; got 1.0-0.0"),
     ({"model": "gpt:standardize=1-2"}, r"unknown option of network 'gpt' 'standardize'"),
@@ -287,7 +288,7 @@ def test_default_sizes() -> None:
     sizes = {name: dict(network.options) for name, network in NETWORKS.items()}
     assert sizes == {
         "mlp": {"hidden": None, "width": 256, "depth": 5},
-        "residual-mlp": {"width": 128, "depth": 32},
+        "residual-mlp": {"width": 128, "depth": 32, "scaling": "depth"},
         "lenet": {"resize": False},
         "resnet": {"width": 16, "depth": 8},
         "vit": {"width": 64, "depth": 4, "patch": None},

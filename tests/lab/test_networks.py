@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lra
 from lra.errors import OptionError
 from lra.inits import FanIn, Normal
+from lra.lab.networks.model import parse_model
 from lra.lab.networks.parts import KAIMING, LECUN, Block, ConvBlock, Parts, look_up
 from lra.lab.networks.parts import Table as TableActivation
 from lra.lab.networks.table import NETWORKS
@@ -191,6 +192,21 @@ def test_a_residual_perceptron_is_its_formula(depth: int) -> None:
 
 
 # convolutional networks
+
+
+@pytest.mark.parametrize("depth", [2, 5])
+def test_mupc_scales_the_residual_perceptron(depth: int) -> None:
+    """f_1 = W x / sqrt(6), f_l = x + W tanh(x) / sqrt(9 depth), f_L = W tanh(x) / 9."""
+    text = f"residual-mlp:width=9,depth={depth},scaling=mupc,init=normal:1,bias=false"
+    model = parse_model(text).build((2, 3), 4).double()
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    first, *inner, last = (p for p in model.parameters())
+    z = x.flatten(1) @ first.T / 6**0.5
+    for W in inner:
+        z = z + torch.tanh(z) @ W.T / (9 * depth) ** 0.5
+    torch.testing.assert_close(model(x), torch.tanh(z) @ last.T / 9)
+    assert len(inner) == depth - 2
+    lra.convert(model, lra.LRAE())
 
 
 @pytest.mark.parametrize(("shape", "pixels"), [((28, 28), 784), ((1, 32, 32), 1024)])

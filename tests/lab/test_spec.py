@@ -34,6 +34,7 @@ NETWORK_VALUES: dict[str, list[tuple[str, Any]]] = {
     "bias": [("false", False)],
     "standardize": [("0.5-0.25", (0.5, 0.25))],
     "resize": [("true", True)],
+    "scaling": [("mupc", "mupc")],
 }
 NETWORK_CASES = [
     (name, option, text, value)

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -34,6 +34,7 @@ _TYPES: dict[str, Any] = {
     "bias": bool,
     "standardize": tuple[float, ...] | None,
     "resize": bool,
+    "scaling": Literal["depth", "mupc"],
 }
 """The types of the options of the table's networks; all others are whole numbers."""
 

@@ -109,6 +109,18 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.deviation
 
 
+class Scale(nn.Module):
+    """Multiplication by a number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply."""
+        return self.factor * x
+
+
 class Residual(nn.Module):
     """The residual block x + scale f(x)."""
 

@@ -18,6 +18,7 @@ from lra.lab.networks.parts import (
     ConvBlock,
     Parts,
     Residual,
+    Scale,
     Shape,
     draw_positions,
     image_sizes,
@@ -42,20 +43,28 @@ def hidden_sizes(hidden: Shape | None, width: int, depth: int) -> Shape:
     return (width,) * (depth - 1) if hidden is None else hidden
 
 
-def residual_mlp(parts: Parts, shape: Shape, classes: int, width: int, depth: int) -> nn.Sequential:
+def residual_mlp(
+    parts: Parts, shape: Shape, classes: int, width: int, depth: int, scaling: str
+) -> nn.Sequential:
     """Build a residual perceptron.
 
-    Between the first and the last layer are depth - 2 layers x + phi(W x + b) / sqrt(depth).
+    Between the first and the last layer are depth - 2 layers x + phi(W x + b) / sqrt(depth). With
+    the scaling "mupc", layers are W x / sqrt(inputs), x + W phi(x) / sqrt(width depth), and
+    W phi(x) / width, for weights from N(0, 1): init=normal:1,bias=false.
 
     Source: Innocenti et al., µPC: scaling predictive coding to 100+ layer networks, 2025.
     """
     if depth < 2:
         raise OptionError(f"residual-mlp: depth must be 2 or more, got {depth}")
-    layers: list[nn.Module] = [
-        nn.Flatten(),
-        parts.linear(math.prod(shape), width),
-        parts.activation(),
-    ]
+    inputs = math.prod(shape)
+    if scaling == "mupc":
+        layers = [nn.Flatten(), parts.linear(inputs, width), Scale(inputs**-0.5)]
+        for _ in range(depth - 2):
+            block = nn.Sequential(parts.activation(), parts.linear(width, width))
+            layers.append(Residual(block, (width * depth) ** -0.5))
+        head = parts.linear(width, classes)
+        return nn.Sequential(*layers, parts.activation(), head, Scale(1 / width))
+    layers = [nn.Flatten(), parts.linear(inputs, width), parts.activation()]
     for _ in range(depth - 2):
         block = nn.Sequential(parts.linear(width, width), parts.activation())
         layers.append(Residual(block, depth**-0.5))
@@ -220,7 +229,7 @@ NETWORKS: dict[str, Network] = {
     ),
     "residual-mlp": Network(
         *("perceptron of residual layers", residual_mlp, "values", "tanh", LECUN),
-        {"width": 128, "depth": 32},
+        {"width": 128, "depth": 32, "scaling": "depth"},
     ),
     "lenet": Network("LeNet-5", lenet, "images", "relu", KAIMING, {"resize": False}),
     "resnet": Network(
