@@ -50,6 +50,7 @@ SHARE = "tests/torch/test_share.py"
 MIRROR = "tests/torch/test_mirror.py"
 PSEUDOCODE = "tests/torch/test_against_pseudocode.py"
 CODING = "tests/torch/test_predictive_coding.py"
+ERRORS = "tests/torch/test_error_predictive_coding.py"
 EQUILIBRIUM = "tests/torch/test_equilibrium_propagation.py"
 COMPILED = "tests/torch/test_compile_step.py"
 DATA = "tests/lab/test_data.py"
@@ -514,6 +515,48 @@ DEFECTS = (
         "free_steps=100, nudged_steps=100",
         "free_steps=5, nudged_steps=5",
         "tests/torch/test_method_limits.py",
+    ),
+    Defect(
+        "keep the graph below a state in the last pass",
+        "torch/methods/error_predictive_coding.py",
+        "s = s.detach()",
+        "pass",
+        ERRORS,
+    ),
+    Defect(
+        "update by the states' errors alone",
+        "torch/methods/error_predictive_coding.py",
+        "(error * z.to(error.dtype)).sum()",
+        "(error * z.to(error.dtype)).sum() * 0.5",
+        ERRORS,
+    ),
+    Defect(
+        "move errors by the gradient alone",
+        "torch/methods/error_predictive_coding.py",
+        "step * (e + g) for e, g",
+        "step * g for e, g",
+        ERRORS,
+    ),
+    Defect(
+        "climb in the first step",
+        "torch/methods/error_predictive_coding.py",
+        "[-step * g for g in grads]",
+        "[step * g for g in grads]",
+        ERRORS,
+    ),
+    Defect(
+        "take a precision of 1",
+        "torch/methods/error_predictive_coding.py",
+        "N / (run.count if method.precision is None",
+        "N / (1 if method.precision is None",
+        ERRORS,
+    ),
+    Defect(
+        "scale no residual layer as muPC",
+        "lab/networks/table.py",
+        "(width * depth) ** -0.5",
+        "depth**-0.5",
+        "tests/lab/test_networks.py",
     ),
     Defect(
         "direct errors the wrong way",

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 import lra
 from lra.crossing import Derivative, Mixed, Squared, TargetDifference
 from lra.feedback import Learned, Random, SignSymmetric, Transpose
-from lra.methods import DTP, EquilibriumPropagation, Method, PredictiveCoding
+from lra.methods import DTP, EquilibriumPropagation, ErrorPredictiveCoding, Method, PredictiveCoding
 
 FOLDER = Path(__file__).parent / "diagrams"
 
@@ -307,6 +307,24 @@ def _predictive_coding() -> Picture:
     return picture
 
 
+def _error_predictive_coding() -> Picture:
+    width = 190
+    picture = Picture(lines=2)
+    picture.forward(lambda i: "s_0 = x" if i == 0 else f"z_{i}" if i == LAYERS else f"s_{i}")
+    picture.top(f"δ_{LAYERS} = N / p ∂L / ∂z_{LAYERS}", width)
+    for i in range(1, LAYERS):
+        picture.read(i, f"ε_{i}", width, back=True)
+        picture.error(i, [f"s_{i} = f_{i}(s_{i - 1}) + ε_{i}", f"dε_{i} = −(ε_{i} + δ_{i})"], width)
+    for i in range(1, LAYERS + 1):
+        picture.update(i, f"dW_{i}", width)
+    for i in range(2, LAYERS + 1):
+        picture.down(i, WEIGHTS, f"δ_{i - 1} = δ_{i} J_{i}")
+    picture.explain(WEIGHTS, "forward pass f, and a reverse pass through its J")
+    picture.explain(READ, "errors are added to the states, and moved by step dε")
+    picture.explain(UPDATE, "updates of W, after the last step of the errors", "2 4")
+    return picture
+
+
 def _equilibrium_propagation() -> Picture:
     width = 190
     picture = Picture(lines=2)
@@ -381,6 +399,11 @@ _METHODS: dict[type[Method], tuple[Callable[[], Picture], str]] = {
         "Four weight layers, with a free state between any two. Each state is compared with the "
         "prediction from below. The errors move the states, go down through the derivative of the "
         "next layer, and at the end update the weights.",
+    ),
+    ErrorPredictiveCoding: (
+        _error_predictive_coding,
+        "Four weight layers, with an error added between any two. A reverse pass through all "
+        "layers moves the errors. At the end each error updates the weights of the layer below it.",
     ),
     EquilibriumPropagation: (
         _equilibrium_propagation,

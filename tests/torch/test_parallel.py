@@ -144,6 +144,7 @@ def job_sharing(rank):
 METHODS = {
     "pc": lra.methods.PredictiveCoding(5),
     "ep": lra.methods.EquilibriumPropagation(0.3, 10, 5),
+    "error-predictive-coding": lra.methods.ErrorPredictiveCoding(),
     "dtp": lra.methods.DTP(sigma=0.0),  # each process would draw other noise
 }
 
