@@ -37,6 +37,7 @@ batch_size = 16
 optimizer = "sgd"
 milestones = [2, 3]
 test_each_epoch = true
+augment = ["flip"]
 
 [[rows]]
 name = "BP"
@@ -113,6 +114,7 @@ def test_settings_and_milestones_reach_every_run(text: str) -> None:
             config = experiment.config(0, {})
             assert (config.lr, config.epochs, config.milestones) == (lr, epochs, milestones)
             assert (config.optimizer, config.test_each_epoch) == ("sgd", True)
+            assert config.augment == ("flip",)
 
 
 def test_training_a_setup(text: str, tmp_path: Path) -> None:

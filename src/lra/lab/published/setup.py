@@ -87,7 +87,8 @@ class Setup:
 
         Milestones move with the number of epochs.
         """
-        settings = dict(self.settings) | {"epochs": epochs}
+        lists = {k: tuple(v) for k, v in self.settings.items() if isinstance(v, list)}
+        settings = dict(self.settings) | lists | {"epochs": epochs}
         if "milestones" in settings:
             scaled = (round(m * epochs / self.epochs) for m in settings["milestones"])
             settings["milestones"] = tuple(dict.fromkeys(m for m in scaled if 0 < m < epochs))
