@@ -125,6 +125,40 @@ def test_one_weight_layer_has_backprops_updates_to_the_bit():
     assert torch.equal(value, F.cross_entropy(model(x), t).detach())
 
 
+@pytest.mark.parametrize(("frozen", "left"), [(4, (0, 2, 6)), (6, (0, 2, 4))])
+def test_errors_cross_frozen_layers(frozen, left):
+    model, (x, t) = mlp(), batch("mlp")
+    method = lra.methods.ErrorPredictiveCoding()
+    whole = by_method(method, model, x, t)[1]
+    model[frozen].requires_grad_(False)
+    found = by_method(method, model, x, t)[1]
+    expected = [f"{at}.{name}" for at in left for name in ("weight", "bias")]
+    assert_same(found, {key: whole[key] for key in expected}, **CLOSE)
+
+
+def test_a_state_that_the_loss_ignores_gets_no_error():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head, self.unused = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(5, 2)
+
+        def forward(self, x):
+            z = torch.tanh(self.stem(x))
+            self.unused(torch.sin(z))
+            return self.head(z)
+
+    model, (x, t) = Branch().double(), batch("mlp")
+    method = lra.methods.ErrorPredictiveCoding(precision=2.0)
+    found = by_method(method, model, x, t)[1]
+    plain = nn.Sequential(model.stem, nn.Tanh(), model.head)
+    expected = by_method(method, plain, x, t)[1]
+    assert_same(
+        {k: found[k] for k in ("stem.weight", "head.weight")},
+        {"stem.weight": expected["0.weight"], "head.weight": expected["2.weight"]},
+        **CLOSE,
+    )
+
+
 def test_updates_have_the_scale_of_the_loss():
     model, (x, t) = mlp(), batch("mlp")
     method = lra.methods.ErrorPredictiveCoding(3)

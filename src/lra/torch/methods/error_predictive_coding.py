@@ -19,40 +19,46 @@ class _Errors(StateRuns):
 
     Attributes:
         errors: eps_l, in the order of the first run; empty before the first step.
-        states: s_l of the last run, with their graph.
-        local: sum <-eps_l, z_l> of the last pass, in which states are detached.
+        predictions: z_l of the last run.
+        states: s_l of the last run; without their graph if it was the last of all.
     """
 
     def __init__(self, method: ErrorPredictiveCoding, model: nn.Module, x: Tensor) -> None:
         self.errors: list[Tensor] = []
+        self.predictions: list[Tensor] = []
         self.states: list[Tensor] = []
-        self.local = torch.zeros((), device=x.device)
         self._last = False
         super().__init__(method, model, x)
 
     def __call__(self, *, last: bool = False) -> object:
-        self.states, self._last = [], last
+        self.predictions, self.states, self._last = [], [], last
         return super().__call__(last=last)
 
     def state(self, at: int, z: Tensor) -> Tensor:
         """Add the error to the prediction z."""
         s = z + self.errors[at].to(z.dtype) if self.errors else z
         if self._last:
-            error = self.errors[at]
-            self.local = self.local - (error * z.to(error.dtype)).sum()
             s = s.detach()
+        self.predictions.append(z)
         self.states.append(s)
         return s
 
     def move(self, loss: Tensor, step: float) -> Tensor:
         """Step the errors by eps <- eps - step (eps + dloss/ds); return the size of the step."""
-        grads = [g.float() if g.itemsize < 4 else g for g in torch.autograd.grad(loss, self.states)]
-        if not self.errors:
-            self.errors = [-step * g for g in grads]
-            return size(self.errors)
-        moves = [step * (e + g) for e, g in zip(self.errors, grads, strict=True)]
-        self.errors = [e - move for e, move in zip(self.errors, moves, strict=True)]
+        found = torch.autograd.grad(loss, self.states, allow_unused=True, materialize_grads=True)
+        grads = [g.float() if g.itemsize < 4 else g for g in found]
+        moves = torch._foreach_add(grads, self.errors) if self.errors else grads
+        moves = torch._foreach_mul(moves, -step)
+        self.errors = list(torch._foreach_add(self.errors, moves) if self.errors else moves)
         return size(moves)
+
+    def update(self, value: Tensor, weight: float) -> None:
+        """Add the updates: each error goes down to the weights below its prediction."""
+        scaled = torch._foreach_mul(self.errors, -1 / weight)
+        pairs = [(value, torch.ones_like(value))]
+        pairs += [(z, e.to(z.dtype)) for z, e in zip(self.predictions, scaled, strict=True)]
+        roots = [pair for pair in pairs if pair[0].requires_grad]  # not below frozen weights
+        torch.autograd.backward([root for root, _ in roots], [error for _, error in roots])
 
 
 def step(
@@ -80,5 +86,5 @@ def step(
         value = loss(run(last=True))
         energy = sum((e.square().sum() / 2 for e in run.errors), weight * value.detach())
         check_states(method, run.errors, moves, _REMEDY, (weight * answer, energy))
-        (value + run.local / weight).backward()  # type: ignore[no-untyped-call]
+        run.update(value, weight)
     return answer

@@ -99,8 +99,9 @@ def detached_copy(z: Tensor) -> Tensor:
 
 def size(tensors: Iterable[Tensor]) -> Tensor:
     """Compute the norm of all numbers of several tensors, without a graph."""
-    norm: Tensor = torch.stack([t.detach().norm().float() for t in tensors]).norm()
-    return norm
+    norms = torch._foreach_norm([t.detach() for t in tensors])
+    whole: Tensor = torch.stack([norm.float() for norm in norms]).norm()
+    return whole
 
 
 def check_states(
