@@ -6,12 +6,25 @@ takes the model, the loss and a batch, and adds the update to ``.grad`` as `back
 
 from lra.methods.base import Method
 from lra.methods.equilibrium import EquilibriumPropagation
+from lra.methods.forward_forward import ForwardForward
+from lra.methods.pepita import PEPITA
 from lra.methods.predictive_coding import PredictiveCoding
+from lra.methods.target_projection import DRTP
 from lra.methods.target_propagation import DTP
 
 METHODS: dict[str, type[Method]] = {
-    cls.name: cls for cls in (PredictiveCoding, EquilibriumPropagation, DTP)
+    cls.name: cls
+    for cls in (PredictiveCoding, EquilibriumPropagation, DTP, PEPITA, ForwardForward, DRTP)
 }
 """The methods by name, for scripts and the command line."""
 
-__all__ = ["DTP", "METHODS", "EquilibriumPropagation", "Method", "PredictiveCoding"]
+__all__ = [
+    "DRTP",
+    "DTP",
+    "METHODS",
+    "PEPITA",
+    "EquilibriumPropagation",
+    "ForwardForward",
+    "Method",
+    "PredictiveCoding",
+]

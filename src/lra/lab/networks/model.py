@@ -27,6 +27,7 @@ from lra.lab.settings.spec import (
 
 _TYPES: dict[str, Any] = {
     "hidden": tuple[int, ...],
+    "dropout": float,
     "activation": str,
     "straight_through": str | None,
     "init": Init,
@@ -84,7 +85,7 @@ class Model:
         if self.entry is None:
             return self._build_own(tuple(shape), classes)
         sizes = {name: self.settings[name] for name in self.entry.options}
-        activation, through, init, bias = (self.settings[name] for name in list(_TYPES)[1:])
+        activation, through, init, bias = (self.settings[name] for name in list(_TYPES)[2:])
         parts = Parts(lambda: make_activation(activation, through), init, bias)
         return self.entry.build(parts, tuple(shape), classes, **sizes)
 
@@ -106,8 +107,9 @@ class Model:
         sizes = {name: self.settings[name] for name in self.entry.options}
         activation = self.settings["activation"]
         if self.name == "mlp":
+            dropout = f", dropout {p:g}" if (p := sizes.pop("dropout")) else ""
             all_sizes = math.prod(shape), *hidden_sizes(**sizes), classes
-            return f"{_join_sizes(all_sizes)}, {activation}"
+            return f"{_join_sizes(all_sizes)}, {activation}{dropout}"
         options = (f"{name} {size}" for name, size in sizes.items() if size is not None)
         return ", ".join((self.name, *options, activation))
 
@@ -124,6 +126,8 @@ def _parse(text: str, folder: str, stamp: object) -> Model:
         _check_sizes(f"{option} of network {name!r}", value, _MOST.get(option, 10**6))
     if both := [option for option in ("width", "depth") if {option, "hidden"} <= options.keys()]:
         raise OptionError(f"{text!r}: hidden already sets all sizes; leave out hidden or {both[0]}")
+    if not 0 <= (dropout := model.settings.get("dropout", 0.0)) < 1:
+        raise OptionError(f"dropout of network {name!r} must be from 0 to below 1; got {dropout:g}")
     make_activation(model.settings["activation"], model.settings["straight_through"])
     return model
 
