@@ -62,6 +62,7 @@ CODE = "tests/lab/test_code.py"
 RUN_SETTINGS = "tests/lab/test_run_settings.py"
 PUBLISHED = "tests/lab/test_published.py"
 TARGETS = "tests/torch/test_target_propagation.py"
+CHAINS = "tests/torch/test_linear_chain_methods.py"
 CHECKS = "tests/torch/test_check_methods.py"
 BIOTORCH = "tests/torch/test_biotorch.py"
 ENSEMBLE = "tests/torch/test_ensemble.py"
@@ -732,6 +733,69 @@ DEFECTS = (
         "inputs.append(z.detach().requires_grad_())",
         "inputs.append(z)",
         TARGETS,
+    ),
+    Defect(
+        "send the error to the input with the wrong sign",
+        "torch/methods/pepita.py",
+        "shift = N * d @ F",
+        "shift = -N * d @ F",
+        CHAINS,
+    ),
+    Defect(
+        "compare the two passes the wrong way round",
+        "torch/methods/pepita.py",
+        "(z - modulated)",
+        "(modulated - z)",
+        CHAINS,
+    ),
+    Defect(
+        "push both labels' squares up",
+        "torch/methods/forward_forward.py",
+        "F.softplus(g[1])",
+        "F.softplus(-g[1])",
+        CHAINS,
+    ),
+    Defect(
+        "pass squares on to the next layer",
+        "torch/methods/forward_forward.py",
+        "return z / (z.square()",
+        "return z / (0 * z.square()",
+        CHAINS,
+    ),
+    Defect(
+        "draw the right label as the wrong one",
+        "torch/methods/forward_forward.py",
+        "torch.randint_like(labels, 1, classes)",
+        "torch.randint_like(labels, 0, classes)",
+        CHAINS,
+    ),
+    Defect(
+        "send a local loss to the layer below",
+        "torch/methods/forward_forward.py",
+        "z = segment(normalise(z.detach()))",
+        "z = segment(normalise(z))",
+        CHAINS,
+    ),
+    Defect(
+        "project labels with the wrong sign",
+        "torch/methods/target_projection.py",
+        "total + (z * each[labels])",
+        "total - (z * each[labels])",
+        CHAINS,
+    ),
+    Defect(
+        "take any loss for the cross-entropy",
+        "torch/methods/linear_chain.py",
+        "if distance > _ONE_HOT:",
+        "if False:",
+        CHAINS,
+    ),
+    Defect(
+        "draw projections without their scale",
+        "torch/methods/linear_chain.py",
+        "scale * drawn",
+        "drawn",
+        CHAINS,
     ),
     Defect(
         "register an input again in a recomputation",

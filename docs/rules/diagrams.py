@@ -15,7 +15,16 @@ from xml.sax.saxutils import escape
 import lra
 from lra.crossing import Derivative, Mixed, Squared, TargetDifference
 from lra.feedback import Learned, Random, SignSymmetric, Transpose
-from lra.methods import DTP, EquilibriumPropagation, ErrorPredictiveCoding, Method, PredictiveCoding
+from lra.methods import (
+    DRTP,
+    DTP,
+    PEPITA,
+    EquilibriumPropagation,
+    ErrorPredictiveCoding,
+    ForwardForward,
+    Method,
+    PredictiveCoding,
+)
 
 FOLDER = Path(__file__).parent / "diagrams"
 
@@ -367,6 +376,63 @@ def _target_propagation() -> Picture:
     return picture
 
 
+def _pepita() -> Picture:
+    width = 156
+    picture = Picture(lines=1)
+    picture.forward(lambda i: "x = z_0" if i == 0 else f"h_{i}" if i == LAYERS else f"z_{i}")
+    picture.top(f"e = N ∂L / ∂h_{LAYERS}", width)
+    picture.read(0, "x", width)
+    picture.error(0, ["x′ = x + e F"], width)
+    for i in range(1, LAYERS):
+        picture.read(i, f"z_{i}", width)
+        picture.error(i, [f"z_{i} − z′_{i}"], width)
+        low, high = row(i - 1) - picture.half(i - 1), row(i) + picture.half(i)
+        picture.arrow(f"M{RIGHT + 30} {low}V{high + 6}", WEIGHTS)
+        picture.text(RIGHT + 39, (low + high) // 2 + 5, f"W_{i}", anchor="start", ink=WEIGHTS)
+    picture.jump(LAYERS, 0, 0, FIXED, "F", width)
+    for i in range(1, LAYERS + 1):
+        picture.update(i, f"dW_{i}", width)
+    picture.explain(WEIGHTS, "two forward passes through the same W")
+    picture.explain(FIXED, "the error, through a fixed random F")
+    picture.explain(READ, "both passes are compared at each layer")
+    picture.explain(UPDATE, "updates: (z − z′)^T z′ / N; at the output e^T z′ / N", "2 4")
+    return picture
+
+
+def _forward_forward() -> Picture:
+    width = 190
+    picture = Picture(lines=2)
+    picture.forward(lambda i: "x, label" if i == 0 else f"h_{i}" if i == LAYERS else f"z_{i}")
+    picture.top(f"∂L / ∂h_{LAYERS}, neutral label", width)
+    for i in range(1, LAYERS):
+        picture.read(i, f"z_{i}", width)
+        picture.error(i, [f"g_{i} = Σ z_{i}^2 − θ n_{i}", "± for right or wrong"], width)
+    for i in range(1, LAYERS + 1):
+        picture.update(i, f"dW_{i}", width)
+    picture.explain(WEIGHTS, "forward passes, normalised before each layer")
+    picture.explain(READ, "each layer's own loss, from its squares")
+    picture.explain(UPDATE, "updates, from the loss beside them alone", "2 4")
+    return picture
+
+
+def _target_projection() -> Picture:
+    width = 156
+    picture = Picture(lines=2)
+    picture.forward(lambda i: "x = z_0" if i == 0 else f"h_{i}" if i == LAYERS else f"z_{i}")
+    picture.top(f"t, N ∂L / ∂h_{LAYERS}", width)
+    for lane, i in enumerate(reversed(range(1, LAYERS))):
+        picture.read(i, f"h_{i}", width)
+        picture.error(i, [f"d_{i} = t B_{i}", f"e_{i} = φ′(h_{i}) d_{i}"], width)
+        picture.jump(LAYERS, i, lane, FIXED, f"B_{i}", width)
+    for i in range(1, LAYERS + 1):
+        picture.update(i, f"dW_{i}", width)
+    picture.explain(WEIGHTS, "forward pass")
+    picture.explain(FIXED, "the label t, through fixed random B")
+    picture.explain(READ, "what the error needs: the slope φ′(h)")
+    picture.explain(UPDATE, "updates: dW = e^T z / N", "2 4")
+    return picture
+
+
 def draw(rule: lra.Rule | Method) -> str:
     """Return the picture of a rule or a method as the text of an SVG file."""
     picture = _METHODS[type(rule)][0]() if isinstance(rule, Method) else _draw_rule(rule)
@@ -416,6 +482,25 @@ _METHODS: dict[type[Method], tuple[Callable[[], Picture], str]] = {
         "Four weight layers. The forward pass goes up. The target of the last hidden layer comes "
         "from the gradient of the loss. Further targets go down through learned inverses of the "
         "layers. The distance of an activation from its target updates the weights below it.",
+    ),
+    PEPITA: (
+        _pepita,
+        "Four weight layers. The forward pass goes up. The error at the output goes through a "
+        "fixed random matrix to the input of a second forward pass beside the first. The "
+        "difference of the two passes at a layer updates the weights below it.",
+    ),
+    ForwardForward: (
+        _forward_forward,
+        "Four weight layers. Forward passes go up with the label, with a wrong label and with a "
+        "neutral one in the input. The sum of a layer's squares updates the weights below it, up "
+        "for the label and down for a wrong one. The loss updates the last layer.",
+    ),
+    DRTP: (
+        _target_projection,
+        "Four weight layers. The forward pass goes up. The label goes straight to each hidden "
+        "layer, through fixed random weights B. There it is multiplied by the slope of the "
+        "activation, and updates the weights below. The error at the output updates the last "
+        "layer.",
     ),
 }
 

@@ -121,7 +121,7 @@ def test_measured_tables_equal_the_comparison(name: str) -> None:
     )
     comparison = (DOCS / "evidence" / "comparison.md").read_text("utf-8")
     headings = {slug(h): h for h in re.findall(r"^## (.*)", comparison, re.MULTILINE)}
-    assert len(rows) == 8
+    assert len(rows) == (8 if f"\n| {name} |" in comparison else 0)
     for anchor, accuracy, difference in rows:
         row = f"| {name} | {accuracy} | {difference} |"
         row = row.replace("not measured | - ", "not yet |  ").replace("| - |", "|  |")

@@ -167,6 +167,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"model": "mlp:activation=sign,straight_through=hardtan"},
         r"surrogate 'hardtan'; known: .*Did you mean 'hardtanh'",
     ),
+    ({"model": "mlp:dropout=1"}, r"dropout of network 'mlp' must be from 0 to below 1; got 1"),
+    ({"model": "mlp:dropout=-0.1"}, r"dropout of network 'mlp' must be from 0 to below 1"),
     ({"model": "mlp:bias=no"}, r"bias of network 'mlp': 'no' is not .*true or false"),
     ({"model": "mlp:init=fanin"}, r"initialisation 'fanin'.*Did you mean 'fan-in'"),
     ({"model": "mlp:width"}, r"expected NAME or NAME:OPTION=VALUE,OPTION=VALUE; got 'width'"),
@@ -287,7 +289,7 @@ def test_options_of_another_optimizer_are_refused(optimizer: str, option: str) -
 def test_default_sizes() -> None:
     sizes = {name: dict(network.options) for name, network in NETWORKS.items()}
     assert sizes == {
-        "mlp": {"hidden": None, "width": 256, "depth": 5},
+        "mlp": {"hidden": None, "width": 256, "depth": 5, "dropout": 0.0},
         "residual-mlp": {"width": 128, "depth": 32, "scaling": "depth"},
         "lenet": {"resize": False},
         "resnet": {"width": 16, "depth": 8},

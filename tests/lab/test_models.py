@@ -37,6 +37,13 @@ def test_sizes(hidden: tuple[int, ...], bias: bool) -> None:
     assert model(torch.randn(3, 2, 3)).shape == (3, 4)
 
 
+def test_dropout_follows_each_hidden_activation() -> None:
+    model = network(":hidden=7-5,dropout=0.2")
+    kinds = [nn.Flatten, *[nn.Linear, nn.Tanh, nn.Dropout] * 2, nn.Linear]
+    assert [type(m) for m in model] == kinds
+    assert [m.p for m in model if isinstance(m, nn.Dropout)] == [0.2, 0.2]
+
+
 def test_sample_shapes() -> None:
     assert network(sample_shape=(9,))(torch.randn(2, 9)).shape == (2, 4)
     assert network(sample_shape=(1, 3, 3))(torch.randn(2, 1, 3, 3)).shape == (2, 4)

@@ -35,6 +35,7 @@ NETWORK_VALUES: dict[str, list[tuple[str, Any]]] = {
     "standardize": [("0.5-0.25", (0.5, 0.25))],
     "resize": [("true", True)],
     "scaling": [("mupc", "mupc")],
+    "dropout": [("0.25", 0.25)],
 }
 NETWORK_CASES = [
     (name, option, text, value)

@@ -243,5 +243,8 @@ METHOD_SETTINGS = {
         "symmetric": False,
     },
     "dtp": {"eta": 1.0, "sigma": 0.0},
+    "pepita": {"scale": 0.5},
+    "forward-forward": {"threshold": 0.1},
+    "drtp": {"scale": 0.2},
 }
 """Settings of the methods that are not their defaults."""

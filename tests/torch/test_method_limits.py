@@ -139,6 +139,43 @@ def inverses(bench):
     return gap({key: found[key] for key in expected}, expected)
 
 
+# Methods without a backward pass
+
+
+def last_layer(bench, net, expected):
+    """Return the gap of the last layer's update from an expected one."""
+    found = bench.updates(net, *bench.batch())
+    return gap(*({key: each[key] for key in ("4.weight", "4.bias")} for each in (found, expected)))
+
+
+def small_projection(bench):
+    """The last layer's update comes to backprop's as F falls: the gap at 1e-4 F over 1e-3 F."""
+    gaps = []
+    for scale in (1e-4, 1e-3):
+        net = bench.net()
+        expected = bench.backprop(net)
+        net[0].get_buffer("projection").mul_(scale)
+        gaps.append(last_layer(bench, net, expected))
+    return gaps[0] / gaps[1]
+
+
+def neutral_label(bench):
+    """The last layer has backprop's update for the neutral label and normalised inputs."""
+    net, (x, t) = bench.net(), bench.batch()
+    z = torch.cat([torch.full_like(x[..., :3], 1 / 3), x[..., 3:]], -1)
+    for at, module in enumerate(net):
+        if at % 2 == 0:
+            z = z / (z.square().mean(-1, keepdim=True).sqrt() + 1e-8)
+        z = module(z)
+    return last_layer(bench, net, by_backward(net, bench.loss(t)(z)))
+
+
+def projected_labels(bench):
+    """The last layer has backprop's update."""
+    net = bench.net()
+    return last_layer(bench, net, bench.backprop(net))
+
+
 LIMITS = {
     "predictive-coding": {
         "zero divergence": Limit(ROUNDING, zero_divergence),
@@ -154,6 +191,9 @@ LIMITS = {
         "transposed inverses": Limit(CANCELLED, transposed_inverses),
         "inverses": Limit(ROUNDING, inverses),
     },
+    "pepita": {"small projection": Limit(0.12, small_projection)},
+    "forward-forward": {"neutral label": Limit(ROUNDING, neutral_label)},
+    "drtp": {"projected labels": Limit(ROUNDING, projected_labels)},
 }
 
 
@@ -211,11 +251,26 @@ class LongerTargets(Longer, lra.methods.DTP):
     pass
 
 
+class LongerPEPITA(Longer, lra.methods.PEPITA):
+    pass
+
+
+class LongerForward(Longer, lra.methods.ForwardForward):
+    pass
+
+
+class LongerProjection(Longer, lra.methods.DRTP):
+    pass
+
+
 LONGER = {
     "predictive-coding": LongerCoding(),
     "error-predictive-coding": LongerErrors(),
     "equilibrium-propagation": LongerEquilibrium(free_steps=3, nudged_steps=2),
     "dtp": LongerTargets(),
+    "pepita": LongerPEPITA(),
+    "forward-forward": LongerForward(),
+    "drtp": LongerProjection(),
 }
 
 
@@ -225,12 +280,13 @@ def test_longer_updates_miss_every_limit(name, limit):
     assert deviation(MethodBench(LossTerms.BATCH, LONGER[name])) > allowed
 
 
-@pytest.mark.parametrize("name", ["predictive-coding", "error-predictive-coding", "dtp"])
+@pytest.mark.parametrize("name", ["predictive-coding", "error-predictive-coding", "dtp", "drtp"])
 def test_longer_updates_break_one_identity_of_all_methods(name):
     with pytest.raises(lra.errors.RuleError) as caught:
         check_rule(LONGER[name])
     assert re.findall(r"FAILS ([^:]+):", str(caught.value)) == ["one layer"]
 
 
-def test_longer_estimates_break_no_identity_of_all_methods():
-    check_rule(LONGER["equilibrium-propagation"])
+@pytest.mark.parametrize("name", ["equilibrium-propagation", "pepita", "forward-forward"])
+def test_longer_estimates_break_no_identity_of_all_methods(name):
+    check_rule(LONGER[name])

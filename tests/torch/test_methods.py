@@ -49,6 +49,9 @@ def test_methods_compare_pickle_and_convert_to_plain_data(name):
         ),
         (lambda: lra.methods.DTP(eta=0), "eta must be a finite number above 0"),
         (lambda: lra.methods.DTP(sigma=-0.1), "sigma must be 0 or more"),
+        (lambda: lra.methods.PEPITA(scale=0), "scale must be a finite number above 0"),
+        (lambda: lra.methods.DRTP(scale=-1), "scale must be a finite number above 0"),
+        (lambda: lra.methods.ForwardForward(threshold=0), "threshold must be a finite number"),
         (lambda: lra.named("dtb"), "unknown rule 'dtb'.*Did you mean 'dtp'"),
     ],
 )
@@ -69,7 +72,10 @@ def digits():
     return [torch.from_numpy(a).flatten(1) if a.ndim > 1 else torch.from_numpy(a) for a in arrays]
 
 
-SETTINGS = {"predictive-coding": {"steps": 10, "step": 0.2}}
+SETTINGS = {
+    "predictive-coding": {"steps": 10, "step": 0.2},
+    "forward-forward": {"threshold": 0.25},
+}
 """Options for methods whose defaults would take too long."""
 
 
@@ -80,7 +86,8 @@ def test_every_method_learns(name, digits):
     layers = nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)
     model = nn.Sequential(*layers)
     assert method.attach(model, x[:1]) is model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    lr = 1e-2 if name in ("pepita", "forward-forward", "drtp") else 2e-3
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     for _ in range(5):
         for rows in torch.randperm(len(x)).split(50):
             optimizer.zero_grad()

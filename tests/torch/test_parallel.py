@@ -146,17 +146,21 @@ METHODS = {
     "ep": lra.methods.EquilibriumPropagation(0.3, 10, 5),
     "error-predictive-coding": lra.methods.ErrorPredictiveCoding(),
     "dtp": lra.methods.DTP(sigma=0.0),  # each process would draw other noise
+    "pepita": lra.methods.PEPITA(),
+    "drtp": lra.methods.DRTP(),
 }
 
 
 def job_methods(rank):
     x, t = data()
     half = slice(4 * rank, 4 * rank + 4)
-    for method in METHODS.values():
+    for name, method in METHODS.items():
 
-        def build(seed, method=method):
+        def build(seed, name=name, method=method):
             torch.manual_seed(seed)
-            layers = nn.Conv1d(6, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 8), nn.Tanh()
+            layers = [nn.Conv1d(6, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 8), nn.Tanh()]
+            if name in ("pepita", "drtp"):
+                layers = [nn.Flatten(), nn.Linear(36, 8), nn.Tanh()]
             return method.attach(nn.Sequential(*layers, nn.Linear(8, 4)).double(), x)
 
         def train(model, x, t, method=method):

@@ -28,6 +28,7 @@ from lra.lab.settings.spec import (
 
 _TYPES: dict[str, Any] = {
     "hidden": tuple[int, ...],
+    "dropout": float,
     "activation": str,
     "straight_through": str | None,
     "init": Init,
@@ -115,8 +116,9 @@ class Model:
         sizes = {name: self.settings[name] for name in self.entry.options}
         activation = self.settings["activation"]
         if self.name == "mlp":
+            dropout = f", dropout {p:g}" if (p := sizes.pop("dropout")) else ""
             all_sizes = math.prod(shape), *hidden_sizes(**sizes), classes
-            return f"{_join_sizes(all_sizes)}, {activation}"
+            return f"{_join_sizes(all_sizes)}, {activation}{dropout}"
         options = (f"{k} {v}" for k, v in sizes.items() if v not in (None, False))
         return ", ".join((self.name, *options, activation))
 
@@ -138,6 +140,8 @@ def _parse(text: str, folder: str, stamp: object) -> Model:
         )
     if both := [option for option in ("width", "depth") if {option, "hidden"} <= options.keys()]:
         raise OptionError(f"{text!r}: hidden already sets all sizes; leave out hidden or {both[0]}")
+    if not 0 <= (dropout := model.settings.get("dropout", 0.0)) < 1:
+        raise OptionError(f"dropout of network {name!r} must be from 0 to below 1; got {dropout:g}")
     make_activation(model.settings["activation"], model.settings["straight_through"])
     return model
 

@@ -26,14 +26,24 @@ from lra.lab.networks.parts import (
 
 
 def mlp(
-    parts: Parts, shape: Shape, classes: int, hidden: tuple[int, ...] | None, width: int, depth: int
+    parts: Parts,
+    shape: Shape,
+    classes: int,
+    hidden: tuple[int, ...] | None,
+    width: int,
+    depth: int,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Build a multilayer perceptron with the given hidden sizes, or depth - 1 of one width."""
+    """Build a multilayer perceptron with the given hidden sizes, or depth - 1 of one width.
+
+    Each unit of a hidden layer is dropped with probability `dropout` in training.
+    """
     sizes = (math.prod(shape), *hidden_sizes(hidden, width, depth), classes)
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise(sizes):
         if len(layers) > 1:
             layers.append(parts.activation())
+            layers += [nn.Dropout(dropout)] if dropout else []
         layers.append(parts.linear(inputs, outputs))
     return nn.Sequential(*layers)
 
@@ -225,7 +235,7 @@ class Network:
 NETWORKS: dict[str, Network] = {
     "mlp": Network(
         *("multilayer perceptron", mlp, "values", "tanh", FanIn()),
-        {"hidden": None, "width": 256, "depth": 5},
+        {"hidden": None, "width": 256, "depth": 5, "dropout": 0.0},
     ),
     "residual-mlp": Network(
         *("perceptron of residual layers", residual_mlp, "values", "tanh", LECUN),

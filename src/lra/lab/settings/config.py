@@ -83,15 +83,15 @@ class TrainConfig(Axis):
     rule: RuleText = field(default_factory=LRAE)
     """The learning rule: lra-e, mirrored-lra, backprop, feedback-alignment, kolen-pollack,
     sign-symmetry, direct-feedback-alignment, direct-lra, rec-lra; a method: predictive-coding,
-    error-predictive-coding, equilibrium-propagation, dtp; or your own, my_rules.py:Centred. With
-    options, as in lra-e:beta=0.2,normalized=true."""
+    error-predictive-coding, equilibrium-propagation, dtp, pepita, forward-forward, drtp; or your
+    own, my_rules.py:Centred. With options, as in lra-e:beta=0.2,normalized=true."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME[:OPTION=VALUE,...]")] = "mlp"
     """The network: mlp, residual-mlp, lenet, resnet, vit, gpt, or your own, my_nets.py:Net.
-    Options, as in mlp:width=64,depth=3: hidden=256-128 or width and depth (mlp), width and depth
-    (residual-mlp, resnet, vit, gpt), patch (vit), context (gpt), resize (lenet: enlarge small
-    images instead of padding them), scaling (residual-mlp: depth or mupc), and for each activation,
-    init, bias, straight_through, and for all but gpt standardize=MEAN-DEVIATION. Your own is called
-    with the shape of a sample, the number of classes and its options."""
+    Options, as in mlp:width=64,depth=3: hidden=256-128 or width and depth (mlp), dropout (mlp),
+    width and depth (residual-mlp, resnet, vit, gpt), patch (vit), context (gpt), resize (lenet:
+    enlarge small images instead of padding them), scaling (residual-mlp: depth or mupc), and for
+    each activation, init, bias, straight_through, and for all but gpt standardize=MEAN-DEVIATION.
+    Your own is called with the shape of a sample, the number of classes and its options."""
     loss: Annotated[str, one_of(LOSSES)] = "cross-entropy"
     """cross-entropy, or logistic (of each class by itself, summed over the classes)."""
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"

@@ -14,7 +14,9 @@ from torch.nn.modules.pooling import (
 
 from lra.errors import Refusal
 from lra.methods import Method
+from lra.torch.layers import is_activation
 from lra.torch.methods.runs import check_model, raise_if_refused, without_ddp
+from lra.torch.registry import TORCH_ACTIVATIONS
 
 _RESHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
 _POOLS = (_AvgPoolNd, _MaxPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
@@ -57,45 +59,57 @@ class SegmentedModel:
 def split_into_segments(
     method: Method,
     model: nn.Module,
-    is_activation: Callable[[nn.Module], bool],
+    supports: Callable[[nn.Module], bool],
     activations: str,
+    *,
+    only_linear: bool = False,
 ) -> SegmentedModel:
     """Split a chain of layers into segments.
 
     Args:
         method: the method, for messages.
         model: the model, in DistributedDataParallel or not.
-        is_activation: returns whether the method supports a module as an activation.
+        supports: returns whether the method supports a module as an activation.
         activations: the supported activations, for messages.
+        only_linear: whether convolutions, pools and reshaping between layers are refused.
 
     Raises:
         MethodError: for any other model.
     """
     check_model(method, model)
+    between = (nn.Identity,) if only_linear else (*_RESHAPES, *_POOLS)
     split = SegmentedModel()
     segments = split.segments
     refused: list[Refusal] = []
     for path, module in _leaves(without_ddp(model), ""):
-        if isinstance(module, nn.Linear) or (
-            isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
-        ):
+        is_conv = isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
+        if isinstance(module, nn.Linear) or (is_conv and not only_linear):
             segments.append(Segment(path, module))
-        elif segments and (isinstance(module, (*_RESHAPES, *_POOLS)) or is_activation(module)):
+        elif segments and (isinstance(module, between) or supports(module)):
             segments[-1].rest.append(module)
         elif segments or any(True for _ in module.parameters()):
             reason = "it is not supported in a chain of layers"
             refused.append(Refusal(path, type(module).__name__, reason))
         else:
             split.before.append(module)
-    supported = (
-        "it takes an nn.Sequential of nn.Linear and convolutions, with nn.Flatten, max and average "
-        f"pools, and {activations} between"
+    layers = (
+        "nn.Linear, with"
+        if only_linear
+        else "nn.Linear and convolutions, with nn.Flatten, max and average pools, and"
     )
+    supported = f"it takes an nn.Sequential of {layers} {activations} between"
     if not segments and not refused:
         kind = type(without_ddp(model)).__name__
         refused.append(Refusal("", kind, "it has no weight layer"))
     raise_if_refused(method, refused, supported)
     return split
+
+
+def is_plain_activation(module: nn.Module) -> bool:
+    """Return whether a module is an elementwise activation without parameters."""
+    known = type(module) in TORCH_ACTIVATIONS and type(module) is not nn.RReLU
+    known = known and next(module.parameters(), None) is None
+    return known or is_activation(module)
 
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:

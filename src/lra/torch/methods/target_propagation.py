@@ -14,11 +14,14 @@ from lra.errors import MethodError, Refusal
 from lra.loss_terms import LossTerms
 from lra.methods import DTP
 from lra.methods.base import Loss
-from lra.torch.layers import is_activation
-from lra.torch.methods.chain import Segment, SegmentedModel, split_into_segments
+from lra.torch.methods.chain import (
+    Segment,
+    SegmentedModel,
+    is_plain_activation,
+    split_into_segments,
+)
 from lra.torch.methods.runs import Runs, count_loss_terms, detached_copy, raise_if_refused
 from lra.torch.model_state import preserve_state
-from lra.torch.registry import TORCH_ACTIVATIONS
 
 _CONV_TRANSPOSE: list[Any] = [F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d]
 
@@ -92,12 +95,6 @@ def _output_padding(layer: _ConvNd, input_shape: Size, output_shape: Size) -> li
     return [n - ((m - 1) * s - 2 * int(p) + d * (k - 1) + 1) for n, m, s, p, d, k in sizes]
 
 
-def _is_activation(module: nn.Module) -> bool:
-    known = type(module) in TORCH_ACTIVATIONS and type(module) is not nn.RReLU
-    known = known and next(module.parameters(), None) is None
-    return known or is_activation(module)
-
-
 def split_model(method: DTP, model: nn.Module) -> SegmentedModel:
     """Split a model into segments whose weight layers have inverses.
 
@@ -105,7 +102,7 @@ def split_model(method: DTP, model: nn.Module) -> SegmentedModel:
         MethodError: for any other model.
     """
     activations = "elementwise activations without parameters"
-    found = split_into_segments(method, model, _is_activation, activations)
+    found = split_into_segments(method, model, is_plain_activation, activations)
     reason = "its padding has no known inverse; use numbers, and padding_mode='zeros'"
     refused = [
         Refusal(s.path, type(s.layer).__name__, reason)
@@ -130,7 +127,7 @@ def attach(method: DTP, model: nn.Module, example: Tensor) -> nn.Module:
     with preserve_state(model):
         shapes = _shapes(split, example)
     for below, segment, own in zip(split.segments, inner, shapes[1:], strict=False):
-        activation = next((m for m in reversed(below.rest) if _is_activation(m)), None)
+        activation = next((m for m in reversed(below.rest) if is_plain_activation(m)), None)
         segment.layer.add_module("inverse", Inverse(segment.layer, own, activation))
     return model
 
