@@ -320,7 +320,7 @@ def _error_predictive_coding() -> Picture:
     width = 190
     picture = Picture(lines=2)
     picture.forward(lambda i: "s_0 = x" if i == 0 else f"z_{i}" if i == LAYERS else f"s_{i}")
-    picture.top(f"δ_{LAYERS} = N / p ∂L / ∂z_{LAYERS}", width)
+    picture.top(f"δ_{LAYERS} = c N ∂L / ∂z_{LAYERS}", width)
     for i in range(1, LAYERS):
         picture.read(i, f"ε_{i}", width, back=True)
         picture.error(i, [f"s_{i} = f_{i}(s_{i - 1}) + ε_{i}", f"dε_{i} = −(ε_{i} + δ_{i})"], width)

@@ -79,7 +79,9 @@ def test_feedback_drawn_per_batch_uses_the_devices_generator():
 
 
 @pytest.mark.parametrize(
-    "method", [lra.methods.PredictiveCoding(), lra.methods.DTP()], ids=lambda rule: rule.name
+    "method",
+    [lra.methods.PredictiveCoding(), lra.methods.ErrorPredictiveCoding(), lra.methods.DTP()],
+    ids=lambda rule: rule.name,
 )
 def test_updates_of_methods_equal_the_cpus(method):
     model = nn.Sequential(*list(mlp())).double()

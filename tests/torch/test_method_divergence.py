@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import lra
 
 PC, EP = lra.methods.PredictiveCoding, lra.methods.EquilibriumPropagation
+EPC = lra.methods.ErrorPredictiveCoding
 
 
 def net(act, scale):
@@ -29,6 +30,7 @@ INFINITE = {
     "predictive coding": (PC(), nn.ReLU, 100),
     "predictive coding, long steps": (PC(steps=100, step=1.0), nn.LeakyReLU, 12),
     "predictive coding, more steps": (PC(steps=200, step=2.5), nn.Softplus, 4),
+    "errors, long steps": (EPC(steps=100, step=10.0), nn.Tanh, 1),
     "equilibrium propagation, ReLU": (EP(), nn.ReLU, 12),
     "equilibrium propagation, Softplus": (EP(), nn.Softplus, 100),
     "equilibrium propagation, one-sided": (EP(symmetric=False), nn.LeakyReLU, 12),
@@ -49,6 +51,8 @@ UNSETTLED = {
     "predictive coding, one step": (PC(steps=1, step=3.0), nn.Tanh, 4),
     "predictive coding, saturated": (PC(steps=5, step=1.0), nn.Tanh, 1e4),
     "predictive coding, in a cycle": (PC(steps=100, step=1.0), nn.Tanh, 1000),
+    "errors": (EPC(steps=5), nn.Tanh, 20),
+    "errors, long steps": (EPC(steps=2, step=2.5), nn.Tanh, 1),
     "equilibrium propagation, ReLU": (EP(), nn.ReLU, 2),
     "equilibrium propagation, few steps": (EP(free_steps=4, nudged_steps=2), nn.ReLU, 4),
     "equilibrium propagation, Softplus": (EP(), nn.Softplus, 4),
@@ -72,6 +76,8 @@ SETTLING = {
     "predictive coding": (PC(), nn.ReLU, 4),
     "predictive coding, settled": (PC(steps=300, step=0.2), nn.Tanh, 1),
     "predictive coding, Z-IL": (PC(steps=2, step=1.0), nn.Tanh, 1),
+    "errors": (EPC(), nn.ReLU, 1),
+    "errors, settled": (EPC(steps=100, step=0.5), nn.Tanh, 1),
     "equilibrium propagation": (EP(), nn.Hardsigmoid, 12),
     "equilibrium propagation, settled": (EP(free_steps=300, nudged_steps=300), nn.Tanh, 1),
     "equilibrium propagation, saturated": (EP(), nn.Tanh, 100),
