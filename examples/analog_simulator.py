@@ -2,7 +2,7 @@
 
     pip install torch==2.13.0 lra && pip install --no-deps aihwkit-lightning==2.1.0
     python examples/analog_simulator.py                          # the bundled digits
-    python examples/analog_simulator.py --mnist 10000 --seeds 5  # some 8 minutes
+    python examples/analog_simulator.py --seeds 5                # some 2 minutes
 
 The simulator adds noise to weights and outputs, rounds inputs to few bits, and splits matrices into
 tiles. `convert_to_analog` swaps it into a model, and `lra.convert` trains the result by only
@@ -62,7 +62,9 @@ class Levels(nn.Module):
         return z + (levels(h) - z).detach() if self.twin else levels(h)
 
 
-def network(sizes: list[int], activation: str, way: str, config: TorchInferenceRPUConfig, seed: int):
+def network(
+    sizes: list[int], activation: str, way: str, config: TorchInferenceRPUConfig, seed: int
+):
     """Return an analog network, converted to the rule if that is the way of training."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []

@@ -1,6 +1,7 @@
 """Train spiking networks of snnTorch and spikingjelly, with their surrogates and without any.
 
-    pip install torch==2.13.0 lra loguru && pip install --no-deps snntorch==1.0.0 spikingjelly==2.0.0
+    pip install torch==2.13.0 lra loguru
+    pip install --no-deps snntorch==1.0.0 spikingjelly==2.0.0
     python examples/spiking_digits.py                       # the bundled digits
     python examples/spiking_digits.py --mnist 5000 --seeds 5
 
@@ -85,7 +86,9 @@ def network(cls: Any, inputs: int, width: int, way: str, seed: int) -> nn.Module
     if way == "backprop":
         return model
     skip = (NEURONS[cls],) if way == "surrogate" else ()
-    return lra.convert(model, lra.MirroredLRA(), skip=skip, example=spikes_of(torch.rand(4, inputs)))
+    return lra.convert(
+        model, lra.MirroredLRA(), skip=skip, example=spikes_of(torch.rand(4, inputs))
+    )
 
 
 def train(model: nn.Module, x: torch.Tensor, t: torch.Tensor, epochs: int, seed: int) -> None:

@@ -1017,6 +1017,7 @@ DEFECTS = (
         "            with _evaluating(layer):",
         "            with contextlib.nullcontext():",
         "tests/torch/test_black_box.py",
+        "test_the_mirror_runs_in_eval_mode",
     ),
     Defect(
         "forget the dilation of a black-box convolution",
@@ -1024,6 +1025,7 @@ DEFECTS = (
         'return ConvMap(stride, padding, dilation, getattr(layer, "groups", 1))',
         'return ConvMap(stride, padding, (1,) * len(sizes), getattr(layer, "groups", 1))',
         "tests/torch/test_black_box.py",
+        "black_box_convolution",
     ),
     Defect(
         "mirror a convolution by noise that misses a part of its kernel",
@@ -1031,6 +1033,7 @@ DEFECTS = (
         "return tuple(k + -p % s for k, s, p in settings)",
         "return tuple(k for k, s, p in settings)",
         "tests/torch/test_black_box.py",
+        "black_box_convolution",
     ),
     Defect(
         "take a user's Function for torch's of the same name",
@@ -1038,6 +1041,7 @@ DEFECTS = (
         'elementwise = (elementwise or name == "Clone") and function_of(node) is None',
         'elementwise = elementwise or name == "Clone"',
         "tests/torch/test_simulators.py",
+        "stand-in",
     ),
     Defect(
         "measure a noisy activation twice",

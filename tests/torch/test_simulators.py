@@ -161,4 +161,3 @@ def test_aihwkit_lightning_converts_in_two_lines():
     for i in (2, 5):
         E, W = model[i].feedback.detach().flatten(), model[i].weight.detach().flatten()
         assert float(F.cosine_similarity(E, W, 0)) > 0.99
-
