@@ -330,6 +330,147 @@ def test_a_network_of_black_boxes_learns():
     assert accuracy(lra.MirroredLRA()) > 0.9
 
 
+# Simulators: custom Functions, an input range beside the weight, noise in training
+
+
+class Clip(torch.autograd.Function):
+    """Clip z at a learned range, and round it to steps of 1/64 of that."""
+
+    @staticmethod
+    def forward(ctx, z, reach):
+        return torch.round(64 * z.clamp(-reach, reach) / reach) * reach / 64
+
+    @staticmethod
+    def backward(ctx, d):
+        return d, d.sum()
+
+
+class Tile(nn.Linear):
+    """A simulator's layer with the structure of aihwkit-lightning's AnalogLinear."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, dtype=torch.float64)
+        self.input_range = nn.Parameter(torch.tensor(4.0).double())
+        self.register_buffer("seen", torch.zeros(()))
+
+    def clip(self, z):
+        noise = 0.0
+        if self.training:
+            self.seen += 1
+            noise = 0.5 * torch.randn_like(self.weight)
+        return Clip.apply(z, self.input_range), self.weight + noise
+
+    def forward(self, z):
+        z, W = self.clip(z)
+        return z @ W.T + self.bias
+
+
+class ConvTile(nn.Module):
+    """The same for patches, by unfolding."""
+
+    def __init__(self, inputs, outputs, stride, padding, dilation=1):
+        super().__init__()
+        self.stride, self.padding, self.dilation = stride, (padding, padding), dilation
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 2).double() / 3)
+        self.bias = nn.Parameter(torch.randn(outputs).double())
+        self.input_range = nn.Parameter(torch.tensor(4.0).double())
+
+    def forward(self, z):
+        z = Clip.apply(z, self.input_range)
+        rows = F.unfold(z, (3, 2), self.dilation, self.padding, self.stride).mT
+        h = (rows @ self.weight.flatten(1).T + self.bias).mT
+        reach = [self.dilation * (k - 1) + 1 for k in (3, 2)]
+        sizes = zip(z.shape[2:], reach, self.padding, strict=True)
+        return h.unflatten(2, [(n + 2 * p - k) // self.stride + 1 for n, k, p in sizes])
+
+
+@pytest.fixture
+def _tiles():
+    for cls in (Tile, ConvTile):
+        lra.register_weight_layer(cls, black_box=True)
+    yield
+    for cls in (Tile, ConvTile):
+        del WEIGHT_LAYERS[cls]
+
+
+@pytest.mark.usefixtures("_tiles")
+def test_other_parameters_of_a_black_box_are_left_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(Tile(6, 5), nn.Tanh(), Tile(5, 3))
+    x, t = batch()
+    lra.convert(model, lra.MirroredLRA(), example=x)
+    before = model.state_dict()
+    assert model.training
+    assert float(model[2].seen) == 0  # neither the mirror nor the example counts as training
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    F.cross_entropy(model(x), t).backward()
+    assert model[2].input_range.grad is None
+    assert model[2].weight.grad.any()
+    assert float(model[2].seen) == 1
+    optimizer.step()
+    assert torch.equal(model[2].input_range, before["2.input_range"])
+    report = lra.coverage(model)
+    assert report.full
+    assert report.weights == {"Tile": 6 * 5 + 5 + 5 * 3 + 3}
+
+
+@pytest.mark.usefixtures("_tiles")
+def test_the_mirror_runs_in_eval_mode():
+    """The noise of training is one draw for a whole batch, which the mirror could not average."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Tile(6, 5), nn.Tanh(), Tile(5, 300)).train()
+    lra.convert(model, lra.MirroredLRA(samples=20_000))
+    assert angle(model[2].feedback.detach(), model[2].weight.detach()) < 2
+
+
+@pytest.mark.usefixtures("_tiles")
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (3, 2, 2), (4, 1, 1)]
+)
+def test_updates_of_a_black_box_convolution_are_those_of_a_convolution(stride, padding, dilation):
+    """d, dW and db are autograd's through a convolution with E in place of W."""
+    torch.manual_seed(0)
+    layer = alone(ConvTile(2, 4, stride, padding, dilation), lra.MirroredLRA(samples=4000))
+    z = torch.randn(5, 2, 9, 8).double().requires_grad_()
+    h = layer(z)
+    assert torch.equal(h, ConvTile.forward(layer, z))
+    e = torch.randn_like(h)
+    h.backward(e)
+    E, b = layer.feedback.detach().requires_grad_(), layer.bias.detach().requires_grad_()
+    at = z.detach().requires_grad_()
+    F.conv2d(at, E, b, stride, padding, dilation).backward(e)
+    torch.testing.assert_close(z.grad, at.grad, **CLOSE)
+    torch.testing.assert_close(layer.weight.grad, E.grad, **CLOSE)
+    torch.testing.assert_close(layer.feedback.grad, E.grad, **CLOSE)
+    torch.testing.assert_close(layer.bias.grad, b.grad, **CLOSE)
+    assert layer.input_range.grad is None
+    W = layer.weight.detach()
+    assert angle(E.detach(), W) < 6  # about atan(sqrt(12 / 4000)) where each weight is used once
+    assert float((E.detach() * W).sum() / (W * W).sum()) == pytest.approx(1, abs=0.03)
+
+
+def test_a_subclass_whose_functions_hide_its_product_is_refused():
+    model = nn.Sequential(Tile(6, 5), nn.Tanh(), Tile(5, 3))
+    with pytest.raises(
+        lra.errors.ConversionError,
+        match=r"2 \(Tile\): its forward calls Clip.apply, .*register_weight_layer\(Tile, black_box",
+    ):
+        lra.convert(model, lra.MirroredLRA())
+
+
+def test_a_known_simulator_is_a_black_box_and_keeps_its_backprop(monkeypatch):
+    name = f"{Tile.__module__}.{Tile.__qualname__}"
+    monkeypatch.setattr("lra.torch.registry.SIMULATORS", frozenset((name,)))
+    try:
+        model = lra.convert(nn.Sequential(Tile(6, 5), nn.Tanh(), Tile(5, 3)), lra.MirroredLRA())
+        assert lra.coverage(model).weights["Tile"] == 53
+        x, t = batch()
+        F.cross_entropy(lra.convert(lra.restore(model), lra.Backprop())(x), t).backward()
+        assert model[2].input_range.grad.any()
+    finally:
+        WEIGHT_LAYERS.pop(Tile, None)
+
+
 # Refusals
 
 
@@ -345,6 +486,12 @@ class Kernels(nn.Module):
 class Shortened(Device):
     def forward(self, z):
         return super().forward(z)[:, 1:]
+
+
+class Nested(Device):
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.inner = nn.Linear(1, 1)
 
 
 class ReturnsArray(Device):
@@ -371,7 +518,7 @@ def test_invalid_registrations_are_refused(arguments, options, message):
 
 
 def test_weights_and_results_of_other_shapes_are_refused():
-    for cls in (Kernels, Shortened, ReturnsArray):
+    for cls in (Kernels, Nested, Shortened, ReturnsArray):
         lra.register_weight_layer(cls, black_box=True)
     try:
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), Kernels())
@@ -380,6 +527,8 @@ def test_weights_and_results_of_other_shapes_are_refused():
         ):
             lra.convert(model, lra.MirroredLRA())
         assert not lra.is_converted(model)
+        with pytest.raises(lra.errors.ConversionError, match="black box with the submodules inner"):
+            lra.convert(nn.Sequential(Device(6, 4), nn.Tanh(), Nested(4, 2)), lra.LRAE())
         model = lra.convert(nn.Sequential(Shortened(6, 4), nn.Tanh(), Device(3, 2)), lra.LRAE())
         with pytest.raises(
             lra.errors.RuleError,
@@ -392,5 +541,5 @@ def test_weights_and_results_of_other_shapes_are_refused():
         ):
             model(torch.randn(7, 6).double())
     finally:
-        for cls in (Kernels, Shortened, ReturnsArray):
+        for cls in (Kernels, Nested, Shortened, ReturnsArray):
             del WEIGHT_LAYERS[cls]

@@ -11,6 +11,7 @@ from lra.errors import ConversionError
 from lra.rules import Rule
 from lra.torch.functions.module import InterceptedModule
 from lra.torch.layers import Local, LocalActivation, LocalSequential, class_name
+from lra.torch.layers.custom import LocalBlackBox
 from lra.torch.layers.slots import Conversion, feedback_slots
 from lra.torch.registry import ACTIVATIONS, INTERCEPTED
 
@@ -21,7 +22,8 @@ class Coverage:
 
     Attributes:
         weights: the number of weights under the rule, by module type. Weights that no error has to
-            cross count as well: those that read the raw input, embeddings, biases and scales.
+            cross count as well: those that read the raw input, embeddings, biases and scales. The
+            other parameters of a black box do not count: nothing trains them.
         left: the number of weights on autograd, by module type: those excluded with `skip=`, and
             those of modules that came into the model later.
         activations: the number of activation modules under the rule, by type.
@@ -151,7 +153,10 @@ def coverage(model: nn.Module) -> Coverage:
         # What a weight is computed from belongs to the module of the weight.
         is_new |= any(path.startswith(f"{name}.parametrizations") for name in changed)
         activations[kind] += isinstance(module, LocalActivation)
-        for parameter in module.parameters(recurse=False):
+        own = dict(module.named_parameters(recurse=False))
+        if isinstance(module, LocalBlackBox):  # nothing trains its other parameters
+            own = {name: p for name, p in own.items() if name in ("weight", "bias")}
+        for parameter in own.values():
             if id(parameter) not in seen and id(parameter) not in added:
                 seen.add(id(parameter))
                 (left if is_skipped or is_new else weights)[kind] += parameter.numel()

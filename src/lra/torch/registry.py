@@ -30,10 +30,12 @@ class WeightLayer:
     Attributes:
         product: the product that was registered; None for torch's own classes and black boxes.
         black_box: whether the layer can only be run.
+        simulator: whether `recognise_simulators` registered it, so that it can be differentiated.
     """
 
     product: Product | None = None
     black_box: bool = False
+    simulator: bool = False
 
     @property
     def built_in(self) -> bool:
@@ -45,6 +47,15 @@ WEIGHT_LAYERS: dict[type[nn.Module], WeightLayer] = dict.fromkeys(
     (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), WeightLayer()
 )
 """Weight layers by class: errors go down through the rule's feedback."""
+
+SIMULATORS = frozenset(
+    (
+        "aihwkit_lightning.nn.modules.linear.AnalogLinear",
+        "aihwkit_lightning.nn.modules.conv.AnalogConv2d",
+        "aihwkit_lightning.nn.modules.conv.AnalogConv3d",
+    )
+)
+"""Weight layers of other packages that are black boxes, by qualified class name."""
 
 ACTIVATIONS: dict[type[nn.Module], str | None] = {
     nn.CELU: "celu",
@@ -266,18 +277,23 @@ def register_weight_layer(
     own code are found by `convert(..., example=)` without this; a registered class needs no example
     and its forward is not intercepted.
 
-    A black box (a device, a driver, a NumPy simulator) is only ever run, without autograd. Its h is
-    near z W^T + b, with noise and limits of its own. Then d = e E, dW = e^T z and db = sum e, and a
-    mirror sends noise through the module, so that E follows the weights as they act. Rules that use
-    W itself as feedback (`lra.Backprop()`, sign symmetry) read the parameter's values.
+    A black box (a device, a driver, a simulator) is only ever run, without autograd. Its h is near
+    z W^T + b, or near a convolution, with noise and limits of its own. Then d = e E, dW = e^T z and
+    db = sum e, or the convolution's adjoints. A mirror sends noise through the module in eval mode,
+    so that E follows the weights as they act. Rules that use W itself as feedback
+    (`lra.Backprop()`, sign symmetry) read the parameter's values.
 
     Args:
         cls: a subclass of torch.nn.Module with a parameter `weight`, W, and a parameter `bias`, b,
-            or None, and no other parameter. Its forward takes z alone.
+            or None. A black box may have other parameters, such as a range of its inputs. They get
+            no gradient. Its forward takes z alone.
         product: the function f of the layer, z, W and b. b is None without a bias, and where noise
             runs through the layer to draw feedback weights. It reads no other trainable tensor.
             `lra.inits.FanIn` takes W's first dimension as the units.
-        black_box: whether the layer can only be run. z is then (..., in), and W is (out, in).
+        black_box: whether the layer can only be run. z is then (..., in), and W is (out, in). In a
+            convolution z is (batch, in, ...), W is (out, in / groups, ...), and the module has
+            attributes `stride` and `padding` as torch.nn.Conv2d does; `dilation` and `groups` if
+            they are not 1.
 
     Raises:
         OptionError: for anything but such a class with either a product or black_box=True.
@@ -314,3 +330,10 @@ def register_weight_layer(
     if cls in WEIGHT_LAYERS and WEIGHT_LAYERS[cls].built_in:
         raise OptionError(f"register_weight_layer: {name} is a weight layer already")
     WEIGHT_LAYERS[cls] = WeightLayer(product, black_box)
+
+
+def recognise_simulators(model: nn.Module) -> None:
+    """Register the classes of `SIMULATORS` that a model has as black boxes; import nothing."""
+    for cls in {type(module) for module in model.modules()} - WEIGHT_LAYERS.keys():
+        if f"{cls.__module__}.{cls.__qualname__}" in SIMULATORS:
+            WEIGHT_LAYERS[cls] = WeightLayer(black_box=True, simulator=True)

@@ -154,6 +154,8 @@ class Classifier:
             return one is other  # else a choice between two activations, as in a pool
         if name == "Abs" and node._saved_self.is_complex():  # type: ignore[attr-defined]
             return False  # the length of a vector of two numbers
+        if function_of(node) is not None:
+            return False  # a user's Function may have the name of one of torch's
         if NONLINEAR.fullmatch(name):
             return True
         power = POWER.fullmatch(name)
@@ -184,7 +186,7 @@ class Classifier:
             name = node_name(node)
             kinds = SCALE, NONLINEAR, POWER, BOUND
             elementwise = any(kind.fullmatch(name) for kind in kinds) or "Copy" in name
-            elementwise = elementwise or name == "Clone"
+            elementwise = (elementwise or name == "Clone") and function_of(node) is None
             if len(below) != 1 or not (elementwise or is_activation(node)):
                 break
             node = below[0]
@@ -252,7 +254,9 @@ def _for_weights(call: Call, node: Node) -> str:
         return "torch.vmap maps over these weights; use one module for each set of weights"
     if call.origin in (Origin.FUNCTION, Origin.OPERATOR):
         return (
-            f"call functions of torch instead, or keep its backward pass: skip=({call.operation},)"
+            "call functions of torch instead; run the module as a black box by "
+            "lra.register_weight_layer(its class, black_box=True); or keep its backward pass: "
+            f"skip=({call.operation},)"
         )
     name = node_name(node)
     if not (PRODUCT.fullmatch(name) or FACTORS.fullmatch(name)):

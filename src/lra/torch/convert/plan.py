@@ -20,7 +20,13 @@ from lra.torch.convert.forward_scan import escapes
 from lra.torch.distributed import is_sharded
 from lra.torch.layers import Local, LocalSequential, class_name, is_activation
 from lra.torch.layers.slots import Conversion
-from lra.torch.registry import ACTIVATIONS, INTERCEPTED, TORCH_ACTIVATIONS, WEIGHT_LAYERS
+from lra.torch.registry import (
+    ACTIVATIONS,
+    INTERCEPTED,
+    TORCH_ACTIVATIONS,
+    WEIGHT_LAYERS,
+    recognise_simulators,
+)
 
 Selector = str | type[nn.Module]
 """A qualified name, a pattern of names, or a class of submodules."""
@@ -90,6 +96,7 @@ def make_plan(
     methods: Sequence[str] = (),
 ) -> Plan:
     """Decide for every module, and refuse once for everything that stands in the way."""
+    recognise_simulators(model)
     paths = dict(model.named_modules(remove_duplicate=False))
     plan = Plan(skipped=skipped, methods=_find_methods(paths, methods))
     refused: list[Refusal] = []
@@ -103,14 +110,14 @@ def make_plan(
         intercept = not reason and (path in plan.methods or _is_intercepted(module, rule))
         if intercept and not has_example and is_parametrized(module):
             reason = "its weights are computed in each forward; pass example=, for their shapes"
-        if not reason and not intercept and not has_example:
-            reason = _needs_example(module, rule, functions)
+        if not reason and not has_example:
+            reason = _needs_example(module, rule, functions, intercept)
         if reason:
             refused.append(Refusal(path, class_name(module), reason))
             inside.append(f"{path}." if path else "")
         elif intercept:
             plan.intercepted[path] = module
-        elif type(module) in WEIGHT_LAYERS:
+        elif type(module) in WEIGHT_LAYERS and not _has_own_backward(module, rule):
             plan.weights[path] = module
         elif not isinstance(rule.crossing, Derivative) and (
             type(module) in ACTIVATIONS or is_activation(module)
@@ -186,11 +193,17 @@ def _reason_to_refuse(module: nn.Module, rule: Rule, has_example: bool) -> str:
     if cls in WEIGHT_LAYERS:
         if hasattr(module, "feedback"):
             return "it has an attribute 'feedback', where feedback weights would go; rename it"
-        others = module._parameters.keys() - {"weight", "bias"}
-        custom = not WEIGHT_LAYERS[cls].built_in
-        if custom and (others or next(module.children(), None) is not None):
-            named = ", ".join(sorted((*others, *dict(module.named_children()))))
+        registered, children = WEIGHT_LAYERS[cls], dict(module.named_children())
+        others = {*(module._parameters.keys() - {"weight", "bias"}), *children}
+        if registered.product is not None and others:
+            named = ", ".join(sorted(others))
             return f"it has {named} beside weight and bias, which its product cannot train"
+        if registered.black_box and children:
+            named = ", ".join(sorted(children))
+            return (
+                f"it is a black box with the submodules {named}, which nothing would train; keep "
+                "them in a tuple, where torch does not find them"
+            )
         weight = module._parameters.get("weight")
         if weight is not None and not weight.is_floating_point():
             return f"its weight is {weight.dtype}; rules need real floating-point weights"
@@ -212,6 +225,11 @@ def _is_intercepted(module: nn.Module, rule: Rule) -> bool:
     return isinstance(module, INTERCEPTED)
 
 
+def _has_own_backward(module: nn.Module, rule: Rule) -> bool:
+    """Return whether backprop was asked for, in a simulator with a backward pass of its own."""
+    return rule == Rule() and WEIGHT_LAYERS[type(module)].simulator
+
+
 def _would_be_intercepted(module: nn.Module) -> bool:
     """Return whether other rules than backprop intercept a module, or may do so."""
     if type(module).__module__.startswith("torch."):
@@ -219,13 +237,20 @@ def _would_be_intercepted(module: nn.Module) -> bool:
     return any(p is not None and p.dim() > 1 for p in module._parameters.values())
 
 
-def _needs_example(module: nn.Module, rule: Rule, functions: Sequence[Any]) -> str:
+def _needs_example(module: nn.Module, rule: Rule, functions: Sequence[Any], intercept: bool) -> str:
     """Return what in a module's own code only an example can convert, or ""."""
     if type(module).__module__.startswith("torch.") or rule == Rule():
         return ""
     if type(module) in WEIGHT_LAYERS or type(module) in ACTIVATIONS or is_activation(module):
         return ""
     found = escapes(module, functions)
+    if intercept:
+        hidden = [each.name for each in found if each.kind is Kind.UNKNOWN]
+        return (
+            f"its forward calls {', '.join(hidden)}, where the rule does not reach; run it as a "
+            f"black box by lra.register_weight_layer({class_name(module)}, black_box=True), or "
+            "pass example=, to see what else it does"
+        ) * bool(hidden)
     if isinstance(rule.crossing, Derivative):
         found = [each for each in found if each.kind is not Kind.ACTIVATION]
     if not found:

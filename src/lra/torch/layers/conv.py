@@ -1,6 +1,6 @@
 """The convolutions in one, two and three dimensions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +28,19 @@ class ConvMap:
         """Compute h of shape (batch, out, ...) from z of shape (batch, in, ...)."""
         convolve = _CONVOLUTIONS[len(self.stride)]
         return convolve(z, W, b, self.stride, self.padding, self.dilation, self.groups)
+
+    def positions(self, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of positions of a kernel in an input of these sizes."""
+        settings = zip(sizes, self._reach(kernel), self.stride, self.padding, strict=True)
+        return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in settings)
+
+    def smallest(self, kernel: Sequence[int]) -> tuple[int, ...]:
+        """Return the sizes of the smallest input that a whole kernel has a position in."""
+        settings = zip(self._reach(kernel), self.stride, self.padding, strict=True)
+        return tuple(k + -p % s for k, s, p in settings)
+
+    def _reach(self, kernel: Sequence[int]) -> list[int]:
+        return [d * (k - 1) + 1 for d, k in zip(self.dilation, kernel, strict=True)]
 
     def adjoint(self, e: Tensor, z: Tensor, E: Tensor, needs: tuple[bool, ...]) -> Gradients:
         """Compute d, dW and db by one call of the convolution's backward kernel with E as weight.

@@ -18,12 +18,12 @@ class Run:
     Attributes:
         f: y = f(x, W).
         shape: the shape of one sample's x.
-        black_box: whether f can only be run, on vectors, and has no adjoint.
+        correlate: dW of (h, x), for an f that can only be run and has no adjoint.
     """
 
     f: Callable[[Tensor, Tensor], Tensor]
     shape: tuple[int, ...]
-    black_box: bool = False
+    correlate: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,11 @@ class FeedbackSampler:
             return ((x @ rows.T).T @ x).view_as(W), samples
         f = self.run.f
         x = self._noise(samples, self.run.shape)
-        if self.run.black_box:
+        if self.run.correlate is not None:
             y = f(x, W)
-            return (y - y.mean(0)).T @ x, samples - 1  # without the layer's own offset
+            uses = self.run.correlate(torch.ones_like(y), torch.ones_like(x))
+            # Without the layer's own offset, at the cost of one sample.
+            return self.run.correlate(y - y.mean(0), x), uses * (samples - 1) / samples
         y, correlate = torch.func.vjp(lambda W: f(x, W), W)[:2]
         count = torch.func.vjp(lambda W: f(torch.ones_like(x), W), W)[1]
         return correlate(y)[0], count(torch.ones_like(y))[0]
