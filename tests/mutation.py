@@ -470,8 +470,8 @@ DEFECTS = (
     Defect(
         "mirror onto the offset",
         "torch/mirror.py",
-        "lerp_(E - sampler.W if slot.offset else E, float(step))",
-        "lerp_(E, float(step))",
+        "add_(E - sampler.W if slot.offset else E, alpha=step)",
+        "add_(E, alpha=step)",
         SHARE,
         "test_mirror_sets_shared_feedback_like_learned_feedback",
     ),
@@ -1211,7 +1211,6 @@ DEFECTS = (
         'return ConvMap(stride, padding, dilation, getattr(layer, "groups", 1))',
         'return ConvMap(stride, padding, (1,) * len(sizes), getattr(layer, "groups", 1))',
         "tests/torch/test_black_box.py",
-        "black_box_convolution",
     ),
     Defect(
         "mirror a convolution by noise that misses a part of its kernel",
@@ -1219,7 +1218,6 @@ DEFECTS = (
         "return tuple(k + -p % s for k, s, p in settings)",
         "return tuple(k for k, s, p in settings)",
         "tests/torch/test_black_box.py",
-        "black_box_convolution",
     ),
     Defect(
         "take a user's Function for torch's of the same name",
@@ -1227,7 +1225,6 @@ DEFECTS = (
         'elementwise = (elementwise or name == "Clone") and function_of(node) is None',
         'elementwise = elementwise or name == "Clone"',
         "tests/torch/test_simulators.py",
-        "stand-in",
     ),
     Defect(
         "measure a noisy activation twice",
@@ -2143,7 +2140,7 @@ DEFECTS = (
     Defect(
         "accept a learning rate that no rule uses",
         "lab/comparison/grid.py",
-        "for name in changed(self).keys() & set(STEP):",
+        "for name in (changed(self).keys() | self.other_settings.keys()) & set(STEP):",
         "for name in set[str]():",
         GRID,
     ),
