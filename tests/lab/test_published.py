@@ -197,7 +197,7 @@ def test_the_page_holds_each_setup_and_what_was_measured(
     assert "| BP | 4 | 90.00 | 82.00 ± 2.83 (2) | -8.00 | 13.25 | within tolerance |" in written
     assert "- The data are made up." in written
     assert "By validation samples instead: BP 70.50." in written
-    assert "`lra reproduce x --seeds 2 --rules BP`" in written
+    assert "\n- `lra reproduce x --seeds 2 --rules BP`" in written
     assert "Machine: a processor." in written
 
 

@@ -71,7 +71,7 @@ def _section(found: Reproduction) -> str:
         own = [one for one in found.measured if one.epochs == epochs]
         names = "" if len(own) == len(setup.rows) else f" --rules {' '.join(o.name for o in own)}"
         short = "" if epochs == setup.epochs else f" --epochs {epochs}"
-        lines.append(f"`lra reproduce {setup.name} --seeds {seeds}{short}{names}`")
+        lines.append(f"- `lra reproduce {setup.name} --seeds {seeds}{short}{names}`")
     machines = " and ".join(sorted({one.machine for one in found.measured}))
     return "\n".join([*lines, "", f"Machine: {machines}.", ""])
 
