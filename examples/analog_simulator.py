@@ -1,8 +1,8 @@
 """Train networks on IBM's analog simulator, aihwkit-lightning, without its derivatives.
 
-    pip install torch==2.13.0 lra && pip install --no-deps aihwkit-lightning==2.1.0
-    python examples/analog_simulator.py                          # the bundled digits
-    python examples/analog_simulator.py --seeds 5                # some 2 minutes
+    pip install --no-deps aihwkit-lightning==2.1.0   # its dependencies bring another torch
+    python examples/analog_simulator.py              # the bundled digits
+    python examples/analog_simulator.py --seeds 5    # the table in docs/guides/hardware.md
 
 The simulator adds noise to weights and outputs, rounds inputs to few bits, and splits matrices into
 tiles. `convert_to_analog` swaps it into a model, and `lra.convert` trains the result by only
@@ -104,7 +104,6 @@ def main() -> None:
     width, epochs = (256, 3) if options.mnist else (128, 5)
     sizes = [x.shape[1], width, width, width, 10]
 
-    print("activation  weight noise  bits  trained by  accuracy")
     for activation, (noise, bits) in itertools.product(("tanh", "levels"), DEVICES):
         for way in ("own", "lra") if activation == "tanh" else ("own", "twin", "lra"):
             values = []
@@ -114,8 +113,8 @@ def main() -> None:
                 values.append(accuracy(model, x_test, t_test))
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             print(
-                f"{activation:10}  {noise:12}  {bits:4}  {way:10}  "
-                f"{statistics.mean(values):.1f}{spread}",
+                f"{activation:6}  weight noise {noise:4}  {bits} bits  {way:4}  "
+                f"test accuracy {statistics.mean(values):.1f}%{spread}",
                 flush=True,
             )
 

@@ -66,15 +66,25 @@ EXAMPLES = sorted(
 )
 
 
+PACKAGES = {"analog_simulator": "aihwkit_lightning", "spiking_digits": "snntorch"}
+"""Packages that are no dependencies; .ci/run has them in a stage of its own."""
+
+COUNTS = {"lightning_module": 1, "analog_simulator": 10, "spiking_digits": 6}
+"""How many accuracies an example prints, if that is not two."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_examples_learn(example: str) -> None:
-    warns = example in ("hugging_face_trainer", "lightning_module")  # these libraries warn
+    if example in PACKAGES:
+        pytest.importorskip(PACKAGES[example])
+    warns = example in ("hugging_face_trainer", "lightning_module", *PACKAGES)  # libraries warn
     done = run(f"examples/{example}.py", warnings="default" if warns else "error")
     assert done.returncode == 0, done.stderr
     accuracies = [float(found) for found in re.findall(r"test accuracy ([\d.]+)%", done.stdout)]
-    assert len(accuracies) == (1 if example == "lightning_module" else 2)
-    assert min(accuracies) > 75.0
+    assert len(accuracies) == COUNTS.get(example, 2)
+    unable = 2 if example == "analog_simulator" else 0  # autograd finds no slope in 8 levels
+    assert min(sorted(accuracies)[unable:]) > 75.0
 
 
 def test_without_torch_lra_imports_and_names_torch_as_missing() -> None:
