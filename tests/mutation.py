@@ -1036,6 +1036,13 @@ DEFECTS = (
         MIRROR,
     ),
     Defect(
+        "grow with the rank",
+        "torch/layers/sampler.py",
+        "scale * rank**-0.5 * Q @ P",
+        "scale * Q @ P",
+        AXES,
+    ),
+    Defect(
         "count units without the kernel's size",
         "torch/layers/sampler.py",
         "offsets = math.prod(self.W.shape[2:])",

@@ -366,8 +366,8 @@ class Layer:
     fan_in: int
     rms: float = math.nan
 
-    def __call__(self, kind, scale):
-        return self.answer(kind, scale)
+    def __call__(self, kind, scale, rank=0):
+        return self.answer(kind, scale, *([rank] if rank else []))
 
 
 def test_transpose_uses_the_weights_themselves():
@@ -468,6 +468,33 @@ def test_xavier_has_torchs_bound(shape):
     torch.testing.assert_close(
         feedback.effective(E, None, FeedbackSampler(W), torch), exact * E.sign()
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(40, 30), (30, 60), (30, 10, 3, 2)], ids=str)
+def test_low_rank_draws_have_the_rank_and_the_size_of_the_weights(shape, dtype):
+    torch.manual_seed(0)
+    W = (0.1 * torch.randn(shape)).to(dtype)
+    E = lra.inits.LowRank(6).draw(FeedbackSampler(W))
+    assert (E.shape, E.dtype) == (W.shape, dtype)
+    values = torch.linalg.svdvals(E.flatten(1).double())
+    assert values[5] > 0.3 * values[0]
+    assert values[6] < (1e-5 if dtype is torch.float64 else 0.03) * values[0]
+    assert float(E.double().square().mean().sqrt()) == pytest.approx(0.1, rel=0.25)
+    assert not torch.equal(E, lra.inits.LowRank(6).draw(FeedbackSampler(W)))
+
+
+@pytest.mark.parametrize("rms", [0.0, math.nan])
+def test_low_rank_without_weights_is_as_large_as_fan_in(rms):
+    asked = lra.inits.LowRank(3).draw(Layer(lambda *request: request, 16, rms))
+    assert asked == ("low-rank", pytest.approx(0.25 / math.sqrt(3)), 3)
+
+
+def test_a_rank_that_is_too_large_is_refused():
+    rule = lra.FeedbackAlignment(init=lra.inits.LowRank(9))
+    net = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.Tanh(), torch.nn.Linear(8, 12))
+    with pytest.raises(lra.errors.OptionError, match="rank must be at most 8 .* 12 x 8, got 9"):
+        lra.convert(net, rule)
 
 
 def test_uniform_magnitude_of_an_orthogonal_init():

@@ -224,7 +224,7 @@ class _Scale:
     def rms(self) -> float:
         return self.layer.rms
 
-    def __call__(self, kind: str, scale: float) -> Any:
+    def __call__(self, kind: str, scale: float, rank: int = 0) -> Any:
         return scale / math.sqrt(self.fan_in) if kind == "orthogonal" else scale  # the rms of a row
 
 

@@ -23,12 +23,16 @@ class Draw(Protocol):
     def rms(self) -> float:
         """The root mean square of the layer's weights W: a float, or a positive traced array."""
 
-    def __call__(self, kind: str, scale: float) -> Any:
+    def __call__(self, kind: str, scale: float, rank: int = 0) -> Any:
         """Draw an array of W's shape.
 
         Args:
-            kind: "normal", "uniform" or "orthogonal".
-            scale: the standard deviation, the bound, or the factor.
+            kind: "normal", "uniform", "orthogonal" or "low-rank".
+            scale: the standard deviation, the bound, the factor, or the root mean square.
+            rank: the rank, for "low-rank".
+
+        Raises:
+            OptionError: for a rank above that of a matrix of W's shape.
         """
 
 
@@ -93,9 +97,14 @@ class LikeWeights(Init):
 
     def draw(self, draw: Draw) -> Any:
         """Draw E uniformly, with scale times the root mean square of W."""
-        rms = draw.rms
-        known = not isinstance(rms, float) or (math.isfinite(rms) and rms > 0.0)
+        known, rms = _has_size(draw), draw.rms
         return draw("uniform", self.scale * (math.sqrt(3) * rms if known else draw.fan_in**-0.5))
+
+
+def _has_size(draw: Draw) -> bool:
+    """Return whether W holds numbers other than zeros."""
+    rms = draw.rms
+    return not isinstance(rms, float) or (math.isfinite(rms) and rms > 0.0)
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,54 @@ class Xavier(Init):
     def draw(self, draw: Draw) -> Any:
         """Draw E uniformly, within gain sqrt(6 / (fan_in + fan_out))."""
         return draw("uniform", self.gain * math.sqrt(6 / (draw.fan_in + draw.fan_out)))
+
+
+@dataclass(frozen=True)
+class LowRank(Init):
+    """Draw E as a product of two thin matrices, as large as the layer's own weights.
+
+        E = rms(W) Q P / sqrt(rank),  Q ~ N(0, 1),  P ~ N(0, 1)
+
+    Q is (units, rank), and P (rank, inputs of a unit). Where W is all zeros, or holds no values as
+    on a meta device, E is as large as one that `FanIn` draws.
+
+    Args:
+        rank: the rank of E, at most the smaller of its two sizes.
+
+    Raises:
+        OptionError: for a rank below 1; in drawing, for one that is too large.
+
+    Source: Hanut and Kadmon, Training large neural networks with low-dimensional error feedback,
+    2025 (arXiv 2502.20580), where both matrices are learned; here they are fixed.
+
+    >>> net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64))
+    >>> net = lra.convert(net, lra.FeedbackAlignment(init=lra.inits.LowRank(4)))
+    >>> torch.linalg.matrix_rank(net[2].feedback)
+    tensor(4)
+    """
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        count(self, "rank")
+
+    def draw(self, draw: Draw) -> Any:
+        """Draw both matrices and multiply them."""
+        size = draw.rms if _has_size(draw) else (3 * draw.fan_in) ** -0.5
+        return draw("low-rank", size, self.rank)
+
+
+def check_rank(rank: int, rows: int, columns: int) -> None:
+    """Check the rank of a matrix.
+
+    Raises:
+        OptionError: it is above the smaller of the two sizes.
+    """
+    if rank > min(rows, columns):
+        raise OptionError(
+            f"LowRank: rank must be at most {min(rows, columns)} for a matrix of {rows} x {columns}"
+            f", got {rank}"
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ MODULES = [
 INSIDE = {
     *("lra.axis." + name for name in ("choice", "count", "finite", "flag", "instance", "unknown")),
     *("lra.crossing.crossing_at", "lra.errors.one_line", "lra.inits.check_mirror"),
+    "lra.inits.check_rank",
     *("lra.loss_terms.check_terms", "lra.loss_terms.count_terms"),
 }
 """Names of these modules that only lra itself uses."""

@@ -13,7 +13,7 @@ from small_nets import batch_of, distance, loss, params_of, same, start
 import lra
 import lra.jax
 from lra.errors import ConversionError, OptionError
-from lra.inits import FanIn, LikeWeights, Mirror, Normal, Orthogonal, Xavier
+from lra.inits import FanIn, LikeWeights, LowRank, Mirror, Normal, Orthogonal, Xavier
 from lra.wiring import Direct, Stride
 
 WIDE = {"a": (8, 40), "b": (40, 60), "c": (60, 30)}
@@ -104,6 +104,17 @@ def test_xavier_needs_a_matrix():
         planned(
             loss, {"stack": jnp.ones((3, 4, 4))}, jnp.ones((2, 4)), rule=lra.LRAE(init=Xavier())
         )
+
+
+def test_low_rank_has_the_rank_and_the_size_of_the_weights():
+    params = wide_params()
+    for path, E in draw(LowRank(6), params).items():
+        values = np.linalg.svd(E, compute_uv=False)
+        assert values[5] > 0.3 * values[0]
+        assert values[6] < 1e-5 * values[0]
+        assert rms(E) == pytest.approx(rms(params[path[2]]), rel=0.25)
+    with pytest.raises(OptionError, match="rank must be at most 30 for a matrix of 60 x 30"):
+        draw(LowRank(31))
 
 
 def test_normal_has_its_std_and_no_bound():

@@ -134,6 +134,26 @@ def test_xavier_has_the_bound_of_glorots_initializer(layer, shape):
     assert abs(numpy(first.feedback)).max() == pytest.approx(2 * bound, rel=5e-3)
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: keras.layers.Dense(50), (30,)),
+        (lambda: keras.layers.Conv2D(20, (3, 2)), (6, 6, 15)),
+    ],
+    ids=["dense", "convolution"],
+)
+def test_low_rank_has_the_rank_and_the_size_of_the_kernel(layer, shape):
+    model = keras.Sequential(
+        [keras.Input(shape), layer(), keras.layers.Activation("tanh"), layer()]
+    )
+    second = lra.keras.convert(model, lra.LRAE(init=lra.inits.LowRank(6))).layers[2]
+    E, W = numpy(second.feedback), numpy(second.kernel)
+    values = np.linalg.svd(E.reshape(-1, E.shape[-1]), compute_uv=False)
+    assert values[5] > 0.3 * values[0]
+    assert values[6] < 1e-5 * values[0]
+    assert np.sqrt(np.mean(E**2) / np.mean(W**2)) == pytest.approx(1, rel=0.25)
+
+
 def test_mirror_says_what_it_cannot_do():
     with pytest.raises(ConversionError, match="mirror: no layer of this Sequential is converted"):
         lra.keras.mirror(dense())

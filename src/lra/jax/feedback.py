@@ -1,7 +1,7 @@
 """Feedback weights of a function: drawn, or estimated from its weight layers' answers to noise."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from jax import lax
 from lra.crossing import Derivative, TargetDifference
 from lra.errors import ConversionError, OptionError
 from lra.feedback import Stored, Transpose
-from lra.inits import Mirror
+from lra.inits import Mirror, check_rank
 from lra.jax.differences import NUMPY
 from lra.jax.interpret import Pass, run
 from lra.jax.plan import Plan, weights_of
@@ -57,8 +57,8 @@ class Sampler:
         size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(self.W)).astype(jnp.float32)))
         return jnp.where(size > 0, size, 1 / math.sqrt(3 * self.fan_in))
 
-    def __call__(self, kind: str, scale: Any) -> Any:
-        """Draw an array: normal by std, uniform by bound, or orthogonal by gain."""
+    def __call__(self, kind: str, scale: Any, rank: int = 0) -> Any:
+        """Draw an array: normal by std, uniform by bound, orthogonal by gain, low-rank by rms."""
         if self.key is None:
             raise OptionError(
                 "value_and_grad: this feedback draws numbers in every pass, and a function of JAX "
@@ -68,18 +68,27 @@ class Sampler:
         if jnp.issubdtype(dtype, jnp.complexfloating):
             real = jnp.finfo(dtype).dtype
             keys = jax.random.split(self.key)
-            return lax.complex(*(self._draw(kind, scale, key, real) for key in keys))
-        return self._draw(kind, scale, self.key, dtype)
+            return lax.complex(*(self._draw(kind, scale, rank, key, real) for key in keys))
+        return self._draw(kind, scale, rank, self.key, dtype)
 
-    def _draw(self, kind: str, scale: Any, key: Any, dtype: Any) -> Any:
+    def _draw(self, kind: str, scale: Any, rank: int, key: Any, dtype: Any) -> Any:
         if kind == "normal":
             return (scale * jax.random.normal(key, self.shape)).astype(dtype)
         if kind == "uniform":
             return (scale * jax.random.uniform(key, self.shape, minval=-1.0)).astype(dtype)
-        return (scale * self._orthogonal(key)).astype(dtype)
+        if kind == "orthogonal":
+            return (scale * self._matrices(key, jax.nn.initializers.orthogonal())).astype(dtype)
 
-    def _orthogonal(self, key: Any) -> Any:
-        """Draw orthogonal matrices of (fan_in, units), or (units, fan_in), as W has them."""
+        def low_rank(key: Any, shape: tuple[int, int], dtype: Any) -> Any:
+            check_rank(rank, *shape)
+            one, two = jax.random.split(key)
+            Q = jax.random.normal(one, (shape[0], rank), dtype)
+            return Q @ jax.random.normal(two, (rank, shape[1]), dtype) * rank**-0.5
+
+        return (scale * self._matrices(key, low_rank)).astype(dtype)
+
+    def _matrices(self, key: Any, draw: Callable[..., Any]) -> Any:
+        """Draw matrices of (fan_in, units), or (units, fan_in), as W has them."""
         *stacked, rows, columns = self.shape
         if len(stacked) != 1 or self.fan_in not in (rows, columns):
             stacked = []  # such as a kernel (height, width, in, out)
@@ -87,7 +96,6 @@ class Sampler:
             size = math.prod(self.shape)
             rows = self.fan_in if self.fan_in in sizes else size // self.fan_in
             columns = size // rows
-        draw = jax.nn.initializers.orthogonal()
         keys = jax.random.split(key, math.prod(stacked))
         found = jax.vmap(lambda key: draw(key, (rows, columns), jnp.float32))(keys)
         return found.reshape(self.shape)

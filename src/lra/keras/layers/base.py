@@ -12,7 +12,7 @@ from lra.crossing import Crossing
 from lra.differences import Phi
 from lra.errors import ConversionError
 from lra.feedback import Magnitude, SignSymmetric, Stored, Transpose
-from lra.inits import LikeWeights, Mirror
+from lra.inits import LikeWeights, LowRank, Mirror, check_rank
 from lra.keras.backend import is_graph_of_tensorflow, outside_graph, value_of
 from lra.keras.closed_forms import phi_of
 from lra.keras.gradients import ActivationOp, BilinearMap, apply_weights
@@ -36,7 +36,7 @@ def check_rule(value: Any) -> Rule:
     if (
         isinstance(feedback, SignSymmetric)
         and feedback.magnitude is not Magnitude.FIXED
-        and isinstance(feedback.init, (LikeWeights, Mirror))
+        and isinstance(feedback.init, (LikeWeights, LowRank, Mirror))
     ):
         raise ConversionError(
             f"convert: SignSymmetric(init={feedback.init}) would draw from the values of the "
@@ -264,9 +264,16 @@ class FeedbackSampler:
         """The root mean square of W."""
         return float(np.sqrt(np.mean(np.square(ops.convert_to_numpy(self.W), dtype="float64"))))
 
-    def __call__(self, kind: str, scale: float) -> Any:
-        """Draw an array: normal by std, uniform by bound, or orthogonal by gain."""
-        return self._draw(kind, scale, tuple(self.W.shape), _dtype(self.W))
+    def __call__(self, kind: str, scale: float, rank: int = 0) -> Any:
+        """Draw an array: normal by std, uniform by bound, orthogonal by gain, low-rank by rms."""
+        shape, dtype = tuple(self.W.shape), _dtype(self.W)
+        if kind != "low-rank":
+            return self._draw(kind, scale, shape, dtype)
+        inputs, units = math.prod(shape[:-1]), shape[-1]
+        check_rank(rank, inputs, units)
+        P = self._draw("normal", scale * rank**-0.5, (inputs, rank), dtype)
+        Q = self._draw("normal", 1.0, (rank, units), dtype)
+        return ops.reshape(ops.matmul(P, Q), shape)
 
     def noise_correlation(self, samples: int) -> tuple[Any, int]:
         """Send noise through the kernel; return its correlation with the output, and uses of W.

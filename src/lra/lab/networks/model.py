@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lra.errors import OptionError
-from lra.inits import Init
+from lra.inits import Init, Mirror
 from lra.lab.networks.parts import Parts, Standardize
 from lra.lab.networks.table import NETWORKS, Network, hidden_sizes
 from lra.lab.settings import code
@@ -137,6 +137,11 @@ def _parse(text: str, folder: str, stamp: object) -> Model:
         raise OptionError(
             f"standardize of network {name!r} must be MEAN-DEVIATION, such as 0.13-0.31, with a "
             f"deviation above 0; got {format_value(numbers)}"
+        )
+    if isinstance(model.settings["init"], Mirror):
+        raise OptionError(
+            f"init of network {name!r}: mirror estimates weights that are there already, so it is "
+            "for feedback weights; choose another"
         )
     if both := [option for option in ("width", "depth") if {option, "hidden"} <= options.keys()]:
         raise OptionError(f"{text!r}: hidden already sets all sizes; leave out hidden or {both[0]}")

@@ -23,7 +23,7 @@ from lra.crossing import (
     TanhSurrogate,
 )
 from lra.errors import OptionError
-from lra.inits import FanIn, Init, LikeWeights, Normal, Orthogonal, Xavier
+from lra.inits import FanIn, Init, LikeWeights, LowRank, Mirror, Normal, Orthogonal, Xavier
 from lra.lab.networks.parts import KAIMING, LECUN, Table
 from lra.torch.registry import TORCH_ACTIVATIONS
 
@@ -84,8 +84,10 @@ INITS: dict[str, Callable[..., Init]] = {
     "normal": Normal,
     "orthogonal": Orthogonal,
     "xavier": Xavier,
+    "low-rank": LowRank,
+    "mirror": Mirror,
 }
-"""The initialisations by name. Each takes an optional number."""
+"""The initialisations by name. Each takes a number, which is optional but for low-rank."""
 
 NAMED_INITS: dict[str, Init] = {"lecun": LECUN, "kaiming": KAIMING}
 """The initialisations with a fixed number, by name."""
@@ -152,11 +154,15 @@ def parse_init(text: str) -> Init:
         return NAMED_INITS[name]
     if name not in INITS:
         raise unknown("initialisation", name, [*INITS, *NAMED_INITS])
+    whole = INITS[name] in (LowRank, Mirror)
+    if INITS[name] is LowRank and not number:
+        raise OptionError(f"initialisation {name!r} needs a rank, as in {name}:8")
     try:
-        return INITS[name](float(number)) if number else INITS[name]()
+        return INITS[name]((int if whole else float)(number)) if number else INITS[name]()
     except ValueError as error:
+        kind = "whole number" if whole else "number"
         raise OptionError(
-            f"initialisation {text!r}: {number!r} is not a positive number"
+            f"initialisation {text!r}: {number!r} is not a positive {kind}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from lra.axis import Axis
 from lra.errors import EnsembleError, Refusal
 from lra.feedback import Feedback, Magnitude, SignSymmetric, Stored
-from lra.inits import LikeWeights
+from lra.inits import LikeWeights, LowRank
 from lra.rules import Rule
 from lra.torch.activations import Bernoulli, BlackBox
 from lra.torch.ensemble.across import Numbers
@@ -192,7 +192,8 @@ def _check_rules(k: int, rules: list[Rule]) -> None:
                 f"Ensemble: {feedback} draws feedback weights at every step, in another order for "
                 "all networks than for one; use magnitude='fixed' or 'uniform'"
             )
-        if feedback.magnitude is Magnitude.UNIFORM and isinstance(feedback.init, LikeWeights):
+        by_size = isinstance(feedback.init, (LikeWeights, LowRank))
+        if feedback.magnitude is Magnitude.UNIFORM and by_size:
             raise EnsembleError(
                 f"Ensemble: {feedback} measures each network's weights at every step; use "
                 "init=FanIn(), or magnitude='fixed'"

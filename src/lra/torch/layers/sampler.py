@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lra.feedback import Feedback, Stored
+from lra.inits import check_rank
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,19 @@ class FeedbackSampler:
         W = (self.W if self.like is None else self.like).detach()
         return math.nan if W.is_meta or not W.numel() else float(W.double().square().mean().sqrt())
 
-    def __call__(self, kind: str, scale: float) -> Tensor:
-        """Draw a tensor: normal by std, uniform by bound, or orthogonal by gain."""
+    def __call__(self, kind: str, scale: float, rank: int = 0) -> Tensor:
+        """Draw a tensor: normal by std, uniform by bound, orthogonal by gain, low-rank by rms."""
         E = torch.empty_like(self.W, requires_grad=False)
         if kind == "orthogonal":  # torch factorises no half precision
             exact = torch.promote_types(E.dtype, torch.float32)
             rows = torch.empty(len(E), E[0].numel(), dtype=exact, device=E.device)
             return E.copy_(nn.init.orthogonal_(rows, scale).view(E.shape))
+        if kind == "low-rank":
+            units, inputs = len(E), E[0].numel()
+            check_rank(rank, units, inputs)
+            Q = torch.randn(units, rank, device=E.device)
+            P = torch.randn(rank, inputs, device=E.device)
+            return E.copy_((scale * rank**-0.5 * Q @ P).view(E.shape))
         return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
 
     def noise_correlation(self, samples: int) -> tuple[Tensor, Any]:
