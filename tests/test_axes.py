@@ -493,7 +493,7 @@ def test_low_rank_without_weights_is_as_large_as_fan_in(rms):
 def test_a_rank_that_is_too_large_is_refused():
     rule = lra.FeedbackAlignment(init=lra.inits.LowRank(9))
     net = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.Tanh(), torch.nn.Linear(8, 12))
-    with pytest.raises(lra.errors.OptionError, match="rank must be at most 8 .* 12 x 8, got 9"):
+    with pytest.raises(lra.errors.OptionError, match=r"rank must be at most 8 .* 12 x 8, got 9"):
         lra.convert(net, rule)
 
 
