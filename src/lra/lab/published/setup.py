@@ -94,7 +94,9 @@ class Setup:
             settings["milestones"] = tuple(dict.fromkeys(m for m in scaled if 0 < m < epochs))
         datasets, models = (settings.pop("dataset"),), (settings.pop("model"),)
         own = {name: settings.pop(name) for name in _GRID & settings.keys()}
-        others = tuple(f"{name}={format_value(value)}" for name, value in settings.items() if value)
+        others = tuple(
+            f"{name}={format_value(value)}" for name, value in settings.items() if value != ()
+        )
         rules = tuple(row.rule for row in rows)
         return Grid(datasets, rules, models, seeds=seeds, settings=others, **own)
 
