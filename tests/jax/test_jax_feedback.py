@@ -111,7 +111,7 @@ def test_low_rank_has_the_rank_and_the_size_of_the_weights():
     for path, E in draw(LowRank(6), params).items():
         values = np.linalg.svd(E, compute_uv=False)
         assert values[5] > 0.3 * values[0]
-        assert values[6] < 1e-5 * values[0]
+        assert values[6] < 1e-12 * values[0]
         assert rms(E) == pytest.approx(rms(params[path[2]]), rel=0.25)
     with pytest.raises(OptionError, match="rank must be at most 30 for a matrix of 60 x 30"):
         draw(LowRank(31))

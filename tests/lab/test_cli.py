@@ -210,7 +210,7 @@ def test_help_shows_defaults(call: Call) -> None:
         ),
         (
             "train digits --rule lra-e:init=x",
-            "initialisation 'x'; known: fan-in, kaiming, lecun, like-weights, normal, orthogonal",
+            "initialisation 'x'; known: fan-in, kaiming, lecun, like-weights, low-rank, mirror, n",
         ),
         ("train digits --model lennet", "unknown network 'lennet'; known: .*Did you mean 'lenet'"),
         ("train digits --model gpt", "gpt reads text, and digits holds values; choose --model mlp"),
