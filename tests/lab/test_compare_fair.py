@@ -146,9 +146,9 @@ def test_trials_never_use_the_test_split_and_runs_use_it_once(
     measured: list[bool] = []
     measure = loop.measure
 
-    def recorded(network: Any, x: Tensor, y: Tensor) -> Any:
+    def recorded(network: Any, x: Tensor, y: Tensor, loss: Any) -> Any:
         measured.append(len(y) == len(x_test) and bits(x) == bits(x.new_tensor(x_test)))
-        return measure(network, x, y)
+        return measure(network, x, y, loss)
 
     monkeypatch.setattr(loop, "measure", recorded)
     schedule = run_trials(dataclasses.replace(grid, seeds=0), tmp_path)

@@ -79,11 +79,13 @@ class Sampler:
         if kind == "orthogonal":
             return (scale * self._matrices(key, jax.nn.initializers.orthogonal())).astype(dtype)
 
-        def low_rank(key: Any, shape: tuple[int, int], dtype: Any) -> Any:
+        exact = jnp.promote_types(dtype, jnp.float32)
+
+        def low_rank(key: Any, shape: tuple[int, int], _: Any) -> Any:
             check_rank(rank, *shape)
             one, two = jax.random.split(key)
-            Q = jax.random.normal(one, (shape[0], rank), dtype)
-            return Q @ jax.random.normal(two, (rank, shape[1]), dtype) * rank**-0.5
+            Q = jax.random.normal(one, (shape[0], rank), exact)
+            return Q @ jax.random.normal(two, (rank, shape[1]), exact) * rank**-0.5
 
         return (scale * self._matrices(key, low_rank)).astype(dtype)
 

@@ -65,15 +65,15 @@ class FeedbackSampler:
     def __call__(self, kind: str, scale: float, rank: int = 0) -> Tensor:
         """Draw a tensor: normal by std, uniform by bound, orthogonal by gain, low-rank by rms."""
         E = torch.empty_like(self.W, requires_grad=False)
+        exact = torch.promote_types(E.dtype, torch.float32)
         if kind == "orthogonal":  # torch factorises no half precision
-            exact = torch.promote_types(E.dtype, torch.float32)
             rows = torch.empty(len(E), E[0].numel(), dtype=exact, device=E.device)
             return E.copy_(nn.init.orthogonal_(rows, scale).view(E.shape))
         if kind == "low-rank":
             units, inputs = len(E), E[0].numel()
             check_rank(rank, units, inputs)
-            Q = torch.randn(units, rank, device=E.device)
-            P = torch.randn(rank, inputs, device=E.device)
+            Q = torch.randn(units, rank, dtype=exact, device=E.device)
+            P = torch.randn(rank, inputs, dtype=exact, device=E.device)
             return E.copy_((scale * rank**-0.5 * Q @ P).view(E.shape))
         return E.normal_(0.0, scale) if kind == "normal" else E.uniform_(-scale, scale)
 
