@@ -331,6 +331,14 @@ DEFECTS = (
         "test_an_audit_has_the_role_of_each_line",
     ),
     Defect(
+        "grow with the rank",
+        "jax/feedback.py",
+        "(rank, shape[1]), exact) * rank**-0.5",
+        "(rank, shape[1]), exact)",
+        FEEDBACK,
+        "test_low_rank_has_the_rank_and_the_size_of_the_weights",
+    ),
+    Defect(
         "count inputs for units",
         "jax/feedback.py",
         "return math.prod(self.shape) // self.fan_in",

@@ -181,6 +181,13 @@ MUTANTS = [  # what breaks, file, old text, new text, the tests that have to fai
         [FEEDBACK, "-k", "towards"],
     ),
     (
+        "grow with the rank",
+        "layers/base.py",
+        'self._draw("normal", scale * rank**-0.5, (inputs, rank), dtype)',
+        'self._draw("normal", scale, (inputs, rank), dtype)',
+        [FEEDBACK, "-k", "low_rank"],
+    ),
+    (
         "forget what was mirrored before",
         "mirror.py",
         "(1 - decay) * old + step * new",
