@@ -328,7 +328,7 @@ def _error_predictive_coding() -> Picture:
         picture.update(i, f"dW_{i}", width)
     for i in range(2, LAYERS + 1):
         picture.down(i, WEIGHTS, f"δ_{i - 1} = δ_{i} J_{i}")
-    picture.explain(WEIGHTS, "forward pass f, and a reverse pass through its J")
+    picture.explain(WEIGHTS, "forward pass f, and reverse passes through its J")
     picture.explain(READ, "errors are added to the states, and moved by step dε")
     picture.explain(UPDATE, "updates of W, after the last step of the errors", "2 4")
     return picture
