@@ -728,6 +728,20 @@ DEFECTS = (
         TARGETS,
     ),
     Defect(
+        "difference loss without what keeps inverses small",
+        "torch/methods/target_propagation.py",
+        "losses.append((size - gain) /",
+        "losses.append(-gain /",
+        TARGETS,
+    ),
+    Defect(
+        "difference loss with the noise of the samples",
+        "torch/methods/target_propagation.py",
+        "gain = ((noisy - below) *",
+        "gain = (noisy *",
+        TARGETS,
+    ),
+    Defect(
         "let local losses reach lower layers",
         "torch/methods/target_propagation.py",
         "inputs.append(z.detach().requires_grad_())",

@@ -48,10 +48,14 @@ def without_inverses(found):
 # Equations
 
 
-def test_a_perceptron_equals_the_algorithm_written_out():
-    """Compare with Lee et al.'s algorithm in NumPy, its local loss divided by 2 eta."""
+@pytest.mark.parametrize("difference_loss", [False, True])
+def test_a_perceptron_equals_the_algorithm_written_out(difference_loss):
+    """Compare with Lee et al.'s algorithm in NumPy, its local loss divided by 2 eta.
+
+    The difference loss is Ernoult et al.'s, divided by 2 sigma^2.
+    """
     model, (x, t) = chain((6, 8, 7, 5, 3)), batch()
-    method, N = lra.methods.DTP(eta=0.3, sigma=0.2), 9
+    method, N = lra.methods.DTP(eta=0.3, sigma=0.2, difference_loss=difference_loss), 9
     method.attach(model, x[:1])
     layers = model[::2]
     W = [layer.weight.detach().numpy() for layer in layers]
@@ -59,7 +63,11 @@ def test_a_perceptron_equals_the_algorithm_written_out():
     V = [layer.inverse.weight.detach().numpy() for layer in layers[1:3]]
     c = [layer.inverse.bias.detach().numpy() for layer in layers[1:3]]
     torch.manual_seed(5)
-    noise = {layer: torch.randn(9, n, dtype=torch.float64).numpy() for layer, n in ((2, 7), (1, 8))}
+    noise, noise_above = {}, {}
+    for layer, width, width_above in ((2, 7, 5), (1, 8, 7)):
+        noise[layer] = torch.randn(9, width, dtype=torch.float64).numpy()
+        if difference_loss:
+            noise_above[layer] = torch.randn(9, width_above, dtype=torch.float64).numpy()
     torch.manual_seed(5)
     _, found = by_method(method, model, x, t)
 
@@ -75,9 +83,20 @@ def test_a_perceptron_equals_the_algorithm_written_out():
         y[layer] = z[layer] - (g[0] - g[1])
         u = z[layer] + 0.2 * noise[layer]
         above = np.tanh(u @ W[layer].T + b[layer])
-        back = np.tanh(above @ V[layer - 1].T + c[layer - 1])
-        e_back = (1 - back**2) * (back - u)
-        for name, expected in (("weight", e_back.T @ above), ("bias", e_back.sum(0))):
+        if difference_loss:  # terms: the input of the inverse, and the derivative by its output
+            far = z[layer + 1] + 0.2 * noise_above[layer]
+            to_far = np.tanh(far @ V[layer - 1].T + c[layer - 1]) - g[0]
+            moved = 0.2 * noise[layer]
+            terms = ((above, -moved), (far, to_far), (z[layer + 1], moved - to_far))
+            scale = 0.2**2
+        else:
+            back = np.tanh(above @ V[layer - 1].T + c[layer - 1])
+            terms, scale = ((above, back - u),), 1
+        by_weight = by_bias = 0
+        for given, d in terms:
+            e_back = d * (1 - np.tanh(given @ V[layer - 1].T + c[layer - 1]) ** 2) / scale
+            by_weight, by_bias = by_weight + e_back.T @ given, by_bias + e_back.sum(0)
+        for name, expected in (("weight", by_weight), ("bias", by_bias)):
             update = found[f"{2 * layer}.inverse.{name}"]
             torch.testing.assert_close(update, torch.from_numpy(expected / N), **CLOSE)
     for layer in range(3):
@@ -179,6 +198,29 @@ def test_exact_inverses_have_zero_updates_and_targets_solve_the_layers():
     torch.testing.assert_close(found["0.weight"], (moved.T @ x).detach(), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("phi", [nn.Identity, nn.Tanh])
+def test_the_difference_loss_makes_updates_those_of_backprop(phi):
+    """With small steps to targets, and derivatives of inverses near the layers' transposed ones."""
+    model, (x, t) = chain((6, 8, 7, 5, 3), phi), batch()
+    method = lra.methods.DTP(eta=0.01, sigma=0.05, difference_loss=True)
+    method.attach(model, x)
+    expected = without_inverses(updates(model, x, t))
+    inverses = method.feedback_parameters(model)
+    optimizer = torch.optim.Adam(inverses, lr=0.02)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.02, 400)
+    for _ in range(400):
+        optimizer.zero_grad()
+        by_method(method, model, x.repeat(8, 1), t.repeat(8))
+        optimizer.step()
+        decay.step()
+    found = without_inverses(by_method(method, model, x, t)[1])
+    if phi is nn.Identity:
+        W, V = model[2].weight, model[2].inverse.weight
+        assert (V - W.T).norm() < 0.05 * W.norm()
+    for name, g in expected.items():
+        assert F.cosine_similarity(found[name].flatten(), g.flatten(), dim=0) > 0.97, name
+
+
 def test_inverses_learn_to_invert():
     model, (x, t) = convnet(), batch(24)
     method = lra.methods.DTP(sigma=0.1)
@@ -273,6 +315,12 @@ def test_other_networks_are_refused_and_stay_unchanged():
     layers = nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 3, padding="same"), nn.Conv1d(4, 2, 3)
     with pytest.raises(lra.errors.MethodError, match=r"1 .Conv1d.: its padding has no known inv"):
         method.attach(nn.Sequential(*layers), torch.randn(3, 2, 9))
+
+
+def test_the_difference_loss_needs_noise():
+    assert lra.methods.DTP(sigma=0).sigma == 0
+    with pytest.raises(lra.errors.OptionError, match="DTP: sigma must be a finite number above 0"):
+        lra.methods.DTP(sigma=0, difference_loss=True)
 
 
 def test_a_step_without_inverses_and_a_second_attach_are_refused():

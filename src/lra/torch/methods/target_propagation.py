@@ -222,5 +222,11 @@ def _local_losses(
             noisy = below + method.sigma * torch.randn_like(below)
             there = segment(noisy)
             y = below - (inverse(z) - inverse(y))
-        losses.append((inverse(there) - noisy).square().sum() / (2 * N))
+        if method.difference_loss:
+            back, far = inverse(z), inverse(z + method.sigma * torch.randn_like(z))
+            gain = ((noisy - below) * (inverse(there) - back)).sum()
+            size = (far - back).square().sum() / 2
+            losses.append((size - gain) / (method.sigma**2 * N))
+        else:
+            losses.append((inverse(there) - noisy).square().sum() / (2 * N))
     return torch.stack(losses).sum()
