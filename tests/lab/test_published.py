@@ -95,7 +95,7 @@ def test_unknown_names_are_refused(text: str) -> None:
         read("x", text).select(["bp"])
     for epochs in (0, 5):
         with pytest.raises(OptionError, match=rf"epochs must be from 1 to 4, .*; got {epochs}"):
-            reproduction.run(read("x", text), None, 1, epochs, None, 1, Display())
+            reproduction.run(read("x", text), None, 1, epochs, None, None, 1, Display())
 
 
 def test_the_tolerance_is_two_standard_errors_of_a_difference(text: str) -> None:
@@ -120,7 +120,7 @@ def test_settings_and_milestones_reach_every_run(text: str) -> None:
 def test_training_a_setup(text: str, tmp_path: Path) -> None:
     """The measured figure is the highest of each curve; the same call trains nothing again."""
     setup, out = read("x", text), tmp_path / "out"
-    found = reproduction.run(setup, None, 2, None, out, 1, Display())
+    found = reproduction.run(setup, None, 2, None, None, out, 1, Display())
     curves = {}
     for folder in sorted((out / "runs").iterdir()):
         config = json.loads((folder / "config.json").read_text())
@@ -134,7 +134,7 @@ def test_training_a_setup(text: str, tmp_path: Path) -> None:
         assert list(one.values) == [curves[rule, seed][0] for seed in (0, 1)]
         assert list(one.chosen) == [curves[rule, seed][1] for seed in (0, 1)]
     before = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
-    again = reproduction.run(setup, ["FA"], 2, None, out, 1, Display())
+    again = reproduction.run(setup, ["FA"], 2, None, None, out, 1, Display())
     assert [list(one.values) for one in again.measured] == [list(found.measured[1].values)]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == before
 
@@ -142,9 +142,19 @@ def test_training_a_setup(text: str, tmp_path: Path) -> None:
 def test_figures_after_the_last_and_the_chosen_epoch(text: str, tmp_path: Path) -> None:
     for figure, name in (("last", "test_accuracy_last"), ("chosen", "test_accuracy")):
         setup = read("x", text.replace('"highest"', f'"{figure}"'))
-        found = reproduction.run(setup, ["BP"], 1, None, tmp_path / "out", 1, Display())
+        found = reproduction.run(setup, ["BP"], 1, None, None, tmp_path / "out", 1, Display())
         (path,) = (tmp_path / "out").rglob("result.json")
         assert list(found.measured[0].values) == [json.loads(path.read_text())[name]]
+
+
+def test_other_data_take_the_place_of_the_published(text: str, tmp_path: Path) -> None:
+    setup = read("x", text.replace((tmp_path / "blobs.npz").as_posix(), "cifar-10"))
+    other = write_blobs(tmp_path / "blobs-jpeg.npz").as_posix()
+    found = reproduction.run(setup, ["BP"], 1, 2, other, tmp_path / "out", 1, Display())
+    (path,) = (tmp_path / "out").rglob("config.json")
+    assert json.loads(path.read_text())["dataset"] == other
+    assert found.measured[0].dataset == "blobs-jpeg.npz"
+    assert found.cells[0][-1].endswith("shortened, on blobs-jpeg.npz")
 
 
 def cells(text: str, *measured: Measured) -> list[list[str]]:
@@ -158,12 +168,16 @@ def test_verdicts(text: str) -> None:
     short = Measured("BP", 2, [61.0], [61.0], 1.0)
     other = Measured("FA", 2, [61.0], [61.0], 1.0)
     lost = Measured("FA", 4, [], [], None, "diverged: the loss became nan")
-    assert cells(text, close, low, short, other, lost) == [
+    copy = Measured("BP", 4, [90.0], [90.0], 1.0, dataset="copy.npz")
+    short_copy = Measured("FA", 2, [61.0], [61.0], 1.0, dataset="copy.npz")
+    assert cells(text, close, low, short, other, lost, copy, short_copy) == [
         ["BP", "4", "90.00", "82.00 ± 2.83 (2)", "-8.00", "13.25", "within tolerance"],
         ["BP", "4", "90.00", "76.50 (1)", "-13.50", "13.25", "off by -13.50"],
         ["BP", "2", "60.00", "61.00 (1)", "+1.00", "21.64", "within tolerance, shortened"],
         ["FA", "2", "80.00 after 4", "61.00 (1)", "", "", "shortened"],
         ["FA", "4", "80.00", "", "", "", "diverged: the loss became nan"],
+        ["BP", "4", "90.00", "90.00 (1)", "+0.00", "13.25", "within tolerance, on copy.npz"],
+        ["FA", "2", "80.00 after 4", "61.00 (1)", "", "", "shortened, on copy.npz"],
     ]
 
 
@@ -173,9 +187,10 @@ def test_results_are_kept_beside_those_of_other_runs(text: str, tmp_path: Path) 
     short = Measured("BP", 2, [61.0], [61.0], 1.0, machine="a")
     newer = Measured("BP", 4, [84.0], [84.0], 1.0, machine="b")
     lost = Measured("FA", 4, [], [], None, "not finished")
-    for measured in ([one], [short, lost], [newer]):
+    other = Measured("BP", 4, [70.0], [70.0], 1.0, machine="a", dataset="other.npz")
+    for measured in ([one], [short, lost], [newer], [other]):
         reproduction.save(Reproduction(setup, measured), tmp_path / "new")
-    assert list(reproduction.saved(setup, tmp_path / "new").measured) == [newer, short]
+    assert list(reproduction.saved(setup, tmp_path / "new").measured) == [newer, other, short]
     (tmp_path / "new" / "x.json").write_text("{")
     with pytest.raises(RunError, match=r"x.json: cannot be read"):
         reproduction.saved(setup, tmp_path / "new")
@@ -190,14 +205,17 @@ def test_the_page_holds_each_setup_and_what_was_measured(
     monkeypatch.setattr(page, "names", lambda: ["x"])
     assert "Not run yet: `lra reproduce x`." in page.render(tmp_path)
     full = Measured("BP", 4, [80.0, 84.0], [70.0, 71.0], 1.0, machine="a processor")
-    reproduction.save(Reproduction(setup, [full]), tmp_path / "page")
+    copy = Measured("FA", 2, [61.0], [61.0], 1.0, machine="a processor", dataset="copy.npz")
+    reproduction.save(Reproduction(setup, [full, copy]), tmp_path / "page")
     page.write(tmp_path / "page.md")
     written = (tmp_path / "page.md").read_text("utf-8")
     assert "| x | Two rules on blobs | BP 90, FA 80 | CPU, 1 min a run | a test |" in written
     assert "| BP | 4 | 90.00 | 82.00 ± 2.83 (2) | -8.00 | 13.25 | within tolerance |" in written
     assert "- The data are made up." in written
-    assert "By validation samples instead: BP 70.50." in written
-    assert "\n- `lra reproduce x --seeds 2 --rules BP`" in written
+    honest = "By validation samples instead"
+    assert f"\n- `lra reproduce x --seeds 2 --rules BP`. {honest}: BP 70.50." in written
+    command = "lra reproduce x --seeds 1 --epochs 2 --dataset copy.npz --rules FA"
+    assert f"\n- `{command}`. {honest}: FA 61.00." in written
     assert "Machine: a processor." in written
 
 

@@ -31,6 +31,8 @@ class Reproduce:
     """Number of runs of each row, with seeds 0, 1, 2, ..."""
     epochs: MaybeInt = None
     """Number of epochs, if fewer than published."""
+    dataset: Annotated[str | None, optional("DATASET")] = None
+    """Another copy of the data, such as cifar-jpeg.npz; verdicts name it."""
     out: MaybePath = None
     """Folder of the runs (default: runs/reproduce-SETUP)."""
     jobs: MaybeInt = None
@@ -45,7 +47,14 @@ class Reproduce:
             return
         setup = load(self.setup)
         found = reproduction.run(
-            setup, self.rules, self.seeds, self.epochs, self.out, self.jobs, Display(console)
+            setup,
+            self.rules,
+            self.seeds,
+            self.epochs,
+            self.dataset,
+            self.out,
+            self.jobs,
+            Display(console),
         )
         table = Table(*found.HEADINGS, title=f"{setup.name}: {setup.title}", title_justify="left")
         for cells in found.cells:
@@ -60,7 +69,11 @@ class Reproduce:
             raise RunError(f"no run completed; the first: {found.measured[0].problem}")
 
     def _list(self, console: Console) -> None:
-        given = [name for name in ("rules", "epochs", "out", "jobs", "page") if getattr(self, name)]
+        given = [
+            name
+            for name in ("rules", "epochs", "dataset", "out", "jobs", "page")
+            if getattr(self, name)
+        ]
         if given or self.seeds != 1:
             raise OptionError(f"--{(given or ['seeds'])[0]} needs the name of a set-up")
         table = Table(*page.OVERVIEW)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lra.lab.published.reproduction import Reproduction, saved
+from lra.lab.published.reproduction import Measured, Reproduction, saved
 from lra.lab.published.setup import Setup, load, names
 from lra.lab.runs.atomic import write_atomically
 
@@ -64,27 +64,32 @@ def _section(found: Reproduction) -> str:
         return "\n".join([*lines, "", f"Not run yet: `lra reproduce {setup.name}`.", ""])
     lines += ["", f"Test accuracy in percent; {FIGURES[setup.figure]}.", ""]
     lines.append(_table(found.HEADINGS, found.cells))
-    if setup.figure == "highest":
-        lines += [_honest(found)]
-    seeds = max(len(one.values) for one in found.measured)
-    for epochs in sorted({one.epochs for one in found.measured}, reverse=True):
-        own = [one for one in found.measured if one.epochs == epochs]
-        names = "" if len(own) == len(setup.rows) else f" --rules {' '.join(o.name for o in own)}"
-        short = "" if epochs == setup.epochs else f" --epochs {epochs}"
-        lines.append(f"- `lra reproduce {setup.name} --seeds {seeds}{short}{names}`")
+    for kind in sorted({_kind(one) for one in found.measured}, reverse=True):
+        lines.append(_command(setup, kind, [one for one in found.measured if _kind(one) == kind]))
     machines = " and ".join(sorted({one.machine for one in found.measured}))
     return "\n".join([*lines, "", f"Machine: {machines}.", ""])
 
 
-def _honest(found: Reproduction) -> str:
-    """Return the accuracies that were not chosen on test samples, as a sentence."""
-    parts = [
-        f"{one.name} {sum(one.chosen) / len(one.chosen):.2f}"
-        for one in found.measured
-        if one.chosen
-    ]
-    how = "the last epoch" if found.setup.settings.get("validation") == 0 else "validation samples"
-    return f"By {how} instead: {', '.join(parts)}.\n"
+def _kind(one: Measured) -> tuple[int, str, int]:
+    """Return what rows that one command measures have in common."""
+    return one.epochs, one.dataset, len(one.values)
+
+
+def _command(setup: Setup, kind: tuple[int, str, int], rows: list[Measured]) -> str:
+    """Return the command for some rows, and the accuracies that test samples did not choose."""
+    epochs, dataset, seeds = kind
+    command = f"lra reproduce {setup.name} --seeds {seeds}"
+    if epochs < setup.epochs:
+        command += f" --epochs {epochs}"
+    if dataset:
+        command += f" --dataset {dataset}"
+    if len(rows) < len(setup.rows):
+        command += f" --rules {' '.join(one.name for one in rows)}"
+    if setup.figure != "highest":
+        return f"- `{command}`"
+    how = "the last epoch" if setup.settings.get("validation") == 0 else "validation samples"
+    chosen = (f"{one.name} {sum(one.chosen) / len(one.chosen):.2f}" for one in rows)
+    return f"- `{command}`. By {how} instead: {', '.join(chosen)}."
 
 
 def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -30,6 +30,7 @@ class Measured:
         seconds: the mean duration of a run.
         problem: why there are no values, or "".
         machine: the machine that trained.
+        dataset: the copy of the data that stood in for the published data, or "".
     """
 
     name: str
@@ -39,6 +40,7 @@ class Measured:
     seconds: float | None
     problem: str = ""
     machine: str = ""
+    dataset: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,14 @@ class Reproduction:
         measured = f"{mean:.2f}{spread} ({len(one.values)})"
         if published is None:
             text = f"{whole:.2f} after {self.setup.epochs}"
-            return [one.name, str(one.epochs), text, measured, "", "", "shortened"]
+            verdict = "shortened" + f", on {one.dataset}" * bool(one.dataset)
+            return [one.name, str(one.epochs), text, measured, "", "", verdict]
         gap, tolerance = mean - published, self.setup.tolerance(published)
         verdict = "within tolerance" if abs(gap) <= tolerance else f"off by {gap:+.2f}"
         if one.epochs < self.setup.epochs:
             verdict += ", shortened"
+        if one.dataset:
+            verdict += f", on {one.dataset}"
         numbers = [f"{gap:+.2f}", f"{tolerance:.2f}"]
         return [one.name, str(one.epochs), text, measured, *numbers, verdict]
 
@@ -90,6 +95,7 @@ def reproduce(
     rules: Sequence[str] | None = None,
     seeds: int = 1,
     epochs: int | None = None,
+    dataset: str | None = None,
     folder: Path | str | None = None,
     jobs: int | None = None,
     progress: bool = False,
@@ -103,6 +109,8 @@ def reproduce(
         rules: the names of some rows; by default all.
         seeds: the number of runs of each row.
         epochs: a smaller number of epochs than published.
+        dataset: another copy of the data, such as "cifar-jpeg.npz", for a machine without the
+            published one. Verdicts name it.
         folder: the folder of the runs (default: runs/reproduce-NAME).
         jobs: the number of parallel runs (default: the number of cores).
         progress: whether to print the progress.
@@ -121,7 +129,7 @@ def reproduce(
     Reproduction('akrout-mnist', 1 rows)
     """
     display = Display(Terminal() if progress else None)
-    return run(load(name), rules, seeds, epochs, folder, jobs, display)
+    return run(load(name), rules, seeds, epochs, dataset, folder, jobs, display)
 
 
 def run(
@@ -129,6 +137,7 @@ def run(
     rules: Sequence[str] | None,
     seeds: int,
     epochs: int | None,
+    dataset: str | None,
     folder: Path | str | None,
     jobs: int | None,
     display: Display,
@@ -139,14 +148,21 @@ def run(
         raise OptionError(f"epochs must be from 1 to {setup.epochs}, as published; got {epochs}")
     rows = setup.select(rules)
     shortened = "" if length == setup.epochs else f"-{length}-epochs"
-    out = Path(folder) if folder else Path("runs") / f"reproduce-{setup.name}{shortened}"
-    comparison = api.run_grid(setup.grid(rows, seeds, length), out, jobs, display)
+    other = Path(dataset).name if dataset else ""
+    own = f"reproduce-{setup.name}{shortened}" + f"-{Path(other).stem}" * bool(other)
+    out = Path(folder) if folder else Path("runs") / own
+    grid = setup.grid(rows, seeds, length)
+    if dataset:
+        grid = replace(grid, datasets=(dataset,))
+    comparison = api.run_grid(grid, out, jobs, display)
     entries = comparison.tables[0].entries
     pairs = zip(rows, entries, strict=True)
-    return Reproduction(setup, [_measured(setup, row, entry, length) for row, entry in pairs])
+    return Reproduction(
+        setup, [_measured(setup, row, entry, length, other) for row, entry in pairs]
+    )
 
 
-def _measured(setup: Setup, row: Row, entry: Entry, epochs: int) -> Measured:
+def _measured(setup: Setup, row: Row, entry: Entry, epochs: int, dataset: str) -> Measured:
     runs = entry.done
     lost = [one.outcome for one in entry.runs if one.outcome.state != "done"]
     problem = entry.refusal or next((f"{one.state}: {one.reason}" for one in lost), "")
@@ -158,6 +174,7 @@ def _measured(setup: Setup, row: Row, entry: Entry, epochs: int) -> Measured:
         entry.mean("seconds"),
         problem,
         runs[0].outcome.machine if runs else "",
+        dataset,
     )
 
 
@@ -172,7 +189,7 @@ def _figure(setup: Setup, run: Run) -> float:
 def save(found: Reproduction, folder: Path) -> None:
     """Write what was measured to FOLDER/NAME.json, beside rows of other runs that it holds."""
     known = [*saved(found.setup, folder).measured, *(one for one in found.measured if one.values)]
-    merged = {(one.name, one.epochs): one for one in known}  # the newer of two
+    merged = {(one.name, one.epochs, one.dataset): one for one in known}  # the newer of two
     order = [row.name for row in found.setup.rows]
     rows = sorted(merged.values(), key=lambda one: (-one.epochs, order.index(one.name)))
     with contextlib.suppress(FileExistsError):
