@@ -653,8 +653,8 @@ DEFECTS = (
     Defect(
         "add energies of a sum to a mean",
         "torch/methods/predictive_coding.py",
-        "== steps)) + run.energy / N",
-        "== steps)) + run.energy",
+        "loss(run(last=last)) + run.energy / N",
+        "loss(run(last=last)) + run.energy",
         CODING,
     ),
     Defect(
@@ -705,6 +705,20 @@ DEFECTS = (
         "module._modules.items()",
         "module.named_children()",
         EQUILIBRIUM,
+    ),
+    Defect(
+        "nudge the other way from where the first nudge ended",
+        "torch/methods/predictive_coding.py",
+        "run.place(forward)",
+        "run.place(run.states)",
+        CODING,
+    ),
+    Defect(
+        "add the updates of both nudges",
+        "torch/methods/predictive_coding.py",
+        "F / (nudge * len(nudges))",
+        "F / nudge",
+        CODING,
     ),
     Defect(
         "targets without the difference",

@@ -46,40 +46,77 @@ def batch(kind):
 # Equations
 
 
-def test_a_perceptron_equals_the_algorithm_written_out():
+@pytest.mark.parametrize(("beta", "symmetric"), [(1.0, False), (0.4, False), (0.4, True)])
+def test_a_perceptron_equals_the_algorithm_written_out(beta, symmetric):
     """Compare with Whittington and Bogacz's algorithm in NumPy, with derivatives by hand."""
     model, (x, t) = mlp(), batch("mlp")
     steps, rate, N = 7, 0.3, len(x)
     W = [layer.weight.detach().numpy() for layer in model[::2]]
     b = [layer.bias.detach().numpy() for layer in model[::2]]
-    states = [x.numpy()]
+    forward = [x.numpy()]
     for layer in range(3):  # the inputs of the layers above
-        states.append(np.tanh(states[-1] @ W[layer].T + b[layer]))
+        forward.append(np.tanh(forward[-1] @ W[layer].T + b[layer]))
 
-    def errors():
+    def errors(states, nudge):
         predictions = [np.tanh(states[layer] @ W[layer].T + b[layer]) for layer in range(3)]
         found = [np.zeros(()), *(states[layer + 1] - predictions[layer] for layer in range(3))]
         exps = np.exp(states[3] @ W[3].T + b[3])
-        return found, exps / exps.sum(1, keepdims=True) - np.eye(3)[t.numpy()]
+        return found, nudge * (exps / exps.sum(1, keepdims=True) - np.eye(3)[t.numpy()])
 
-    def at_h(layer, e):
+    def at_h(states, layer, e):
         """Compute dF/dh of a layer from its prediction error."""
         z = np.tanh(states[layer] @ W[layer].T + b[layer])
         return -(1 - z**2) * e
 
-    for _ in range(steps):
-        e, top = errors()
-        down = [*(at_h(layer, e[layer + 1]) @ W[layer] for layer in range(1, 3)), top @ W[3]]
-        for layer in range(1, 4):
-            states[layer] = states[layer] - rate * (e[layer] + down[layer - 1])
-    e, top = errors()
-    rows = [*(at_h(layer, e[layer + 1]) for layer in range(3)), top]
-    _, found = by_method(lra.methods.PredictiveCoding(steps, rate), model, x, t)
+    def nudged(nudge):
+        """Compute dF/dW and dF/db of each layer."""
+        states = list(forward)
+        for _ in range(steps):
+            e, top = errors(states, nudge)
+            down = [at_h(states, layer, e[layer + 1]) @ W[layer] for layer in range(1, 3)]
+            down.append(top @ W[3])
+            for layer in range(1, 4):
+                states[layer] = states[layer] - rate * (e[layer] + down[layer - 1])
+        e, top = errors(states, nudge)
+        rows = [*(at_h(states, layer, e[layer + 1]) for layer in range(3)), top]
+        return [(row.T @ state, row.sum(0)) for row, state in zip(rows, states, strict=True)]
+
+    method = lra.methods.PredictiveCoding(steps, rate, beta, symmetric)
+    _, found = by_method(method, model, x, t)
+    up, down = nudged(beta), nudged(-beta)
     for layer in range(4):
-        expected = torch.from_numpy(rows[layer].T @ states[layer] / N)
-        torch.testing.assert_close(found[f"{2 * layer}.weight"], expected, **CLOSE)
-        expected = torch.from_numpy(rows[layer].sum(0) / N)
-        torch.testing.assert_close(found[f"{2 * layer}.bias"], expected, **CLOSE)
+        for name, plus, minus in zip(("weight", "bias"), up[layer], down[layer], strict=True):
+            expected = (plus - minus) / (2 * beta * N) if symmetric else plus / (beta * N)
+            update = found[f"{2 * layer}.{name}"]
+            torch.testing.assert_close(update, torch.from_numpy(expected), **CLOSE)
+
+
+@pytest.mark.parametrize(("symmetric", "order"), [(False, 1), (True, 2)])
+def test_settled_updates_tend_to_backprops_with_beta(symmetric, order):
+    """Half of beta halves their distance, and with both directions quarters it."""
+    model, (x, t) = mlp(), batch("mlp")
+    expected, distances = updates(model, x, t), []
+    for beta in (0.02, 0.01):
+        method = lra.methods.PredictiveCoding(300, 0.3, beta, symmetric)
+        found = by_method(method, model, x, t)[1]
+        distances.append(sum(float((found[k] - g).norm()) for k, g in expected.items()))
+    assert distances[0] / distances[1] == pytest.approx(2**order, rel=0.05)
+    assert distances[1] < 0.01
+
+
+def test_both_directions_leave_the_model_as_one_does():
+    """Buffers, random numbers and gradients that were there are those of one forward pass."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+    (x, t), found = (torch.randn(9, 6), torch.arange(9) % 3), []
+    for symmetric in (False, True):
+        one = copy.deepcopy(model)
+        torch.manual_seed(3)
+        lra.methods.PredictiveCoding(3, 0.1, 1.0, symmetric)(
+            one, lambda y: F.cross_entropy(y, t), x
+        )
+        found.append((dict(one.named_buffers()), torch.rand(2)))
+    assert_same(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
 
 
 def gradients_after_inference(parts, model, x, t, steps, rate):

@@ -1,5 +1,7 @@
 """Predictive coding for torch: a free state at the input of each weight layer."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -124,8 +126,6 @@ class _States(StateRuns):
 
     def __call__(self, *, last: bool = False) -> object:
         self.energy = torch.zeros_like(self.energy)
-        if last:
-            self.states = [state.detach() for state in self.states]
         return super().__call__(last=last)
 
     def state(self, at: int, z: Tensor) -> Tensor:
@@ -139,11 +139,16 @@ class _States(StateRuns):
     def move(self, F: Tensor, step: float) -> Tensor:
         """Step the states by x <- x - step dF/dx, and return the size of the step."""
         grads = torch.autograd.grad(F, self.states)
-        self.states = [
-            (x.detach() - step * g).requires_grad_()
-            for x, g in zip(self.states, grads, strict=True)
-        ]
+        self.place(x.detach() - step * g for x, g in zip(self.states, grads, strict=True))
         return step * size(grads)
+
+    def place(self, states: Iterable[Tensor]) -> None:
+        """Replace the states, without their graph, by others."""
+        self.states = [state.detach().requires_grad_() for state in states]
+
+    def hold(self) -> None:
+        """Let the states take no more steps."""
+        self.states = [state.detach() for state in self.states]
 
 
 def step(
@@ -159,14 +164,24 @@ def step(
         N = count_loss_terms(loss_terms, output)
         value = loss(output)
         answer = value.detach().clone()
-        F = value + run.energy / N
-        start, moves = F.detach(), []
-        steps = method.steps if run.states else 1
-        for t in range(steps):
-            if run.states:
-                moves.append(run.move(F, method.step * N))
-            F = loss(run(last=t + 1 == steps)) + run.energy / N
-        if moves:
-            check_states(method, run.states, moves, _REMEDY, (start, F))
-        F.backward()  # type: ignore[no-untyped-call]
+        nudges = (method.beta, -method.beta) if method.symmetric else (method.beta,)
+        forward, total = run.states, torch.zeros_like(answer)
+        for nudge in nudges:
+            if nudge < 0:
+                run.place(forward)
+                value = loss(run())
+            F = nudge * value + run.energy / N
+            start, moves = F.detach(), []
+            steps = method.steps if run.states else 1
+            for t in range(steps):
+                if run.states:
+                    moves.append(run.move(F, method.step * N))
+                if t + 1 == steps:
+                    run.hold()
+                last = t + 1 == steps and nudge == nudges[-1]
+                F = nudge * loss(run(last=last)) + run.energy / N
+            if moves:
+                check_states(method, run.states, moves, _REMEDY, (start, F))
+            total = total + F / (nudge * len(nudges))
+        total.backward()  # type: ignore[no-untyped-call]
     return answer
