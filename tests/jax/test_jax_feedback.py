@@ -302,6 +302,21 @@ def test_mirroring_takes_the_samples_of_the_rule():
     assert same(lra.jax.init(plan, rule, params, key), expected)
 
 
+@pytest.mark.parametrize(
+    ("step", "decay", "kept"), [(0.3, None, 0.7), (0.3, 0.1, 0.9), (0.3, 0, 1)]
+)
+def test_a_step_moves_feedback_a_part_of_the_way(step, decay, kept):
+    params = wide_params()
+    plan, E = planned(wide_loss, params, jnp.ones((4, 8)))
+    key = jax.random.key(1)
+    whole = lra.jax.mirror(plan, lra.LRAE(), params, E, key, samples=200)
+    moved = lra.jax.mirror(plan, lra.LRAE(), params, E, key, samples=200, step=step, decay=decay)
+    for path, estimate in whole.items():
+        np.testing.assert_allclose(moved[path], kept * E[path] + step * estimate, rtol=1e-12)
+    with pytest.raises(OptionError, match="mirror: step must be above 0 and at most 1, got 2"):
+        lra.jax.mirror(plan, lra.LRAE(), params, E, key, step=2)
+
+
 def test_weights_are_mirrored_through_loops_branches_and_what_is_linear():
     rng = np.random.default_rng(0)
     params = {name: jnp.asarray(rng.normal(size=(4, 4))) for name in "abc"}

@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 import lra
+from lra.torch.layers.sampler import FeedbackSampler
 
 N, WIDTH = 5, 6
 FA = lra.FeedbackAlignment()
@@ -321,6 +322,10 @@ def test_complex_weights_work(rule):
         of_W = torch.view_as_real(model.w.detach()).square().mean().sqrt()
         assert_close(parts / of_W, torch.ones_like(parts), rtol=0.4, atol=0)
     assert not torch.allclose(found["a.weight"], plain["a.weight"], rtol=1e-3)
+
+
+def test_the_size_of_complex_weights_has_both_parts():
+    assert FeedbackSampler(torch.tensor([[3 + 4j, 5]])).rms == pytest.approx(5)
 
 
 def test_complex_feedback_equals_that_of_its_real_and_imaginary_parts():

@@ -12,7 +12,7 @@ from jax import lax
 from lra.crossing import Derivative, TargetDifference
 from lra.errors import ConversionError, OptionError
 from lra.feedback import Stored, Transpose
-from lra.inits import Mirror, check_rank
+from lra.inits import Mirror, check_mirror, check_rank
 from lra.jax.differences import NUMPY
 from lra.jax.interpret import Pass, run
 from lra.jax.plan import Plan, weights_of
@@ -163,11 +163,11 @@ def _leaves(plan: Plan, params: Any, what: str) -> dict[str, Any]:
 
 def mirror(
     plan: Plan, rule: Rule, params: Any, feedback: Mapping[str, Any], key: Any,
-    samples: int | None = None,
+    samples: int | None = None, *, step: float = 1.0, decay: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Estimate the feedback weights from the weight layers' answers to noise.
+    """Move the feedback weights towards the weights, by the weight layers' answers to noise.
 
-        E = f*(n; f(n, W)) / f*(1; 1),  n ~ N(0, 1)
+        E <- (1 - decay) E + step f*(n; f(n, W)) / f*(1; 1),  n ~ N(0, 1)
 
     f is a layer, and f* its adjoint in W. Nothing reads W. Use it after loading or changing the
     parameters, or every few steps where E drifts away from W.
@@ -180,13 +180,17 @@ def mirror(
         key: a key of random numbers.
         samples: the number of noise samples per layer; by default that of the rule's `Mirror`, or
             10,000.
+        step: the weight of the estimate, above 0 and at most 1.
+        decay: the share of the present E that is removed, from 0 to 1; by default `step`. With 0,
+            the estimates of all calls add up.
 
     Returns:
         The new feedback weights.
 
     Raises:
         ConversionError: for parameters from which weights are derived by a nonlinear function.
-        OptionError: for a rule whose errors skip layers, or a plan of other parameters.
+        OptionError: for a rule whose errors skip layers, a plan of other parameters, or a number
+            out of range.
 
     Source: Akrout et al., Deep learning without weight transport, NeurIPS 2019.
 
@@ -199,6 +203,7 @@ def mirror(
     >>> bool(jnp.abs(E["['b']"] - params["b"]).max() < 0.2)
     True
     """
+    step, decay = check_mirror(step, decay)
     if require_rule(rule, "mirror").wiring.reach != 1:
         raise OptionError(
             "mirror: where errors skip layers, there is no weight that E could mirror"
@@ -238,11 +243,12 @@ def mirror(
     ones = jax.tree.map(jnp.ones_like, zeros)
     with_ones, without = sent(ones, key, True), sent(zeros, key, True)
 
-    def estimate(total: Any, a: Any, b: Any) -> Any:
+    def moved(E: Any, total: Any, a: Any, b: Any) -> Any:
         uses = passes * (a - b)
-        return total / (uses + (uses == 0))  # an unused weight carries no error
+        estimate = total / (uses + (uses == 0))  # an unused weight carries no error
+        return (1 - decay) * E + step * estimate
 
-    found: dict[str, Any] = jax.tree.map(estimate, total, with_ones, without)
+    found: dict[str, Any] = jax.tree.map(moved, dict(feedback), total, with_ones, without)
     return found
 
 

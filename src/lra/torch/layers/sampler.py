@@ -60,7 +60,11 @@ class FeedbackSampler:
     def rms(self) -> float:
         """The root mean square of W; nan where W holds no values."""
         W = (self.W if self.like is None else self.like).detach()
-        return math.nan if W.is_meta or not W.numel() else float(W.double().square().mean().sqrt())
+        return (
+            math.nan
+            if W.is_meta or not W.numel()
+            else float(W.abs().double().square().mean().sqrt())
+        )
 
     def __call__(self, kind: str, scale: float, rank: int = 0) -> Tensor:
         """Draw a tensor: normal by std, uniform by bound, orthogonal by gain, low-rank by rms."""
