@@ -66,7 +66,7 @@ def _section(found: Reproduction) -> str:
     lines.append(_table(found.HEADINGS, found.cells))
     for kind in sorted({_kind(one) for one in found.measured}, reverse=True):
         lines.append(_command(setup, kind, [one for one in found.measured if _kind(one) == kind]))
-    machines = " and ".join(sorted({one.machine for one in found.measured}))
+    machines = " and ".join(sorted({o.machine.split(";")[0] for o in found.measured}))
     return "\n".join([*lines, "", f"Machine: {machines}.", ""])
 
 
