@@ -74,8 +74,8 @@ NEURONS = {SnnTorch: snntorch.Leaky, SpikingJelly: neuron.LIFNode}
 
 
 def spikes_of(x: torch.Tensor) -> torch.Tensor:
-    """Return (steps, batch, inputs) spikes whose probabilities are the pixels."""
-    return (torch.rand(STEPS, *x.shape) < x).float()
+    """Return (steps, batch, inputs) spikes: events as they are, pixels as probabilities."""
+    return x.transpose(0, 1) if x.dim() == 3 else (torch.rand(STEPS, *x.shape) < x).float()
 
 
 def network(cls: Any, inputs: int, width: int, way: str, seed: int) -> nn.Module:
@@ -115,14 +115,24 @@ def main() -> None:
     x_test, t_test = map(torch.from_numpy, (loaded.x_test, loaded.y_test))
     x, x_test = x.flatten(1), x_test.flatten(1)
     width, epochs = (256, 3) if options.mnist else (128, 5)
+    compare((x, t), (x_test, t_test), width, epochs, options.seeds)
 
+
+def compare(
+    training: tuple[torch.Tensor, torch.Tensor],
+    test: tuple[torch.Tensor, torch.Tensor],
+    width: int,
+    epochs: int,
+    seeds: int,
+) -> None:
+    """Print the test accuracy of each package and way of training."""
     for cls in NEURONS:
         for way in ("backprop", "surrogate", "step"):
             values = []
-            for seed in range(options.seeds):
-                model = network(cls, x.shape[1], width, way, seed)
-                train(model, x, t, epochs, seed)
-                values.append(accuracy(model, x_test, t_test))
+            for seed in range(seeds):
+                model = network(cls, training[0].shape[-1], width, way, seed)
+                train(model, *training, epochs, seed)
+                values.append(accuracy(model, *test))
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             mean = f"test accuracy {statistics.mean(values):.1f}%{spread}"
             print(f"{cls.__name__:12}  {way:9}  {mean}", flush=True)

@@ -66,10 +66,20 @@ EXAMPLES = sorted(
 )
 
 
-PACKAGES = {"analog_simulator": "aihwkit_lightning", "spiking_digits": "snntorch"}
+PACKAGES = {
+    "analog_simulator": "aihwkit_lightning",
+    "spiking_digits": "snntorch",
+    "spiking_events": "snntorch",
+}
 """Packages that are no dependencies; .ci/run has them in a stage of its own."""
 
-COUNTS = {"lightning_module": 1, "analog_simulator": 10, "spiking_digits": 6}
+COUNTS = {
+    "lightning_module": 1,
+    "analog_drift": 9,
+    "analog_simulator": 10,
+    "spiking_digits": 6,
+    "spiking_events": 6,
+}
 """How many accuracies an example prints, if that is not two."""
 
 
