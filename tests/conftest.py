@@ -18,6 +18,21 @@ settings.register_profile("explore", deadline=None, max_examples=400)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for a part of the tests, which `tests/mutation.py` has for defects."""
+    text = "run every Nth of the selected tests, from the Kth on, counted from 0"
+    parser.addoption("--part", nargs=2, type=int, default=(0, 1), metavar=("K", "N"), help=text)
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a part of the tests."""
+    first, step = config.getoption("part")
+    kept = items[first::step]
+    config.hook.pytest_deselected(items=list({*items} - {*kept}))
+    items[:] = kept
+
+
 def pytest_configure() -> None:
     """Use one core, and check that `lra` is the copy that tests/mutation.py wants tested."""
     torch.set_num_threads(1)
